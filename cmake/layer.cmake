@@ -1,0 +1,35 @@
+# fastgpu_layer(NAME LINKS...): one static library a csrc/ folder. A layer sees the headers of the
+# layers it links and no others: each is reached through a folder of its own that holds one link.
+function(fastgpu_layer name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
+  add_library(fastgpu_${name} STATIC ${sources})
+  set(include ${CMAKE_BINARY_DIR}/include/${name})
+  file(MAKE_DIRECTORY ${include})
+  file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR}/${name} ${include}/${name} SYMBOLIC)
+  target_include_directories(fastgpu_${name} PUBLIC ${include})
+  foreach(link IN LISTS ARGN)
+    target_link_libraries(fastgpu_${name} PUBLIC fastgpu_${link})
+  endforeach()
+  target_link_libraries(fastgpu_${name} PRIVATE fastgpu_flags PUBLIC Threads::Threads)
+  fastgpu_simd_flags("${sources}")
+endfunction()
+
+# NAME_avx2.cpp and NAME_avx512.cpp hold the same loops as NAME_base.cpp, compiled for more; which
+# one runs is decided at run time, so that one binary serves every x86-64.
+function(fastgpu_simd_flags sources)
+  foreach(source IN LISTS sources)
+    if(source MATCHES "_avx512\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+        "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx2;-mfma;-mf16c;-mprefer-vector-width=512")
+    elseif(source MATCHES "_avx2\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+    endif()
+  endforeach()
+endfunction()
+
+add_library(fastgpu_flags INTERFACE)
+target_compile_options(fastgpu_flags INTERFACE -Wall -Wextra -Wconversion)
+if(FASTGPU_SANITIZE)
+  add_compile_options(-fsanitize=${FASTGPU_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${FASTGPU_SANITIZE})
+endif()
