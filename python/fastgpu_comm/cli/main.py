@@ -1,0 +1,38 @@
+"""Finds the commands, reads the arguments and runs the command they name.
+
+A command is a module beside this one with `add_parser(subparsers)`, which adds its arguments and
+sets `run`: a function from the parsed arguments to an exit status. Modules import what is heavy
+(torch, matplotlib) inside `run`, so that `fastgpu-comm --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+import fastgpu_comm
+from fastgpu_comm import cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `fastgpu-comm` with every command in it."""
+    parser = argparse.ArgumentParser(prog="fastgpu-comm", description=fastgpu_comm.__doc__)
+    parser.add_argument("--version", action="version", version=fastgpu_comm.__version__)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in pkgutil.iter_modules(cli.__path__):
+        if module.name != "main":
+            importlib.import_module(f"{cli.__name__}.{module.name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that `argv` (by default the process's arguments) names.
+
+    Returns:
+        The exit status: 0 when all went well.
+    """
+    arguments = build_parser().parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
