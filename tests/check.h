@@ -36,32 +36,34 @@ std::string show(const Value& value) {
 }
 
 template <typename Left, typename Right>
-void check_equal(const Left& left, const Right& right, const char* text, const char* file, int line) {
-  if (!(left == right)) fail(file, line, std::string(text) + ": " + show(left) + " vs " + show(right));
+void check_equal(const Left& left, const Right& right, const char* text, const char* file,
+                 int line) {
+  if (!(left == right))
+    fail(file, line, std::string(text) + ": " + show(left) + " vs " + show(right));
 }
 
 }  // namespace fastgpu::test
 
-#define TEST(name)                                                                       \
-  static void name();                                                                    \
-  static const ::fastgpu::test::Register register_##name(__FILE__, #name, name);         \
+#define TEST(name)                                                               \
+  static void name();                                                            \
+  static const ::fastgpu::test::Register register_##name(__FILE__, #name, name); \
   static void name()
-#define CHECK(condition)                                                                 \
-  do {                                                                                   \
+#define CHECK(condition)                                                                  \
+  do {                                                                                    \
     if (!(condition)) ::fastgpu::test::fail(__FILE__, __LINE__, "not true: " #condition); \
   } while (false)
 #define CHECK_EQ(left, right) \
   ::fastgpu::test::check_equal((left), (right), #left " == " #right, __FILE__, __LINE__)
 // The statement must throw `type`, with `part` in its message.
-#define CHECK_THROWS(statement, type, part)                                              \
-  do {                                                                                   \
-    bool thrown_ = false;                                                                \
-    try {                                                                                \
-      statement;                                                                         \
-    } catch (const type& error_) {                                                       \
-      thrown_ = true;                                                                    \
-      if (std::string(error_.what()).find(part) == std::string::npos)                    \
-        ::fastgpu::test::fail(__FILE__, __LINE__, std::string("message: ") + error_.what()); \
-    }                                                                                    \
+#define CHECK_THROWS(statement, type, part)                                                      \
+  do {                                                                                           \
+    bool thrown_ = false;                                                                        \
+    try {                                                                                        \
+      statement;                                                                                 \
+    } catch (const type& error_) {                                                               \
+      thrown_ = true;                                                                            \
+      if (std::string(error_.what()).find(part) == std::string::npos)                            \
+        ::fastgpu::test::fail(__FILE__, __LINE__, std::string("message: ") + error_.what());     \
+    }                                                                                            \
     if (!thrown_) ::fastgpu::test::fail(__FILE__, __LINE__, #statement " did not throw " #type); \
   } while (false)

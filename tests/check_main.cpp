@@ -32,7 +32,8 @@ bool passes(const Case& test) {
     error = thrown.what();
   }
   const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
-  std::printf("%s %s (%.0f ms)\n", error.empty() ? "ok  " : "FAIL", test.name.c_str(), spent.count());
+  std::printf("%s %s (%.0f ms)\n", error.empty() ? "ok  " : "FAIL", test.name.c_str(),
+              spent.count());
   if (!error.empty()) std::printf("     %s\n", error.c_str());
   std::fflush(stdout);
   return error.empty();
