@@ -1,0 +1,100 @@
+# Each goal makes what it needs: the virtual environment, the native extension, then its own work.
+# What is there and has not changed is not made again.
+#
+#   make train    train a small model on 2 processes      make lint    formats, types, clang-tidy
+#   make test     lint, then every C++ and Python test    make format  put the formats right
+#   make bench    report against gloo, bench/results/     make wheel   sdist and wheel in dist/
+#
+# PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= $(shell nproc)
+ARGS ?=
+
+bin := $(abspath $(VENV))/bin
+export PATH := $(bin):$(PATH)
+export CMAKE_GENERATOR := Ninja
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+dependencies := $(VENV)/.dependencies
+extension := $(VENV)/.extension
+native_sources := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
+cpp_sources := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help train test bench lint format docs-check test-cpp test-python build wheel wheel-check
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+train: $(extension)
+	fastgpu-comm train $(ARGS)
+
+bench: $(extension)
+	fastgpu-comm bench report --output bench/results $(ARGS)
+
+test: lint test-cpp test-python
+
+build: $(extension)
+
+# torch first and alone: its version decides which of its many dependencies are wanted.
+$(dependencies): requirements.txt
+	tools/check_system.sh $(PYTHON)
+	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
+	$(bin)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+# scikit-build-core keeps build/extension, so that only what changed is compiled.
+$(extension): $(dependencies) $(native_sources)
+	tools/check_system.sh $(bin)/python c++
+	$(bin)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+lint: $(dependencies)
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $(cpp_sources)
+	cmake --preset release --log-level=WARNING
+	python tools/tidy.py build/release
+
+format: $(dependencies)
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(cpp_sources)
+
+# The tests of the torch-free layers, as users run them and under each sanitizer.
+test-cpp: test-release test-asan test-tsan
+
+# gcc's thread sanitizer cannot map its shadow under some kernels' address randomisation.
+test-tsan: fixed_addresses := $(shell setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize)
+
+test-%: $(dependencies)
+	tools/check_system.sh $(bin)/python c++
+	cmake --preset $* --log-level=WARNING
+	cmake --build --preset $*
+	$(fixed_addresses) ctest --preset $*
+
+test-python: $(extension)
+	python -m pytest $(ARGS)
+
+docs-check: $(dependencies)
+	python -m pytest tests/unit/test_docs.py
+
+wheel: $(dependencies)
+	tools/check_system.sh $(bin)/python c++
+	rm -rf dist
+	python -m build --no-isolation
+
+# The wheel in an environment that has torch and nothing of this project.
+wheel-check: wheel
+	rm -rf build/wheel-venv
+	$(bin)/python -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
+	build/wheel-venv/bin/python -m pip install --quiet dist/*.whl
+	cd build/wheel-venv && bin/fastgpu-comm bench all_reduce -b 8 -e 64K --backend fastgpu

@@ -1,0 +1,84 @@
+"""Runs clang-tidy over the torch-free sources, in parallel: tidy.py BUILD_FOLDER [FILE...].
+
+A file that passed is not looked at again until it, a project header it includes, its compile
+command or .clang-tidy changes: the stamps lie in BUILD_FOLDER/tidy.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
+
+
+@functools.cache
+def project_includes(source: Path) -> frozenset[Path]:
+    """Returns the project's headers that `source` includes, directly or through others."""
+    found: set[Path] = set()
+    waiting = [source]
+    while waiting:
+        current = waiting.pop()
+        for name in INCLUDE.findall(current.read_text()):
+            for folder in (ROOT / "csrc", ROOT / "tests", current.parent):
+                header = (folder / name).resolve()
+                if header.is_file() and header not in found:
+                    found.add(header)
+                    waiting.append(header)
+    return frozenset(found)
+
+
+def stamp_name(source: Path, command: str) -> str:
+    """Returns a name that changes whenever clang-tidy could say something new about `source`."""
+    digest = hashlib.sha256(command.encode())
+    for path in (ROOT / ".clang-tidy", ROOT / "requirements.txt", source):
+        digest.update(path.read_bytes())
+    for header in sorted(project_includes(source)):
+        digest.update(header.read_bytes())
+    return digest.hexdigest()
+
+
+def check(source: Path, build: Path, stamp: Path) -> str:
+    """Runs clang-tidy on one file; returns what it found, nothing when the file is clean."""
+    result = subprocess.run(
+        ["clang-tidy", "--quiet", "-p", str(build), str(source)], capture_output=True, text=True
+    )
+    if result.returncode == 0:
+        stamp.touch()
+        return ""
+    return result.stdout + result.stderr
+
+
+def main(arguments: list[str]) -> int:
+    """Checks the files named, else all in the build; returns the exit status."""
+    build = Path(arguments[0]).resolve()
+    stamps = build / "tidy"
+    stamps.mkdir(exist_ok=True)
+    wanted = {Path(name).resolve() for name in arguments[1:]}
+    commands = json.loads((build / "compile_commands.json").read_text())
+    waiting = []
+    for entry in commands:
+        source = Path(entry["directory"], entry["file"]).resolve()
+        stamp = stamps / stamp_name(source, entry["command"])
+        if (not wanted or source in wanted) and not stamp.exists():
+            waiting.append((source, build, stamp))
+    print(f"clang-tidy: {len(waiting)} of {len(commands)} files to check", flush=True)
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for findings in pool.map(lambda job: check(*job), waiting):
+            if findings:
+                failed += 1
+                print(findings, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
