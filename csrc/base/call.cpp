@@ -1,0 +1,65 @@
+#include "base/call.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr std::array<std::string_view, kCollectiveCount> kCollectives{
+    "all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce",
+    "gather",     "scatter",        "all_to_all", "barrier"};
+
+constexpr std::array<std::string_view, kAlgorithmCount> kAlgorithms{
+    "auto", "direct", "ring", "tree", "halving", "hierarchical"};
+
+bool reduces(Collective collective) {
+  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
+         collective == Collective::kReduce;
+}
+
+}  // namespace
+
+std::string_view name_of(Collective collective) {
+  return kCollectives[static_cast<std::size_t>(collective)];
+}
+
+std::string_view name_of(Algorithm algorithm) {
+  return kAlgorithms[static_cast<std::size_t>(algorithm)];
+}
+
+std::array<uint64_t, 2> pack(const Call& call) {
+  const uint64_t first =
+      static_cast<uint64_t>(call.collective) | static_cast<uint64_t>(call.dtype) << 8 |
+      static_cast<uint64_t>(call.reduce_op) << 16 | static_cast<uint64_t>(call.algorithm) << 24 |
+      static_cast<uint64_t>(call.codec) << 32 | static_cast<uint64_t>(call.lanes) << 40 |
+      static_cast<uint64_t>(call.root) << 48;
+  return {first, call.count};
+}
+
+bool unpack(const std::array<uint64_t, 2>& key, Call& call) {
+  const auto byte = [&](int index) { return static_cast<uint8_t>(key[0] >> (8 * index)); };
+  if (byte(0) >= kCollectiveCount || byte(1) >= kDTypeCount || byte(2) >= kReduceOpCount ||
+      byte(3) >= kAlgorithmCount) {
+    return false;
+  }
+  call.collective = static_cast<Collective>(byte(0));
+  call.dtype = static_cast<DType>(byte(1));
+  call.reduce_op = static_cast<ReduceOp>(byte(2));
+  call.algorithm = static_cast<Algorithm>(byte(3));
+  call.codec = byte(4);
+  call.lanes = byte(5);
+  call.root = static_cast<uint16_t>(key[0] >> 48);
+  call.count = key[1];
+  return true;
+}
+
+std::string describe(const Call& call) {
+  std::string text(name_of(call.collective));
+  if (call.collective == Collective::kBarrier) return text + "()";
+  text += "(count=" + std::to_string(call.count) + ", dtype=" + std::string(name_of(call.dtype));
+  if (reduces(call.collective)) text += ", op=" + std::string(name_of(call.reduce_op));
+  if (call.root != kNoRoot) text += ", root=" + std::to_string(call.root);
+  text += ", algorithm=" + std::string(name_of(call.algorithm));
+  text += ", lanes=" + std::to_string(call.lanes) + ")";
+  return text;
+}
+
+}  // namespace fastgpu

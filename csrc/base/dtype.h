@@ -1,0 +1,42 @@
+// Element types and reductions: the two things every layer says about data.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace fastgpu {
+
+enum class DType : uint8_t {
+  kFloat64,
+  kFloat32,
+  kFloat16,
+  kBFloat16,
+  kFloat8E4M3,  // torch.float8_e4m3fn: no infinities, 0x7f is NaN
+  kFloat8E5M2,
+  kInt8,
+  kUInt8,
+  kInt16,
+  kUInt16,
+  kInt32,
+  kUInt32,
+  kInt64,
+  kUInt64,
+  kBool,
+  kComplex64,
+  kComplex128,
+};
+inline constexpr int kDTypeCount = 17;
+
+enum class ReduceOp : uint8_t { kSum, kAvg, kProduct, kMin, kMax, kBand, kBor, kBxor, kPremulSum };
+inline constexpr int kReduceOpCount = 9;
+
+std::size_t size_of(DType dtype);              // bytes of one element
+std::string_view name_of(DType dtype);         // as torch writes it: "float32"
+std::string_view name_of(ReduceOp reduce_op);  // as torch writes it: "SUM"
+
+// target[i] = target[i] op source[i] for `count` elements. Both are aligned to the element size,
+// and either do not overlap or are the same.
+using ReduceKernel = void (*)(std::byte* target, const std::byte* source, std::size_t count);
+
+}  // namespace fastgpu

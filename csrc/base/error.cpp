@@ -1,0 +1,38 @@
+#include "base/error.h"
+
+#include <cstring>
+
+namespace fastgpu {
+
+void raise(const Failure& failure) {
+  switch (failure.kind) {
+    case ErrorKind::kInvalidArgument:
+      throw InvalidArgumentError(failure);
+    case ErrorKind::kPeerLost:
+      throw PeerLostError(failure);
+    case ErrorKind::kTimeout:
+      throw CollectiveTimeoutError(failure);
+    case ErrorKind::kMismatch:
+      throw CollectiveMismatchError(failure);
+    case ErrorKind::kAborted:
+      throw AbortedError(failure);
+    case ErrorKind::kAuthentication:
+      throw AuthenticationError(failure);
+    case ErrorKind::kRendezvous:
+      throw RendezvousError(failure);
+  }
+  throw CommError(failure);
+}
+
+void raise(ErrorKind kind, const std::string& message) {
+  Failure failure;
+  failure.kind = kind;
+  failure.message = message;
+  raise(failure);
+}
+
+void raise_system(ErrorKind kind, const std::string& what, int error_number) {
+  raise(kind, what + ": " + std::strerror(error_number));
+}
+
+}  // namespace fastgpu

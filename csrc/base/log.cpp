@@ -1,0 +1,56 @@
+#include "base/log.h"
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/error.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr std::array<std::string_view, 4> kLevels{"error", "warn", "info", "debug"};
+
+std::atomic<LogLevel>& level_in_force() {
+  static std::atomic<LogLevel> level{LogLevel::kWarn};
+  return level;
+}
+
+}  // namespace
+
+void set_log_level_from_environment() {
+  const char* text = std::getenv("FASTGPU_LOG");
+  if (text == nullptr) return;
+  for (std::size_t i = 0; i < kLevels.size(); ++i) {
+    if (kLevels[i] == text) {
+      level_in_force().store(static_cast<LogLevel>(i), std::memory_order_relaxed);
+      return;
+    }
+  }
+  raise(ErrorKind::kInvalidArgument,
+        std::string("FASTGPU_LOG is '") + text + "'; allowed are error, warn, info and debug");
+}
+
+bool log_enabled(LogLevel level) noexcept {
+  return level <= level_in_force().load(std::memory_order_relaxed);
+}
+
+void log(LogLevel level, std::string_view event, std::string_view fields) noexcept {
+  if (!log_enabled(level)) return;
+  const std::string_view name = kLevels[static_cast<std::size_t>(level)];
+  std::fprintf(stderr, "fastgpu level=%.*s event=%.*s %.*s\n", static_cast<int>(name.size()),
+               name.data(), static_cast<int>(event.size()), event.data(),
+               static_cast<int>(fields.size()), fields.data());
+}
+
+std::string quoted(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c == '\n' ? ' ' : c;
+  }
+  return out + "\"";
+}
+
+}  // namespace fastgpu

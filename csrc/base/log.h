@@ -1,0 +1,24 @@
+// One key=value line to standard error for each thing worth telling, at FASTGPU_LOG's level:
+//   fastgpu level=warn rank=1 generation=0 event=shm_unavailable host=node7 reason="..."
+// Thread safety: any thread; a line is written whole.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace fastgpu {
+
+enum class LogLevel : uint8_t { kError, kWarn, kInfo, kDebug };
+
+// The level in force; read from FASTGPU_LOG (error, warn, info, debug; warn when unset) at first
+// use. A bad value there raises InvalidArgumentError from set_log_level_from_environment.
+void set_log_level_from_environment();
+bool log_enabled(LogLevel level) noexcept;
+
+// `event` names what happened; `fields` is "key=value key=value", quoted by the caller with
+// quoted().
+void log(LogLevel level, std::string_view event, std::string_view fields) noexcept;
+std::string quoted(std::string_view text);
+
+}  // namespace fastgpu

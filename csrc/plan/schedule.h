@@ -1,0 +1,118 @@
+// A schedule: the steps one rank takes for one collective, by lane. Data before action: builders
+// write it, verify proves it, cost prices it, simulate plays it, the engine runs it.
+//
+// Within a lane, receives and codec steps run in order; sends are posted and leave in order per
+// peer. A lane ends when its sends have left. No step writes a region with a send pending.
+// Lanes share nothing: regions of different lanes do not overlap where one of them is written.
+// Ownership: immutable once built, shared by pointer. Thread safety: const, any thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "base/call.h"
+
+namespace fastgpu {
+
+enum class Buffer : uint8_t {
+  kInput,  // what the caller gave; never written
+  kData,   // what the caller gets; for all_reduce and broadcast also what it gave
+  kWire,   // scratch of the operation, Schedule::wire_bytes long
+};
+
+struct Region {
+  Buffer buffer = Buffer::kData;
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+
+  uint64_t end_bytes() const { return offset_bytes + size_bytes; }
+  bool operator==(const Region&) const = default;
+};
+
+inline bool overlap(const Region& a, const Region& b) {
+  return a.buffer == b.buffer && a.offset_bytes < b.end_bytes() && b.offset_bytes < a.end_bytes();
+}
+
+enum class Verb : uint8_t {
+  kSend,    // source -> peer
+  kRecv,    // peer -> target, stored or reduced
+  kEncode,  // source -> target, which lies in the wire buffer
+  kDecode,  // source -> target, stored or reduced
+};
+
+// Without a codec encode and decode are copies (decode with `reduce` adds). An empty frame is a
+// step too: it carries only the call, so that ranks that send one way still hear of a mismatch.
+struct Step {
+  Verb verb = Verb::kSend;
+  bool reduce = false;
+  int peer = -1;
+  uint32_t ordinal = 0;  // of the frame among those between me and the peer, this way, in this lane
+  Region source;
+  Region target;
+};
+
+using Lane = std::vector<Step>;
+
+struct Schedule {
+  std::vector<Lane> lanes;
+  uint64_t wire_bytes = 0;
+};
+
+// Writes down one lane. Builders speak through it; it numbers the frames.
+class LaneBuilder {
+ public:
+  void send(int peer, const Region& source);
+  void recv(int peer, const Region& target);         // store
+  void recv_reduce(int peer, const Region& target);  // target = target op received
+  void encode(const Region& source, const Region& target);
+  void decode(const Region& source, const Region& target);
+  void decode_reduce(const Region& source, const Region& target);
+  // A local copy: a decode without a codec. Empty regions write nothing down.
+  void copy(const Region& source, const Region& target) { decode(source, target); }
+  Lane finish() { return std::move(lane_); }
+
+ private:
+  Lane lane_;
+  std::map<int, uint32_t> sent_;
+  std::map<int, uint32_t> received_;
+};
+
+// What a builder needs to know. Buffers, in elements of `element_size` bytes (n = world):
+//   collective       input            data
+//   all_reduce       (unused)         count, in place
+//   reduce_scatter   n * count        count
+//   all_gather       count            n * count
+//   broadcast        (unused)         count, in place
+//   reduce           count            count, at the root only (may be the same memory as input)
+//   gather           count            n * count, at the root only
+//   scatter          n * count, root  count
+//   all_to_all       sum(send_counts) sum(recv_counts), parts in rank order
+//   barrier          (unused)         (unused)
+struct PlanRequest {
+  Collective collective = Collective::kAllReduce;
+  Algorithm algorithm = Algorithm::kRing;  // never kAuto: choose has picked
+  int rank = 0;
+  int world = 1;
+  uint64_t count = 0;
+  uint32_t element_size = 1;
+  int lanes = 1;
+  uint64_t chunk_bytes = 256 * 1024;  // what a pipelined step moves (tree); a frame never exceeds
+                                      // kMaxFrameBytes whatever this says
+  int root = 0;                       // of broadcast, reduce, gather, scatter
+  std::span<const int> host_of;  // host index of every rank, 0-based and dense; empty: one host
+  std::span<const uint64_t> send_counts;  // all_to_all only: elements to each rank
+  std::span<const uint64_t> recv_counts;  // all_to_all only: elements from each rank
+};
+
+inline constexpr uint64_t kMaxFrameBytes = uint64_t{1} << 30;
+
+// The schedule of `request.rank`. Pure: the same request gives the same steps on every machine.
+// Raises InvalidArgumentError for an algorithm that the collective does not have.
+Schedule build(const PlanRequest& request);
+
+// The algorithms `build` knows for a collective, the default one first.
+std::span<const Algorithm> algorithms_of(Collective collective);
+
+}  // namespace fastgpu

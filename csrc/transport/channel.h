@@ -1,0 +1,82 @@
+// A channel: one lane's ordered, bounded stream of frames from one rank to another, one way. The
+// sender opens it, on first use. A frame is a header and size_bytes of payload; payloads move in
+// pieces, as there is room. Calls never wait: they say moved, blocked or closed.
+//
+// Ownership: the communicator owns its channels; payload and target memory stays the caller's.
+// Threading: one thread at a time (the engine's runner), but hang_up() may come from any thread.
+// Order: frames arrive whole and in the order sent. Closed is reported by a receiver only after
+// everything that had arrived was read.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace fastgpu {
+
+enum class Io : uint8_t {
+  kMoved,    // something moved, or is there to be taken
+  kBlocked,  // nothing could move now
+  kClosed,   // nothing will move any more: the peer is gone or hung up
+};
+
+// 40 bytes, so that with a flag and 16 bytes of payload it fills one cache line. The transport
+// carries it and looks only at size_bytes.
+struct FrameHeader {
+  uint32_t generation = 0;        // of the membership
+  uint32_t ordinal = 0;           // of the frame within its operation, lane and direction
+  uint64_t sequence = 0;          // of the operation within its communicator
+  uint64_t size_bytes = 0;        // of the payload
+  std::array<uint64_t, 2> key{};  // the packed Call, or the point-to-point header
+
+  bool operator==(const FrameHeader&) const = default;
+};
+static_assert(sizeof(FrameHeader) == 40);
+
+// A frame on its way out. The payload must stay as it is until done.
+struct Outgoing {
+  FrameHeader header;
+  const std::byte* payload = nullptr;
+  uint64_t progress = 0;  // the channel's own note of how far it is
+  bool done = false;      // the frame has left; the payload may be changed
+};
+
+// A frame on its way in: where its payload goes, stored or reduced as it arrives.
+struct Incoming {
+  std::byte* target = nullptr;
+  uint64_t size_bytes = 0;
+  ReduceKernel reduce = nullptr;  // nullptr: store
+  uint32_t element_size = 1;      // pieces handed to `reduce` are whole elements
+  uint64_t received_bytes = 0;
+  bool done = false;
+
+  // Takes the next `size` bytes from memory of the channel's.
+  void take(const std::byte* source, std::size_t size);
+};
+
+class SendChannel {
+ public:
+  virtual ~SendChannel() = default;
+  // Moves what there is room for. Call again with the same frame until it is done; frames leave in
+  // the order in which they were first offered, one at a time.
+  virtual Io try_send(Outgoing& frame) = 0;
+  // Nothing leaves any more: the peer is gone, or this side closes. Any thread.
+  virtual void hang_up() noexcept = 0;
+};
+
+class RecvChannel {
+ public:
+  virtual ~RecvChannel() = default;
+  // The header of the next frame, when it has arrived; the same one until its payload was taken.
+  virtual Io peek(FrameHeader& header) = 0;
+  // Takes payload of the frame that peek showed; incoming.size_bytes is that frame's size.
+  // With the last byte the frame is done and peek shows the next one.
+  virtual Io try_recv(Incoming& incoming) = 0;
+  // The peer is gone, or this side closes: what arrived may still be read, then kClosed. Any
+  // thread.
+  virtual void hang_up() noexcept = 0;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,73 @@
+// Symmetric memory: what fastgpu_comm.empty() hands out. Segments are memfds that peers on the same
+// host map on first use, so that a send from one passes only an offset.
+// Thread safety: all calls, any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/unique_fd.h"
+
+namespace fastgpu {
+
+struct SegmentSpan {
+  uint32_t segment = 0;
+  uint64_t offset_bytes = 0;
+};
+
+// The segments this process made. Allocations are aligned to 64 bytes and start zeroed; a freed one
+// may be handed out again. Raises std::bad_alloc when memory cannot be had.
+class SymmetricHeap {
+ public:
+  SymmetricHeap() = default;
+  ~SymmetricHeap();
+  SymmetricHeap(const SymmetricHeap&) = delete;
+  SymmetricHeap& operator=(const SymmetricHeap&) = delete;
+
+  std::byte* allocate(std::size_t size_bytes);
+  void free(std::byte* memory) noexcept;
+
+  // The segment that holds all of [memory, memory + size_bytes), if one does. Cheap when none
+  // exist.
+  std::optional<SegmentSpan> find(const std::byte* memory, std::size_t size_bytes) const noexcept;
+  // A duplicate of the segment's descriptor, to pass to a peer.
+  UniqueFd descriptor(uint32_t segment) const;
+
+ private:
+  struct Segment {
+    UniqueFd fd;
+    std::byte* base = nullptr;
+    std::size_t size_bytes = 0;
+    std::map<uint64_t, uint64_t> free_ranges;  // offset -> size
+    std::map<uint64_t, uint64_t> used_ranges;
+  };
+  mutable std::mutex mutex_;
+  std::vector<Segment> segments_;
+};
+
+// The segments of one peer process, mapped read-only as they arrive.
+class PeerSegments {
+ public:
+  PeerSegments() = default;
+  ~PeerSegments();
+  PeerSegments(const PeerSegments&) = delete;
+  PeerSegments& operator=(const PeerSegments&) = delete;
+
+  void add(uint32_t segment, UniqueFd fd);
+  // nullptr until the segment has arrived. Raises CommError if the span does not lie within it.
+  const std::byte* at(const SegmentSpan& span, std::size_t size_bytes) const;
+
+ private:
+  struct Mapping {
+    const std::byte* base = nullptr;
+    std::size_t size_bytes = 0;
+  };
+  mutable std::mutex mutex_;
+  std::map<uint32_t, Mapping> mappings_;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,36 @@
+// Channels between ranks that can map each other's memory: a single-producer, single-consumer ring
+// of slots in a memfd. A slot is a control line (flag, header, up to 16 bytes inline) and a chunk
+// of payload; few enough of them that the ring stays in cache. A payload in symmetric memory is not
+// copied: the slot names segment and offset, the receiver reads the sender's bytes in place, and
+// the frame has left when the receiver is done with it. Ownership: each end owns its mapping.
+// Nothing is left behind by a killed process: memfds have no name.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "base/unique_fd.h"
+#include "transport/channel.h"
+#include "transport/doorbell.h"
+#include "transport/segment.h"
+
+namespace fastgpu {
+
+struct ShmRingConfig {
+  uint32_t slots = 8;               // a power of two
+  uint32_t slot_bytes = 32 * 1024;  // payload of a slot, a multiple of 64
+};
+
+UniqueFd create_shm_ring(const ShmRingConfig& config);
+
+// `peer` is rung when the other end may be asleep and has something to look at.
+// `share` is called, once a segment, before the first frame that names it: it must get the
+// segment's descriptor to the peer, which adds it to its PeerSegments.
+std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
+                                             const SymmetricHeap* heap,
+                                             std::function<void(uint32_t segment)> share);
+std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
+                                               std::shared_ptr<PeerSegments> segments);
+
+}  // namespace fastgpu

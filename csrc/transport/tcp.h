@@ -1,0 +1,17 @@
+// Channels over TCP: one connected, non-blocking socket a channel, header and payload in one
+// vectored write, payloads read straight into their target when they are stored. Ownership: the
+// channel owns its socket. The poller watches it while the channel lives.
+#pragma once
+
+#include <memory>
+
+#include "base/unique_fd.h"
+#include "transport/channel.h"
+#include "transport/poller.h"
+
+namespace fastgpu {
+
+std::unique_ptr<SendChannel> make_tcp_sender(UniqueFd socket, Poller& poller);
+std::unique_ptr<RecvChannel> make_tcp_receiver(UniqueFd socket, Poller& poller);
+
+}  // namespace fastgpu
