@@ -1,0 +1,36 @@
+// What one process has once, for all its communicators: the engine, the connector and symmetric
+// memory. Tests make their own; the torch backend uses the shared one, which is never destroyed, so
+// that a process may exit without ceremony.
+// Thread safety: all calls, any thread.
+#pragma once
+
+#include <memory>
+
+#include "engine/engine.h"
+#include "transport/segment.h"
+
+namespace fastgpu {
+
+class Connector;
+
+class Process {
+ public:
+  explicit Process(const EngineConfig& config = {});
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  static Process& shared();
+
+  Engine& engine() noexcept { return engine_; }
+  SymmetricHeap& heap() noexcept { return heap_; }
+  // Starts the control thread at first use.
+  Connector& connector();
+
+ private:
+  Engine engine_;
+  SymmetricHeap heap_;
+  std::mutex mutex_;
+  std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
+};
+
+}  // namespace fastgpu
