@@ -35,7 +35,8 @@ train: $(extension)
 	fastgpu-comm train $(ARGS)
 
 bench: $(extension)
-	fastgpu-comm bench report --output bench/results $(ARGS)
+	fastgpu-comm bench all_reduce all_gather reduce_scatter broadcast all_to_all \
+	  -b 8 -e 64M -f 8 --report bench/results $(ARGS)
 
 test: lint test-cpp test-python
 

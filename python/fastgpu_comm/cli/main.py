@@ -1,7 +1,8 @@
 """Finds the commands, reads the arguments and runs the command they name.
 
 A command is a module beside this one with `add_parser(subparsers)`, which adds its arguments and
-sets `run`: a function from the parsed arguments to an exit status. Modules import what is heavy
+sets `run`: a function from the parsed arguments to an exit status; `argv` among them is the list
+that they were parsed from. Modules import what is heavy
 (torch, matplotlib) inside `run`, so that `fastgpu-comm --help` answers at once.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import sys
 from collections.abc import Sequence
 
 import fastgpu_comm
@@ -34,5 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 when all went well.
     """
     arguments = build_parser().parse_args(argv)
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     status: int = arguments.run(arguments)
     return status

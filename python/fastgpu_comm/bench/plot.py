@@ -1,0 +1,70 @@
+"""Draws a benchmark: for each collective the time and the bus bandwidth against the size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgpu_comm.bench.results import Results, Row
+from fastgpu_comm.bench.sizes import format_size
+
+
+def draw(results: Results, path: Path) -> None:
+    """Writes a PNG with a row of two charts for each collective that has sizes.
+
+    Raises:
+        ValueError: No call that succeeded has a size, so there is nothing to draw.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    drawn = [row for row in results.rows if row.timing and row.size_bytes]
+    names = list(dict.fromkeys(row.collective for row in drawn))
+    if not names:
+        raise ValueError("there is nothing to draw: no call with a size succeeded")
+    figure, axes = pyplot.subplots(
+        len(names), 2, figsize=(11, 3.6 * len(names)), squeeze=False, layout="constrained"
+    )
+    for (time_axis, speed_axis), name in zip(axes, names, strict=True):
+        _chart(time_axis, speed_axis, [row for row in drawn if row.collective == name])
+        time_axis.set_title(f"{name}: median time, and p99", loc="left", fontsize=10)
+        speed_axis.set_title(f"{name}: bus bandwidth", loc="left", fontsize=10)
+    machine = f"{results.world_size} ranks, {results.machine.get('cpu', '')}"
+    figure.suptitle(machine, fontsize=10, color="gray")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _chart(time_axis: Any, speed_axis: Any, rows: Sequence[Row]) -> None:
+    curves: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in rows:
+        curves.setdefault((row.backend, row.placement, row.dtype, row.redop), []).append(row)
+    differing = [len({key[place] for key in curves}) > 1 for place in range(4)]
+    colours = {backend: f"C{i}" for i, backend in enumerate(dict.fromkeys(k[0] for k in curves))}
+    for key, curve in curves.items():
+        label = ", ".join(part for part, differs in zip(key, differing, strict=True) if differs)
+        style = {"color": colours[key[0]], "linestyle": "--" if key[1] == "in" else "-"}
+        if not differing[1]:
+            style["linestyle"] = "-"
+        sizes = [row.size_bytes for row in curve]
+        timings = [row.timing for row in curve if row.timing]
+        p50 = [timing.p50_us for timing in timings]
+        time_axis.plot(sizes, p50, marker=".", label=label or key[0], **style)
+        p99 = [timing.p99_us for timing in timings]
+        time_axis.fill_between(sizes, p50, p99, color=style["color"], alpha=0.12, linewidth=0)
+        speeds = [row.busbw_gb_s for row in curve]
+        speed_axis.plot(sizes, speeds, marker=".", label=label or key[0], **style)
+    time_axis.set_yscale("log")
+    time_axis.set_ylabel("us")
+    speed_axis.set_ylabel("GB/s")
+    speed_axis.set_ylim(bottom=0)
+    for axis in (time_axis, speed_axis):
+        ticks = sorted({row.size_bytes for row in rows})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, [format_size(size) for size in ticks], rotation=45, fontsize=8)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, frameon=False)

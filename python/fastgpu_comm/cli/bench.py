@@ -1,0 +1,229 @@
+"""`fastgpu-comm bench`: measures collectives on one or more backends, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgpu_comm.bench.sizes import parse_size, size_range
+
+if TYPE_CHECKING:
+    from fastgpu_comm.bench.results import Results
+    from fastgpu_comm.bench.worker import Settings
+
+NAMES = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "broadcast",
+    "reduce",
+    "gather",
+    "scatter",
+    "all_to_all",
+    "send_recv",
+    "barrier",
+)
+DTYPES = (
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "int8",
+    "uint8",
+    "int16",
+    "int32",
+    "int64",
+    "bool",
+    "complex64",
+    "complex128",
+)
+REDOPS = ("sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
+
+DESCRIPTION = """\
+Measures collectives by nccl-tests' definitions: algbw is size / time, busbw is algbw times a factor
+that makes it comparable with the speed of the links. With several backends, each size is measured
+on all of them in turns, in the same processes. Every result is checked (#wrong).
+
+Runs under torchrun as one of its ranks; without it, starts --nproc ranks on this host."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command's arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "bench",
+        help="measure collectives, on several backends side by side",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "collectives",
+        nargs="+",
+        metavar="COLLECTIVE",
+        choices=(*NAMES, "all"),
+        help="one or more of: " + ", ".join(NAMES) + "; or all",
+    )
+    _add_what(parser)
+    _add_how(parser)
+    _add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("-b", "--begin", type=parse_size, default=8, metavar="SIZE")
+    what.add_argument("-e", "--end", type=parse_size, default=parse_size("64M"), metavar="SIZE")
+    steps = what.add_mutually_exclusive_group()
+    steps.add_argument("-f", "--factor", type=float, default=4.0, help="between sizes (default: 4)")
+    steps.add_argument("-i", "--step", type=parse_size, metavar="SIZE", help="added instead")
+    what.add_argument("--backend", type=_names, default=["fastgpu", "gloo"], metavar="A,B")
+    what.add_argument("--dtype", type=_one_of(DTYPES), default=["float32"], metavar="A,B")
+    what.add_argument("--redop", type=_one_of(REDOPS), default=["sum"], metavar="A,B")
+    what.add_argument("--root", type=int, default=0, help="of broadcast, reduce, gather, scatter")
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how")
+    how.add_argument("--nproc", type=int, default=2, help="ranks to start (default: 2)")
+    how.add_argument("--budget", type=float, default=0.3, help="seconds for a row (default: 0.3)")
+    how.add_argument("--min-calls", type=int, default=8, help="for a row, whatever the budget")
+    how.add_argument("--max-calls", type=int, default=4000, help="for a row (default: 4000)")
+    how.add_argument("--warmup", type=int, default=3, help="calls before a row (default: 3)")
+    how.add_argument("--timeout", type=float, default=60.0, help="seconds for a call (default: 60)")
+    how.add_argument(
+        "--touch",
+        action="store_true",
+        help="write the inputs and read the outputs between calls, as programs do: without it the "
+        "buffers stay in the caches where the last call left them, which flatters small sizes",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write every number as JSON")
+    output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time and busbw")
+    output.add_argument("--report", type=Path, metavar="FOLDER", help="write a page with both")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns 1 when a result was wrong or a call failed."""
+    from fastgpu_comm import launch
+
+    world_size = int(os.environ["WORLD_SIZE"]) if launch.is_rank() else arguments.nproc
+    settings = _settings(arguments)
+    _check(settings, world_size)
+    if not launch.is_rank():
+        command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
+        return launch.launch(command, arguments.nproc)
+    return _run_rank(arguments, settings)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    import datetime
+
+    from fastgpu_comm.bench.measure import Budget
+    from fastgpu_comm.bench.worker import Settings
+
+    collectives = list(NAMES) if "all" in arguments.collectives else arguments.collectives
+    try:
+        sizes = size_range(arguments.begin, arguments.end, arguments.factor, arguments.step)
+    except ValueError as error:
+        raise SystemExit(f"fastgpu-comm bench: {error}") from None
+    return Settings(
+        collectives=collectives,
+        backends=arguments.backend,
+        sizes=sizes,
+        dtypes=arguments.dtype,
+        redops=arguments.redop,
+        root=arguments.root,
+        budget=Budget(arguments.budget, arguments.min_calls, arguments.max_calls, arguments.warmup),
+        touch=arguments.touch,
+        timeout=datetime.timedelta(seconds=arguments.timeout),
+    )
+
+
+def _check(settings: Settings, world_size: int) -> None:
+    """Ends the process with a message where the arguments contradict each other."""
+    import torch
+    from torch.distributed import Backend
+
+    from fastgpu_comm.bench import data
+    from fastgpu_comm.bench.collectives import COLLECTIVES
+    from fastgpu_comm.bench.worker import lines
+
+    complaints = []
+    for backend in settings.backends:
+        if backend not in Backend.backend_list:
+            known = ", ".join(Backend.backend_list)
+            complaints.append(f"torch knows no backend {backend!r}; it knows {known}")
+    if any(COLLECTIVES[name].reduces for name in settings.collectives):
+        pairs = ((redop, dtype) for redop in settings.redops for dtype in settings.dtypes)
+        reasons = (data.why_not(redop, getattr(torch, dtype)) for redop, dtype in pairs)
+        complaints += [reason for reason in reasons if reason]
+    if world_size < 2:
+        complaints.append(f"{world_size} rank has nobody to talk to: use 2 or more")
+    if not 0 <= settings.root < world_size:
+        complaints.append(f"root {settings.root} is none of the {world_size} ranks")
+    if not complaints and not lines(settings, world_size):
+        complaints.append(f"no size has an element for each of {world_size} ranks")
+    if complaints:
+        raise SystemExit("\n".join(f"fastgpu-comm bench: {text}" for text in complaints))
+
+
+def _run_rank(arguments: argparse.Namespace, settings: Settings) -> int:
+    from fastgpu_comm.bench import machine
+    from fastgpu_comm.bench.display import Display
+    from fastgpu_comm.bench.results import Results
+    from fastgpu_comm.bench.worker import Worker, lines
+
+    worker = Worker(settings)
+    results = Results(
+        command=shlex.join(["fastgpu-comm", *arguments.argv]),
+        world_size=worker.world_size,
+        backends=settings.backends,
+        machine=machine.describe(),
+        options={"touch": settings.touch, "budget_seconds": settings.budget.seconds},
+    )
+    steps = len(lines(settings, worker.world_size))
+    with Display(results, steps, visible=worker.rank == 0) as display:
+        for line, rows in worker.run():
+            results.rows += rows
+            display.add(line, rows)
+    worker.close()
+    if worker.rank == 0:
+        _write(arguments, results)
+    return 1 if results.wrong or results.errors else 0
+
+
+def _write(arguments: argparse.Namespace, results: Results) -> None:
+    from fastgpu_comm.bench import plot, report
+
+    if arguments.json:
+        arguments.json.write_text(results.to_json())
+    if arguments.plot:
+        plot.draw(results, arguments.plot)
+    if arguments.report:
+        print(f"# report: {report.write(results, arguments.report)}")
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names: a,b")
+    return names
+
+
+def _one_of(allowed: tuple[str, ...]) -> Any:
+    def parse(text: str) -> list[str]:
+        names = _names(text)
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of: {', '.join(allowed)}")
+        return names
+
+    return parse
