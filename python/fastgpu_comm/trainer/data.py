@@ -1,0 +1,146 @@
+"""Which samples a rank sees, in which order, and how they become a batch.
+
+The order depends on the seed alone, never on the number of ranks: a step trains on the same
+samples whether one process takes them all or many share them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+
+class MapDataset(Protocol):
+    """A dataset with a length and samples by index; `__getitems__(indices)` is used if there."""
+
+    def __len__(self) -> int:
+        """Returns how many samples there are."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Returns a sample."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Datasets:
+    """What to train on, what to evaluate on, and how samples become a batch.
+
+    Attributes:
+        train: must have the same length and samples on every rank.
+        evaluation: likewise, or None to evaluate on nothing.
+        collate: makes a batch of a list of samples; tensors in tuples, lists and dicts are moved
+            to the model's device.
+    """
+
+    train: MapDataset
+    evaluation: MapDataset | None = None
+    collate: Callable[[list[Any]], Any] = default_collate
+
+    def __post_init__(self) -> None:
+        """Checks that there is something to train and evaluate on.
+
+        Raises:
+            ValueError: when a dataset is empty.
+        """
+        for name in ("train", "evaluation"):
+            dataset = getattr(self, name)
+            if dataset is not None and len(dataset) == 0:
+                raise ValueError(f"Datasets.{name} is empty; it must have at least one sample.")
+
+    def fetch(self, dataset: MapDataset, indices: Sequence[int], device: torch.device) -> Any:
+        """Returns the batch of these samples on the device."""
+        if hasattr(dataset, "__getitems__"):
+            samples = dataset.__getitems__(list(indices))
+        else:
+            samples = [dataset[index] for index in indices]
+        return _move(self.collate(samples), device)
+
+
+class BatchOrder:
+    """An endless run of batches of indices: epochs, each a new permutation of all samples.
+
+    One thread. The place in it is two numbers, so that a run can be taken up again exactly there.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
+        """Starts before the first batch of the first epoch."""
+        self._samples = samples
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+        self._used = 0
+        self._permutation = self._permute()
+
+    @property
+    def epochs(self) -> float:
+        """How many epochs have been handed out."""
+        return self._epoch + self._used / self._samples
+
+    def next(self) -> list[int]:
+        """Returns the next batch; the last of an epoch may be smaller than the rest."""
+        if self._used == self._samples:
+            self._epoch += 1
+            self._used = 0
+            self._permutation = self._permute()
+        batch = self._permutation[self._used : self._used + self._batch_size]
+        self._used += len(batch)
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the place, and what it is a place in."""
+        return {
+            "samples": self._samples,
+            "batch_size": self._batch_size,
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "used": self._used,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a saved place.
+
+        Raises:
+            ValueError: when the place is in another order of samples than this one.
+        """
+        for name, mine in (
+            ("samples", self._samples),
+            ("batch_size", self._batch_size),
+            ("seed", self._seed),
+        ):
+            if state[name] != mine:
+                raise ValueError(
+                    f"The checkpoint was written with {name} {state[name]}, this run has {mine}: "
+                    f"the order of samples would differ. Resume with {name} {state[name]}, or "
+                    "start anew in another folder."
+                )
+        self._epoch, self._used = state["epoch"], state["used"]
+        self._permutation = self._permute()
+
+    def _permute(self) -> list[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order: list[int] = torch.randperm(self._samples, generator=generator).tolist()
+        return order
+
+
+def micro_batches(batch: Sequence[int], rank: int, world: int, count: int) -> list[list[int]]:
+    """Returns a rank's part of a batch, in at most `count` micro-batches, none of them empty.
+
+    The list itself is empty for a rank that gets nothing of a small batch.
+    """
+    mine = batch[rank::world]
+    pieces = (list(mine[piece::count]) for piece in range(count))
+    return [piece for piece in pieces if piece]
+
+
+def _move(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _move(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
+        return type(batch)(_move(value, device) for value in batch)
+    return batch

@@ -1,0 +1,78 @@
+"""What rank 0 shows while it trains: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastgpu_comm.trainer.metrics import Record
+
+_SECONDS_PER_LINE = 5.0
+
+
+class ProgressView:
+    """Shows training records. One thread; must be closed, or the terminal's cursor stays hidden."""
+
+    def __init__(self, steps: int, done: int, console: Console | None = None) -> None:
+        """Starts showing.
+
+        Args:
+            steps: steps of the whole run.
+            done: those already taken.
+            console: where to show; standard output by default.
+        """
+        self._steps = steps
+        self._console = console or Console()
+        self._line_due = 0.0
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console)
+            self._task = self._bar.add_task("", total=steps, completed=done)
+            self._bar.start()
+
+    def step(self, step: int) -> None:
+        """Shows that a step was taken."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def record(self, record: Record) -> None:
+        """Shows a record of training or evaluation."""
+        evaluation = record["event"] == "evaluation"
+        if self._bar is not None and not evaluation:
+            self._bar.update(self._task, description=describe(record))
+        elif self._bar is not None or evaluation or self._is_line_due(record["step"]):
+            title = "evaluation" if evaluation else f"step {record['step']}/{self._steps}"
+            self.say(f"{title}  {describe(record)}")
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _is_line_due(self, step: int) -> bool:
+        now = time.monotonic()
+        if now < self._line_due and step < self._steps:
+            return False
+        self._line_due = now + _SECONDS_PER_LINE
+        return True
+
+
+def describe(record: Record) -> str:
+    """Returns the numbers of a record for people."""
+    parts = [f"loss {record['loss']:.4f}"]
+    if "accuracy" in record:
+        parts.append(f"accuracy {record['accuracy']:.1%}")
+    if record.get("predictions_per_s"):
+        parts.append(f"{record['predictions_per_s']:,.0f} predictions/s")
+    elif "samples_per_s" in record:
+        parts.append(f"{record['samples_per_s']:,.1f} samples/s")
+    if record.get("communication_share") is not None:
+        parts.append(f"communication {record['communication_share']:.1%}")
+    return "  ".join(parts)
