@@ -1,0 +1,41 @@
+"""The loss curve of a run as a picture. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastgpu_comm.trainer.metrics import Record
+
+
+def draw_loss_curve(records: Sequence[Record], path: Path, title: str) -> None:
+    """Draws training and evaluation losses against steps into a PNG file.
+
+    Args:
+        records: as `metrics.read` returns them; of a step that was run again, the last counts.
+        path: of the picture.
+        title: written above it.
+
+    Raises:
+        ModuleNotFoundError: saying what to install, when there is no matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Drawing the loss curve needs matplotlib: pip install 'fastgpu-comm[train]'."
+        ) from error
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for event, style in (("train", "-"), ("evaluation", "o-")):
+        losses = {r["step"]: float(r["loss"]) for r in records if r["event"] == event}
+        if losses:
+            axes.plot(*zip(*sorted(losses.items()), strict=True), style, label=event)
+    axes.set(xlabel="step", ylabel="loss (nats)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
