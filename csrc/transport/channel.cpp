@@ -6,9 +6,9 @@ namespace fastgpu {
 
 void Incoming::take(const std::byte* source, std::size_t size) {
   std::byte* at = target + received_bytes;
-  if (reduce != nullptr) {
+  if (reduce != nullptr && size > 0) {
     reduce(at, source, size / element_size);
-  } else {
+  } else if (size > 0) {  // an empty frame may have no memory at all
     std::memcpy(at, source, size);
   }
   received_bytes += size;
