@@ -1,0 +1,189 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+
+namespace fastgpu {
+namespace {
+
+inline void pause() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield" ::: "memory");
+#endif
+}
+
+}  // namespace
+
+Engine::Engine(const EngineConfig& config) : config_(config) {}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard lock(thread_mutex_);
+    stopping_ = true;
+  }
+  thread_wake_.notify_all();
+  poller_.wake();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Engine::add(std::shared_ptr<Pollable> pollable) {
+  const std::lock_guard lock(registry_mutex_);
+  registry_.push_back(std::move(pollable));
+  registry_version_.fetch_add(1);
+}
+
+void Engine::remove(const Pollable* pollable) {
+  {
+    const std::lock_guard lock(registry_mutex_);
+    std::erase_if(registry_, [&](const auto& entry) { return entry.get() == pollable; });
+    registry_version_.fetch_add(1);
+  }
+  if (runner_.load() == std::this_thread::get_id()) {
+    // From inside a pass: it goes on over what is left, and drops this one at its end.
+    for (auto& entry : pollables_) {
+      if (entry.get() == pollable) removed_.push_back(std::move(entry));
+    }
+    return;
+  }
+  while (!baton_.try_lock()) {
+    poller_.wake();
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  merge_changes();
+  release();
+}
+
+void Engine::merge_changes() {
+  const std::lock_guard lock(registry_mutex_);
+  pollables_ = registry_;
+  merged_version_ = registry_version_.load();
+}
+
+bool Engine::poll_all() {
+  if (merged_version_ != registry_version_.load(std::memory_order_acquire)) merge_changes();
+  bool moved = false;
+  for (std::size_t i = 0; i < pollables_.size(); ++i) {
+    Pollable* pollable = pollables_[i].get();
+    if (pollable != nullptr && pollable->busy()) moved |= pollable->poll();
+  }
+  if (!removed_.empty()) {
+    std::erase(pollables_, nullptr);
+    removed_.clear();
+  }
+  return moved;
+}
+
+bool Engine::anything_busy() const {
+  return std::any_of(pollables_.begin(), pollables_.end(),
+                     [](const auto& pollable) { return pollable->busy(); });
+}
+
+// The caller holds the baton. Ends when `work` is done (without one: when nothing is pending), or
+// at the deadline; without `may_sleep` also when spinning has brought nothing for `spin_ns`.
+void Engine::run(const Work* work, TimeNs deadline, TimeNs spin_ns, bool may_sleep) {
+  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  if (crowded_.load(std::memory_order_relaxed)) spin_ns = 0;
+  TimeNs idle_since = 0;
+  for (;;) {
+    const bool moved = poll_all();
+    if (work != nullptr ? work->done() : !anything_busy()) break;
+    if (moved) {
+      idle_since = 0;
+      continue;
+    }
+    const TimeNs now = now_ns();
+    if (now >= deadline) break;
+    if (idle_since == 0) idle_since = now;
+    const TimeNs idle = now - idle_since;
+    if (idle < spin_ns) {
+      pause();
+    } else if (!may_sleep) {
+      break;
+    } else if (idle < spin_ns + config_.yield_ns) {
+      std::this_thread::yield();
+    } else {
+      sleep(deadline);
+      idle_since = 0;
+    }
+  }
+  runner_.store(std::thread::id{}, std::memory_order_relaxed);
+}
+
+void Engine::sleep(TimeNs deadline) {
+  poller_.prepare_sleep();
+  if (poll_all()) {
+    poller_.cancel_sleep();
+    return;
+  }
+  for (const auto& pollable : pollables_) {
+    if (pollable->busy()) deadline = std::min(deadline, pollable->next_deadline());
+  }
+  poller_.sleep(deadline);
+}
+
+// Gives the baton back; what is still pending goes on in the background.
+void Engine::release() {
+  const bool left = anything_busy();
+  baton_.unlock();
+  if (left) delegate();
+}
+
+void Engine::submitted() {
+  poller_.wake();
+  delegate();
+}
+
+void Engine::try_run(const Work& work, TimeNs budget_ns) {
+  if (!baton_.try_lock()) return submitted();
+  run(&work, kNever, budget_ns, false);
+  release();
+}
+
+void Engine::wait(Work& work, TimeNs deadline) {
+  while (!work.done() && now_ns() < deadline) {
+    if (baton_.try_lock()) {
+      run(&work, deadline, config_.spin_ns, true);
+      release();
+    } else {
+      // The runner may be about to stop; the background takes over then.
+      delegate();
+      work.sleep_until_done(config_.background ? deadline : now_ns() + kMillisecond);
+    }
+  }
+}
+
+bool Engine::poll_once() {
+  if (!baton_.try_lock()) return false;
+  const bool moved = poll_all();
+  baton_.unlock();
+  return moved;
+}
+
+void Engine::delegate() {
+  if (!config_.background) return;
+  {
+    const std::lock_guard lock(thread_mutex_);
+    if (stopping_) return;
+    if (!thread_.joinable()) thread_ = std::thread([this] { background_loop(); });
+    if (requested_) return;
+    requested_ = true;
+  }
+  thread_wake_.notify_one();
+}
+
+void Engine::background_loop() {
+  std::unique_lock lock(thread_mutex_);
+  for (;;) {
+    thread_wake_.wait(lock, [&] { return requested_ || stopping_; });
+    if (stopping_) return;
+    requested_ = false;
+    lock.unlock();
+    baton_.lock();
+    run(nullptr, kNever, config_.background_spin_ns, true);
+    baton_.unlock();
+    lock.lock();
+  }
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,162 @@
+#include "engine/lane_run.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <string>
+
+namespace fastgpu {
+namespace {
+
+[[noreturn]] void raise_closed(int peer, const Operation& operation) {
+  Failure failure;
+  failure.kind = ErrorKind::kPeerLost;
+  failure.peer = peer;
+  failure.op = name_of(operation.call.collective);
+  failure.sequence = static_cast<int64_t>(operation.sequence);
+  failure.message = "the connection to rank " + std::to_string(peer) + " is closed";
+  raise(failure);
+}
+
+std::string describe_frame(const FrameHeader& header) {
+  Call call;
+  if (!unpack(header.key, call)) return "something that is no call";
+  return describe(call) + " as operation " + std::to_string(header.sequence);
+}
+
+}  // namespace
+
+void LaneRun::start(const Operation& operation, int lane) {
+  operation_ = &operation;
+  steps_ = &operation.schedule->lanes[static_cast<std::size_t>(lane)];
+  lane_ = lane;
+  next_ = 0;
+  receiving_ = false;
+  posted_.clear();
+}
+
+void LaneRun::clear() noexcept {
+  operation_ = nullptr;
+  posted_.clear();
+}
+
+LaneState LaneRun::poll(ChannelSource& channels) {
+  bool moved = false;
+  while (next_ < steps_->size()) {
+    const Step& step = (*steps_)[next_];
+    if (step.verb == Verb::kSend) {
+      Outgoing frame;
+      frame.header = header_of(step, step.source.size_bytes);
+      frame.payload = operation_->source(step.source);
+      posted_.push_back({step.peer, step.source, frame});
+      moved = true;
+    } else {
+      // What was posted leaves before we wait for, or overwrite, anything.
+      if (!posted_.empty()) moved |= flush(channels);
+      if (step.verb != Verb::kRecv) {
+        assert(!is_posted(step.target));
+        decode(step);
+        moved = true;
+      } else if (!receive(step, channels, &moved)) {
+        return moved ? LaneState::kMoved : LaneState::kBlocked;
+      }
+    }
+    ++next_;
+  }
+  moved |= flush(channels);
+  if (posted_.empty()) return LaneState::kDone;
+  return moved ? LaneState::kMoved : LaneState::kBlocked;
+}
+
+FrameHeader LaneRun::header_of(const Step& step, uint64_t size_bytes) const {
+  FrameHeader header;
+  header.generation = operation_->generation;
+  header.ordinal = step.ordinal;
+  header.sequence = operation_->sequence;
+  header.size_bytes = size_bytes;
+  header.key = pack(operation_->call);
+  return header;
+}
+
+bool LaneRun::flush(ChannelSource& channels) {
+  bool moved = false;
+  bool any_done = false;
+  full_.clear();
+  for (Posted& posted : posted_) {
+    if (std::find(full_.begin(), full_.end(), posted.peer) != full_.end()) continue;
+    SendChannel* channel = channels.sender(posted.peer, lane_);
+    const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(posted.frame);
+    if (io == Io::kClosed) raise_closed(posted.peer, *operation_);
+    moved |= io == Io::kMoved;
+    any_done |= posted.frame.done;
+    if (!posted.frame.done) full_.push_back(posted.peer);
+  }
+  if (any_done) std::erase_if(posted_, [](const Posted& posted) { return posted.frame.done; });
+  return moved;
+}
+
+bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
+  RecvChannel* channel = channels.receiver(step.peer, lane_);
+  if (channel == nullptr) return false;
+  if (!receiving_) {
+    FrameHeader header;
+    const Io io = channel->peek(header);
+    if (io == Io::kClosed) raise_closed(step.peer, *operation_);
+    if (io == Io::kBlocked) return false;
+    check(step, header);
+    assert(!is_posted(step.target));
+    incoming_ = {};
+    incoming_.target = operation_->target(step.target);
+    incoming_.size_bytes = step.target.size_bytes;
+    incoming_.reduce = step.reduce ? operation_->reduce : nullptr;
+    incoming_.element_size = operation_->element_size;
+    receiving_ = true;
+  }
+  const Io io = channel->try_recv(incoming_);
+  if (io == Io::kClosed) raise_closed(step.peer, *operation_);
+  *moved |= io == Io::kMoved;
+  receiving_ = !incoming_.done;
+  return incoming_.done;
+}
+
+void LaneRun::decode(const Step& step) const {
+  const std::byte* source = operation_->source(step.source);
+  std::byte* target = operation_->target(step.target);
+  if (step.reduce) {
+    operation_->reduce(target, source, step.source.size_bytes / operation_->element_size);
+  } else if (source != target) {
+    std::memcpy(target, source, step.source.size_bytes);
+  }
+}
+
+bool LaneRun::is_posted(const Region& target) const {
+  return std::any_of(posted_.begin(), posted_.end(), [&](const Posted& posted) {
+    return !posted.frame.done && overlap(posted.region, target);
+  });
+}
+
+void LaneRun::check(const Step& step, const FrameHeader& header) const {
+  const FrameHeader mine = header_of(step, step.target.size_bytes);
+  if (header == mine) return;
+  Failure failure;
+  failure.kind = ErrorKind::kMismatch;
+  failure.peer = step.peer;
+  failure.op = name_of(operation_->call.collective);
+  failure.sequence = static_cast<int64_t>(operation_->sequence);
+  const bool same_call = header.key == mine.key && header.sequence == mine.sequence;
+  failure.message =
+      "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
+      (same_call ? ", with a part of " + std::to_string(header.size_bytes) + " bytes" : "") +
+      ", but this rank called " + describe_frame(mine) +
+      (same_call ? ", with a part of " + std::to_string(mine.size_bytes) + " bytes" : "") +
+      "; every rank must make the same calls in the same order";
+  raise(failure);
+}
+
+int LaneRun::waiting_for() const noexcept {
+  if (operation_ == nullptr) return kNoRank;
+  if (next_ < steps_->size()) return (*steps_)[next_].peer;
+  return posted_.empty() ? kNoRank : posted_.front().peer;
+}
+
+}  // namespace fastgpu

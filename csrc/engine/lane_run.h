@@ -1,0 +1,60 @@
+// One lane of one operation, under way: a cursor on its steps and the sends that are posted.
+// Threading: the runner's alone. Reused for the next operation, so that a step allocates nothing.
+#pragma once
+
+#include <vector>
+
+#include "base/error.h"
+#include "engine/operation.h"
+#include "transport/channel.h"
+
+namespace fastgpu {
+
+// Where the channels come from. nullptr: not connected yet; asking is what makes it connect.
+class ChannelSource {
+ public:
+  virtual ~ChannelSource() = default;
+  virtual SendChannel* sender(int peer, int lane) = 0;
+  virtual RecvChannel* receiver(int peer, int lane) = 0;
+};
+
+enum class LaneState : uint8_t { kMoved, kBlocked, kDone };
+
+class LaneRun {
+ public:
+  void start(const Operation& operation, int lane);
+  bool idle() const noexcept { return operation_ == nullptr; }
+  void clear() noexcept;
+
+  // Moves what can move. Raises PeerLostError when a channel it needs has closed, and
+  // CollectiveMismatchError when a frame of another call arrives.
+  LaneState poll(ChannelSource& channels);
+
+  // The peer whose frame it waits for, else one that a send waits for; kNoRank if none.
+  int waiting_for() const noexcept;
+
+ private:
+  struct Posted {
+    int peer;
+    Region region;
+    Outgoing frame;
+  };
+
+  FrameHeader header_of(const Step& step, uint64_t size_bytes) const;
+  bool flush(ChannelSource& channels);
+  bool receive(const Step& step, ChannelSource& channels, bool* moved);
+  void decode(const Step& step) const;
+  bool is_posted(const Region& target) const;
+  void check(const Step& step, const FrameHeader& header) const;
+
+  const Operation* operation_ = nullptr;
+  const Lane* steps_ = nullptr;
+  int lane_ = 0;
+  std::size_t next_ = 0;
+  bool receiving_ = false;  // the header of steps_[next_] was seen and fits
+  Incoming incoming_;
+  std::vector<Posted> posted_;  // in the order posted; done ones are erased
+  std::vector<int> full_;       // peers whose channel took no more in this flush
+};
+
+}  // namespace fastgpu

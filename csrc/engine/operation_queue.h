@@ -1,0 +1,75 @@
+// The collectives of one communicator: they start in the order pushed, the same on every rank, each
+// when its lanes are free; so several may be under way, and each lane carries them one after
+// another. Threading: push, fail_with and busy from any thread; the rest is the runner's. Bounded:
+// kMaxPending operations; a push beyond that waits for room (the caller helps meanwhile).
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/lane_run.h"
+#include "engine/operation.h"
+
+namespace fastgpu {
+
+class OperationQueue : public Pollable {
+ public:
+  static constexpr int kMaxPending = 1 << 16;
+
+  // Called once, by the runner, with the first failure, before any pending work fails; it may add
+  // to the message.
+  using FailureHandler = std::function<void(Failure&)>;
+
+  OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure);
+
+  // Numbers the operation and takes it. Raises the latched failure when there is one.
+  void push(std::shared_ptr<Operation> operation);
+  bool full() const noexcept { return pending_.load() >= kMaxPending; }
+  uint64_t sequence() const noexcept { return sequence_.load(); }
+
+  // Fails everything pending, and every later push, at the next poll.
+  void fail_with(Failure failure);
+  std::shared_ptr<const Failure> failure() const;
+
+  bool poll() noexcept override;
+  bool busy() const noexcept override { return pending_.load() > 0 || requested_.load(); }
+  TimeNs next_deadline() const noexcept override;
+
+ private:
+  struct LaneQueue {
+    std::deque<std::shared_ptr<Operation>> waiting;  // the front one is under way
+    LaneRun run;
+  };
+
+  void take_inbox();
+  bool poll_lane(int lane);
+  void start(Operation& operation);
+  void finish_lane(LaneQueue& queue);
+  void finish(Operation& operation);
+  void check_deadlines();
+  void fail_all(Failure failure);
+  std::string waiting_for(const Operation& operation) const;
+
+  ChannelSource& channels_;
+  const FailureHandler on_failure_;
+  std::vector<LaneQueue> lanes_;  // the runner's
+  std::deque<std::shared_ptr<Operation>>
+      running_;  // the runner's; in call order, done ones dropped
+
+  std::atomic<int> pending_{0};
+  std::atomic<uint64_t> sequence_{0};
+  std::atomic<bool> requested_{false};  // a failure waits to be taken
+  mutable std::mutex mutex_;            // guards inbox_, request_, failure_
+  std::vector<std::shared_ptr<Operation>> inbox_;
+  std::vector<std::shared_ptr<Operation>> taken_;  // the runner's; inbox_'s other half
+  std::optional<Failure> request_;
+  std::shared_ptr<const Failure> failure_;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,51 @@
+#include "engine/work.h"
+
+#include "base/futex.h"
+
+namespace fastgpu {
+
+void Work::sleep_until_done(TimeNs deadline) noexcept {
+  for (;;) {
+    uint32_t state = state_.load(std::memory_order_acquire);
+    if ((state & kDone) != 0 || now_ns() >= deadline) return;
+    if ((state & kSleepers) == 0 &&
+        !state_.compare_exchange_weak(state, state | kSleepers, std::memory_order_acq_rel)) {
+      continue;
+    }
+    futex_wait(state_, state | kSleepers, deadline);
+  }
+}
+
+void Work::on_done(std::function<void()> callback) {
+  {
+    const std::lock_guard lock(mutex_);
+    // Sequentially consistent on both sides: either finish() sees the flag, or we see it done.
+    has_callbacks_.store(true);
+    if ((state_.load() & kDone) == 0) {
+      callbacks_.push_back(std::move(callback));
+      return;
+    }
+  }
+  callback();
+}
+
+void Work::complete() noexcept { finish(kDone); }
+
+void Work::fail(Failure failure) noexcept {
+  failure_ = std::move(failure);
+  finish(kDone | kFailed);
+}
+
+void Work::finish(uint32_t flags) noexcept {
+  const uint32_t before = state_.fetch_or(flags);
+  if ((before & kSleepers) != 0) futex_wake_all(state_);
+  if (!has_callbacks_.load()) return;
+  std::vector<std::function<void()>> callbacks;
+  {
+    const std::lock_guard lock(mutex_);
+    callbacks.swap(callbacks_);
+  }
+  for (auto& callback : callbacks) callback();
+}
+
+}  // namespace fastgpu
