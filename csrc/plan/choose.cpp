@@ -1,0 +1,61 @@
+#include "plan/choose.h"
+
+#include <algorithm>
+#include <array>
+
+#include "plan/schedule.h"
+
+namespace fastgpu {
+namespace {
+
+// A lane with less than this is all latency: splitting further cannot pay.
+constexpr uint64_t kLeastLaneBytes = 64 * 1024;
+constexpr std::array<int, 3> kLaneCounts{1, 2, kMaxChosenLanes};
+
+bool has(std::span<const Algorithm> algorithms, Algorithm algorithm) {
+  return std::find(algorithms.begin(), algorithms.end(), algorithm) != algorithms.end();
+}
+
+bool sensible(Algorithm algorithm, const Placement& placement) {
+  return algorithm != Algorithm::kHierarchical ||
+         (placement.hosts > 1 && placement.most_per_host > 1);
+}
+
+// The algorithms to compare: one where the caller, determinism or the collective leaves no choice.
+std::span<const Algorithm> candidates(const ChooseRequest& request,
+                                      std::span<const Algorithm> algorithms) {
+  const auto only = [&](Algorithm algorithm) {
+    return std::span(std::find(algorithms.begin(), algorithms.end(), algorithm), 1);
+  };
+  if (request.deterministic && has(algorithms, Algorithm::kDirect)) return only(Algorithm::kDirect);
+  if (request.forced == Algorithm::kAuto) return algorithms;
+  return only(has(algorithms, request.forced) ? request.forced : algorithms.front());
+}
+
+}  // namespace
+
+Choice choose(const ChooseRequest& request, const Constants& constants) {
+  const auto algorithms = candidates(request, algorithms_of(request.collective));
+  PriceRequest price{
+      .collective = request.collective, .bytes = request.bytes, .placement = request.placement};
+  Choice best;
+  double best_us = -1;
+  for (const Algorithm algorithm : algorithms) {
+    if (algorithms.size() > 1 && !sensible(algorithm, request.placement)) continue;
+    for (const int lanes : kLaneCounts) {
+      if (request.lanes > 0 && lanes > 1) break;
+      if (lanes > 1 && request.bytes / static_cast<uint64_t>(lanes) < kLeastLaneBytes) break;
+      price.algorithm = algorithm;
+      price.lanes = request.lanes > 0 ? request.lanes : lanes;
+      price.chunk_bytes = tree_chunk_bytes(price, constants);
+      const double us = predict_us(price, constants);
+      if (best_us < 0 || us < best_us) {
+        best_us = us;
+        best = {algorithm, price.lanes, price.chunk_bytes};
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace fastgpu
