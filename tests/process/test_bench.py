@@ -1,0 +1,110 @@
+"""The benchmark in real processes: it ends well on a right backend, and catches a wrong one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastgpu_comm import launch
+from fastgpu_comm.cli.bench import NAMES
+
+QUICK = ["--budget", "0.01", "--min-calls", "2", "--warmup", "1", "--timeout", "60"]
+
+# Runs the command's rank with one element of every result of one collective spoilt.
+SPOILT = """
+import sys
+import torch.distributed as dist
+from fastgpu_comm.cli import main
+right = getattr(dist, sys.argv[1])
+def wrong(tensor, *arguments, **named):
+    right(tensor, *arguments, **named)
+    tensor.view(-1)[-1] += 1
+setattr(dist, sys.argv[1], wrong)
+sys.exit(main(sys.argv[2:]))
+"""
+
+# Runs the command's rank where rank 1's calls raise.
+BROKEN = """
+import os, sys
+import torch.distributed as dist
+from fastgpu_comm.cli import main
+right = dist.all_reduce
+def broken(tensor, *arguments, **named):
+    if tensor.numel() == 16:
+        raise RuntimeError(f"refused on {os.environ['RANK']}")
+    right(tensor, *arguments, **named)
+dist.all_reduce = broken
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastgpu_comm", "bench", *arguments, *QUICK]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_every_collective_is_right_on_gloo(world_size: int, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    sizes = ["-b", "96", "-e", "9600", "-f", "100"]
+    ended = bench(
+        *["all", "--backend", "gloo", "--nproc", str(world_size), *sizes],
+        *["--json", str(output), "--plot", str(tmp_path / "out.png")],
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    written = json.loads(output.read_text())
+    assert {row["collective"] for row in written["rows"]} == set(NAMES)
+    assert [row for row in written["rows"] if row["wrong"] or row["error"]] == []
+    assert all(row["timing"]["calls"] >= 2 for row in written["rows"])
+    assert written["world_size"] == world_size
+    assert "Out of bounds values : 0 OK" in ended.stdout
+    assert (tmp_path / "out.png").exists()
+
+
+def test_dtypes_reductions_and_touching(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    ended = bench(
+        *["all_reduce", "reduce_scatter", "--backend", "gloo", "-b", "4096", "-e", "4096"],
+        *["--dtype", "int32,uint8", "--redop", "sum,prod,min,max,band,bor,bxor"],
+        *["--touch", "--json", str(output)],
+    )
+    rows = json.loads(output.read_text())["rows"]
+    assert {(row["dtype"], row["redop"]) for row in rows} == {
+        (dtype, redop)
+        for dtype in ("int32", "uint8")
+        for redop in ("sum", "prod", "min", "max", "band", "bor", "bxor")
+    }
+    assert [row for row in rows if row["wrong"]] == []
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("collective", ["all_reduce", "broadcast", "all_to_all"])
+def test_a_wrong_collective_is_caught(collective: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    name = "all_to_all_single" if collective == "all_to_all" else collective
+    status = launch.launch(
+        [
+            *[sys.executable, "-c", SPOILT, name, "bench", collective, "--backend", "gloo"],
+            *["-b", "64", "-e", "64", "--json", str(output), *QUICK],
+        ],
+        2,
+    )
+    assert status == 1
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["wrong"] for row in rows] == [4]  # one on each of 2 ranks, before and after
+
+
+def test_a_failing_call_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    status = launch.launch(
+        [
+            *[sys.executable, "-c", BROKEN, "bench", "all_reduce", "--backend", "gloo"],
+            *["-b", "32", "-e", "128", "-f", "2", "--json", str(output), *QUICK],
+        ],
+        2,
+    )
+    assert status == 1
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["error"] for row in rows] == [None, "rank 0: RuntimeError: refused on 0", None]

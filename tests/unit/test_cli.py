@@ -1,0 +1,59 @@
+"""The command's help, its version, and what it says about arguments that make no sense."""
+
+import subprocess
+import sys
+
+import pytest
+
+import fastgpu_comm
+from fastgpu_comm.cli import main
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == fastgpu_comm.__version__
+
+
+def test_reading_arguments_needs_neither_torch_nor_matplotlib() -> None:
+    program = (
+        "import sys\n"
+        "from fastgpu_comm.cli.main import build_parser\n"
+        "build_parser()\n"
+        "print([m for m in ('matplotlib', 'tensorboard', 'rich') if m in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-b", "4z"], "'4z' is not a size"),
+        (["--dtype", "float31"], "'float31' is none of"),
+        (["--redop", "sum,sum"], "not a list of different names"),
+        (["-f", "2", "-i", "8"], "not allowed with"),
+    ],
+)
+def test_arguments_that_cannot_be_read(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "all_reduce", *arguments])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-b", "8M", "-e", "1K"], "is above the last"),
+        (["--backend", "gloo,nope"], "no backend 'nope'"),
+        (["--backend", "gloo", "--root", "2"], "root 2 is none of the 2 ranks"),
+        (["--backend", "gloo", "--nproc", "1"], "nobody to talk to"),
+        (["--backend", "gloo", "--dtype", "float32", "--redop", "bxor"], "bxor is for whole"),
+        (["--backend", "gloo", "-e", "8", "--dtype", "complex128"], "no size has an element"),
+    ],
+)
+def test_arguments_that_contradict_each_other(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(["bench", "all_reduce", *arguments])
