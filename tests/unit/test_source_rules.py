@@ -1,0 +1,95 @@
+"""Every source file keeps the rules of size and of layers; and the rules find what breaks them."""
+
+import source_rules
+from source_rules import ROOT
+
+LAYERS = source_rules.layers((ROOT / "csrc" / "CMakeLists.txt").read_text())
+
+
+def test_sources_are_found() -> None:
+    names = {str(path.relative_to(ROOT)) for path in source_rules.sources()}
+    assert {"tests/check.h", "tools/source_rules.py", "csrc/base/error.h"} <= names
+
+
+def test_files_and_functions_are_small() -> None:
+    broken = [
+        what
+        for path in source_rules.sources()
+        for what in source_rules.broken(str(path.relative_to(ROOT)), path.read_text())
+    ]
+    assert broken == []
+
+
+def test_no_layer_includes_what_it_does_not_link() -> None:
+    csrc = ROOT / "csrc"
+    forbidden = [
+        what
+        for path in source_rules.sources()
+        if path.is_relative_to(csrc)
+        for what in source_rules.forbidden_includes(
+            str(path.relative_to(csrc)), path.read_text(), LAYERS
+        )
+    ]
+    assert forbidden == []
+
+
+def test_plan_never_sees_transport() -> None:
+    assert "transport" not in LAYERS["plan"]
+    assert LAYERS["base"] == {"base"}
+    assert LAYERS["comm"] >= {"base", "plan", "transport", "engine"}
+
+
+def test_a_wrong_include_is_found() -> None:
+    for include in ('"transport/channel.h"', '"engine/work.h"', "<torch/torch.h>", "<Python.h>"):
+        text = f"#include <vector>\n#include {include}\n"
+        assert len(source_rules.forbidden_includes("plan/ring.cpp", text, LAYERS)) == 1
+    assert source_rules.forbidden_includes("plan/ring.cpp", '#include "base/span.h"', LAYERS) == []
+    assert source_rules.forbidden_includes("torch/work.cpp", "#include <Python.h>", LAYERS) == []
+
+
+def cpp_function(lines: int) -> str:
+    return (
+        "int long_one(int a,\n             int b) {\n"
+        + "  a += b;\n" * (lines - 4)
+        + "  return a;\n}\n"
+    )
+
+
+def test_a_long_cpp_function_is_found_wherever_it_stands() -> None:
+    long_one = cpp_function(70)
+    for before, after in [
+        ("", ""),
+        ("namespace fastgpu {\nnamespace {\n", "}\n}\n"),
+        ("template <typename T>\nstruct Thing : Base {\n  int x_{0};\n public:\n", "};\n"),
+        ("template <class T>\nT other(std::vector<T> a) { return a[0]; }\n", ""),
+        ("// { a comment\nconst char* text = \"{\"; char c = '{';\nconstexpr int n = 1'000;\n", ""),
+        ("#define OPEN {\nenum class E : int { kA, kB };\n", ""),
+    ]:
+        assert source_rules.broken("a.cpp", before + long_one + after) == [
+            "a.cpp long_one: 70 lines"
+        ]
+        assert source_rules.broken("a.cpp", before + cpp_function(69) + after) == []
+
+
+def test_a_type_may_be_longer_than_a_function() -> None:
+    methods = "".join(f"  int f{i}() const {{ return {i}; }}\n" for i in range(100))
+    assert (
+        source_rules.broken("a.h", f"class A final : public B {{\n public:\n{methods}}};\n") == []
+    )
+
+
+def test_a_long_or_wide_python_file_is_found() -> None:
+    body = "    x = 1\n" * 69
+    assert source_rules.broken("a.py", f"def f():\n{body}") == ["a.py f: 70 lines"]
+    assert source_rules.broken("a.py", f'def f():\n    """Doc."""\n{body[10:]}') == []
+    assert source_rules.broken("a.py", "def f(a, b, c, d, e, g, *, h): ...\n") == [
+        "a.py f: 7 parameters"
+    ]
+    assert source_rules.broken("a.py", "x = 1\n" * 400) == ["a.py: 400 lines"]
+    assert source_rules.broken("a.py", "#" * 101) == ["a.py:1: 101 columns"]
+
+
+def test_every_exception_has_a_reason_and_a_file() -> None:
+    for what, reason in source_rules.EXCEPTIONS.items():
+        assert len(reason) > 20
+        assert (ROOT / what.split()[0].split(":")[0]).is_file()
