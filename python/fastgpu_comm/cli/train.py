@@ -76,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if launch.is_rank():
         return _run_as_rank(options)
     print(f"starting   {arguments.nproc} worker processes", flush=True)
-    return launch.launch(_command_of_a_rank(arguments), arguments.nproc)
+    command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
+    return launch.launch(command, arguments.nproc)
 
 
 def _run_as_rank(options: DemoOptions) -> int:
@@ -88,16 +89,6 @@ def _run_as_rank(options: DemoOptions) -> int:
         print(f"fastgpu-comm train: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _command_of_a_rank(arguments: argparse.Namespace) -> list[str]:
-    """Returns the command line that these arguments came from, for this interpreter."""
-    command = [sys.executable, "-m", "fastgpu_comm", "train"]
-    for name, value in vars(arguments).items():
-        if name != "run" and value is not None and value is not False:
-            command.append("--" + name.replace("_", "-"))
-            command.extend([] if value is True else [str(value)])
-    return command
 
 
 def _options(arguments: argparse.Namespace) -> DemoOptions:

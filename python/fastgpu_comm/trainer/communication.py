@@ -73,7 +73,7 @@ class GradientTraffic:
         last_completion = max(end for _, end in self._completions)
         self._waited_s += sum(end - start for start, end in self._launches)
         self._waited_s += max(0.0, last_completion - last_launch)
-        self._in_flight_s += _union(self._completions)
+        self._in_flight_s += union_s(self._completions)
         self._launches.clear()
         self._completions.clear()
 
@@ -118,7 +118,8 @@ class GradientTraffic:
         return reduced
 
 
-def _union(intervals: list[tuple[float, float]]) -> float:
+def union_s(intervals: list[tuple[float, float]]) -> float:
+    """Returns the time that the intervals (start, end) cover together."""
     total, reached = 0.0, 0.0
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))

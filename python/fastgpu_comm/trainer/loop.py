@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,8 +30,6 @@ from fastgpu_comm.trainer.precision import Precision
 from fastgpu_comm.trainer.ranks import Ranks
 from fastgpu_comm.trainer.recorder import Recorder, TrainResult
 from fastgpu_comm.trainer.settings import TrainerSettings
-
-Scheduler: TypeAlias = LRScheduler | ReduceLROnPlateau
 
 _LOG = logging.getLogger(__name__)
 _MAY_DIFFER = ("folder", "checkpoint_folder", "progress", "tensorboard")
@@ -55,7 +53,7 @@ class Trainer:
         datasets: Datasets,
         objective: Objective,
         settings: TrainerSettings,
-        scheduler: Scheduler | None = None,
+        scheduler: LRScheduler | None = None,
     ) -> None:
         """Prepares a run; a collective when the model is trained with others.
 
@@ -150,7 +148,8 @@ class Trainer:
             self._optimizer, self.settings.clip_norm
         )
         self._optimizer.zero_grad()
-        if stepped and isinstance(self._scheduler, LRScheduler):
+        per_evaluation = isinstance(self._scheduler, ReduceLROnPlateau)
+        if stepped and self._scheduler is not None and not per_evaluation:
             self._scheduler.step()
         self.step += 1
         self._train_s += time.perf_counter() - start

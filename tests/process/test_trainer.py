@@ -1,0 +1,126 @@
+"""The trainer over several ranks, against the same training in this process alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from fastgpu_comm import launch
+from fastgpu_comm.trainer.metrics import read
+
+RANKS_PROGRAM = Path(__file__).with_name("trainer_ranks.py")
+
+
+def load_program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("trainer_ranks", RANKS_PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ranks = load_program()
+
+
+class Job:
+    """What three ranks wrote down, case by case."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def seen(self, case: str) -> list[dict[str, Any]]:
+        paths = [self.folder / f"{case}-{rank}.json" for rank in range(3)]
+        return [json.loads(path.read_text()) for path in paths]
+
+    def losses(self, case: str, event: str = "train") -> dict[int, float]:
+        return losses(self.folder / case, event)
+
+
+def losses(folder: Path, event: str = "train") -> dict[int, float]:
+    """By step; of a step that was run twice, the last."""
+    return {r["step"]: r["loss"] for r in read(folder / "metrics.jsonl") if r["event"] == event}
+
+
+@pytest.fixture(scope="module", params=["gloo"])
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, str(RANKS_PROGRAM), request.param, str(folder)]
+    assert launch.launch(command, 3) == 0
+    return Job(folder)
+
+
+def assert_same_training(job: Job, case: str, alone: Path, model: torch.nn.Module) -> None:
+    """Same losses at every step and the same weights on every rank, to rounding."""
+    for event in ("train", "evaluation"):
+        expected = losses(alone, event)
+        assert len(expected) >= 3
+        assert job.losses(case, event) == pytest.approx(expected, rel=1e-4)
+    seen = [one["weights"] for one in job.seen(case) if one]
+    assert all(one == seen[0] for one in seen)
+    for weight, parameter in zip(seen[0], model.parameters(), strict=True):
+        torch.testing.assert_close(torch.tensor(weight), parameter.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_two_ranks_train_as_one_process_does(job: Job, tmp_path: Path) -> None:
+    model = ranks.network()
+    result = ranks.train(model, tmp_path)
+    assert_same_training(job, "two_of_three_ranks", tmp_path, model)
+    for seen in job.seen("two_of_three_ranks")[:2]:
+        assert seen["samples"] == result.samples
+        assert seen["evaluation_loss"] == pytest.approx(result.evaluation_loss, rel=1e-4)
+
+
+def test_the_gradients_way_is_timed_and_counted(job: Job) -> None:
+    gradient_bytes = sum(4 * p.numel() for p in ranks.network().parameters())
+    for seen in job.seen("two_of_three_ranks")[:2]:
+        assert 0 < seen["waited_s"] <= seen["in_flight_s"] < seen["train_s"]
+        if not seen["bytes_counted"]:
+            assert seen["bytes_sent"] == ranks.STEPS * gradient_bytes
+        assert seen["bytes_sent"] >= ranks.STEPS * gradient_bytes
+    (record, *_) = read(job.folder / "two_of_three_ranks" / "metrics.jsonl")
+    assert record["communication_share"] == pytest.approx(
+        record["communication_waited_s"] / record["train_s"]
+    )
+
+
+@pytest.mark.parametrize(("case", "batch"), [("uneven_ranks", 8), ("ranks_without_samples", 2)])
+def test_any_number_of_samples_a_rank_takes_the_same_steps(
+    job: Job, case: str, batch: int, tmp_path: Path
+) -> None:
+    model = ranks.network()
+    ranks.train(model, tmp_path, batch_size=batch)
+    assert_same_training(job, case, tmp_path, model)
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(job: Job) -> None:
+    through = losses(job.folder / "resumed" / "through")
+    assert through.keys() == set(range(1, 8))
+    assert losses(job.folder / "resumed" / "stopped") == through
+    for seen in job.seen("resumed"):
+        assert len(seen["same"]) == 6
+        assert all(seen["same"])
+
+
+def test_damaged_checkpoints_are_refused_on_every_rank(job: Job) -> None:
+    for seen in job.seen("damaged"):
+        assert seen["samples"] == 6  # step 9 again, the small last batch of an epoch
+        assert seen["error"].startswith("CheckpointError: ")
+        assert "cut off" in seen["error"]
+        assert "No good checkpoint is left" in seen["error"]
+
+
+def test_ranks_stop_early_together(job: Job) -> None:
+    assert job.seen("early_stop") == [{"step": 6, "stopped_early": True}] * 3
+
+
+def test_ranks_that_were_told_different_things_say_so(job: Job) -> None:
+    for seen in job.seen("disagreement"):
+        assert "TrainerSettings.batch_size is 8 on rank 0 and 9 on rank 1" in seen["error"]

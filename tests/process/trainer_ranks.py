@@ -1,0 +1,192 @@
+"""A rank of the jobs that test_trainer.py starts: runs every case, writes down what it saw.
+
+Usage: trainer_ranks.py BACKEND FOLDER, in the environment of a job of three ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from fastgpu_comm import Trainer
+from fastgpu_comm.trainer import Datasets, Outcome, TrainerSettings, TrainResult, classification
+
+STEPS = 9
+SAMPLES = 22
+SETTINGS: dict[str, Any] = {
+    "steps": STEPS,
+    "batch_size": 8,
+    "log_every": 1,
+    "evaluate_every": 3,
+    "clip_norm": 1.0,
+    "progress": False,
+    "tensorboard": False,
+}
+
+
+class InterruptionError(Exception):
+    """Stands for whatever ends a run half-way."""
+
+
+def samples(count: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs, and whether their first number is above zero."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(count, 6, generator=generator)
+    return list(zip(inputs, (inputs[:, 0] > 0).long(), strict=True))
+
+
+def network(dropout: float = 0.0, width: int = 16) -> nn.Module:
+    """The same weights at every call."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, width), nn.Tanh(), nn.Linear(width, width), nn.Dropout(dropout),
+        nn.Linear(width, 2),
+    )  # fmt: skip
+
+
+def train(
+    model: nn.Module, folder: Path | None, objective: Any = classification, **settings: Any
+) -> TrainResult:
+    """Trains for a few steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    return Trainer(
+        model,
+        optimizer,
+        Datasets(samples(SAMPLES), samples(7)),
+        objective,
+        TrainerSettings(**{**SETTINGS, "folder": folder, **settings}),
+        CosineAnnealingLR(optimizer, STEPS),
+    ).fit()
+
+
+def two_of_three_ranks(folder: Path) -> dict[str, Any]:
+    """A model wrapped by hand, over a group that not all ranks are in."""
+    group = dist.new_group([0, 1])
+    if dist.get_rank() == 2:
+        return {}
+    model = DistributedDataParallel(network(), process_group=group)
+    result = train(model, folder, accumulation=2)
+    return {
+        "samples": result.samples,
+        "evaluation_loss": result.evaluation_loss,
+        "bytes_sent": result.bytes_sent,
+        "bytes_counted": result.bytes_counted,
+        "in_flight_s": result.in_flight_s,
+        "waited_s": result.waited_s,
+        "train_s": result.train_s,
+        "weights": [p.tolist() for p in model.module.parameters()],
+    }
+
+
+def uneven_ranks(folder: Path) -> dict[str, Any]:
+    """Batches of 8 and 6 over three ranks."""
+    model = network()
+    result = train(model, folder)
+    return {"samples": result.samples, "weights": [p.tolist() for p in model.parameters()]}
+
+
+def ranks_without_samples(folder: Path) -> dict[str, Any]:
+    """Batches of two over three ranks: one rank only helps to add up."""
+    model = network()
+    result = train(model, folder, batch_size=2)
+    return {"samples": result.samples, "weights": [p.tolist() for p in model.parameters()]}
+
+
+def resumed(folder: Path) -> dict[str, Any]:
+    """A run that never stopped, and one that was interrupted and taken up again.
+
+    The model is large enough for several of DDP's buckets, which it regroups after a pass.
+    """
+    settings = {"checkpoint_every": 4, "steps": 7}
+
+    def fresh() -> nn.Module:
+        return DistributedDataParallel(network(dropout=0.5, width=300), bucket_cap_mb=0.1)
+
+    through, calls = fresh(), 0
+    train(through, folder / "through", **settings)
+
+    def objective(model: nn.Module, batch: Any) -> Outcome:
+        nonlocal calls
+        calls += model.training
+        if calls > 6:
+            raise InterruptionError
+        return classification(model, batch)
+
+    try:
+        train(fresh(), folder / "stopped", objective, **settings)
+    except InterruptionError:
+        torch.manual_seed(99)
+    again = fresh()
+    train(again, folder / "stopped", resume=True, **settings)
+    same = [
+        torch.equal(a, b) for a, b in zip(through.parameters(), again.parameters(), strict=True)
+    ]
+    return {"same": same}
+
+
+def damaged(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint is cut off, then the only other one too."""
+    folder = folder / "shared"
+    train(network(), folder, checkpoint_every=4)
+    newest = folder / "checkpoints" / f"step-{STEPS:012d}.ckpt"
+    older = folder / "checkpoints" / "step-000000000008.ckpt"
+    if dist.get_rank() == 0:
+        newest.write_bytes(newest.read_bytes()[:1000])
+    result = train(network(), folder, checkpoint_every=4, resume=True)
+    if dist.get_rank() == 0:
+        for path in (newest, older):
+            path.write_bytes(path.read_bytes()[:1000])
+    seen = {"samples": result.samples}
+    try:
+        train(network(), folder, resume=True)
+    except Exception as error:
+        return {**seen, "error": f"{type(error).__name__}: {error}"}
+    return seen
+
+
+def early_stop(folder: Path) -> dict[str, Any]:
+    """Nothing counts as an improvement after the first evaluation."""
+    result = train(network(), folder, patience=1, min_improvement=10.0)
+    return {"step": result.step, "stopped_early": result.stopped_early}
+
+
+def disagreement(folder: Path) -> dict[str, Any]:
+    """Rank 1 was given another batch size."""
+    try:
+        train(network(), folder, batch_size=8 + (dist.get_rank() == 1))
+    except ValueError as error:
+        return {"error": str(error)}
+    return {}
+
+
+CASES = (
+    two_of_three_ranks, uneven_ranks, ranks_without_samples, resumed, damaged, early_stop,
+    disagreement,
+)  # fmt: skip
+
+
+def main() -> None:
+    """Runs the cases, one after the other."""
+    backend, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.WARNING)
+    dist.init_process_group(backend)
+    for case in CASES:
+        seen = case(folder / case.__name__)
+        path = folder / f"{case.__name__}-{dist.get_rank()}.json"
+        path.write_text(json.dumps(seen), encoding="utf-8")
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
