@@ -42,9 +42,13 @@ class SymmetricHeap {
     UniqueFd fd;
     std::byte* base = nullptr;
     std::size_t size_bytes = 0;
-    std::map<uint64_t, uint64_t> free_ranges;  // offset -> size
+    std::map<uint64_t, uint64_t> free_ranges;  // offset -> size; neighbours merged, all zeros
     std::map<uint64_t, uint64_t> used_ranges;
+
+    std::byte* take(std::size_t wanted);  // first fit; nullptr when nothing fits
   };
+  static Segment make_segment(std::size_t size_bytes);
+
   mutable std::mutex mutex_;
   std::vector<Segment> segments_;
 };
