@@ -8,24 +8,12 @@
 #include <cerrno>
 
 #include "base/error.h"
+#include "transport/fence.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-
-// ThreadSanitizer does not model fences, and gcc says so. Nothing is hidden by that: the data whose
-// coming a bell tells of is published by release and acquire where it lies.
-void fence() noexcept {
-#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wtsan"
-#endif
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-}
 
 }  // namespace
 
@@ -80,7 +68,7 @@ void Doorbell::unmap() noexcept {
 }
 
 void Doorbell::ring() noexcept {
-  fence();
+  fence(std::memory_order_seq_cst);
   if (page_->sleeping.load(std::memory_order_relaxed) == 0) return;
   // Of several ringers one pays for the system call. (Killed just here, it wakes nobody; its death
   // wakes them all.)
@@ -92,7 +80,7 @@ void Doorbell::ring() noexcept {
 
 void Doorbell::prepare_sleep() noexcept {
   page_->sleeping.store(1, std::memory_order_relaxed);
-  fence();
+  fence(std::memory_order_seq_cst);
 }
 
 void Doorbell::finish_sleep() noexcept {

@@ -1,0 +1,224 @@
+#include "transport/shm.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "transport/fence.h"
+#include "transport/shm_ring.h"
+
+namespace fastgpu {
+namespace {
+
+// Below this a copy costs less than to wait until the receiver is done.
+constexpr uint64_t kReferenceBytes = 4096;
+// What one call takes from symmetric memory, so that other channels get their turn.
+constexpr uint64_t kReferencePieceBytes = 256 * 1024;
+
+class ShmSender : public SendChannel {
+ public:
+  ShmSender(const UniqueFd& ring, std::shared_ptr<Doorbell> peer, const SymmetricHeap* heap,
+            std::function<void(uint32_t)> share)
+      : ring_(ring), peer_(std::move(peer)), heap_(heap), share_(std::move(share)) {}
+  ~ShmSender() override { close(); }
+  ShmSender(const ShmSender&) = delete;
+  ShmSender& operator=(const ShmSender&) = delete;
+
+  Io try_send(Outgoing& frame) override {
+    if (ring_.closed()) return Io::kClosed;
+    if (referenced_) return await_receiver(frame);
+    if (!has_room()) return Io::kBlocked;
+    if (frame.progress == 0 && refer(frame)) return Io::kMoved;
+    do {
+      publish_piece(frame);
+    } while (!frame.done && has_room());
+    return Io::kMoved;
+  }
+
+  void hang_up() noexcept override { close(); }
+
+ private:
+  void close() noexcept {
+    ring_.words().sender_closed.store(1, std::memory_order_release);
+    peer_->ring();
+  }
+
+  bool has_room() {
+    if (published_ - consumed_ < ring_.slots()) return true;
+    load_consumed();
+    return published_ - consumed_ < ring_.slots();
+  }
+
+  void load_consumed() { consumed_ = ring_.words().consumed.load(std::memory_order_acquire); }
+
+  void publish(uint64_t flag) {
+    ring_.control(published_).flag.store(flag, std::memory_order_release);
+    ++published_;
+    peer_->ring();
+  }
+
+  void publish_piece(Outgoing& frame) {
+    SlotControl& control = ring_.control(published_);
+    const uint64_t size_bytes = frame.header.size_bytes;
+    if (frame.progress == 0) control.header = frame.header;
+    const uint64_t piece = std::min(size_bytes - frame.progress, ring_.piece_bytes(size_bytes));
+    std::byte* target =
+        size_bytes <= kInlineBytes ? control.inline_bytes.data() : ring_.payload(published_);
+    if (piece > 0) std::memcpy(target, frame.payload + frame.progress, piece);
+    frame.progress += piece;
+    frame.done = frame.progress == size_bytes;
+    publish(data_flag(published_));
+  }
+
+  // Passes on where the payload lies, if it lies in symmetric memory.
+  bool refer(const Outgoing& frame) {
+    if (heap_ == nullptr || frame.header.size_bytes < kReferenceBytes) return false;
+    const auto span = heap_->find(frame.payload, frame.header.size_bytes);
+    if (!span) return false;
+    if (std::ranges::find(shared_, span->segment) == shared_.end()) {
+      share_(span->segment);
+      shared_.push_back(span->segment);
+    }
+    SlotControl& control = ring_.control(published_);
+    control.header = frame.header;
+    std::memcpy(control.inline_bytes.data(), &*span, sizeof *span);
+    referenced_ = true;
+    publish(reference_flag(published_));
+    return true;
+  }
+
+  Io await_receiver(Outgoing& frame) {
+    load_consumed();
+    if (consumed_ != published_) return Io::kBlocked;
+    referenced_ = false;
+    frame.progress = frame.header.size_bytes;
+    frame.done = true;
+    return Io::kMoved;
+  }
+
+  const ShmRing ring_;
+  const std::shared_ptr<Doorbell> peer_;
+  const SymmetricHeap* const heap_;
+  const std::function<void(uint32_t)> share_;
+  std::vector<uint32_t> shared_;  // segments that the peer was given
+  uint64_t published_ = 0;        // slots
+  uint64_t consumed_ = 0;         // slots, as last seen
+  bool referenced_ = false;       // the frame being sent waits for the receiver
+};
+
+class ShmReceiver : public RecvChannel {
+ public:
+  ShmReceiver(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
+              std::shared_ptr<PeerSegments> segments)
+      : ring_(ring),
+        peer_(std::move(peer)),
+        segments_(std::move(segments)),
+        publish_every_(std::max<uint64_t>(ring_.slots() / 4, 1)) {}
+  ~ShmReceiver() override { close(); }
+  ShmReceiver(const ShmReceiver&) = delete;
+  ShmReceiver& operator=(const ShmReceiver&) = delete;
+
+  Io peek(FrameHeader& header) override {
+    if (!in_frame_) {
+      if (!arrived() && (!ring_.closed() || !arrived())) return nothing();
+      begin_frame();
+    }
+    header = header_;
+    return Io::kMoved;
+  }
+
+  Io try_recv(Incoming& incoming) override {
+    if (!in_frame_) return nothing();
+    if (by_reference_) return take_reference(incoming);
+    const uint64_t piece_bytes = ring_.piece_bytes(header_.size_bytes);
+    uint64_t pieces = 0;
+    // At most a ring's worth, so that other channels get their turn.
+    for (; in_frame_ && pieces < ring_.slots(); ++pieces) {
+      if (!arrived() && (pieces > 0 || !ring_.closed() || !arrived())) break;
+      const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes, piece_bytes);
+      incoming.take(header_.size_bytes <= kInlineBytes ? control().inline_bytes.data()
+                                                       : ring_.payload(consumed_),
+                    piece);
+      in_frame_ = !incoming.done;
+      ++consumed_;
+      if (consumed_ - published_ >= publish_every_) publish(false);
+    }
+    return pieces > 0 ? Io::kMoved : nothing();
+  }
+
+  void hang_up() noexcept override { close(); }
+
+ private:
+  void close() noexcept {
+    ring_.words().receiver_closed.store(1, std::memory_order_release);
+    peer_->ring();
+  }
+
+  Io nothing() const { return ring_.closed() ? Io::kClosed : Io::kBlocked; }
+  const SlotControl& control() const { return ring_.control(consumed_); }
+  bool arrived() const {
+    return control().flag.load(std::memory_order_acquire) >= data_flag(consumed_);
+  }
+
+  void begin_frame() {
+    in_frame_ = true;
+    header_ = control().header;
+    by_reference_ = control().flag.load(std::memory_order_relaxed) == reference_flag(consumed_);
+    if (by_reference_) std::memcpy(&span_, control().inline_bytes.data(), sizeof span_);
+  }
+
+  Io take_reference(Incoming& incoming) {
+    const std::byte* source = segments_->at(span_, header_.size_bytes);
+    if (source == nullptr) return nothing();
+    const uint64_t piece =
+        std::min(incoming.size_bytes - incoming.received_bytes, kReferencePieceBytes);
+    incoming.take(source + incoming.received_bytes, piece);
+    fence(std::memory_order_acquire);
+    if (ring_.closed()) {
+      incoming.done = false;
+      return Io::kClosed;
+    }
+    if (incoming.done) {
+      in_frame_ = false;
+      ++consumed_;
+      publish(true);
+    }
+    return Io::kMoved;
+  }
+
+  // Gives the slots taken since the last time back to the sender.
+  void publish(bool awaited) {
+    const uint64_t last = published_ + ring_.slots() - 1;
+    published_ = consumed_;
+    ring_.words().consumed.store(published_, std::memory_order_release);
+    fence(std::memory_order_seq_cst);
+    const uint64_t flag = ring_.control(last).flag.load(std::memory_order_relaxed);
+    if (awaited || flag >= data_flag(last)) peer_->ring();
+  }
+
+  const ShmRing ring_;
+  const std::shared_ptr<Doorbell> peer_;
+  const std::shared_ptr<PeerSegments> segments_;
+  const uint64_t publish_every_;  // slots
+  uint64_t consumed_ = 0;         // slots
+  uint64_t published_ = 0;        // slots that the sender was told of
+  bool in_frame_ = false;         // peek showed header_, and not all of its payload was taken
+  bool by_reference_ = false;
+  FrameHeader header_;
+  SegmentSpan span_;
+};
+
+}  // namespace
+
+std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
+                                             const SymmetricHeap* heap,
+                                             std::function<void(uint32_t segment)> share) {
+  return std::make_unique<ShmSender>(ring, std::move(peer), heap, std::move(share));
+}
+
+std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
+                                               std::shared_ptr<PeerSegments> segments) {
+  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(segments));
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,97 @@
+// The layout of a shared-memory ring: a page of words about the ring, a control line a slot, and
+// the slots' payload.
+//
+// Slot n (counted for ever, it lies at n mod slots) holds the n-th piece that was sent. Its flag is
+// 2 (n + 1), plus 1 when it names symmetric memory instead of holding bytes. The first slot of a
+// frame holds the frame's header, the others only bytes. How a frame is cut follows from its size,
+// so both ends know it.
+//
+// Invariants (each word has one writer; all hold on weakly ordered CPUs, too):
+//  1. The sender writes slot n only after it read, with acquire, consumed > n - slots: whatever the
+//     receiver read there before is over.
+//  2. The sender stores the flag of slot n last, with release; the receiver reads a slot only after
+//     it loaded that flag with acquire. So header and payload, also payload in symmetric memory,
+//     are seen whole.
+//  3. The receiver stores `consumed` with release after its last read of the slots, and of the
+//     symmetric memory, that it covers. It may lag behind by less than a quarter of the ring; never
+//     when a slot named symmetric memory, for then the sender waits for just that.
+//  4. Each end, after it published, fences and then looks whether the other may sleep (see
+//     doorbell.h). The receiver looks only if the ring was full: else nobody waits for room.
+//  5. An end stores its `closed` with release after all that it published. The receiver reads what
+//     is there and only then reports it. Bytes taken from symmetric memory count only if, after
+//     they were read, nobody had closed: until then the sender kept them as they were.
+//
+// A broken or hostile peer can make frames nonsense, but not make this process read or write
+// outside the mapping: sizes are sealed into the file, and read once, at the start.
+// Ownership: one mapping each end. Threading: the channel's, close() from any thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/unique_fd.h"
+#include "transport/channel.h"
+#include "transport/segment.h"
+#include "transport/shm.h"
+
+namespace fastgpu {
+
+inline constexpr std::size_t kInlineBytes = 16;
+// A frame that fits few slots is cut smaller, so that the receiver copies out one piece while the
+// sender copies in the next.
+inline constexpr uint64_t kLeastPieceBytes = 4096;
+inline constexpr uint64_t kPiecesWanted = 4;
+
+// One cache line: a frame of up to 16 bytes costs one transfer from core to core.
+struct alignas(64) SlotControl {
+  std::atomic<uint64_t> flag;
+  FrameHeader header;
+  std::array<std::byte, kInlineBytes> inline_bytes;  // or a SegmentSpan
+};
+static_assert(sizeof(SlotControl) == 64 && sizeof(SegmentSpan) <= kInlineBytes);
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+
+inline constexpr uint64_t data_flag(uint64_t slot) { return 2 * (slot + 1); }
+inline constexpr uint64_t reference_flag(uint64_t slot) { return 2 * (slot + 1) + 1; }
+
+// Lines apart by two, because CPUs fetch them in pairs.
+struct RingWords {
+  alignas(128) uint64_t magic;
+  uint32_t slots;
+  uint32_t slot_bytes;
+  alignas(128) std::atomic<uint64_t> consumed;  // slots; the receiver's
+  alignas(128) std::atomic<uint32_t> sender_closed;
+  std::atomic<uint32_t> receiver_closed;
+};
+inline constexpr uint64_t kRingMagic = 0x3130676e69726766;  // "fgring01"
+
+class ShmRing {
+ public:
+  // Raises RendezvousError when the file is not a sealed ring.
+  explicit ShmRing(const UniqueFd& fd);
+  ~ShmRing();
+  ShmRing(const ShmRing&) = delete;
+  ShmRing& operator=(const ShmRing&) = delete;
+
+  uint64_t slots() const noexcept { return config_.slots; }
+  RingWords& words() const noexcept { return *reinterpret_cast<RingWords*>(base_); }
+  SlotControl& control(uint64_t slot) const noexcept { return controls_[slot & mask_]; }
+  std::byte* payload(uint64_t slot) const noexcept {
+    return payloads_ + (slot & mask_) * config_.slot_bytes;
+  }
+  // Bytes of a frame of `size_bytes` that go into a slot; the last slot may hold less.
+  uint64_t piece_bytes(uint64_t size_bytes) const noexcept;
+  bool closed() const noexcept;
+
+ private:
+  ShmRingConfig config_;
+  uint64_t mask_ = 0;
+  std::size_t mapped_bytes_ = 0;
+  std::byte* base_ = nullptr;
+  SlotControl* controls_ = nullptr;
+  std::byte* payloads_ = nullptr;
+};
+
+}  // namespace fastgpu
