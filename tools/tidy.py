@@ -1,4 +1,4 @@
-"""Runs clang-tidy over the torch-free sources, in parallel: tidy.py BUILD_FOLDER [FILE...].
+"""Runs clang-tidy over the sources of a build, in parallel: tidy.py BUILD_FOLDER [FILE...].
 
 A file that passed is not looked at again until it, a project header it includes, its compile
 command or .clang-tidy changes: the stamps lie in BUILD_FOLDER/tidy.
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIGURATION = [ROOT / name for name in (".clang-tidy", "tests/.clang-tidy", "requirements.txt")]
 INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 
@@ -39,10 +40,8 @@ def project_includes(source: Path) -> frozenset[Path]:
 def stamp_name(source: Path, command: str) -> str:
     """Returns a name that changes whenever clang-tidy could say something new about `source`."""
     digest = hashlib.sha256(command.encode())
-    for path in (ROOT / ".clang-tidy", ROOT / "requirements.txt", source):
+    for path in (*CONFIGURATION, source, *sorted(project_includes(source))):
         digest.update(path.read_bytes())
-    for header in sorted(project_includes(source)):
-        digest.update(header.read_bytes())
     return digest.hexdigest()
 
 

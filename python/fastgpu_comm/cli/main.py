@@ -23,10 +23,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastgpu-comm", description=fastgpu_comm.__doc__)
     parser.add_argument("--version", action="version", version=fastgpu_comm.__version__)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in pkgutil.iter_modules(cli.__path__):
-        if module.name != "main":
-            importlib.import_module(f"{cli.__name__}.{module.name}").add_parser(subparsers)
+    for name in command_names():
+        importlib.import_module(f"{cli.__name__}.{name}").add_parser(subparsers)
     return parser
+
+
+def command_names() -> list[str]:
+    """Returns the names of the commands, in alphabetical order."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules(cli.__path__) if module.name != "main"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
