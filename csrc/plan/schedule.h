@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/call.h"
@@ -60,7 +61,8 @@ struct Schedule {
   uint64_t wire_bytes = 0;
 };
 
-// Writes down one lane. Builders speak through it; it numbers the frames.
+// Writes down one lane. Builders speak through it; it numbers the frames. Empty regions write
+// nothing down, and regions beyond kMaxFrameBytes become several steps, alike on both sides.
 class LaneBuilder {
  public:
   void send(int peer, const Region& source);
@@ -69,11 +71,19 @@ class LaneBuilder {
   void encode(const Region& source, const Region& target);
   void decode(const Region& source, const Region& target);
   void decode_reduce(const Region& source, const Region& target);
-  // A local copy: a decode without a codec. Empty regions write nothing down.
+  // A local copy: a decode without a codec.
   void copy(const Region& source, const Region& target) { decode(source, target); }
-  Lane finish() { return std::move(lane_); }
+  // A frame without payload: an arrival, an acknowledgement.
+  void send_empty(int peer);
+  void recv_empty(int peer);
+  // Ends with the handshake: a peer that only sends to me gets an empty frame as my first step, and
+  // one that only receives from me owes me one before I end. So where calls do not match, both
+  // sides of every pair that exchanges frames see it.
+  Lane finish();
 
  private:
+  void append(Verb verb, bool reduce, int peer, const Region& source, const Region& target);
+
   Lane lane_;
   std::map<int, uint32_t> sent_;
   std::map<int, uint32_t> received_;
@@ -83,13 +93,15 @@ class LaneBuilder {
 //   collective       input            data
 //   all_reduce       (unused)         count, in place
 //   reduce_scatter   n * count        count
-//   all_gather       count            n * count
+//   all_gather       count            n * count (input may be data's part `rank`)
 //   broadcast        (unused)         count, in place
 //   reduce           count            count, at the root only (may be the same memory as input)
 //   gather           count            n * count, at the root only
 //   scatter          n * count, root  count
 //   all_to_all       sum(send_counts) sum(recv_counts), parts in rank order
 //   barrier          (unused)         (unused)
+// With a count of 0 every collective but all_to_all takes the barrier's steps. Input and data that
+// are the same memory make copies between equal places, which an engine leaves out.
 struct PlanRequest {
   Collective collective = Collective::kAllReduce;
   Algorithm algorithm = Algorithm::kRing;  // never kAuto: choose has picked
@@ -102,8 +114,8 @@ struct PlanRequest {
                                       // kMaxFrameBytes whatever this says
   int root = 0;                       // of broadcast, reduce, gather, scatter
   std::span<const int> host_of;  // host index of every rank, 0-based and dense; empty: one host
-  std::span<const uint64_t> send_counts;  // all_to_all only: elements to each rank
-  std::span<const uint64_t> recv_counts;  // all_to_all only: elements from each rank
+  std::span<const uint64_t> send_counts;  // all_to_all only: elements to each rank; both empty:
+  std::span<const uint64_t> recv_counts;  // and from each rank                  `count` each
 };
 
 inline constexpr uint64_t kMaxFrameBytes = uint64_t{1} << 30;
@@ -111,6 +123,9 @@ inline constexpr uint64_t kMaxFrameBytes = uint64_t{1} << 30;
 // The schedule of `request.rank`. Pure: the same request gives the same steps on every machine.
 // Raises InvalidArgumentError for an algorithm that the collective does not have.
 Schedule build(const PlanRequest& request);
+
+// "recv_reduce(peer=1 -> data[0, 64))", for messages.
+std::string describe(const Step& step);
 
 // The algorithms `build` knows for a collective, the default one first.
 std::span<const Algorithm> algorithms_of(Collective collective);

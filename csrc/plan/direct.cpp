@@ -1,0 +1,165 @@
+#include "plan/direct.h"
+
+#include <numeric>
+#include <vector>
+
+namespace fastgpu {
+
+void reduce_in_order(LaneBuilder& steps, const Circle& circle, const Region& own,
+                     const Region& target) {
+  for (int member = 0; member < circle.size(); ++member) {
+    if (member != circle.index) {
+      const int peer = circle.ranks[static_cast<std::size_t>(member)];
+      member == 0 ? steps.recv(peer, target) : steps.recv_reduce(peer, target);
+    } else if (member != 0) {
+      steps.decode_reduce(own, target);
+    } else if (own != target) {
+      steps.copy(own, target);
+    }
+  }
+}
+
+void scatter_reduce(LaneBuilder& steps, Scratch& wire, const Circle& circle,
+                    const Partition& shards) {
+  for (int ahead = 1; ahead < circle.size(); ++ahead) {
+    const int peer = shifted(circle.index, ahead, circle.size());
+    if (peer < shards.parts()) {
+      steps.send(circle.ranks[static_cast<std::size_t>(peer)], shards[peer]);
+    }
+  }
+  if (circle.index >= shards.parts()) return;
+  const Region mine = shards[circle.index];
+  Region own = mine;
+  if (circle.index > 0) {  // the first member's contribution is stored over mine
+    own = wire.take(mine.size_bytes);
+    steps.encode(mine, own);
+  }
+  reduce_in_order(steps, circle, own, mine);
+}
+
+void share_shards(LaneBuilder& steps, const Circle& circle, const Partition& shards) {
+  const auto rank_of = [&](int member) { return circle.ranks[static_cast<std::size_t>(member)]; };
+  const int size = circle.size();
+  for (int ahead = 1; ahead < size && circle.index < shards.parts(); ++ahead) {
+    steps.send(rank_of(shifted(circle.index, ahead, size)), shards[circle.index]);
+  }
+  for (int ahead = 1; ahead < size; ++ahead) {
+    const int owner = shifted(circle.index, -ahead, size);
+    if (owner < shards.parts()) steps.recv(rank_of(owner), shards[owner]);
+  }
+}
+
+std::vector<int> all_ranks(int world) {
+  std::vector<int> ranks(static_cast<std::size_t>(world));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+namespace {
+
+// Everybody sends everything to everybody and sums it in rank order.
+//
+//        0 <--> 1        1 hop; (n - 1) * S bytes sent by every rank, n * S read and summed
+//        ^ \  / ^        order: ((0 + 1) + 2) + ..., on every rank
+//        |  \/  |
+//        v /  \ v        What is sent lies in the wire buffer: the data is stored over while slow
+//        3 <--> 2        peers still take theirs.
+void one_shot(Draft& draft, const Circle& circle) {
+  const Region data = draft.data();
+  const Region wire = draft.wire.take(data.size_bytes);
+  draft.steps.encode(data, wire);
+  for (int ahead = 1; ahead < circle.size(); ++ahead) {
+    draft.steps.send(shifted(circle.index, ahead, circle.size()), wire);
+  }
+  reduce_in_order(draft.steps, circle, circle.index == 0 ? data : wire, data);
+}
+
+}  // namespace
+
+// One-shot when small (above). Two-shot when large: each rank owns a shard, takes it from all and
+// sums it in rank order, then gives the sum to all.
+//
+//        hop 1:  shard j of every rank --> j        hop 2:  j: the sum --> every rank
+//
+// 2 hops; 2(n - 1)/n * S bytes sent by every rank. Peers are met in turn from the next one on, so
+// that not all ranks send to one. A shard is stored over only with the sum that my part is in: my
+// send of it is long gone.
+// DeepSpeed's and vLLM's shared-memory all-reduces work so, with the two sizes told apart alike.
+void direct_all_reduce(Draft& draft) {
+  const PlanRequest& request = draft.request;
+  const std::vector<int> ranks = all_ranks(request.world);
+  const Circle circle{ranks, request.rank};
+  const uint64_t sent_bytes =
+      request.count * request.element_size * static_cast<uint64_t>(request.world - 1);
+  if (sent_bytes <= kOneShotBytes) return one_shot(draft, circle);
+  const Partition shards = draft.split(draft.data(), request.world);
+  scatter_reduce(draft.steps, draft.wire, circle, shards);
+  share_shards(draft.steps, circle, shards);
+}
+
+// Each part goes straight to its rank, which sums in rank order.
+// 1 hop; (n - 1)/n * S bytes sent by every rank, S the whole input; no scratch.
+void direct_reduce_scatter(Draft& draft) {
+  const PlanRequest& request = draft.request;
+  for (int ahead = 1; ahead < request.world; ++ahead) {
+    const int peer = shifted(request.rank, ahead, request.world);
+    draft.steps.send(peer, draft.input(peer));
+  }
+  const std::vector<int> ranks = all_ranks(request.world);
+  reduce_in_order(draft.steps, {ranks, request.rank}, draft.input(request.rank), draft.data());
+}
+
+// 1 hop; (n - 1)/n * S bytes sent by every rank, S the whole output.
+void direct_all_gather(Draft& draft) {
+  const int rank = draft.request.rank;
+  const int world = draft.request.world;
+  draft.steps.copy(draft.input(), draft.data(rank));
+  for (int ahead = 1; ahead < world; ++ahead) {
+    draft.steps.send(shifted(rank, ahead, world), draft.data(rank));
+  }
+  for (int ahead = 1; ahead < world; ++ahead) {
+    const int peer = shifted(rank, -ahead, world);
+    draft.steps.recv(peer, draft.data(peer));
+  }
+}
+
+namespace {
+
+// Where the part for (or from) `peer` lies: after those of the ranks before it.
+Region part_of(Buffer buffer, std::span<const uint64_t> counts, const PlanRequest& request,
+               int peer) {
+  const auto index = static_cast<std::size_t>(peer);
+  if (counts.empty()) {
+    const uint64_t bytes = request.count * request.element_size;
+    return {buffer, index * bytes, bytes};
+  }
+  const uint64_t before = std::accumulate(counts.begin(), counts.begin() + peer, uint64_t{0});
+  return {buffer, before * request.element_size, counts[index] * request.element_size};
+}
+
+}  // namespace
+
+// 1 hop of n - 1 frames: at turn t rank r sends to r + t and hears from r - t, so that every rank
+// sends one and receives one at a time. Bytes: what is given to the others, each once.
+// An empty part travels as an empty frame: sizes are checked per frame, and a rank that expects
+// something must not wait for ever.
+void direct_all_to_all(Draft& draft) {
+  const PlanRequest& request = draft.request;
+  const auto sent = [&](int peer) {
+    return draft.share_of(part_of(Buffer::kInput, request.send_counts, request, peer));
+  };
+  const auto received = [&](int peer) {
+    return draft.share_of(part_of(Buffer::kData, request.recv_counts, request, peer));
+  };
+  draft.steps.copy(sent(request.rank), received(request.rank));
+  for (int turn = 1; turn < request.world; ++turn) {
+    const int to = shifted(request.rank, turn, request.world);
+    const int from = shifted(request.rank, -turn, request.world);
+    const Region out = sent(to);
+    const Region in = received(from);
+    out.size_bytes > 0 ? draft.steps.send(to, out) : draft.steps.send_empty(to);
+    in.size_bytes > 0 ? draft.steps.recv(from, in) : draft.steps.recv_empty(from);
+  }
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,73 @@
+#include "plan/halving.h"
+
+#include <bit>
+
+namespace fastgpu {
+namespace {
+
+// The ranks that exchange: a power of two of them, the core. Each of the first `extra` core
+// members is a pair of ranks, 2i and 2i + 1, of which the second one only hands its part over.
+struct Core {
+  int size;
+  int extra;
+
+  explicit Core(int world)
+      : size(static_cast<int>(std::bit_floor(static_cast<unsigned>(world)))), extra(world - size) {}
+  bool paired(int rank) const { return rank < 2 * extra; }
+  int member_of(int rank) const { return paired(rank) ? rank / 2 : rank - extra; }
+  int rank_of(int member) const { return member < extra ? 2 * member : member + extra; }
+};
+
+}  // namespace
+
+// Rabenseifner; see Thakur, Rabenseifner and Gropp, "Optimization of collective communication
+// operations in MPICH" (2005). n = 2^k + extra.
+//
+//        halving (k hops)           doubling (k hops)
+//        0 --- 1    2 --- 3         0 --- 2    1 --- 3       at distance d each keeps the half of
+//          |\  /|     |\ /|           ...                    its window that bit d of its number
+//        0 --- 2    1 --- 3         0 --- 1    2 --- 3       names, and gives the other half away
+//
+// 2 log2 n hops, 2(n - 1)/n * S bytes sent by every rank; neighbours exchange the large halves.
+// With extra > 0 there are 2 hops more, in which a pair moves S bytes each way.
+// Order: mine + partner's, by distance; each shard has one owner in the end, who gives it to all.
+// A half that I gave away is stored over only with the sum that it is in.
+void halving_all_reduce(Draft& draft) {
+  LaneBuilder& steps = draft.steps;
+  const int rank = draft.request.rank;
+  const Core core(draft.request.world);
+  const Region all = draft.data();
+  if (core.paired(rank) && rank % 2 == 1) {
+    steps.send(rank - 1, all);
+    steps.recv(rank - 1, all);
+    return;
+  }
+  if (core.paired(rank)) steps.recv_reduce(rank + 1, all);
+
+  const Partition shards = draft.split(all, core.size);
+  const int me = core.member_of(rank);
+  int first = 0;  // my window: `width` shards from here on
+  int width = core.size;
+  for (int distance = 1; distance < core.size; distance *= 2) {
+    const int partner = core.rank_of(me ^ distance);
+    width /= 2;
+    const int upper = first + width;
+    const bool keeps_upper = (me & distance) != 0;
+    const int given = keeps_upper ? first : upper;
+    if (keeps_upper) first = upper;
+    steps.send(partner, shards.range(given, given + width));
+    steps.recv_reduce(partner, shards.range(first, first + width));
+  }
+  for (int distance = core.size / 2; distance > 0; distance /= 2) {
+    const int partner = core.rank_of(me ^ distance);
+    const bool holds_upper = (me & distance) != 0;
+    const int missing = holds_upper ? first - width : first + width;
+    steps.send(partner, shards.range(first, first + width));
+    steps.recv(partner, shards.range(missing, missing + width));
+    if (holds_upper) first = missing;
+    width *= 2;
+  }
+  if (core.paired(rank)) steps.send(rank + 1, all);
+}
+
+}  // namespace fastgpu
