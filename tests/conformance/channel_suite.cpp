@@ -294,9 +294,9 @@ void a_destroyed_end_is_a_hang_up(const ChannelParameter& parameter, Random&) {
   Sink sink(*ends.receiver);
   const TimeNs deadline = now_ns() + kPatience;
   while (sink.step() != Io::kClosed) CHECK(now_ns() < deadline);
-  ends = parameter.make();
-  ends.receiver.reset();
-  Source source(*ends.sender, parameter, sizes);
+  ChannelEnds others = parameter.make();
+  others.receiver.reset();
+  Source source(*others.sender, parameter, sizes);
   while (source.step() != Io::kClosed) CHECK(now_ns() < deadline);
 }
 
