@@ -117,7 +117,7 @@ def test_the_steps_are_those_of_a_plain_loop_small_last_batches_included(tmp_pat
     for step in range(1, 13):
         inputs, labels = zip(*(samples()[index] for index in order.next()), strict=True)
         loss = nn.functional.cross_entropy(plain(torch.stack(inputs)), torch.stack(labels))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()

@@ -1,0 +1,61 @@
+"""Trains a small classifier with fastgpu_comm.Trainer; stop it and start it again to go on.
+
+    python examples/trainer.py                                  one process
+    torchrun --nproc-per-node 2 examples/trainer.py             two, over fastgpu
+    torchrun --nproc-per-node 2 examples/trainer.py gloo        two, over another backend
+
+The same steps are taken whatever the number of processes: a batch is shared among them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import fastgpu_comm
+from fastgpu_comm.trainer import Datasets, TrainerSettings, classification
+
+
+def rings(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Returns points of the plane, labelled by the ring around the origin they lie in."""
+    points = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed)) * 2
+    return list(zip(points, points.norm(dim=1).long().clamp(max=4), strict=True))
+
+
+def main(backend: str) -> None:
+    """Trains as one rank of torchrun's job, or alone."""
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    settings = TrainerSettings(
+        steps=600,
+        batch_size=64,
+        evaluate_every=100,
+        patience=3,
+        folder=Path("runs") / "example-trainer",
+        checkpoint_every=200,
+        resume=True,
+        tensorboard=False,
+    )
+    datasets = Datasets(rings(4000, seed=1), rings(500, seed=2))
+    result = fastgpu_comm.Trainer(model, optimizer, datasets, classification, settings).fit()
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        if result.loss is None:
+            print(f"{settings.folder} is a finished run: remove it to train anew")
+        else:
+            print(f"step {result.step}, evaluation loss {result.evaluation_loss:.4f}")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or ["fastgpu"])
