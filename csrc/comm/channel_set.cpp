@@ -1,0 +1,109 @@
+#include "comm/channel_set.h"
+
+namespace fastgpu {
+namespace {
+
+// Stands where a channel to a departed peer would be, if it had ever been opened.
+class ClosedSender : public SendChannel {
+ public:
+  Io try_send(Outgoing&) override { return Io::kClosed; }
+  void hang_up() noexcept override {}
+};
+
+class ClosedReceiver : public RecvChannel {
+ public:
+  Io peek(FrameHeader&) override { return Io::kClosed; }
+  Io try_recv(Incoming&) override { return Io::kClosed; }
+  void hang_up() noexcept override {}
+};
+
+ClosedSender closed_sender;
+ClosedReceiver closed_receiver;
+
+}  // namespace
+
+ChannelSet::ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed)
+    : engine_(engine),
+      lanes_(lanes),
+      open_(std::move(open)),
+      failed_(std::move(failed)),
+      slots_(static_cast<std::size_t>(world) * static_cast<std::size_t>(lanes)),
+      departures_(static_cast<std::size_t>(world)) {}
+
+SendChannel* ChannelSet::sender(int peer, int lane) {
+  Slot& at = slot(peer, lane);
+  SendChannel* channel = at.sender.load(std::memory_order_acquire);
+  if (channel == nullptr && !at.opening) {
+    at.opening = true;
+    open_(peer, lane);
+  }
+  return channel;
+}
+
+RecvChannel* ChannelSet::receiver(int peer, int lane) {
+  return slot(peer, lane).receiver.load(std::memory_order_acquire);
+}
+
+void ChannelSet::on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (hung_up_ || !departures_[static_cast<std::size_t>(peer)].empty()) channel->hang_up();
+    slot(peer, lane).sender.store(channel.get(), std::memory_order_release);
+    senders_.push_back(std::move(channel));
+  }
+  engine_.wake();
+}
+
+void ChannelSet::on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) {
+  if (lane < 0 || lane >= lanes_) {
+    Failure failure;
+    failure.kind = ErrorKind::kMismatch;
+    failure.peer = peer;
+    failure.message = "rank " + std::to_string(peer) + " opened lane " + std::to_string(lane) +
+                      ", but this rank has " + std::to_string(lanes_) +
+                      "; FASTGPU_LANES must be the same on every rank";
+    return failed_(peer, failure);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (hung_up_ || !departures_[static_cast<std::size_t>(peer)].empty()) channel->hang_up();
+    slot(peer, lane).receiver.store(channel.get(), std::memory_order_release);
+    receivers_.push_back(std::move(channel));
+  }
+  engine_.wake();
+}
+
+void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
+  {
+    const std::lock_guard lock(mutex_);
+    departures_[static_cast<std::size_t>(peer)] =
+        in_order ? "has left the group (it destroyed its process group)" : "was lost: " + why;
+    for (int lane = 0; lane < lanes_; ++lane) {
+      Slot& at = slot(peer, lane);
+      SendChannel* sender = at.sender.load();
+      RecvChannel* receiver = at.receiver.load();
+      if (sender == nullptr) at.sender.store(&closed_sender, std::memory_order_release);
+      if (receiver == nullptr) at.receiver.store(&closed_receiver, std::memory_order_release);
+      if (sender != nullptr) sender->hang_up();
+      if (receiver != nullptr) receiver->hang_up();
+    }
+  }
+  engine_.wake();
+}
+
+void ChannelSet::on_failed(int peer, const Failure& failure) { failed_(peer, failure); }
+
+std::string ChannelSet::departure(int peer) const {
+  if (peer < 0) return "";
+  const std::lock_guard lock(mutex_);
+  return departures_[static_cast<std::size_t>(peer)];
+}
+
+void ChannelSet::hang_up() noexcept {
+  const std::lock_guard lock(mutex_);
+  hung_up_ = true;
+  for (const auto& channel : senders_) channel->hang_up();
+  for (const auto& channel : receivers_) channel->hang_up();
+}
+
+}  // namespace fastgpu

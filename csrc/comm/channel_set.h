@@ -1,0 +1,65 @@
+// The channels of one communicator: where its schedules' peers and lanes become connections, opened
+// at first use. Between the runner, who asks for channels, and the connector's control thread, who
+// brings them.
+// Threading: sender and receiver are the runner's; on_* the control thread's; the rest any thread.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "comm/connector.h"
+#include "engine/engine.h"
+#include "engine/lane_run.h"
+
+namespace fastgpu {
+
+class ChannelSet : public ChannelSource, public ConnectionSink {
+ public:
+  using Open = std::function<void(int peer, int lane)>;
+  using Failed = std::function<void(int peer, const Failure& failure)>;
+
+  // `open` asks the connector for the channel of one lane; `failed` hears of a peer's failure.
+  ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed);
+
+  SendChannel* sender(int peer, int lane) override;
+  RecvChannel* receiver(int peer, int lane) override;
+
+  void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) override;
+  void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) override;
+  void on_departed(int peer, bool in_order, const std::string& why) override;
+  void on_failed(int peer, const Failure& failure) override;
+
+  // Why the peer is gone: "has left the group", "was lost: its process ended"; empty if it is not.
+  std::string departure(int peer) const;
+  // Hangs up every channel, and those still to come.
+  void hang_up() noexcept;
+
+ private:
+  struct Slot {
+    std::atomic<SendChannel*> sender{nullptr};
+    std::atomic<RecvChannel*> receiver{nullptr};
+    bool opening = false;  // the runner's
+  };
+  Slot& slot(int peer, int lane) {
+    return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +
+                  static_cast<std::size_t>(lane)];
+  }
+
+  Engine& engine_;
+  const int lanes_;
+  const Open open_;
+  const Failed failed_;
+  std::vector<Slot> slots_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::vector<std::unique_ptr<SendChannel>> senders_;
+  std::vector<std::unique_ptr<RecvChannel>> receivers_;
+  std::vector<std::string> departures_;  // by peer; empty: still there
+  bool hung_up_ = false;
+};
+
+}  // namespace fastgpu
