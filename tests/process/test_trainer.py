@@ -76,6 +76,7 @@ def test_two_ranks_train_as_one_process_does(job: Job, tmp_path: Path) -> None:
     for seen in job.seen("two_of_three_ranks")[:2]:
         assert seen["samples"] == result.samples
         assert seen["evaluation_loss"] == pytest.approx(result.evaluation_loss, rel=1e-4)
+        assert seen["unsynchronised"] == ranks.STEPS  # the first of two micro-batches
 
 
 def test_the_gradients_way_is_timed_and_counted(job: Job) -> None:

@@ -68,14 +68,26 @@ def train(
     ).fit()
 
 
+class CountingDdp(DistributedDataParallel):
+    """Counts the micro-batches whose gradients stay on the rank."""
+
+    unsynchronised = 0
+
+    def no_sync(self) -> Any:
+        """As in the base class."""
+        self.unsynchronised += 1
+        return super().no_sync()
+
+
 def two_of_three_ranks(folder: Path) -> dict[str, Any]:
     """A model wrapped by hand, over a group that not all ranks are in."""
     group = dist.new_group([0, 1])
     if dist.get_rank() == 2:
         return {}
-    model = DistributedDataParallel(network(), process_group=group)
+    model = CountingDdp(network(), process_group=group)
     result = train(model, folder, accumulation=2)
     return {
+        "unsynchronised": model.unsynchronised,
         "samples": result.samples,
         "evaluation_loss": result.evaluation_loss,
         "bytes_sent": result.bytes_sent,

@@ -155,6 +155,14 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
     assert (again.step, again.stopped_early, again.loss) == (6, True, None)
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
+    model = network()
+    settings = TrainerSettings(steps=1, batch_size=8, progress=False)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    with pytest.raises(ValueError, match="The optimizer is LBFGS"):
+        Trainer(model, optimizer, Datasets(samples()), classification, settings)
+
+
 def test_a_plateau_scheduler_steps_after_evaluations() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

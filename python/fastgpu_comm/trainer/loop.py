@@ -59,15 +59,22 @@ class Trainer:
 
         Args:
             model: on the device to train on.
-            optimizer: any of torch's, over the model's parameters.
+            optimizer: over the model's parameters; any of torch's but LBFGS, whose line search
+                would need the loss of all ranks in the middle of a step.
             datasets: what to train and evaluate on; the same on every rank.
             objective: says what the model is trained for (`classification` is one).
             settings: the same on every rank (`folder` may differ, only rank 0's is used).
             scheduler: steps after each optimizer step; ReduceLROnPlateau after each evaluation.
 
         Raises:
-            ValueError: for settings this device cannot do, or that differ between ranks.
+            ValueError: for an optimizer or a precision that cannot be had, or settings or data
+                that differ between ranks.
         """
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "The optimizer is LBFGS, which evaluates the loss inside its step; use one that "
+                "steps on gradients alone, such as AdamW or SGD."
+            )
         self.settings = settings
         self.model = _wrap(model)
         self.module: nn.Module = model
