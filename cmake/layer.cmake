@@ -17,6 +17,9 @@ endfunction()
 # NAME_avx2.cpp and NAME_avx512.cpp hold the same loops as NAME_base.cpp, compiled for more; which
 # one runs is decided at run time, so that one binary serves every x86-64.
 function(fastgpu_simd_flags sources)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    return()
+  endif()
   foreach(source IN LISTS sources)
     if(source MATCHES "_avx512\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
@@ -28,7 +31,9 @@ function(fastgpu_simd_flags sources)
 endfunction()
 
 add_library(fastgpu_flags INTERFACE)
-target_compile_options(fastgpu_flags INTERFACE -Wall -Wextra -Wconversion)
+# A fused multiply-add rounds once where a product and a sum round twice: without it, every
+# instruction set computes the same bits.
+target_compile_options(fastgpu_flags INTERFACE -Wall -Wextra -Wconversion -ffp-contract=off)
 if(FASTGPU_SANITIZE)
   add_compile_options(-fsanitize=${FASTGPU_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${FASTGPU_SANITIZE})

@@ -1,0 +1,13 @@
+// Servers from 2017 on: AVX-512 F, BW, DQ and VL.
+#if defined(__x86_64__)
+#define FASTGPU_ISA avx512
+#include "kernels/cpu/loops.h"
+#include "kernels/cpu/variant.h"
+
+namespace fastgpu::cpu {
+
+const Variant kAvx512Variant = {"avx512", avx512::find_reduce, avx512::scale, avx512::widen_array,
+                                avx512::narrow_array};
+
+}  // namespace fastgpu::cpu
+#endif

@@ -1,0 +1,11 @@
+// What every CPU of the architecture runs.
+#define FASTGPU_ISA base
+#include "kernels/cpu/loops.h"
+#include "kernels/cpu/variant.h"
+
+namespace fastgpu::cpu {
+
+const Variant kBaseVariant = {"base", base::find_reduce, base::scale, base::widen_array,
+                              base::narrow_array};
+
+}  // namespace fastgpu::cpu
