@@ -1,0 +1,120 @@
+"""Network namespaces for process tests: hosts of their own on one machine, joined by a bridge.
+
+Only the namespaces are made and removed: interfaces, addresses and the bridge live inside them, so
+nothing of the machine's own network is touched. Needs root, or the capabilities that `ip netns`
+and `ip link` need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+INTERFACE = "eth0"
+MAX_HOSTS = 250
+
+_serial = itertools.count()
+
+
+class NetnsError(RuntimeError):
+    """An `ip` or `tc` command failed; the message has the command and what it said."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network namespace with one interface, `eth0`, beside loopback."""
+
+    name: str
+    address: str
+    address_v6: str
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """Returns the command line that runs `argv` in this namespace."""
+        return ["ip", "netns", "exec", self.name, *argv]
+
+
+def _run(*argv: str) -> None:
+    finished = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    if finished.returncode != 0:
+        raise NetnsError(f"{' '.join(argv)}: {(finished.stderr or finished.stdout).strip()}")
+
+
+def _join(host: Host, hub: str, index: int, rate: str | None) -> None:
+    """Lays a cable from `host` to the bridge of `hub`."""
+    port = f"port{index}"
+    cable = ["type", "veth", "peer", "name", port, "netns", hub]
+    _run("ip", "link", "add", INTERFACE, "netns", host.name, *cable)
+    _run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
+    _run("ip", "-n", host.name, "link", "set", "lo", "up")
+    _run("ip", "-n", host.name, "address", "add", f"{host.address}/24", "dev", INTERFACE)
+    # nodad: the address is ours at once, not after a second of asking who else has it.
+    v6 = f"{host.address_v6}/64"
+    _run("ip", "-n", host.name, "-6", "address", "add", v6, "dev", INTERFACE, "nodad")
+    _run("ip", "-n", host.name, "link", "set", INTERFACE, "up")
+    if rate is not None:
+        shape = ["tbf", "rate", rate, "burst", "256kb", "latency", "100ms"]
+        _run("tc", "-n", host.name, "qdisc", "add", "dev", INTERFACE, "root", *shape)
+
+
+@contextlib.contextmanager
+def hosts(count: int, *, rate: str | None = None) -> Iterator[list[Host]]:
+    """Makes `count` namespaces on one bridge, and removes them afterwards.
+
+    Args:
+        count: How many hosts, 1 to 250.
+        rate: What each may send, as `tc` writes it ("100mbit"); None leaves it to the machine.
+
+    Yields:
+        The hosts, with addresses in 10.231.0.0/24 and fd00:231::/64.
+
+    Raises:
+        NetnsError: A namespace could not be made. What had been made is removed.
+    """
+    if not 1 <= count <= MAX_HOSTS:
+        raise ValueError(f"{count} hosts: 1 to {MAX_HOSTS} fit on the bridge")
+    prefix = f"fastgpu-{os.getpid()}-{next(_serial)}"
+    hub = f"{prefix}-hub"
+    made: list[str] = []
+    joined = [
+        Host(f"{prefix}-{index}", f"10.231.0.{index + 1}", f"fd00:231::{index + 1:x}")
+        for index in range(count)
+    ]
+    try:
+        for name in [hub, *(host.name for host in joined)]:
+            _run("ip", "netns", "add", name)
+            made.append(name)
+        _run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+        _run("ip", "-n", hub, "link", "set", "bridge", "up")
+        for index, host in enumerate(joined):
+            _join(host, hub, index, rate)
+        yield joined
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+@functools.cache
+def unavailable(*, shaped: bool = False) -> str | None:
+    """Says why namespaces cannot be made here, or None when they can.
+
+    Args:
+        shaped: Also ask for a limited rate, which needs `tc` and the kernel's tbf.
+    """
+    if not sys.platform.startswith("linux"):
+        return f"network namespaces need Linux, this is {sys.platform}"
+    tools = {"ip", "tc"} if shaped else {"ip"}
+    missing = sorted(tool for tool in tools if shutil.which(tool) is None)
+    if missing:
+        return f"{' and '.join(missing)} not found (apt-get install iproute2)"
+    try:
+        with hosts(1, rate="1gbit" if shaped else None):
+            return None
+    except (NetnsError, OSError, subprocess.TimeoutExpired) as error:
+        return f"network namespaces are not allowed here: {error}"
