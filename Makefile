@@ -45,6 +45,7 @@ build: $(extension)
 # torch first and alone: its version decides which of its many dependencies are wanted.
 $(dependencies): requirements.txt
 	tools/check_system.sh $(PYTHON)
+	@echo "== making $(VENV) with the versions in requirements.txt"
 	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
 	$(bin)/python -m pip install --quiet -r requirements.txt
@@ -53,6 +54,7 @@ $(dependencies): requirements.txt
 # scikit-build-core keeps build/extension, so that only what changed is compiled.
 $(extension): $(dependencies) $(native_sources)
 	tools/check_system.sh $(bin)/python c++
+	@echo "== compiling the extension: minutes the first time, later only what changed"
 	$(bin)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 

@@ -51,6 +51,7 @@ def test_arguments_that_cannot_be_read(
         (["--backend", "gloo", "--root", "2"], "root 2 is none of the 2 ranks"),
         (["--backend", "gloo", "--nproc", "1"], "nobody to talk to"),
         (["--backend", "gloo", "--dtype", "float32", "--redop", "bxor"], "bxor is for whole"),
+        (["--backend", "gloo", "--json", "no/such/folder.json"], "no folder no/such"),
         (["--backend", "gloo", "-e", "8", "--dtype", "complex128"], "no size has an element"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     world_size = int(os.environ["WORLD_SIZE"]) if launch.is_rank() else arguments.nproc
     settings = _settings(arguments)
     _check(settings, world_size)
+    _check_output(arguments)
     if not launch.is_rank():
         command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
         return launch.launch(command, arguments.nproc)
@@ -171,6 +174,23 @@ def _check(settings: Settings, world_size: int) -> None:
         complaints.append(f"root {settings.root} is none of the {world_size} ranks")
     if not complaints and not lines(settings, world_size):
         complaints.append(f"no size has an element for each of {world_size} ranks")
+    _end_with(complaints)
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Ends the process with a message where what it measures could not be written."""
+    files = [path for path in (arguments.json, arguments.plot) if path]
+    complaints = [
+        f"there is no folder {path.parent} for {path.name}"
+        for path in files
+        if not path.parent.is_dir()
+    ]
+    if (arguments.plot or arguments.report) and not importlib.util.find_spec("matplotlib"):
+        complaints.append("charts need matplotlib: pip install 'fastgpu-comm[plot]'")
+    _end_with(complaints)
+
+
+def _end_with(complaints: Sequence[str]) -> None:
     if complaints:
         raise SystemExit("\n".join(f"fastgpu-comm bench: {text}" for text in complaints))
 
