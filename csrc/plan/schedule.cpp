@@ -195,10 +195,9 @@ void copy_own(Draft& draft) {
 Schedule build(const PlanRequest& request) {
   check(request);
   Builder builder = builder_for(request);
-  const bool empty = request.count == 0 && request.collective != Collective::kAllToAll;
-  if (empty) {
+  if (request.count == 0 && request.collective != Collective::kAllToAll) {
     builder = barrier;
-  } else if (request.world == 1) {
+  } else if (request.world == 1 && request.collective != Collective::kBarrier) {
     builder = copy_own;
   }
   Schedule schedule;
