@@ -62,8 +62,7 @@ TreePlace place_in_tree(int rank, int size, int which) {
   const Numbering numbering{size, which};
   const Node node = node_of(numbering.number_of(rank), size);
   return {numbering.rank_of(node.parent),
-          {numbering.rank_of(node.left), numbering.rank_of(node.right)},
-          static_cast<int>(std::bit_width(static_cast<unsigned>(size))) - 1};
+          {numbering.rank_of(node.left), numbering.rank_of(node.right)}};
 }
 
 int top_of_tree(int size, int which) {
@@ -77,11 +76,10 @@ namespace {
 struct Neighbours {
   int parent = -1;
   std::vector<int> children;
-  int height = 0;
 };
 
 Neighbours neighbours_in(const TreePlace& place) {
-  Neighbours found{place.parent, {}, place.height};
+  Neighbours found{place.parent, {}};
   for (const int child : place.children) {
     if (child >= 0) found.children.push_back(child);
   }
@@ -95,7 +93,7 @@ Neighbours neighbours_in(const TreePlace& place) {
 Neighbours neighbours_of_rooted(const PlanRequest& request, int lane) {
   const int others = request.world - 1;
   const auto rank_of = [&](int member) { return (request.root + 1 + member) % request.world; };
-  if (request.rank == request.root) return {-1, {rank_of(top_of_tree(others, lane % 2))}, 0};
+  if (request.rank == request.root) return {-1, {rank_of(top_of_tree(others, lane % 2))}};
   const int me = shifted(request.rank, -request.root, request.world) - 1;
   Neighbours found = neighbours_in(place_in_tree(me, others, lane % 2));
   found.parent = found.parent < 0 ? request.root : rank_of(found.parent);
@@ -107,16 +105,25 @@ Chunks chunks_of(const Draft& draft, const Region& region) {
   return Chunks(region, draft.request.chunk_bytes, draft.request.element_size);
 }
 
+// Hops from a rank to the top.
+int depth_of(int rank, int size, int which) {
+  int hops = 0;
+  while ((rank = place_in_tree(rank, size, which).parent) >= 0) ++hops;
+  return hops;
+}
+
 }  // namespace
 
 // Chunk by chunk up one tree, and down again `lag` chunks behind, so that both ways are busy.
 //
 //        rise(c): children --> me (reduce) --> parent      fall(c): parent --> me --> children
 //
-// 2 * height hops for a chunk, about 2 log2 n. An inner rank sends up to 3 S bytes (1 up, 2 down)
-// and a leaf S; over lanes on both trees every rank comes to about 2 S.
+// 2 log2 n hops for a chunk. An inner rank sends up to 3 S bytes (1 up, 2 down) and a leaf S; over
+// lanes on both trees every rank comes to about 2 S.
 // Order: (me + left) + right, children first. A chunk falls only after its sum took my part in:
-// what I sent up is long gone. The lag is the height: less and a leaf would wait for the way down.
+// what I sent up is long gone. The lag is the way to the top and back: the top returns a chunk at
+// once, and a rank below does not wait for what cannot be there yet. (With one lag for all ranks
+// every chunk would wait for a round trip, whatever the lag.)
 void tree_all_reduce(Draft& draft) {
   const PlanRequest& request = draft.request;
   const Neighbours tree = neighbours_in(place_in_tree(request.rank, request.world, draft.lane % 2));
@@ -129,7 +136,7 @@ void tree_all_reduce(Draft& draft) {
     if (tree.parent >= 0) draft.steps.recv(tree.parent, chunk);
     for (const int child : tree.children) draft.steps.send(child, chunk);
   };
-  const int64_t lag = tree.height;
+  const int64_t lag = 2 * depth_of(request.rank, request.world, draft.lane % 2);
   for (int64_t chunk = 0; chunk < chunks.count() + lag; ++chunk) {
     if (chunk < chunks.count()) rise(chunks[chunk]);
     if (chunk >= lag) fall(chunks[chunk - lag]);

@@ -12,7 +12,6 @@ namespace fastgpu {
 struct TreePlace {
   int parent = -1;
   std::array<int, 2> children{-1, -1};
-  int height = 0;  // of the whole tree, in hops
 };
 
 // Tree `which` (0 or 1) over ranks 0 .. size - 1. No rank has children in both.
