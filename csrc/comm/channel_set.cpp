@@ -69,7 +69,6 @@ void ChannelSet::on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> ch
     if (hung_up_ || !departures_[static_cast<std::size_t>(peer)].empty()) channel->hang_up();
     slot(peer, lane).receiver.store(channel.get(), std::memory_order_release);
     receivers_.push_back(std::move(channel));
-    version_.fetch_add(1);
   }
   engine_.wake();
 }
@@ -88,7 +87,6 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
       if (sender != nullptr) sender->hang_up();
       if (receiver != nullptr) receiver->hang_up();
     }
-    version_.fetch_add(1);
   }
   engine_.wake();
 }

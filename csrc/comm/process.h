@@ -5,8 +5,6 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
-#include <string>
 
 #include "engine/engine.h"
 #include "transport/segment.h"
@@ -27,15 +25,11 @@ class Process {
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use.
   Connector& connector();
-  // What was last measured of links and memory here (plan/cost.h), as text; empty: nothing yet.
-  std::string constants();
-  void set_constants(std::string text);
 
  private:
   Engine engine_;
   SymmetricHeap heap_;
-  std::mutex mutex_;  // guards what follows
-  std::string constants_;
+  std::mutex mutex_;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

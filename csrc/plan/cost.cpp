@@ -1,12 +1,12 @@
 #include "plan/cost.h"
 
 #include <algorithm>
-#include <array>
-#include <charconv>
+#include <bit>
 #include <cmath>
-#include <vector>
+#include <utility>
 
 #include "base/error.h"
+#include "plan/direct.h"
 
 // Sources of the forms (s: bytes of a step, n: ranks):
 //   alpha + beta*s: R. W. Hockney, "The communication challenge for MPP", Parallel Computing 20,
@@ -20,23 +20,10 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::string_view kTextForm = "fastgpu-costs-1";
+int log2_floor(int value) { return std::bit_width(static_cast<unsigned>(value)) - 1; }
+int log2_ceiling(int value) { return std::bit_width(static_cast<unsigned>(value - 1)); }
 
-// Every number of a Constants, in the order of its text.
-std::array<double*, 11> fields_of(Constants& c) {
-  return {&c.same_host.alpha_us,        &c.same_host.beta_us_per_byte,
-          &c.same_host.overhead_us,     &c.same_host.cpu_us_per_byte,
-          &c.between_hosts.alpha_us,    &c.between_hosts.beta_us_per_byte,
-          &c.between_hosts.overhead_us, &c.between_hosts.cpu_us_per_byte,
-          &c.nic_us_per_byte,           &c.copy_us_per_byte,
-          &c.reduce_us_per_byte};
-}
-
-int log2_ceiling(int value) {
-  int result = 0;
-  while ((int64_t{1} << result) < value) ++result;
-  return result;
-}
+constexpr double kChannelBytes = 1 << 20;
 
 // A way for bytes to go: the link's costs with the host's crowding in them.
 struct Way {
@@ -95,21 +82,43 @@ class Pricer {
     double nic_bytes;
   };
   double fan(const Way& way, const Fan& fan) const;
-  double copy_us(double size) const { return size * constants_.copy_us_per_byte * crowding_; }
+  double message(const Way& way, double size, bool reduce) const;  // one way only
+  double copy_us(double size, bool reduce = false) const {
+    const double per_byte =
+        constants_.copy_us_per_byte + (reduce ? constants_.reduce_us_per_byte : 0);
+    return size * per_byte * crowding_;
+  }
+  // Between ranks `distance` apart.
+  const Way& way_over(int distance) const {
+    const bool inside =
+        request_.placement.hosts == 1 || distance < request_.placement.most_per_host;
+    return inside ? inside_ : outside_;
+  }
 
-  // Rounds of one exchange each: with my neighbours in a ring of `ranks`, or over doubled
-  // distances.
-  double ring_pass(const Way& way, int ranks, double total, int nic_sharers, bool reduce) const;
-  double ring_all_reduce(const Way& way, int ranks, double total, int nic_sharers) const;
-  double halving_all_reduce() const;
-  double direct_pass(const Way& way, int ranks, double size, bool reduce) const;
+  double ring_hop(double shard, bool reduce) const;
+  double ring_pass(double shard, bool reduce) const {
+    return (world() - 1) * ring_hop(shard, reduce);
+  }
+  double hosts_ring_pass(double total, bool reduce) const;
+  double ring_reduce_scatter() const;
+  double ring_broadcast() const;
+  double direct_pass(double size, bool reduce) const;
   double direct_all_reduce() const;
-  double tree(bool rises, bool falls) const;
+  double halving_all_reduce() const;
   double hierarchical_all_reduce() const;
   double rooted(bool to_root, bool reduce) const;
   double barrier() const;
-  double tree_fill(bool rises, bool falls, double chunk) const;
-  double tree_period(bool rises, bool falls, double chunk) const;
+
+  // Chunks that rise, fall, or both, in trees of `height` hops.
+  struct Flow {
+    bool rises;
+    bool falls;
+    int height;
+  };
+  double tree(const Flow& flow) const;
+  double tree_hops(const Flow& flow, double chunk, bool reduce) const;
+  double tree_period(const Flow& flow, double chunk) const;
+  Flow flow() const;
 
   const PriceRequest& request_;
   const Constants& constants_;
@@ -130,107 +139,156 @@ double Pricer::fan(const Way& way, const Fan& fan) const {
   const double last_moves =
       std::max({fan.size / lanes_ * way.beta, send / lanes_ - way.overhead, take / lanes_});
   const double last = last_leaves + way.alpha + last_moves;
-  const double nic =
-      way.leaves_host ? way.overhead + way.alpha + fan.nic_bytes * constants_.nic_us_per_byte : 0;
+  const double nic_us = fan.nic_bytes * constants_.nic_us_per_byte;
+  const double nic = way.leaves_host ? way.overhead + way.alpha + nic_us : 0;
   return std::max({processor, last, nic});
 }
 
-// ranks-1 steps of total/ranks each.
-double Pricer::ring_pass(const Way& way, int ranks, double total, int nic_sharers,
-                         bool reduce) const {
-  const double shard = total / ranks;
-  return (ranks - 1) * fan(way, {1, shard, reduce, shard * nic_sharers});
+double Pricer::message(const Way& way, double size, bool reduce) const {
+  const double moves = std::max(
+      {size / lanes_ * way.beta, send_us(way, size) - way.overhead, take_us(way, size, reduce)});
+  return way.overhead + way.alpha + moves;
 }
 
-double Pricer::ring_all_reduce(const Way& way, int ranks, double total, int nic_sharers) const {
-  return ring_pass(way, ranks, total, nic_sharers, true) +
-         ring_pass(way, ranks, total, nic_sharers, false);
+// One of n - 1, round all ranks. A shard crosses from host to host once for each host on its way
+// and meets all hops in turn, so the mean counts; but no rank takes shards faster than the one at a
+// border, that has a foot in both ways, or than the wire there.
+double Pricer::ring_hop(double shard, bool reduce) const {
+  const Fan one{1, shard, reduce, shard};
+  const int hosts = request_.placement.hosts;
+  if (hosts == 1 || hosts == world()) return fan(widest(), one);
+  const double mean =
+      ((world() - hosts) * fan(inside_, one) + hosts * fan(outside_, one)) / world();
+  return std::max({mean, send_us(outside_, shard) + take_us(inside_, shard, reduce),
+                   send_us(inside_, shard) + take_us(outside_, shard, reduce),
+                   shard / lanes_ * outside_.beta, shard * constants_.nic_us_per_byte});
 }
 
-// Every rank to every other at once: `size` to each.
-double Pricer::direct_pass(const Way& way, int ranks, double size, bool reduce) const {
-  const double mine = request_.placement.most_per_host;
-  return fan(way, {ranks - 1, size, reduce, mine * (ranks - mine) * size});
+// Round the hosts, in as many rings as each has shards: they share its interface.
+double Pricer::hosts_ring_pass(double total, bool reduce) const {
+  const Placement& placement = request_.placement;
+  const double shard = total / placement.hosts;
+  return (placement.hosts - 1) *
+         fan(outside_, {1, shard, reduce, shard * placement.fewest_per_host});
 }
 
-// One-shot: everything to everyone. Two-shot: shards to their owners, sums back. The builder takes
-// the one with fewer steps while everything together is small; here the cheaper is the bound.
-double Pricer::direct_all_reduce() const {
+// The input stays as it is: every hop copies my part to where the sum passes. A rank hears that its
+// sum was taken before it makes the next but one, so that all go at the pace of the longest way.
+double Pricer::ring_reduce_scatter() const {
+  const Way& way = widest();
+  const double hop = ring_hop(bytes(), true) + copy_us(bytes());
+  return (world() - 1) * std::max(hop, way.alpha + 2 * lanes_ * way.overhead);
+}
+
+// Scatter by the root, then an all-gather.
+double Pricer::ring_broadcast() const {
   const double shard = bytes() / world();
-  return direct_pass(widest(), world(), shard, true) + direct_pass(widest(), world(), shard, false);
+  return (world() - 2) * send_us(widest(), shard) + message(widest(), shard, false) +
+         ring_pass(shard, false);
+}
+
+// Every rank to every other at once: `size` to each. Those who reduce take in rank order: where
+// frames are longer than a channel holds, all stand in line for the same sender.
+double Pricer::direct_pass(double size, bool reduce) const {
+  const double mine = request_.placement.most_per_host;
+  const double time = fan(widest(), {world() - 1, size, reduce, mine * (world() - mine) * size});
+  if (!reduce || size / lanes_ <= kChannelBytes) return time;
+  return time * (1 + (1 - 1.5 / world()) / lanes_);
+}
+
+// One-shot: everything to everyone. Two-shot: shards to their owners, sums back. My own part waits
+// in scratch for its turn.
+double Pricer::direct_all_reduce() const {
+  const double all = bytes();
+  if (all * (world() - 1) <= static_cast<double>(kOneShotBytes)) {
+    return copy_us(all) + direct_pass(all, true) + copy_us(all, true);
+  }
+  const double shard = all / world();
+  return copy_us(shard) + direct_pass(shard, true) + copy_us(shard, true) +
+         direct_pass(shard, false);
 }
 
 // Distances 1, 2, 4, ...; vectors bytes/2, bytes/4, ...; then back. Ranks over a power of two give
-// their whole vector to a partner first and get the result from it last.
+// their whole vector to a neighbour first and get the result from it last.
 double Pricer::halving_all_reduce() const {
-  int paired = 1;
-  while (paired * 2 <= world()) paired *= 2;
+  const int paired = 1 << log2_floor(world());
   const int sharers = request_.placement.most_per_host;
+  const int spread = paired == world() ? 1 : 2;  // ranks between members of the core, at most
   double time = 0;
   double size = bytes() / 2;
   for (int distance = 1; distance < paired; distance *= 2) {
-    const Way& way = distance < sharers || request_.placement.hosts == 1 ? inside_ : outside_;
-    time += fan(way, {1, size, true, size * sharers}) + fan(way, {1, size, false, size * sharers});
+    for (const bool reduce : {true, false}) {
+      time += fan(way_over(distance * spread), {1, size, reduce, size * sharers});
+    }
     size /= 2;
   }
-  if (paired < world()) {
-    const Way& way = widest();
-    for (const bool reduce : {true, false}) {
-      const double take = take_us(way, bytes(), reduce);
-      time += way.overhead + way.alpha +
-              std::max({bytes() / lanes_ * way.beta, send_us(way, bytes()), take});
-    }
-  }
-  return time;
+  if (paired == world()) return time;
+  return time + message(way_over(1), bytes(), true) + message(way_over(1), bytes(), false);
 }
 
-// The first chunk's way from the farthest leaf to the root and back.
-double Pricer::tree_fill(bool rises, bool falls, double chunk) const {
+// Of a chunk, from the farthest leaf to the top or back. Going up, a rank takes from two children.
+double Pricer::tree_hops(const Flow& flow, double chunk, bool reduce) const {
   const Placement& placement = request_.placement;
-  const int levels = log2_ceiling(placement.world);
-  const int inner = std::min(levels, log2_ceiling(placement.most_per_host));
-  const int outer = placement.hosts > 1 ? std::max(1, levels - inner) : 0;
+  const int inner = std::min(flow.height, log2_floor(placement.most_per_host));
+  const int outer = placement.hosts > 1 ? std::min(flow.height, flow.height - inner + 1) : 0;
   double time = 0;
-  for (const bool reduce : {true, false}) {
-    if (reduce ? !rises : !falls) continue;
-    time += (levels - outer) * fan(inside_, {1, chunk, reduce, chunk}) +
-            outer * fan(outside_, {1, chunk, reduce, chunk});
+  for (const auto& [way, hops] :
+       {std::pair(&inside_, flow.height - outer), std::pair(&outside_, outer)}) {
+    const double second = way->overhead + chunk * (reduce ? way->take_reduce : way->cpu);
+    time += hops * (fan(*way, {1, chunk, reduce, chunk}) + (world() >= 4 ? second : 0));
   }
   return time;
 }
 
 // Chunks of all lanes follow each other as fast as the busiest rank or wire moves them. A rank is
 // inside one of the two trees (two children where the world has them) and a leaf of the other.
-double Pricer::tree_period(bool rises, bool falls, double chunk) const {
+double Pricer::tree_period(const Flow& flow, double chunk) const {
   const Way& way = widest();
-  const double send = way.overhead + chunk * way.cpu;
-  const double take = way.overhead + chunk * way.cpu;
+  const double move = way.overhead + chunk * way.cpu;  // a send, or a receive that stores
   const double take_reduce = way.overhead + chunk * way.take_reduce;
   const int children = world() >= 4 ? 2 : 1;
-  const bool has_parent = world() >= 3;
+  const int parents = world() >= 3 ? 1 : 0;
   double inner = 0;
   double leaf = 0;
-  if (rises) {
-    inner += children * take_reduce + (has_parent ? send : 0);
-    leaf += send;
+  if (flow.rises) {
+    inner += children * take_reduce + parents * move;
+    leaf += move;
   }
-  if (falls) {
-    inner += (has_parent ? take : 0) + children * send;
-    leaf += take;
+  if (flow.falls) {
+    inner += parents * move + children * move;
+    leaf += move;
   }
+  if (!flow.falls) inner += copy_us(chunk);  // the input stays as it is
   const double first_trees = std::ceil(lanes_ / 2);
   const double processor = first_trees * inner + (lanes_ - first_trees) * leaf;
-  const double passes = (rises ? 1 : 0) + (falls ? 1 : 0);
+  const double passes = (flow.rises ? 1 : 0) + (flow.falls ? 1 : 0);
   const double nic = way.leaves_host ? lanes_ * chunk * passes * constants_.nic_us_per_byte : 0;
   return std::max({processor, chunk * way.beta, nic});
 }
 
-double Pricer::tree(bool rises, bool falls) const {
-  if (world() == 1) return 0;
+double Pricer::tree(const Flow& flow) const {
   const double lane = bytes() / lanes_;
   const double chunk = std::min(lane, static_cast<double>(request_.chunk_bytes));
-  const double chunks = chunk > 0 ? std::ceil(lane / chunk) : 1;
-  return tree_fill(rises, falls, chunk) + (chunks - 1) * tree_period(rises, falls, chunk);
+  const double chunks = std::ceil(lane / chunk);
+  double fill = 0;
+  for (const bool reduce : {true, false}) {
+    if (reduce ? flow.rises : flow.falls) fill += tree_hops(flow, chunk, reduce);
+  }
+  return fill + (chunks - 1) * tree_period(flow, chunk);
+}
+
+// All-reduce: over all ranks; else over all but the root, which is tied to the top.
+Pricer::Flow Pricer::flow() const {
+  const int height = log2_floor(world());
+  const int rooted_height = 1 + log2_floor(world() - 1);
+  switch (request_.collective) {
+    case Collective::kBroadcast:
+      return {false, true, rooted_height};
+    case Collective::kReduce:
+      return {true, false, rooted_height};
+    default:
+      return {true, true, height};
+  }
 }
 
 // k chunks cost k*a + (levels + k)*b*bytes/k: least at k = sqrt(levels * bytes * b / a).
@@ -239,71 +297,79 @@ uint64_t Pricer::best_chunk() const {
   const double per_byte = std::max(way.beta, 2 * (way.cpu + way.take_reduce));
   const double per_step = way.alpha + 2 * way.overhead;
   const double lane = bytes() / lanes_;
-  const double levels = 2.0 * std::max(1, log2_ceiling(world()));
+  const double levels = 2.0 * std::max(1, log2_floor(world()));
   const double ideal = per_byte > 0 ? std::sqrt(lane * per_step / (levels * per_byte)) : lane;
   uint64_t chunk = uint64_t{4} << 10;
   while (chunk < uint64_t{1} << 20 && static_cast<double>(chunk) * 1.5 < ideal) chunk *= 2;
   return chunk;
 }
 
-// Reduce-scatter inside the hosts, all-reduce of each shard between them, all-gather inside.
+// Reduce-scatter inside the hosts, all-reduce of each shard between them, all-gather inside. There
+// are as many shards as the smallest host has ranks.
 double Pricer::hierarchical_all_reduce() const {
   const Placement& placement = request_.placement;
-  const int sharers = placement.most_per_host;
+  const int peers = placement.most_per_host - 1;
   const double shard = bytes() / placement.fewest_per_host;
-  const double inside = bytes() / sharers;
-  return fan(inside_, {sharers - 1, inside, true, 0}) +
-         ring_all_reduce(outside_, placement.hosts, shard, sharers) +
-         fan(inside_, {sharers - 1, inside, false, 0});
+  return copy_us(shard) + fan(inside_, {peers, shard, true, 0}) + copy_us(shard, true) +
+         hosts_ring_pass(shard, true) + hosts_ring_pass(shard, false) +
+         fan(inside_, {peers, shard, false, 0});
 }
 
 // The root serves the others one after the other, or takes from them.
 double Pricer::rooted(bool to_root, bool reduce) const {
-  if (world() == 1) return 0;
   const Way& way = widest();
   const int peers = world() - 1;
-  const double send = send_us(way, bytes());
-  const double take = take_us(way, bytes(), reduce);
+  const double one = to_root ? take_us(way, bytes(), reduce) : send_us(way, bytes());
   const double outside = world() - request_.placement.most_per_host;
-  const double nic = outside * bytes() * constants_.nic_us_per_byte;
-  const double busy = to_root ? send + peers * take : peers * send + take;
-  return way.alpha + std::max({busy, bytes() / lanes_ * way.beta, nic});
+  const double nic_us = outside * bytes() * constants_.nic_us_per_byte;
+  const double nic = way.leaves_host ? way.overhead + way.alpha + nic_us : 0;
+  const double own = request_.collective == Collective::kBroadcast ? 0 : copy_us(bytes());
+  const double busy = peers * (one + lanes_ * way.overhead);  // and an empty frame the other way
+  return own + std::max({busy, (peers - 1) * one + message(way, bytes(), reduce), nic});
 }
 
-// Dissemination: one exchange of empty frames with ranks 1, 2, 4, ... away.
-double Pricer::barrier() const { return log2_ceiling(world()) * fan(widest(), {1, 0, false, 0}); }
+// Dissemination, on one lane: empty frames to ranks 1, 2, 4, ... away; and the handshake, one more
+// each way for all but the middle one.
+double Pricer::barrier() const {
+  const Way& way = widest();
+  const int rounds = log2_ceiling(world());
+  return rounds * (2 * way.overhead + way.alpha) + 2 * (rounds - 1) * inside_.overhead;
+}
 
 double Pricer::price() const {
   if (request_.algorithm == Algorithm::kAuto) {
     raise(ErrorKind::kInvalidArgument, "predict_us: auto has no price; name an algorithm");
   }
+  if (world() == 1) return copy_us(bytes());
+  if (request_.bytes == 0) return barrier();
   const Algorithm algorithm = request_.algorithm;
   const bool by_tree = algorithm == Algorithm::kTree;
   const bool by_ring = algorithm == Algorithm::kRing;
-  const double total = bytes() * world();
   switch (request_.collective) {
     case Collective::kAllReduce:
-      if (by_tree) return tree(true, true);
-      if (by_ring) return ring_all_reduce(widest(), world(), bytes(), 1);
+      if (by_tree) return tree(flow());
+      if (by_ring) return ring_pass(bytes() / world(), true) + ring_pass(bytes() / world(), false);
       if (algorithm == Algorithm::kHalving) return halving_all_reduce();
       if (algorithm == Algorithm::kHierarchical) return hierarchical_all_reduce();
       return direct_all_reduce();
     case Collective::kReduceScatter:
-      if (by_ring) return ring_pass(widest(), world(), total, 1, true);
-      return direct_pass(widest(), world(), bytes(), true);
+      if (by_ring) return ring_reduce_scatter();
+      return copy_us(bytes(), true) + direct_pass(bytes(), true);
     case Collective::kAllGather:
-      if (by_ring) return ring_pass(widest(), world(), total, 1, false);
-      return direct_pass(widest(), world(), bytes(), false);
+      if (!by_ring) return copy_us(bytes()) + direct_pass(bytes(), false);
+      return copy_us(bytes()) + ring_pass(bytes(), false);
     case Collective::kBroadcast:
-      return by_tree ? tree(false, true) : rooted(false, false);
+      if (by_ring) return ring_broadcast();
+      return by_tree ? tree(flow()) : rooted(false, false);
     case Collective::kReduce:
-      return by_tree ? tree(true, false) : rooted(true, true);
+      return by_tree ? tree(flow()) : rooted(true, true);
     case Collective::kGather:
       return rooted(true, false);
     case Collective::kScatter:
       return rooted(false, false);
     case Collective::kAllToAll:
-      return direct_pass(widest(), world(), bytes(), false);
+      return copy_us(bytes()) + std::max(direct_pass(bytes(), false),
+                                         (world() - 1) * fan(widest(), {1, bytes(), false, 0}));
     case Collective::kBarrier:
       return barrier();
   }
@@ -311,54 +377,6 @@ double Pricer::price() const {
 }
 
 }  // namespace
-
-std::string to_text(const Constants& constants) {
-  Constants copy = constants;
-  std::string text(kTextForm);
-  std::array<char, 32> digits{};
-  for (const double* field : fields_of(copy)) {
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), *field).ptr;
-    text += ' ';
-    text.append(digits.data(), end);
-  }
-  return text + ' ' + std::to_string(constants.cores_per_host);
-}
-
-Constants constants_from_text(std::string_view text) {
-  const auto refuse = [&] {
-    raise(ErrorKind::kInvalidArgument,
-          "not the costs of links: '" + std::string(text.substr(0, 80)) + "'");
-  };
-  Constants constants;
-  if (!text.starts_with(kTextForm)) refuse();
-  const char* at = text.data() + kTextForm.size();
-  const char* const end = text.data() + text.size();
-  const auto read = [&](auto& value) {
-    if (at == end || *at != ' ') refuse();
-    const auto result = std::from_chars(at + 1, end, value);
-    if (result.ec != std::errc() || !(value >= 0) || !std::isfinite(static_cast<double>(value))) {
-      refuse();
-    }
-    at = result.ptr;
-  };
-  for (double* field : fields_of(constants)) read(*field);
-  read(constants.cores_per_host);
-  if (at != end) refuse();
-  return constants;
-}
-
-Placement placement_of(int world, std::span<const int> host_of) {
-  if (host_of.empty()) {
-    return {.world = world, .hosts = 1, .most_per_host = world, .fewest_per_host = world};
-  }
-  const int hosts = 1 + *std::max_element(host_of.begin(), host_of.end());
-  std::vector<int> ranks(static_cast<std::size_t>(hosts));
-  for (const int host : host_of) ++ranks[static_cast<std::size_t>(host)];
-  return {.world = world,
-          .hosts = hosts,
-          .most_per_host = *std::max_element(ranks.begin(), ranks.end()),
-          .fewest_per_host = *std::min_element(ranks.begin(), ranks.end())};
-}
 
 double predict_us(const PriceRequest& request, const Constants& constants) {
   return Pricer(request, constants).price();

@@ -83,8 +83,17 @@ TEST(halving_costs_what_the_book_says) {
 }
 
 TEST(direct_pays_one_latency_a_shot) {
-  CHECK(
-      near(all_reduce_us(Algorithm::kDirect, 9, 9000, links_only(7, 0.25)), 2 * (7 + 0.25 * 1000)));
+  const Constants c = links_only(7, 0.25);
+  CHECK(near(all_reduce_us(Algorithm::kDirect, 9, 9000, c), 7 + 0.25 * 9000));
+  CHECK(near(all_reduce_us(Algorithm::kDirect, 9, 900000, c), 2 * (7 + 0.25 * 100000)));
+}
+
+TEST(a_ring_over_hosts_waits_for_the_border_in_proportion) {
+  const std::array<int, 4> host_of{0, 0, 1, 1};
+  Constants c = links_only(1, 0);
+  c.between_hosts.alpha_us = 21;
+  const PriceRequest request{.bytes = 8, .placement = placement_of(4, host_of)};
+  CHECK(near(predict_us(request, c), 2 * 3 * (1 + 21) / 2.0));
 }
 
 TEST(tree_pays_for_its_height_once_and_then_for_chunks) {

@@ -1,0 +1,141 @@
+#include <algorithm>
+#include <chrono>
+#include <set>
+#include <vector>
+
+#include "check.h"
+#include "plan/choose.h"
+#include "plan/schedule.h"
+
+using namespace fastgpu;
+
+namespace {
+
+std::vector<int> hosts(int world, int ranks_per_host) {
+  std::vector<int> host_of;
+  for (int rank = 0; rank < world; ++rank) host_of.push_back(rank / ranks_per_host);
+  return host_of;
+}
+
+ChooseRequest all_reduce(uint64_t bytes, int world, int ranks_per_host) {
+  return {.bytes = bytes, .placement = placement_of(world, hosts(world, ranks_per_host))};
+}
+
+}  // namespace
+
+TEST(latency_matters_when_small_and_bytes_when_large) {
+  const Constants constants;
+  CHECK(choose(all_reduce(8, 4, 4), constants).algorithm == Algorithm::kDirect);
+  const Algorithm large = choose(all_reduce(64 << 20, 4, 4), constants).algorithm;
+  CHECK(large == Algorithm::kRing || large == Algorithm::kHalving);
+  CHECK_EQ(choose(all_reduce(8, 4, 4), constants).lanes, 1);
+}
+
+TEST(many_streams_fill_a_quick_network) {
+  Constants constants;
+  constants.nic_us_per_byte = 4e-5;
+  CHECK(choose(all_reduce(64 << 20, 24, 8), constants).algorithm == Algorithm::kHierarchical);
+}
+
+TEST(the_choice_has_the_least_price) {
+  const Constants constants;
+  for (const int world : {2, 3, 8, 48}) {
+    for (const uint64_t bytes : {8u, 4096u, 1u << 20, 1u << 28}) {
+      const ChooseRequest request = all_reduce(bytes, world, 8);
+      PriceRequest price{.bytes = bytes, .placement = request.placement};
+      const Choice choice = choose(request, constants);
+      price.algorithm = choice.algorithm;
+      price.lanes = choice.lanes;
+      price.chunk_bytes = choice.chunk_bytes;
+      const double chosen = predict_us(price, constants);
+      for (const Algorithm other : algorithms_of(Collective::kAllReduce)) {
+        if (other == Algorithm::kHierarchical && world <= 8) continue;
+        price.algorithm = other;
+        price.lanes = 1;
+        price.chunk_bytes = tree_chunk_bytes(price, constants);
+        CHECK(chosen <= predict_us(price, constants));
+      }
+    }
+  }
+}
+
+TEST(hierarchical_needs_hosts_with_several_ranks) {
+  Constants cheap_inside;
+  cheap_inside.between_hosts = {1000, 1, 1000, 1};
+  for (const uint64_t bytes : {8u, 1u << 20, 1u << 26}) {
+    for (const int ranks_per_host : {1, 16}) {
+      const Choice choice = choose(all_reduce(bytes, 16, ranks_per_host), cheap_inside);
+      CHECK(choice.algorithm != Algorithm::kHierarchical);
+    }
+  }
+}
+
+TEST(an_algorithm_may_be_forced_where_there_is_one) {
+  const Constants constants;
+  ChooseRequest request = all_reduce(8, 4, 4);
+  request.forced = Algorithm::kTree;
+  CHECK(choose(request, constants).algorithm == Algorithm::kTree);
+  request.collective = Collective::kAllToAll;
+  CHECK(choose(request, constants).algorithm == algorithms_of(Collective::kAllToAll).front());
+  request.collective = Collective::kAllGather;
+  CHECK(choose(request, constants).algorithm == algorithms_of(Collective::kAllGather).front());
+}
+
+TEST(determinism_means_rank_order) {
+  ChooseRequest request = all_reduce(64 << 20, 4, 4);
+  request.deterministic = true;
+  request.forced = Algorithm::kRing;
+  CHECK(choose(request, {}).algorithm == Algorithm::kDirect);
+}
+
+TEST(lanes_may_be_given) {
+  ChooseRequest request = all_reduce(8, 4, 4);
+  request.lanes = 7;
+  CHECK_EQ(choose(request, {}).lanes, 7);
+  request.lanes = 0;
+  CHECK_EQ(choose(request, {}).lanes, 1);
+  // A stream that is slower than its interface wants company.
+  Constants slow_streams;
+  slow_streams.between_hosts.beta_us_per_byte = 10 * slow_streams.nic_us_per_byte;
+  CHECK(choose(all_reduce(64 << 20, 2, 1), slow_streams).lanes > 1);
+}
+
+TEST(every_collective_has_a_choice_that_builds) {
+  for (int collective = 0; collective < kCollectiveCount; ++collective) {
+    std::set<Algorithm> seen;
+    for (const int world : {1, 2, 5, 12}) {
+      for (const uint64_t bytes : {0u, 4u, 65536u, 1u << 24}) {
+        const auto kind = static_cast<Collective>(collective);
+        ChooseRequest request = all_reduce(bytes, world, 4);
+        request.collective = kind;
+        const Choice choice = choose(request, {});
+        seen.insert(choice.algorithm);
+        PlanRequest plan;
+        plan.collective = kind;
+        plan.algorithm = choice.algorithm;
+        plan.world = world;
+        plan.count = bytes / 4;
+        plan.element_size = 4;
+        plan.lanes = choice.lanes;
+        plan.chunk_bytes = choice.chunk_bytes;
+        CHECK_EQ(static_cast<int>(build(plan).lanes.size()), choice.lanes);
+      }
+    }
+    CHECK(!seen.contains(Algorithm::kAuto));
+  }
+}
+
+TEST(choosing_is_quick) {
+  const ChooseRequest request = all_reduce(64 << 20, 4096, 8);
+  const Constants constants;
+  constexpr int kRounds = 2000;
+  double best_us = 1e9;  // of several, as the machine may be busy
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kRounds; ++i) CHECK(choose(request, constants).lanes > 0);
+    const std::chrono::duration<double, std::micro> spent =
+        std::chrono::steady_clock::now() - start;
+    best_us = std::min(best_us, spent.count() / kRounds);
+  }
+  CHECK(best_us < 100);  // under sanitizers; a release build takes about one
+}
