@@ -85,7 +85,8 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
       if (sender == nullptr) at.sender.store(&closed_sender, std::memory_order_release);
       if (receiver == nullptr) at.receiver.store(&closed_receiver, std::memory_order_release);
       if (sender != nullptr) sender->hang_up();
-      if (receiver != nullptr) receiver->hang_up();
+      // What left in order may still be on its way; the end of its stream comes behind it.
+      if (receiver != nullptr && !in_order) receiver->hang_up();
     }
   }
   engine_.wake();

@@ -1,0 +1,48 @@
+#include <string>
+
+#include "check.h"
+#include "comm/channel_set.h"
+#include "engine/engine.h"
+
+namespace fastgpu {
+namespace {
+
+struct Quiet : RecvChannel {
+  explicit Quiet(bool* hung_up) : hung_up_(hung_up) {}
+  Io peek(FrameHeader&) override { return Io::kBlocked; }
+  Io try_recv(Incoming&) override { return Io::kBlocked; }
+  void hang_up() noexcept override { *hung_up_ = true; }
+  bool* hung_up_;
+};
+
+struct Fixture {
+  Engine engine{EngineConfig{.background = false}};
+  ChannelSet channels{engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}};
+};
+
+// Over TCP what the peer sent last may still be on its way when it says, on another connection,
+// that it leaves. The end of its stream will tell.
+TEST(a_peer_that_leaves_in_order_may_still_be_read) {
+  Fixture fixture;
+  bool hung_up = false;
+  fixture.channels.on_receiver(1, 0, std::make_unique<Quiet>(&hung_up));
+  fixture.channels.on_departed(1, /*in_order=*/true, "");
+  CHECK(!hung_up);
+  FrameHeader header;
+  CHECK(fixture.channels.receiver(1, 0)->peek(header) == Io::kBlocked);
+  CHECK(fixture.channels.receiver(1, 1)->peek(header) == Io::kClosed);  // never opened
+  CHECK(fixture.channels.departure(1).find("has left") != std::string::npos);
+}
+
+TEST(a_lost_peer_is_hung_up) {
+  Fixture fixture;
+  bool hung_up = false;
+  fixture.channels.on_receiver(2, 1, std::make_unique<Quiet>(&hung_up));
+  fixture.channels.on_departed(2, /*in_order=*/false, "its process ended");
+  CHECK(hung_up);
+  CHECK_EQ(fixture.channels.departure(2), "was lost: its process ended");
+  CHECK_EQ(fixture.channels.departure(1), "");
+}
+
+}  // namespace
+}  // namespace fastgpu
