@@ -1,0 +1,225 @@
+// What the shared-memory channel costs between two pinned processes: one-way latency of 8 bytes,
+// and throughput by frame size, one way and both ways, stored and reduced, copied and symmetric.
+//   fastgpu_bench_channels [SLOTS SLOT_BYTES]
+// Each figure is the best of several rounds, for others may use the machine, too.
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "base/clock.h"
+#include "transport/shm.h"
+
+namespace {
+
+using namespace fastgpu;
+
+constexpr std::size_t kMostBytes = std::size_t{64} << 20;
+constexpr std::size_t kLeastRegion = std::size_t{2} << 20;
+// Short rounds and many of them: some fall between the turns of other processes.
+constexpr std::size_t kBytesARound = std::size_t{2} << 20;
+constexpr std::size_t kFramesARound = 2000;
+constexpr int kRounds = 60;
+constexpr TimeNs kPatience = kSecond / 4;  // for the rounds of one figure
+
+void add_floats(std::byte* target, const std::byte* source, std::size_t count) {
+  auto* sums = reinterpret_cast<float*>(target);
+  const auto* terms = reinterpret_cast<const float*>(source);
+  for (std::size_t i = 0; i < count; ++i) sums[i] += terms[i];
+}
+
+// One of the two processes.
+struct Side {
+  int rank;
+  std::unique_ptr<SendChannel> sender;
+  std::unique_ptr<RecvChannel> receiver;
+  std::byte* source;  // kMostBytes each
+  std::byte* symmetric;
+  std::byte* target;
+
+  void send(const std::byte* payload, uint64_t size_bytes) const {
+    Outgoing frame{.header = {.size_bytes = size_bytes}, .payload = payload};
+    while (!frame.done) sender->try_send(frame);
+  }
+  void receive(std::byte* to, uint64_t size_bytes, ReduceKernel reduce) const {
+    FrameHeader header;
+    Incoming incoming{.target = to, .size_bytes = size_bytes, .reduce = reduce, .element_size = 4};
+    while (!incoming.done)
+      if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
+  }
+  void exchange(const std::byte* payload, std::byte* to, uint64_t size_bytes,
+                ReduceKernel reduce) const {
+    FrameHeader header;
+    Outgoing frame{.header = {.size_bytes = size_bytes}, .payload = payload};
+    Incoming incoming{.target = to, .size_bytes = size_bytes, .reduce = reduce, .element_size = 4};
+    while (!frame.done || !incoming.done) {
+      if (!frame.done) sender->try_send(frame);
+      if (!incoming.done && receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
+    }
+  }
+  // Both are here; rank 0 says whether there is another round.
+  bool meet(bool more = true) const {
+    std::array<std::byte, 8> token{std::byte{more}};
+    if (rank == 0) {
+      send(token.data(), token.size());
+      receive(token.data(), token.size(), nullptr);
+    } else {
+      receive(token.data(), token.size(), nullptr);
+      send(token.data(), token.size());
+    }
+    return token[0] == std::byte{true};
+  }
+};
+
+void measure_latency(const Side& side) {
+  constexpr int kTurns = 1000;
+  TimeNs best = kNever;
+  const TimeNs deadline = now_ns() + kPatience;
+  for (int round = 0; side.meet(round < 10 * kRounds && now_ns() < deadline); ++round) {
+    const TimeNs start = now_ns();
+    for (int turn = 0; turn < kTurns; ++turn) side.meet();
+    best = std::min(best, now_ns() - start);
+  }
+  if (side.rank == 0)
+    std::printf("one way, 8 bytes: %.0f ns\n", static_cast<double>(best) / kTurns / 2);
+}
+
+std::size_t frames_a_round(std::size_t size_bytes) {
+  return std::clamp<std::size_t>(kBytesARound / size_bytes, 1, kFramesARound);
+}
+
+struct Figure {
+  bool both_ways;
+  bool symmetric;
+  ReduceKernel reduce;
+};
+
+double gigabytes_per_second(const Side& side, const Figure& figure, std::size_t size_bytes) {
+  const std::size_t region = std::max(size_bytes, kLeastRegion);
+  const std::size_t frames = frames_a_round(size_bytes);
+  const std::byte* source = figure.symmetric ? side.symmetric : side.source;
+  TimeNs best = kNever;
+  const TimeNs deadline = now_ns() + kPatience;
+  for (int round = 0; side.meet(round < kRounds && now_ns() < deadline); ++round) {
+    const TimeNs start = now_ns();
+    for (std::size_t i = 0; i < frames; ++i) {
+      const std::size_t at = i * size_bytes % region;
+      if (figure.both_ways) {
+        side.exchange(source + at, side.target + at, size_bytes, figure.reduce);
+      } else if (side.rank == 0) {
+        side.send(source + at, size_bytes);
+      } else {
+        side.receive(side.target + at, size_bytes, figure.reduce);
+      }
+    }
+    side.meet();
+    best = std::min(best, now_ns() - start);
+  }
+  return static_cast<double>(frames * size_bytes) / static_cast<double>(best);
+}
+
+double memcpy_gigabytes_per_second(const Side& side, std::size_t size_bytes) {
+  const std::size_t region = std::max(size_bytes, kLeastRegion);
+  const std::size_t frames = frames_a_round(size_bytes);
+  TimeNs best = kNever;
+  for (int round = 0; round < kRounds; ++round) {
+    const TimeNs start = now_ns();
+    for (std::size_t i = 0; i < frames; ++i) {
+      const std::size_t at = i * size_bytes % region;
+      std::memcpy(side.target + at, side.source + at, size_bytes);
+    }
+    best = std::min(best, now_ns() - start);
+  }
+  return static_cast<double>(frames * size_bytes) / static_cast<double>(best);
+}
+
+void measure_throughput(const Side& side) {
+  constexpr std::array<Figure, 6> kFigures = {{{false, false, nullptr},
+                                               {false, false, add_floats},
+                                               {false, true, add_floats},
+                                               {true, false, nullptr},
+                                               {true, false, add_floats},
+                                               {true, true, add_floats}}};
+  if (side.rank == 0) {
+    std::printf(
+        "GB/s of payload    one way: store   reduce  symmetric  both ways: store   reduce "
+        " symmetric   memcpy\n");
+  }
+  for (std::size_t size_bytes = 64; size_bytes <= kMostBytes; size_bytes *= 4) {
+    std::array<double, 6> speed{};
+    for (std::size_t i = 0; i < kFigures.size(); ++i)
+      speed[i] = gigabytes_per_second(side, kFigures[i], size_bytes);
+    if (side.rank != 0) continue;
+    std::printf("%12zu B %16.2f %8.2f %10.2f %17.2f %8.2f %10.2f %8.2f\n", size_bytes, speed[0],
+                speed[1], speed[2], speed[3], speed[4], speed[5],
+                memcpy_gigabytes_per_second(side, size_bytes));
+    std::fflush(stdout);
+  }
+}
+
+void pin(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<unsigned>(cpu), &set);
+  ::sched_setaffinity(0, sizeof set, &set);
+}
+
+std::byte* touched(std::byte* memory) {
+  std::memset(memory, 1, kMostBytes);
+  return memory;
+}
+
+UniqueFd copy_of(const UniqueFd& fd) { return UniqueFd(::dup(fd.get())); }
+
+int measure(const ShmRingConfig& config) {
+  std::array<UniqueFd, 2> rings = {create_shm_ring(config), create_shm_ring(config)};
+  std::array<std::shared_ptr<Doorbell>, 2> bells = {std::make_shared<Doorbell>(Doorbell::create()),
+                                                    std::make_shared<Doorbell>(Doorbell::create())};
+  // Made before the fork, so that both sides can map both; each allocates from its own only.
+  std::array<SymmetricHeap, 2> heaps;
+  std::array<std::byte*, 2> symmetric{};
+  for (std::size_t i = 0; i < 2; ++i) symmetric[i] = heaps[i].allocate(kMostBytes);
+  const pid_t child = ::fork();
+  if (child < 0) return 1;
+  const std::size_t me = child == 0 ? 1 : 0;
+  const std::size_t peer = 1 - me;
+  pin(static_cast<int>(me));
+  auto segments = std::make_shared<PeerSegments>();
+  segments->add(0, heaps[peer].descriptor(0));
+  std::vector<std::byte> source(kMostBytes, std::byte{1});
+  std::vector<std::byte> target(kMostBytes, std::byte{1});
+  {
+    const Side side{static_cast<int>(me),
+                    make_shm_sender(copy_of(rings[me]), bells[peer], &heaps[me], [](uint32_t) {}),
+                    make_shm_receiver(copy_of(rings[peer]), bells[peer], segments),
+                    source.data(),
+                    touched(symmetric[me]),
+                    target.data()};
+    if (me == 0) std::printf("%u slots of %u bytes\n", config.slots, config.slot_bytes);
+    measure_latency(side);
+    measure_throughput(side);
+    side.meet();
+  }
+  if (child == 0) ::_exit(0);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ShmRingConfig config;
+  if (argc == 3) {
+    config.slots = static_cast<uint32_t>(std::strtoul(argv[1], nullptr, 10));
+    config.slot_bytes = static_cast<uint32_t>(std::strtoul(argv[2], nullptr, 10));
+  }
+  return measure(config);
+}
