@@ -139,11 +139,13 @@ Region part_of(Buffer buffer, std::span<const uint64_t> counts, const PlanReques
 
 }  // namespace
 
-// 1 hop of n - 1 frames: at turn t rank r sends to r + t and hears from r - t, so that every rank
-// sends one and receives one at a time. Bytes: what is given to the others, each once.
+// At turn t rank r sends to r + t and hears from r - t, so that no rank is met by all at once. A
+// few turns are under way together: 1 hop for small worlds, (n - 1)/8 for large ones.
+// Bytes: what is given to the others, each once.
 // An empty part travels as an empty frame: sizes are checked per frame, and a rank that expects
 // something must not wait for ever.
 void direct_all_to_all(Draft& draft) {
+  constexpr int kTurnsAhead = 7;
   const PlanRequest& request = draft.request;
   const auto sent = [&](int peer) {
     return draft.share_of(part_of(Buffer::kInput, request.send_counts, request, peer));
@@ -152,13 +154,17 @@ void direct_all_to_all(Draft& draft) {
     return draft.share_of(part_of(Buffer::kData, request.recv_counts, request, peer));
   };
   draft.steps.copy(sent(request.rank), received(request.rank));
-  for (int turn = 1; turn < request.world; ++turn) {
-    const int to = shifted(request.rank, turn, request.world);
-    const int from = shifted(request.rank, -turn, request.world);
-    const Region out = sent(to);
-    const Region in = received(from);
-    out.size_bytes > 0 ? draft.steps.send(to, out) : draft.steps.send_empty(to);
-    in.size_bytes > 0 ? draft.steps.recv(from, in) : draft.steps.recv_empty(from);
+  for (int turn = 1; turn < request.world + kTurnsAhead; ++turn) {
+    if (turn < request.world) {
+      const int to = shifted(request.rank, turn, request.world);
+      const Region out = sent(to);
+      out.size_bytes > 0 ? draft.steps.send(to, out) : draft.steps.send_empty(to);
+    }
+    if (turn > kTurnsAhead) {
+      const int from = shifted(request.rank, kTurnsAhead - turn, request.world);
+      const Region in = received(from);
+      in.size_bytes > 0 ? draft.steps.recv(from, in) : draft.steps.recv_empty(from);
+    }
   }
 }
 

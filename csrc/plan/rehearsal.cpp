@@ -76,9 +76,7 @@ void Rehearsal::run() {
 }
 
 bool Rehearsal::finished(const Cursor& cursor) const {
-  return cursor.next == lane_of(cursor).size() &&
-         std::all_of(cursor.streams.begin(), cursor.streams.end(),
-                     [](const auto& stream) { return stream.second.frames.empty(); });
+  return cursor.next == lane_of(cursor).size() && cursor.to_arrive == 0;
 }
 
 bool Rehearsal::poll(Cursor& cursor) {
@@ -90,10 +88,12 @@ bool Rehearsal::poll(Cursor& cursor) {
 // Into channels that have room; the payload is read now, not when it was posted.
 bool Rehearsal::let_leave(Cursor& cursor) {
   bool moved = false;
+  if (capacity_ == 0 || cursor.to_leave == 0) return false;
   for (auto& [peer, stream] : cursor.streams) {
     for (; stream.left < std::min(capacity_, stream.frames.size()); ++stream.left) {
       Frame& frame = stream.frames[stream.left];
       frame.value = read(cursor.rank, frame.step->source);
+      --cursor.to_leave;
       moved = true;
     }
   }
@@ -125,6 +125,8 @@ void Rehearsal::post(Cursor& cursor, const Step& step) {
   if (step.source.size_bytes > 0) cursor.open.push_back(cursor.posted.size());
   cursor.posted.push_back({step.source, step.peer, 0});
   cursor.streams[step.peer].frames.push_back(std::move(frame));
+  ++cursor.to_leave;
+  ++cursor.to_arrive;
 }
 
 bool Rehearsal::receive(Cursor& cursor, const Step& step) {
@@ -155,6 +157,7 @@ bool Rehearsal::receive(Cursor& cursor, const Step& step) {
   write(cursor, step, frame.value);
   sender.posted[frame.posted].taken_at = static_cast<uint32_t>(cursor.next + 1);
   stream.frames.pop_front();
+  --sender.to_arrive;
   if (capacity_ > 0) --stream.left;
   return true;
 }

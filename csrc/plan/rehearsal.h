@@ -71,6 +71,8 @@ class Rehearsal {
     std::vector<Posted> posted;
     std::vector<std::size_t> open;  // of posted: not known to be taken
     std::map<int, Stream> streams;  // by receiver
+    std::size_t to_leave = 0;       // frames of all streams that are not in a channel yet
+    std::size_t to_arrive = 0;      // and those that nobody has taken
   };
 
   const Lane& lane_of(const Cursor& cursor) const;

@@ -50,9 +50,22 @@ bool Terms::complete(int term) const {
 }
 
 std::string Terms::show(int term) const {
+  std::string text;
+  append(term, text);
+  return text;
+}
+
+void Terms::append(int term, std::string& text) const {
   const Node& node = nodes_[static_cast<std::size_t>(term)];
-  if (node.left < 0) return std::to_string(term);
-  return "(" + show(node.left) + "+" + show(node.right) + ")";
+  if (node.left < 0) {
+    text += std::to_string(term);
+    return;
+  }
+  text += '(';
+  append(node.left, text);
+  text += '+';
+  append(node.right, text);
+  text += ')';
 }
 
 std::vector<Piece> merged(const std::vector<Piece>& pieces) {

@@ -34,6 +34,7 @@ class Terms {
     int left = -1;
     int right = -1;
   };
+  void append(int term, std::string& text) const;
   const uint64_t* members(int term) const {
     return &members_[static_cast<std::size_t>(term) * words_];
   }

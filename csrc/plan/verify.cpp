@@ -97,6 +97,7 @@ void check_results(const Promise& promise, std::span<const RankMemory> memories,
   }
   proof.orders.clear();
   for (const int term : orders) proof.orders.push_back(terms.show(term));
+  std::sort(proof.orders.begin(), proof.orders.end());
 }
 
 void rehearse(const Promise& promise, const VerifyOptions& options,
