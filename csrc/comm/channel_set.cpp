@@ -69,6 +69,7 @@ void ChannelSet::on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> ch
     if (hung_up_ || !departures_[static_cast<std::size_t>(peer)].empty()) channel->hang_up();
     slot(peer, lane).receiver.store(channel.get(), std::memory_order_release);
     receivers_.push_back(std::move(channel));
+    version_.fetch_add(1);
   }
   engine_.wake();
 }
@@ -88,6 +89,7 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
       // What left in order may still be on its way; the end of its stream comes behind it.
       if (receiver != nullptr && !in_order) receiver->hang_up();
     }
+    version_.fetch_add(1);
   }
   engine_.wake();
 }

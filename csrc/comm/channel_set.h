@@ -27,6 +27,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
 
   SendChannel* sender(int peer, int lane) override;
   RecvChannel* receiver(int peer, int lane) override;
+  uint64_t version() const override { return version_.load(std::memory_order_acquire); }
 
   void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) override;
   void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) override;
@@ -54,6 +55,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   const Open open_;
   const Failed failed_;
   std::vector<Slot> slots_;
+  std::atomic<uint64_t> version_{0};
 
   mutable std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<SendChannel>> senders_;

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <string>
 
 #include "engine/engine.h"
 #include "transport/segment.h"
@@ -25,11 +27,15 @@ class Process {
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use.
   Connector& connector();
+  // What was last measured of links and memory here (plan/cost.h), as text; empty: nothing yet.
+  std::string constants();
+  void set_constants(std::string text);
 
  private:
   Engine engine_;
   SymmetricHeap heap_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // guards what follows
+  std::string constants_;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

@@ -65,7 +65,7 @@ bool Engine::poll_all() {
   bool moved = false;
   for (std::size_t i = 0; i < pollables_.size(); ++i) {
     Pollable* pollable = pollables_[i].get();
-    if (pollable != nullptr && pollable->busy()) moved |= pollable->poll();
+    if (pollable != nullptr && pollable->attentive()) moved |= pollable->poll();
   }
   if (!removed_.empty()) {
     std::erase(pollables_, nullptr);

@@ -33,6 +33,8 @@ class Pollable {
   virtual bool poll() noexcept = 0;
   // Any thread: whether something is pending.
   virtual bool busy() const noexcept = 0;
+  // Any thread: whether to poll it, also when nothing is pending, whenever the engine runs.
+  virtual bool attentive() const noexcept { return busy(); }
   // Runner only: when the next pending operation runs out of time.
   virtual TimeNs next_deadline() const noexcept = 0;
 };

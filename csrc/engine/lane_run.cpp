@@ -147,7 +147,7 @@ void LaneRun::check(const Step& step, const FrameHeader& header) const {
   failure.message =
       "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
       (same_call ? ", with a part of " + std::to_string(header.size_bytes) + " bytes" : "") +
-      ", but this rank called " + describe_frame(mine) +
+      ", but rank " + std::to_string(operation_->rank) + " called " + describe_frame(mine) +
       (same_call ? ", with a part of " + std::to_string(mine.size_bytes) + " bytes" : "") +
       "; every rank must make the same calls in the same order";
   raise(failure);

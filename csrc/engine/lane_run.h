@@ -16,6 +16,8 @@ class ChannelSource {
   virtual ~ChannelSource() = default;
   virtual SendChannel* sender(int peer, int lane) = 0;
   virtual RecvChannel* receiver(int peer, int lane) = 0;
+  // Changes when there are new receivers, or a peer has departed.
+  virtual uint64_t version() const = 0;
 };
 
 enum class LaneState : uint8_t { kMoved, kBlocked, kDone };

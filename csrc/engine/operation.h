@@ -22,9 +22,11 @@ struct Operation {
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
   std::byte* wire = nullptr;
+  std::shared_ptr<void> wire_owner;
   Call call;
   ReduceKernel reduce = nullptr;  // for schedules that reduce
   uint32_t element_size = 1;
+  int rank = 0;           // mine, for messages
   uint64_t sequence = 0;  // given by the queue, in the order of the calls
   uint32_t generation = 0;
   TimeNs deadline = kNever;

@@ -17,7 +17,7 @@ void OperationQueue::push(std::shared_ptr<Operation> operation) {
   operation->sequence = sequence_.load(std::memory_order_relaxed) + 1;
   sequence_.store(operation->sequence);
   inbox_.push_back(std::move(operation));
-  pending_.fetch_add(1);
+  if (pending_.fetch_add(1) == 0) busy_since_.store(now_ns(), std::memory_order_relaxed);
 }
 
 void OperationQueue::fail_with(Failure failure) {
@@ -108,8 +108,14 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
 void OperationQueue::finish(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
   operation.keep_alive.reset();
-  pending_.fetch_sub(1);
+  operation.wire_owner.reset();
+  one_less();
   operation.work->complete();
+}
+
+void OperationQueue::one_less() noexcept {
+  const TimeNs since = busy_since_.load(std::memory_order_relaxed);
+  if (pending_.fetch_sub(1) == 1) busy_ns_.fetch_add(now_ns() - since, std::memory_order_relaxed);
 }
 
 TimeNs OperationQueue::next_deadline() const noexcept {
@@ -172,7 +178,7 @@ void OperationQueue::fail_all(Failure failure) {
     own.op = name_of(operation->call.collective);
     own.sequence = static_cast<int64_t>(operation->sequence);
     operation->keep_alive.reset();
-    pending_.fetch_sub(1);
+    one_less();
     operation->work->fail(std::move(own));
   }
 }

@@ -40,6 +40,8 @@ class OperationQueue : public Pollable {
   bool poll() noexcept override;
   bool busy() const noexcept override { return pending_.load() > 0 || requested_.load(); }
   TimeNs next_deadline() const noexcept override;
+  // For how long, in all, at least one operation was pending.
+  uint64_t busy_ns() const noexcept { return static_cast<uint64_t>(busy_ns_.load()); }
 
  private:
   struct LaneQueue {
@@ -52,6 +54,7 @@ class OperationQueue : public Pollable {
   void start(Operation& operation);
   void finish_lane(LaneQueue& queue);
   void finish(Operation& operation);
+  void one_less() noexcept;
   void check_deadlines();
   void fail_all(Failure failure);
   std::string waiting_for(const Operation& operation) const;
@@ -63,6 +66,8 @@ class OperationQueue : public Pollable {
       running_;  // the runner's; in call order, done ones dropped
 
   std::atomic<int> pending_{0};
+  std::atomic<TimeNs> busy_since_{0};
+  std::atomic<TimeNs> busy_ns_{0};
   std::atomic<uint64_t> sequence_{0};
   std::atomic<bool> requested_{false};  // a failure waits to be taken
   mutable std::mutex mutex_;            // guards inbox_, request_, failure_

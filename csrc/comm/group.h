@@ -1,0 +1,71 @@
+// The communicator's making: what Communicator::create returns.
+// Threading and ownership as communicator.h says.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "comm/channel_set.h"
+#include "comm/communicator.h"
+#include "comm/planner.h"
+#include "comm/process.h"
+#include "comm/topology.h"
+#include "comm/wire_pool.h"
+#include "engine/operation_queue.h"
+#include "engine/point_to_point.h"
+
+namespace fastgpu {
+
+class Group : public Communicator {
+ public:
+  Group(const CommunicatorConfig& config, Topology topology, Process& process);
+  ~Group() override;
+
+  // Measures the links with the other ranks, when rank 0 has not measured them before: a collective
+  // call, so every rank makes it first.
+  void calibrate();
+
+  std::shared_ptr<Work> run(CollectiveCall call) override;
+  std::shared_ptr<Work> send(MessageCall call) override;
+  std::shared_ptr<Work> recv(MessageCall call) override;
+  void wait(Work& work, int64_t timeout_ms) override;
+  void abort(const std::string& reason) override;
+  void shutdown() override;
+
+  int rank() const override { return config_.rank; }
+  int world() const override { return config_.world; }
+  const std::string& host_of(int rank) const override;
+  uint64_t sequence() const override { return collectives_->sequence(); }
+  void set_timeout_ms(int64_t timeout_ms) override { timeout_ms_.store(timeout_ms); }
+  Counters counters() const override;
+  std::shared_ptr<const Failure> failure() const override { return collectives_->failure(); }
+
+ private:
+  // What failing needs; it outlives the group while the engine or the connector still calls it.
+  struct Shared;
+
+  void check(const CollectiveCall& call) const;
+  std::shared_ptr<Operation> make_operation(CollectiveCall& call, const Plan& plan);
+  void add_scaling(CollectiveCall& call, Operation& operation);
+  std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
+  TimeNs deadline_of(int64_t timeout_ms) const;
+  void drive(const std::shared_ptr<Work>& work, bool synchronous, uint64_t size_bytes);
+  void drain();
+
+  const CommunicatorConfig config_;
+  Process& process_;
+  const std::shared_ptr<Shared> shared_;
+  std::shared_ptr<OperationQueue> collectives_;
+  std::shared_ptr<PointToPoint> messages_;
+  Planner planner_;
+  std::shared_ptr<WirePool> wires_;
+  std::atomic<int64_t> timeout_ms_;
+  std::atomic<uint64_t> bytes_sent_{0};
+  std::atomic<uint64_t> bytes_received_{0};
+  std::atomic<uint64_t> operations_{0};
+  std::once_flag shut_down_;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,32 @@
+#include "comm/process.h"
+
+#include "comm/connector.h"
+
+namespace fastgpu {
+
+Process::Process(const EngineConfig& config) : engine_(config) {}
+
+Process::~Process() = default;
+
+Process& Process::shared() {
+  static Process* process = new Process;
+  return *process;
+}
+
+Connector& Process::connector() {
+  const std::lock_guard lock(mutex_);
+  if (!connector_) connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
+  return *connector_;
+}
+
+std::string Process::constants() {
+  const std::lock_guard lock(mutex_);
+  return constants_;
+}
+
+void Process::set_constants(std::string text) {
+  const std::lock_guard lock(mutex_);
+  constants_ = std::move(text);
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,60 @@
+// Who the ranks are and which of them share a host: what they tell each other when they meet.
+// A host is a set of ranks that have really mapped each other's memory; nothing is guessed from
+// names or from LOCAL_WORLD_SIZE.
+// Thread safety: values.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/connector.h"
+#include "comm/options.h"
+#include "comm/store.h"
+#include "plan/cost.h"
+
+namespace fastgpu {
+
+// One rank's card, exchanged through the store as text.
+struct PeerRecord {
+  std::string host;  // its name, for messages
+  int pid = 0;
+  std::string machine;  // the kernel's boot id: ranks with different ones cannot share memory
+  std::string unix_name;
+  std::vector<Endpoint> endpoints;
+  Transport transport = Transport::kAuto;
+  uint64_t communicator = 0;  // rank 0's is everyone's
+  std::string constants;      // rank 0's are everyone's; empty: to be measured
+};
+std::string to_text(const PeerRecord& record);
+// Raises RendezvousError for text of another form.
+PeerRecord record_from_text(const std::string& text);
+
+struct Topology {
+  std::vector<PeerRecord> records;  // by rank
+  std::vector<int> host_of;         // by rank: the host's index, dense, in order of first ranks
+  std::vector<PeerAddress> addresses;
+  int ranks_on_machine = 1;  // that share this rank's processors
+};
+
+struct RendezvousRequest {
+  int rank = 0;
+  int world = 1;
+  std::string name;  // of the group, for messages
+  Options options;
+  std::string store_host;
+  uint16_t store_port = 0;
+  std::string constants;  // what this process has measured before, if anything
+  TimeNs deadline = kNever;
+};
+
+// Meets the other ranks at the store and finds out who shares memory. Raises RendezvousError that
+// names the ranks that did not come, or that cannot be reached.
+Topology meet(const RendezvousRequest& request, Store& store, Connector& connector);
+
+// "rank 3 (host node7, pid 4711)".
+std::string name_of_rank(const Topology& topology, int rank);
+
+int available_cores();
+
+}  // namespace fastgpu

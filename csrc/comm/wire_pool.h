@@ -1,0 +1,70 @@
+// Scratch memory of operations, kept for the next ones: a schedule's wire buffer is often the same
+// size call after call, and fresh pages cost more than the copy into them.
+// Thread safety: all calls, any thread. Bounded: what is kept unused stays below kMaxKeptBytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace fastgpu {
+
+class WirePool {
+ public:
+  static constexpr std::size_t kMaxKeptBytes = std::size_t{256} << 20;
+  static constexpr std::size_t kMaxKeptBlocks = 16;
+
+  struct Block {
+    std::byte* memory = nullptr;
+    std::size_t size_bytes = 0;
+  };
+
+  WirePool() = default;
+  ~WirePool() {
+    for (const Block& block : kept_) std::free(block.memory);
+  }
+  WirePool(const WirePool&) = delete;
+  WirePool& operator=(const WirePool&) = delete;
+
+  // At least `size_bytes`, aligned to a cache line, not cleared.
+  Block take(std::size_t size_bytes) {
+    {
+      const std::lock_guard lock(mutex_);
+      for (Block& block : kept_) {
+        // Not a block far too large, which another operation will want.
+        if (block.size_bytes < size_bytes || block.size_bytes > 4 * size_bytes + 65536) continue;
+        const Block found = block;
+        kept_bytes_ -= found.size_bytes;
+        block = kept_.back();
+        kept_.pop_back();
+        return found;
+      }
+    }
+    const std::size_t rounded = (size_bytes + 63) / 64 * 64;
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
+    if (memory == nullptr) throw std::bad_alloc();
+    return {memory, rounded};
+  }
+
+  void give_back(const Block& block) noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      if (kept_.size() < kMaxKeptBlocks && kept_bytes_ + block.size_bytes <= kMaxKeptBytes) {
+        kept_.push_back(block);
+        kept_bytes_ += block.size_bytes;
+        return;
+      }
+    }
+    std::free(block.memory);
+  }
+
+ private:
+  std::mutex mutex_;  // guards what follows
+  std::vector<Block> kept_;
+  std::size_t kept_bytes_ = 0;
+};
+
+}  // namespace fastgpu
