@@ -146,8 +146,8 @@ void Engine::wait(Work& work, TimeNs deadline) {
       run(&work, deadline, config_.spin_ns, true);
       release();
     } else {
-      // The runner may be about to stop; the background takes over then.
-      delegate();
+      // The runner may be asleep, or about to stop; in that case the background takes over.
+      submitted();
       work.sleep_until_done(config_.background ? deadline : now_ns() + kMillisecond);
     }
   }

@@ -1,0 +1,204 @@
+// Ranks as threads of one process, over real rings and sockets: the communicator end to end.
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "comm/communicator.h"
+#include "comm/process.h"
+#include "comm/store.h"
+
+namespace fastgpu {
+namespace {
+
+// Runs `body` as every rank of a world, each a thread; the first exception is rethrown.
+template <typename Body>
+void with_world(int world, const Options& options, Body body) {
+  Process process;
+  MemoryStore store;
+  std::vector<std::thread> threads;
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world));
+  for (int rank = 0; rank < world; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        CommunicatorConfig config;
+        config.rank = rank;
+        config.world = world;
+        config.name = "test";
+        config.options = options;
+        config.timeout_ms = 20'000;
+        const auto communicator = Communicator::create(config, store, process);
+        body(*communicator);
+        communicator->shutdown();
+      } catch (...) {
+        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+CollectiveCall all_reduce_of(std::vector<float>& values) {
+  CollectiveCall call;
+  call.collective = Collective::kAllReduce;
+  call.dtype = DType::kFloat32;
+  call.count = values.size();
+  call.data = reinterpret_cast<std::byte*>(values.data());
+  return call;
+}
+
+void check_all_reduce(Communicator& communicator, std::size_t count) {
+  std::vector<float> values(count);
+  const auto n = static_cast<float>(communicator.world());
+  for (std::size_t i = 0; i < count; ++i) {
+    values[i] = static_cast<float>(communicator.rank()) + static_cast<float>(i % 100);
+  }
+  communicator.wait(*communicator.run(all_reduce_of(values)), -1);
+  for (std::size_t i = 0; i < count; ++i) {
+    CHECK_EQ(values[i], n * (n - 1) / 2 + n * static_cast<float>(i % 100));
+  }
+}
+
+Options options_of(const char* algorithm, const char* transport) {
+  Options options;
+  set_field(options, "algorithm", algorithm);
+  set_field(options, "transport", transport);
+  return options;
+}
+
+TEST(all_reduce_by_every_algorithm_and_transport) {
+  for (const char* transport : {"auto", "tcp"}) {
+    for (const char* algorithm : {"auto", "direct", "ring", "tree", "halving", "hierarchical"}) {
+      for (const int world : {1, 2, 3, 4}) {
+        with_world(world, options_of(algorithm, transport), [](Communicator& communicator) {
+          for (const std::size_t count : {0, 1, 7, 1000, 100'000}) {
+            check_all_reduce(communicator, count);
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST(many_asynchronous_operations_stay_in_order) {
+  with_world(3, Options{}, [](Communicator& communicator) {
+    std::vector<std::vector<float>> buffers(200, std::vector<float>(777));
+    std::vector<std::shared_ptr<Work>> works;
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+      buffers[i].assign(777, static_cast<float>(i));
+      CollectiveCall call = all_reduce_of(buffers[i]);
+      call.synchronous = false;
+      works.push_back(communicator.run(std::move(call)));
+    }
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+      communicator.wait(*works[i], -1);
+      CHECK_EQ(buffers[i][776], 3 * static_cast<float>(i));
+    }
+  });
+}
+
+TEST(messages_match_by_peer_and_tag) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    const bool first = communicator.rank() == 0;
+    std::vector<std::vector<char>> small(3, std::vector<char>(100));
+    std::vector<char> large(3 << 20);
+    const auto message = [&](std::vector<char>& data, uint32_t tag) {
+      MessageCall call;
+      call.peer = first ? 1 : 0;
+      call.tag = tag;
+      call.data = reinterpret_cast<std::byte*>(data.data());
+      call.size_bytes = data.size();
+      call.synchronous = false;
+      return call;
+    };
+    std::vector<std::shared_ptr<Work>> works;
+    if (first) {
+      for (std::size_t i = 0; i < 3; ++i) {
+        small[i].assign(100, static_cast<char>('a' + i));
+        works.push_back(communicator.send(message(small[i], static_cast<uint32_t>(i))));
+      }
+      large.assign(large.size(), 'z');
+      works.push_back(communicator.send(message(large, 9)));
+    } else {
+      works.push_back(communicator.recv(message(large, 9)));
+      for (const std::size_t i : {2, 0, 1}) {
+        works.push_back(communicator.recv(message(small[i], static_cast<uint32_t>(i))));
+      }
+    }
+    for (const auto& work : works) communicator.wait(*work, -1);
+    for (std::size_t i = 0; i < 3; ++i) CHECK_EQ(small[i][99], static_cast<char>('a' + i));
+    CHECK_EQ(large.back(), 'z');
+  });
+}
+
+TEST(an_unmatched_call_names_both_on_every_rank) {
+  with_world(3, Options{}, [](Communicator& communicator) {
+    std::vector<float> values(communicator.rank() == 1 ? 64 : 32);
+    const auto work = communicator.run(all_reduce_of(values));
+    CHECK_THROWS(communicator.wait(*work, -1), CollectiveMismatchError, "count=64");
+    CHECK_THROWS(communicator.wait(*work, -1), CollectiveMismatchError, "count=32");
+    CHECK_THROWS(communicator.run(all_reduce_of(values)), CollectiveMismatchError, "count=64");
+  });
+}
+
+TEST(broadcasts_from_different_roots_do_not_pass) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    std::vector<float> values(16);
+    CollectiveCall call = all_reduce_of(values);
+    call.collective = Collective::kBroadcast;
+    call.root = communicator.rank();
+    const auto work = communicator.run(std::move(call));
+    CHECK_THROWS(communicator.wait(*work, -1), CollectiveMismatchError, "root=");
+  });
+}
+
+TEST(a_time_out_names_who_is_missing) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    if (communicator.rank() == 1) {
+      // Comes only when the other one has given up.
+      while (communicator.failure() == nullptr) std::this_thread::yield();
+      return;
+    }
+    std::vector<float> values(16);
+    CollectiveCall call = all_reduce_of(values);
+    call.timeout_ms = 100;
+    const auto work = communicator.run(std::move(call));
+    CHECK_THROWS(communicator.wait(*work, -1), CollectiveTimeoutError, "rank 1");
+  });
+}
+
+TEST(a_rank_that_leaves_is_named) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    check_all_reduce(communicator, 10);
+    if (communicator.rank() == 1) return;
+    std::vector<float> values(16);
+    const auto work = communicator.run(all_reduce_of(values));
+    CHECK_THROWS(communicator.wait(*work, -1), PeerLostError, "has left the group");
+  });
+}
+
+TEST(abort_fails_what_is_pending) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    check_all_reduce(communicator, 10);
+    std::vector<float> values(16);
+    CollectiveCall call = all_reduce_of(values);
+    call.synchronous = false;
+    if (communicator.rank() == 0) {
+      const auto work = communicator.run(std::move(call));
+      communicator.abort("for the test");
+      CHECK(work->done());
+      CHECK_THROWS(communicator.wait(*work, -1), AbortedError, "for the test");
+    } else {
+      while (communicator.failure() == nullptr) std::this_thread::yield();
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fastgpu
