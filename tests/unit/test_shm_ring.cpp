@@ -1,0 +1,185 @@
+// What the suite of all channels cannot see of the shared-memory one: its file, its pieces, when it
+// rings, and what a broken peer may write.
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "check.h"
+#include "transport/shm_ring.h"
+
+namespace fastgpu::test {
+namespace {
+
+UniqueFd copy_of(const UniqueFd& fd) { return UniqueFd(::dup(fd.get())); }
+
+std::shared_ptr<Doorbell> make_bell() { return std::make_shared<Doorbell>(Doorbell::create()); }
+
+// Whether the owner of the bell was woken since this was called last.
+bool rang(Doorbell& bell) {
+  uint64_t rings = 0;
+  const bool woken = ::read(bell.event_fd(), &rings, sizeof rings) > 0;
+  bell.finish_sleep();
+  bell.prepare_sleep();
+  return woken;
+}
+
+TEST(a_ring_cannot_be_resized) {
+  const UniqueFd fd = create_shm_ring({});
+  CHECK(::ftruncate(fd.get(), 4096) != 0);
+  CHECK(::ftruncate(fd.get(), 1 << 30) != 0);
+}
+
+TEST(impossible_rings_are_refused) {
+  CHECK_THROWS(create_shm_ring({.slots = 3}), InvalidArgumentError, "power of two");
+  CHECK_THROWS(create_shm_ring({.slots = 0}), InvalidArgumentError, "power of two");
+  CHECK_THROWS(create_shm_ring({.slot_bytes = 100}), InvalidArgumentError, "64 bytes");
+  CHECK_THROWS(create_shm_ring({.slot_bytes = 0}), InvalidArgumentError, "64 bytes");
+}
+
+TEST(what_is_not_a_ring_is_refused) {
+  UniqueFd unsealed(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  CHECK_EQ(::ftruncate(unsealed.get(), 1 << 20), 0);
+  CHECK_THROWS(ShmRing{unsealed}, RendezvousError, "is not one");
+  CHECK_THROWS(ShmRing{UniqueFd()}, RendezvousError, "is not one");
+  CHECK_EQ(::fcntl(unsealed.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);
+  CHECK_THROWS(ShmRing{unsealed}, RendezvousError, "another layout");
+  const UniqueFd ring = create_shm_ring({});
+  {
+    const ShmRing honest(ring);
+    honest.words().slots *= 2;  // as a broken peer might
+  }
+  CHECK_THROWS(ShmRing{ring}, RendezvousError, "another layout");
+}
+
+TEST(pieces_fit_the_slots) {
+  const UniqueFd fd = create_shm_ring({.slots = 8, .slot_bytes = 32768});
+  const ShmRing ring(fd);
+  for (uint64_t size_bytes = 0; size_bytes < 300'000; size_bytes += 37) {
+    const uint64_t piece = ring.piece_bytes(size_bytes);
+    CHECK_EQ(piece % 64, 0U);
+    CHECK(piece > 0 && piece <= 32768);
+  }
+  CHECK_EQ(ring.piece_bytes(4096), 4096U);
+  CHECK_EQ(ring.piece_bytes(32768), 8192U);  // one copies in while the other copies out
+  CHECK_EQ(ring.piece_bytes(1 << 20), 32768U);
+}
+
+struct Ends {
+  explicit Ends(const ShmRingConfig& config, const SymmetricHeap* heap = nullptr)
+      : ring(create_shm_ring(config)),
+        sender(make_shm_sender(copy_of(ring), receiver_bell, heap,
+                               [this](uint32_t segment) { shared.push_back(segment); })),
+        receiver(make_shm_receiver(copy_of(ring), sender_bell, segments)) {
+    receiver_bell->prepare_sleep();
+    sender_bell->prepare_sleep();
+  }
+
+  bool send(std::span<const std::byte> payload) {
+    Outgoing frame{.header = {.size_bytes = payload.size()}, .payload = payload.data()};
+    sender->try_send(frame);
+    return frame.done;
+  }
+  bool receive(std::span<std::byte> target) {
+    FrameHeader header;
+    Incoming incoming{.target = target.data(), .size_bytes = target.size()};
+    if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
+    return incoming.done;
+  }
+
+  std::vector<uint32_t> shared;
+  std::shared_ptr<Doorbell> sender_bell = make_bell();
+  std::shared_ptr<Doorbell> receiver_bell = make_bell();
+  std::shared_ptr<PeerSegments> segments = std::make_shared<PeerSegments>();
+  UniqueFd ring;
+  std::unique_ptr<SendChannel> sender;
+  std::unique_ptr<RecvChannel> receiver;
+};
+
+TEST(a_receiver_rings_only_a_sender_that_may_wait) {
+  Ends ends({.slots = 4, .slot_bytes = 64});
+  std::array<std::byte, 8> token{};
+  for (int i = 0; i < 20; ++i) {
+    CHECK(ends.send(token));
+    CHECK(rang(*ends.receiver_bell));
+    CHECK(ends.receive(token));
+    CHECK(!rang(*ends.sender_bell));  // there was always room
+  }
+  for (int i = 0; i < 4; ++i) CHECK(ends.send(token));
+  CHECK(!ends.send(token));
+  CHECK(ends.receive(token));
+  CHECK(rang(*ends.sender_bell));
+  ends.sender->hang_up();
+  CHECK(rang(*ends.receiver_bell));
+  ends.receiver->hang_up();
+  CHECK(rang(*ends.sender_bell));
+}
+
+TEST(symmetric_frames_are_done_when_the_receiver_is) {
+  SymmetricHeap heap;
+  constexpr std::size_t kSize = 600 * 1024;
+  std::byte* memory = heap.allocate(kSize);
+  std::memset(memory, 9, kSize);
+  Ends ends({}, &heap);
+  std::vector<std::byte> target(kSize);
+  Outgoing frame{.header = {.size_bytes = kSize}, .payload = memory};
+  Incoming incoming{.target = target.data(), .size_bytes = kSize};
+  FrameHeader header;
+  CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
+  CHECK_EQ(ends.shared.size(), 1U);
+  CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
+  CHECK_EQ(ends.receiver->try_recv(incoming), Io::kBlocked);  // the segment has not come
+  ends.segments->add(0, heap.descriptor(0));
+  while (!incoming.done) {
+    CHECK_EQ(ends.sender->try_send(frame), Io::kBlocked);
+    CHECK(!frame.done);
+    CHECK(!rang(*ends.sender_bell));
+    CHECK_EQ(ends.receiver->try_recv(incoming), Io::kMoved);
+  }
+  CHECK(rang(*ends.sender_bell));
+  CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
+  CHECK(frame.done);
+  CHECK_EQ(target[kSize - 1], std::byte{9});
+  CHECK(!ends.send({memory, kSize}));
+  CHECK_EQ(ends.shared.size(), 1U);  // once is enough
+}
+
+// The sender's memory may have changed since, so it does not count.
+TEST(symmetric_memory_does_not_count_after_a_hang_up) {
+  SymmetricHeap heap;
+  std::byte* memory = heap.allocate(10'000);
+  Ends ends({}, &heap);
+  ends.segments->add(0, heap.descriptor(0));
+  CHECK(!ends.send({memory, 10'000}));
+  ends.sender->hang_up();
+  std::vector<std::byte> target(10'000);
+  Incoming incoming{.target = target.data(), .size_bytes = 10'000};
+  FrameHeader header;
+  CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
+  CHECK_EQ(ends.receiver->try_recv(incoming), Io::kClosed);
+  CHECK(!incoming.done);
+}
+
+TEST(a_broken_peer_cannot_reach_outside) {
+  SymmetricHeap heap;
+  heap.allocate(64);
+  Ends ends({});
+  ends.segments->add(0, heap.descriptor(0));
+  const ShmRing ring(ends.ring);
+  const SegmentSpan outside{.segment = 0, .offset_bytes = uint64_t{1} << 60};
+  ring.control(0).header.size_bytes = 100;
+  std::memcpy(ring.control(0).inline_bytes.data(), &outside, sizeof outside);
+  ring.control(0).flag.store(reference_flag(0));
+  std::array<std::byte, 100> target{};
+  CHECK_THROWS(ends.receive(target), PeerLostError, "outside");
+  ring.words().consumed.store(1234567);  // more than was ever sent: no room, no harm
+  CHECK(!ends.send(std::vector<std::byte>(1 << 20)));
+}
+
+}  // namespace
+}  // namespace fastgpu::test
