@@ -82,7 +82,12 @@ class Pricer {
     double nic_bytes;
   };
   double fan(const Way& way, const Fan& fan) const;
-  double message(const Way& way, double size, bool reduce) const;  // one way only
+  // One way only; of all lanes, and of one lane by itself.
+  double message(const Way& way, double size, bool reduce) const;
+  double hop(const Way& way, double size, bool reduce) const {
+    const double cpu = reduce ? way.take_reduce : way.cpu;
+    return way.overhead + way.alpha + std::max(size * way.beta, way.overhead + size * cpu);
+  }
   double copy_us(double size, bool reduce = false) const {
     const double per_byte =
         constants_.copy_us_per_byte + (reduce ? constants_.reduce_us_per_byte : 0);
@@ -114,6 +119,8 @@ class Pricer {
     bool rises;
     bool falls;
     int height;
+    int children;  // of an inner rank
+    int parents;
   };
   double tree(const Flow& flow) const;
   double tree_hops(const Flow& flow, double chunk, bool reduce) const;
@@ -235,7 +242,7 @@ double Pricer::tree_hops(const Flow& flow, double chunk, bool reduce) const {
   for (const auto& [way, hops] :
        {std::pair(&inside_, flow.height - outer), std::pair(&outside_, outer)}) {
     const double second = way->overhead + chunk * (reduce ? way->take_reduce : way->cpu);
-    time += hops * (fan(*way, {1, chunk, reduce, chunk}) + (world() >= 4 ? second : 0));
+    time += hops * (hop(*way, chunk, reduce) + (flow.children - 1) * second);
   }
   return time;
 }
@@ -246,16 +253,14 @@ double Pricer::tree_period(const Flow& flow, double chunk) const {
   const Way& way = widest();
   const double move = way.overhead + chunk * way.cpu;  // a send, or a receive that stores
   const double take_reduce = way.overhead + chunk * way.take_reduce;
-  const int children = world() >= 4 ? 2 : 1;
-  const int parents = world() >= 3 ? 1 : 0;
   double inner = 0;
   double leaf = 0;
   if (flow.rises) {
-    inner += children * take_reduce + parents * move;
+    inner += flow.children * take_reduce + flow.parents * move;
     leaf += move;
   }
   if (flow.falls) {
-    inner += parents * move + children * move;
+    inner += (flow.parents + flow.children) * move;
     leaf += move;
   }
   if (!flow.falls) inner += copy_us(chunk);  // the input stays as it is
@@ -274,21 +279,21 @@ double Pricer::tree(const Flow& flow) const {
   for (const bool reduce : {true, false}) {
     if (reduce ? flow.rises : flow.falls) fill += tree_hops(flow, chunk, reduce);
   }
-  return fill + (chunks - 1) * tree_period(flow, chunk);
+  const double other_lanes = (lanes_ - 1) / lanes_;  // wait their turn once
+  return fill + (chunks - 1 + other_lanes) * tree_period(flow, chunk);
 }
 
 // All-reduce: over all ranks; else over all but the root, which is tied to the top.
 Pricer::Flow Pricer::flow() const {
-  const int height = log2_floor(world());
-  const int rooted_height = 1 + log2_floor(world() - 1);
-  switch (request_.collective) {
-    case Collective::kBroadcast:
-      return {false, true, rooted_height};
-    case Collective::kReduce:
-      return {true, false, rooted_height};
-    default:
-      return {true, true, height};
-  }
+  const bool rises = request_.collective != Collective::kBroadcast;
+  const bool falls = request_.collective != Collective::kReduce;
+  const int tied = rises && falls ? 0 : 1;
+  const int size = world() - tied;
+  return {.rises = rises,
+          .falls = falls,
+          .height = log2_floor(size) + tied,
+          .children = size >= 3 ? 2 : 1,
+          .parents = size >= 4 ? 1 : tied};
 }
 
 // k chunks cost k*a + (levels + k)*b*bytes/k: least at k = sqrt(levels * bytes * b / a).

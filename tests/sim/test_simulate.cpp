@@ -1,0 +1,288 @@
+// The simulator against closed forms, and what only it can show.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "check.h"
+#include "plan/simulate.h"
+
+using namespace fastgpu;
+
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+
+// Hockney's machine: only links cost anything.
+Machine links_only(double alpha, double beta) {
+  Machine machine;
+  machine.constants.same_host = {.alpha_us = alpha, .beta_us_per_byte = beta};
+  machine.constants.between_hosts = machine.constants.same_host;
+  machine.constants.nic_us_per_byte = 0;
+  machine.constants.copy_us_per_byte = machine.constants.reduce_us_per_byte = 0;
+  return machine;
+}
+
+Machine on_hosts(int world, int ranks_per_host, Machine machine = {}) {
+  for (int rank = 0; rank < world; ++rank) machine.host_of.push_back(rank / ranks_per_host);
+  return machine;
+}
+
+PlanRequest all_reduce(Algorithm algorithm, int world, uint64_t bytes, int lanes = 1) {
+  PlanRequest request;
+  request.algorithm = algorithm;
+  request.world = world;
+  request.count = bytes / 4;
+  request.element_size = 4;
+  request.lanes = lanes;
+  return request;
+}
+
+double predicted(const PlanRequest& request, const Machine& machine) {
+  return predict_us({.collective = request.collective,
+                     .algorithm = request.algorithm,
+                     .bytes = request.count * request.element_size,
+                     .lanes = request.lanes,
+                     .chunk_bytes = request.chunk_bytes,
+                     .placement = placement_of(request.world, machine.host_of)},
+                    machine.constants);
+}
+
+bool within(double value, double expected, double relative) {
+  return std::abs(value - expected) <= relative * expected;
+}
+
+// Says what differed: a bare CHECK would show neither number.
+void check_close(const PlanRequest& request, const Machine& machine, double tolerance) {
+  const double simulated = simulate(request, machine).end_us();
+  const double form = predicted(request, machine);
+  if (within(simulated, form, tolerance)) return;
+  test::fail(__FILE__, __LINE__,
+             std::string(name_of(request.collective)) + " " +
+                 std::string(name_of(request.algorithm)) + ", " + std::to_string(request.world) +
+                 " ranks, " + std::to_string(request.count * request.element_size) + " bytes, " +
+                 std::to_string(request.lanes) + " lanes: " + std::to_string(simulated) +
+                 " us simulated, " + std::to_string(form) + " us by the form");
+}
+
+Schedule schedule_of(const Step& step) {
+  Schedule schedule;
+  schedule.lanes = {{step}};
+  return schedule;
+}
+
+Step send_to(int peer) {
+  Step step;
+  step.verb = Verb::kSend;
+  step.peer = peer;
+  step.source.size_bytes = 4;
+  return step;
+}
+
+Step recv_from(int peer) {
+  Step step;
+  step.verb = Verb::kRecv;
+  step.peer = peer;
+  step.target.size_bytes = 4;
+  return step;
+}
+
+}  // namespace
+
+TEST(links_alone_give_the_books_times) {
+  const Machine machine = links_only(7, 0.01);
+  for (const int world : {2, 4, 16, 128}) {
+    const double latency_steps = std::log2(world);
+    const double bytes = 4096.0 * world;
+    const auto time = [&](Algorithm algorithm) {
+      return simulate(all_reduce(algorithm, world, static_cast<uint64_t>(bytes)), machine).end_us();
+    };
+    const double moved = 2.0 * (world - 1) / world * bytes * 0.01;
+    CHECK(within(time(Algorithm::kRing), 2.0 * (world - 1) * 7 + moved, 1e-6));
+    CHECK(within(time(Algorithm::kHalving), 2 * latency_steps * 7 + moved, 1e-6));
+  }
+}
+
+TEST(closed_forms_hold_on_one_host) {
+  for (const int world : {2, 3, 8, 24, 64}) {
+    for (const uint64_t bytes : {uint64_t{64} << 10, kMiB, 64 * kMiB}) {
+      for (const int lanes : {1, 2}) {
+        check_close(all_reduce(Algorithm::kRing, world, bytes, lanes), {}, 0.20);
+        check_close(all_reduce(Algorithm::kHalving, world, bytes, lanes), {}, 0.10);
+        check_close(all_reduce(Algorithm::kDirect, world, bytes, lanes), {}, 0.25);
+        check_close(all_reduce(Algorithm::kTree, world, bytes, lanes), {}, 0.30);
+      }
+    }
+  }
+}
+
+TEST(closed_forms_hold_over_hosts) {
+  for (const int world : {16, 64}) {
+    const Machine machine = on_hosts(world, 8);
+    for (const uint64_t bytes : {uint64_t{64} << 10, kMiB, 64 * kMiB}) {
+      check_close(all_reduce(Algorithm::kRing, world, bytes), machine, 0.25);
+      check_close(all_reduce(Algorithm::kHalving, world, bytes), machine, 0.25);
+      check_close(all_reduce(Algorithm::kHierarchical, world, bytes), machine, 0.35);
+      check_close(all_reduce(Algorithm::kTree, world, bytes), machine, 0.45);
+    }
+  }
+}
+
+TEST(closed_forms_hold_in_large_worlds) {
+  check_close(all_reduce(Algorithm::kRing, 512, 64 * kMiB), {}, 0.05);
+  check_close(all_reduce(Algorithm::kHalving, 4096, 64 * kMiB), {}, 0.05);
+  check_close(all_reduce(Algorithm::kTree, 2048, 16 * kMiB), {}, 0.10);
+  check_close(all_reduce(Algorithm::kHierarchical, 512, 64 * kMiB), on_hosts(512, 8), 0.35);
+}
+
+TEST(closed_forms_hold_for_the_other_collectives) {
+  for (int collective = 0; collective < kCollectiveCount; ++collective) {
+    const auto kind = static_cast<Collective>(collective);
+    if (kind == Collective::kAllReduce) continue;
+    for (const Algorithm algorithm : algorithms_of(kind)) {
+      for (const int world : {4, 16, 64}) {
+        PlanRequest request = all_reduce(algorithm, world, 256 << 10);
+        request.collective = kind;
+        check_close(request, {}, 0.30);
+        check_close(request, on_hosts(world, 4), 0.45);
+      }
+    }
+  }
+}
+
+TEST(lanes_add_up_where_a_stream_is_slow) {
+  const Machine machine = links_only(1, 0.001);
+  const double one = simulate(all_reduce(Algorithm::kRing, 4, kMiB, 1), machine).end_us();
+  const double two = simulate(all_reduce(Algorithm::kRing, 4, kMiB, 2), machine).end_us();
+  CHECK(within(two, one / 2, 0.01));
+}
+
+TEST(lanes_hide_latency_behind_work) {
+  Machine machine;
+  machine.constants.same_host = {100, 0, 0, 5e-4};  // twice the work of sending a shard
+  const double one = simulate(all_reduce(Algorithm::kRing, 4, 400000, 1), machine).end_us();
+  const double four = simulate(all_reduce(Algorithm::kRing, 4, 400000, 4), machine).end_us();
+  CHECK(four < 0.95 * one);
+}
+
+TEST(chunks_fill_a_tree) {
+  Machine machine = links_only(1, 0.001);
+  machine.channel_bytes = 64 * kMiB;
+  PlanRequest request = all_reduce(Algorithm::kTree, 16, 4 * kMiB);
+  request.chunk_bytes = 4 * kMiB;
+  const double whole = simulate(request, machine).end_us();
+  CHECK(within(whole, 8 * (1 + 4 * kMiB * 0.001), 1e-6));  // four hops up, four down
+  request.chunk_bytes = 64 << 10;
+  const double chunked = simulate(request, machine).end_us();
+  CHECK(chunked < whole / 4);
+  // Both directions are busy, so that a chunk costs its bytes once: no round trip between chunks.
+  CHECK(within(chunked, 4 * kMiB * 0.001 + 8 * (1 + 65536 * 0.001), 0.1));
+}
+
+TEST(a_slow_rank_sets_the_pace) {
+  const PlanRequest request = all_reduce(Algorithm::kRing, 8, 8 * kMiB);
+  Machine machine;
+  const Simulated even = simulate(request, machine);
+  machine.rank_slowness.assign(8, 1.0);
+  machine.rank_slowness[3] = 4;
+  const Simulated uneven = simulate(request, machine);
+  CHECK(within(uneven.end_us(), 4 * even.end_us(), 0.1));
+  CHECK(within(uneven.busy_us[3], 4 * even.busy_us[3], 1e-9));
+  CHECK(within(uneven.busy_us[0], even.busy_us[0], 1e-9));
+}
+
+TEST(a_slow_link_shows_where_it_is_used) {
+  Machine machine = links_only(1, 0.001);
+  machine.slow_links = {{.from = 2, .to = 3, .factor = 10}};
+  const PlanRequest ring = all_reduce(Algorithm::kRing, 8, kMiB);
+  const Simulated slow = simulate(ring, machine);
+  CHECK(slow.end_us() > 5 * simulate(ring, links_only(1, 0.001)).end_us());
+  for (const LinkUse& link : slow.links) {
+    const bool is_slow = link.from == 2 && link.to == 3;
+    const double expected = static_cast<double>(link.bytes) * 0.001 * (is_slow ? 10 : 1);
+    CHECK(within(link.busy_us, expected, 1e-9));
+  }
+  machine.slow_links = {{.from = 3, .to = 2, .factor = 10}};  // the other way: not on the ring
+  CHECK_EQ(simulate(ring, machine).end_us(), simulate(ring, links_only(1, 0.001)).end_us());
+}
+
+TEST(ranks_share_their_hosts_interface) {
+  Machine machine = on_hosts(16, 4, links_only(1, 1e-4));
+  const PlanRequest request = all_reduce(Algorithm::kHierarchical, 16, 16 * kMiB);
+  const double wide = simulate(request, machine).end_us();
+  machine.constants.nic_us_per_byte = 1e-3;
+  const Simulated shared = simulate(request, machine);
+  // 2 (H - 1)/H * S leave every host, one byte after the other.
+  const double crossing = 2.0 * 3 / 4 * 16 * kMiB * 1e-3;
+  CHECK(shared.end_us() > crossing);
+  CHECK(shared.end_us() < 1.2 * (crossing + wide));
+  CHECK_EQ(shared.hosts.size(), 4U);
+  for (const HostUse& host : shared.hosts) {
+    CHECK(within(host.sending_us, crossing, 1e-9));
+    CHECK(within(host.receiving_us, crossing, 1e-9));
+  }
+}
+
+TEST(more_ranks_than_cores_slow_each_other_down) {
+  Machine machine;
+  const PlanRequest request = all_reduce(Algorithm::kHalving, 8, 64 * kMiB);
+  const double enough = simulate(request, machine).end_us();
+  machine.constants.cores_per_host = 2;
+  CHECK(within(simulate(request, machine).end_us(), 4 * enough, 0.01));
+}
+
+TEST(all_wait_for_a_late_rank) {
+  Machine machine;
+  machine.start_us = {0, 0, 5000, 0};
+  const Simulated late = simulate(all_reduce(Algorithm::kDirect, 4, 64), machine);
+  for (const double finish : late.finish_us) CHECK(finish > 5000);
+  const Simulated prompt = simulate(all_reduce(Algorithm::kDirect, 4, 64), {});
+  CHECK(late.end_us() < 5000 + prompt.end_us());
+}
+
+// What fits into the channel leaves at once, the rest when the receiver is there.
+TEST(a_channel_holds_so_much_and_no_more) {
+  Machine machine = links_only(1, 0.001);
+  machine.start_us = {0, 100000};
+  PlanRequest request = all_reduce(Algorithm::kDirect, 2, 400000);
+  request.collective = Collective::kBroadcast;
+  machine.channel_bytes = 1 << 20;
+  CHECK(within(simulate(request, machine).end_us(), 100001, 1e-4));
+  machine.channel_bytes = 100000;
+  CHECK(within(simulate(request, machine).end_us(), 100000 + 300000 * 0.001 + 1, 1e-4));
+}
+
+TEST(equal_arguments_give_equal_times) {
+  for (const Algorithm algorithm : algorithms_of(Collective::kAllReduce)) {
+    const PlanRequest request = all_reduce(algorithm, 24, 3 * kMiB, 3);
+    const Machine machine = on_hosts(24, 5);
+    const Simulated first = simulate(request, machine);
+    const Simulated second = simulate(request, machine);
+    CHECK(first.finish_us == second.finish_us);
+    CHECK(first.links == second.links);
+    CHECK(first.hosts == second.hosts);
+  }
+}
+
+TEST(bytes_are_those_of_the_schedules) {
+  const Simulated ring = simulate(all_reduce(Algorithm::kRing, 8, kMiB), {});
+  CHECK_EQ(ring.links.size(), 16U);  // the other way goes the handshake: an empty frame
+  for (const LinkUse& link : ring.links) {
+    const bool forward = link.to == (link.from + 1) % 8;
+    CHECK_EQ(link.bytes, forward ? 2 * 7 * kMiB / 8 : 0);
+    CHECK_EQ(link.frames, forward ? 14U : 1U);
+  }
+}
+
+TEST(schedules_that_do_not_match_are_named) {
+  const auto lonely = [](int rank) { return rank == 0 ? schedule_of(recv_from(1)) : Schedule{}; };
+  CHECK_THROWS(simulate(2, lonely, {}), InvalidArgumentError, "rank 0 waits for ever for rank 1");
+  const auto unheard = [](int rank) { return rank == 0 ? schedule_of(send_to(1)) : Schedule{}; };
+  CHECK_THROWS(simulate(2, unheard, {}), InvalidArgumentError, "rank 1 never takes");
+  const auto stranger = [](int rank) { return rank == 0 ? schedule_of(send_to(5)) : Schedule{}; };
+  CHECK_THROWS(simulate(2, stranger, {}), InvalidArgumentError, "rank 5, which is not there");
+  Machine machine;
+  machine.start_us = {1, 2, 3};
+  CHECK_THROWS(simulate(2, lonely, machine), InvalidArgumentError, "start_us has 3 entries");
+}
