@@ -30,6 +30,10 @@ def load_program() -> ModuleType:
 ranks = load_program()
 
 
+# The ranks start with the first test; on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(300)
+
+
 class Job:
     """What three ranks wrote down, case by case."""
 
@@ -99,6 +103,10 @@ def test_any_number_of_samples_a_rank_takes_the_same_steps(
     model = ranks.network()
     ranks.train(model, tmp_path, batch_size=batch)
     assert_same_training(job, case, tmp_path, model)
+
+
+def test_each_rank_has_random_numbers_of_its_own(job: Job) -> None:
+    assert [seen["seed"] for seen in job.seen("uneven_ranks")] == [0, 1, 2]
 
 
 def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(job: Job) -> None:

@@ -195,6 +195,27 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(
         assert torch.equal(one, other)
 
 
+def test_no_record_spans_a_checkpoint(tmp_path: Path) -> None:
+    trainer(tmp_path, log_every=10, checkpoint_every=4).fit()
+    records = [r for r in read(tmp_path / "metrics.jsonl") if r["event"] == "train"]
+    assert [r["step"] for r in records] == [4, 8, 10, 12]
+    assert [r["samples"] for r in records] == [30, 30, 14, 14]
+
+
+def test_a_step_left_out_for_an_overflow_does_not_move_the_schedule() -> None:
+    calls = 0
+
+    def overflows_twice(model: nn.Module, batch: Any) -> Outcome:
+        nonlocal calls
+        calls += 1
+        return Outcome(classification(model, batch).loss * (math.inf if calls < 3 else 1.0))
+
+    run = trainer(objective=overflows_twice, steps=3, precision="fp16")
+    run.fit()
+    assert run._scheduler is not None
+    assert run._scheduler.last_epoch == 1
+
+
 def test_after_damage_the_checkpoint_before_is_used_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -259,13 +259,20 @@ def test_gpt_sees_no_byte_before_its_turn() -> None:
     assert not torch.equal(before[:, 2:], after[:, 2:])
 
 
+def test_gpt_knows_how_far_back_a_byte_was() -> None:
+    torch.manual_seed(0)
+    model = Gpt(GptShape(context=8, layers=1, width=16, heads=2))
+    near, far = model(torch.tensor([[7, 5, 1, 1]])), model(torch.tensor([[5, 7, 1, 1]]))
+    assert not torch.allclose(near[:, -1], far[:, -1])
+
+
 def test_gpt_generates_the_same_text_from_the_same_seed() -> None:
     torch.manual_seed(0)
     model = Gpt(GptShape(context=4, layers=1, width=16, heads=2))
     texts = [model.generate(b"ab", 10, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert all(text.startswith(b"ab") and len(text) == 12 for text in texts)
-    with pytest.raises(ValueError, match="multiple of heads"):
+    with pytest.raises(ValueError, match="multiple of 2 x heads"):
         GptShape(context=4, layers=1, width=16, heads=3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,33 +23,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "torchrun it joins that job instead.",
     )
     parser.set_defaults(run=_run)
-    parser.add_argument("--backend", default="fastgpu", help="of torch.distributed [%(default)s]")
     parser.add_argument(
-        "--nproc", type=_positive, default=2, help="worker processes to start [%(default)s]"
+        "--backend", default="fastgpu", metavar="NAME", help="of torch.distributed [%(default)s]"
     )
-    parser.add_argument("--steps", type=_positive, default=400, help="[%(default)s]")
+    for flag, default, meaning in (
+        ("--nproc", 2, "worker processes to start"),
+        ("--steps", 1000, "optimizer steps"),
+        ("--batch", 16, "samples a step, over all ranks"),
+        ("--accumulation", 1, "micro-batches a step"),
+        ("--checkpoint-every", 250, "steps from one checkpoint to the next"),
+    ):
+        parser.add_argument(
+            flag, type=_positive, default=default, metavar="N", help=f"{meaning} [{default}]"
+        )
     parser.add_argument(
-        "--batch", type=_positive, default=32, help="samples a step, over all ranks [%(default)s]"
+        "--learning-rate", type=_rate, default=4e-3, metavar="RATE", help="[%(default)s]"
     )
-    parser.add_argument(
-        "--accumulation", type=_positive, default=1, help="micro-batches a step [%(default)s]"
-    )
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="[%(default)s]")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="[%(default)s]"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda: one a rank [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of every rank")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="[%(default)s]")
     parser.add_argument(
         "--out",
         type=Path,
+        metavar="FOLDER",
         help="folder for metrics, curve and checkpoints [a new one, runs/train-BACKEND-N]",
     )
     parser.add_argument(
         "--checkpoints", type=Path, metavar="FOLDER", help="[the folder checkpoints in --out]"
-    )
-    parser.add_argument(
-        "--checkpoint-every", type=_positive, default=100, metavar="STEPS", help="[%(default)s]"
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest good checkpoint of --out"
@@ -62,7 +63,16 @@ def _positive(text: str) -> int:
     return value
 
 
-_positive.__name__ = "whole number of at least 1"  # argparse says "invalid ... value"
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+# argparse says "invalid ... value".
+_positive.__name__ = "whole number of at least 1"
+_rate.__name__ = "number above 0"
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -100,7 +110,7 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
         arguments.backend,
         arguments.device,
         arguments.learning_rate,
-        gpt.GptShape(context=128, layers=3, width=128, heads=4),
+        gpt.GptShape(context=128, layers=2, width=128, heads=4),
         settings.TrainerSettings(
             steps=arguments.steps,
             batch_size=arguments.batch,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,24 +30,31 @@ def standard_library_text(limit_bytes: int) -> tuple[bytes, bytes]:
         FileNotFoundError: when this Python has no standard library in source files.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    names = sorted(
-        (path.relative_to(root).as_posix() for path in root.rglob("*.py")),
-        key=lambda name: (zlib.crc32(name.encode()), name),
-    )
+    names = sorted(_sources(root), key=lambda name: (zlib.crc32(name.encode()), name))
     parts: tuple[list[bytes], list[bytes]] = ([], [])
     size_bytes = 0
     for name in names:
-        if _LEFT_OUT.isdisjoint(Path(name).parts) and size_bytes < limit_bytes:
-            content = (root / name).read_bytes()
-            validation = (len(parts[0]) + len(parts[1])) % _FILES_PER_VALIDATION_FILE == 1
-            parts[validation].append(content)
-            size_bytes += len(content)
+        if size_bytes >= limit_bytes:
+            break
+        content = (root / name).read_bytes()
+        validation = (len(parts[0]) + len(parts[1])) % _FILES_PER_VALIDATION_FILE == 1
+        parts[validation].append(content)
+        size_bytes += len(content)
     if not parts[0] or not parts[1]:
         raise FileNotFoundError(
             f"{root} holds no source files of the standard library to train on. Use a Python that "
             "comes with them (some minimal images leave them out)."
         )
     return b"".join(parts[0]), b"".join(parts[1])
+
+
+def _sources(root: Path) -> Iterator[str]:
+    """Returns the names below the folder, in no order, of the Python files to read."""
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if name not in _LEFT_OUT]
+        for name in files:
+            if name.endswith(".py"):
+                yield (Path(folder) / name).relative_to(root).as_posix()
 
 
 class TextWindows(Dataset[tuple[Tensor, Tensor]]):
