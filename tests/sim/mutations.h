@@ -1,0 +1,54 @@
+// Mistakes to plant in schedules that were built right.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "plan/schedule.h"
+
+namespace fastgpu::test {
+
+using World = std::vector<Schedule>;
+
+inline Lane& lane_of(World& world, int rank, int lane = 0) {
+  return world.at(static_cast<std::size_t>(rank)).lanes.at(static_cast<std::size_t>(lane));
+}
+
+// The `skip`-th step of the lane that `chosen` says yes to.
+template <typename Chosen>
+Lane::iterator find_step(Lane& lane, Chosen chosen, int skip = 0) {
+  for (auto step = lane.begin(); step != lane.end(); ++step) {
+    if (chosen(*step) && skip-- == 0) return step;
+  }
+  throw Failed("the schedule has no such step to break");
+}
+
+inline bool is_send(const Step& step) {
+  return step.verb == Verb::kSend && step.source.size_bytes > 0;
+}
+inline bool is_recv(const Step& step) {
+  return step.verb == Verb::kRecv && step.target.size_bytes > 0;
+}
+inline bool is_reduce(const Step& step) { return is_recv(step) && step.reduce; }
+inline bool is_store(const Step& step) { return is_recv(step) && !step.reduce; }
+inline bool is_empty_frame(const Step& step) {
+  return step.peer >= 0 && step.source.size_bytes == 0 && step.target.size_bytes == 0;
+}
+
+// Ordinals as the steps now stand, so that a mutant dies of its mistake and not of its numbers.
+inline void renumber(Lane& lane) {
+  std::map<std::pair<int, Verb>, uint32_t> frames;
+  for (Step& step : lane) {
+    if (step.peer >= 0) step.ordinal = frames[{step.peer, step.verb}]++;
+  }
+}
+inline void renumber(World& world) {
+  for (Schedule& schedule : world) {
+    for (Lane& lane : schedule.lanes) renumber(lane);
+  }
+}
+
+}  // namespace fastgpu::test
