@@ -36,7 +36,7 @@ void sweep(Collective collective) {
   for (const Algorithm algorithm : algorithms_of(collective)) {
     for (int world = 1; world <= 33; ++world) {
       const auto n = static_cast<uint64_t>(world);
-      for (const uint64_t count : {uint64_t{0}, uint64_t{1}, n - 1, n, 2 * n + 1, uint64_t{999}}) {
+      for (const uint64_t count : {uint64_t{0}, uint64_t{1}, n - 1, 2 * n + 1, uint64_t{999}}) {
         for (int lanes = 1; lanes <= 4; ++lanes) {
           PlanRequest request = request_of(collective, algorithm, world, count);
           request.lanes = lanes;
@@ -44,7 +44,7 @@ void sweep(Collective collective) {
         }
       }
     }
-    for (const int world : {34, 40, 48, 57, 63, 64, 65, 80, 96, 100, 127, 128}) {
+    for (const int world : {40, 57, 64, 65, 96, 127, 128}) {
       PlanRequest request = request_of(collective, algorithm, world, number % 2 == 0 ? 61 : 1031);
       request.lanes = 1 + static_cast<int>(number % 2);
       prove(request, ++number);
