@@ -34,10 +34,11 @@ void Engine::add(std::shared_ptr<Pollable> pollable) {
 }
 
 void Engine::remove(const Pollable* pollable) {
+  uint64_t version = 0;
   {
     const std::lock_guard lock(registry_mutex_);
     std::erase_if(registry_, [&](const auto& entry) { return entry.get() == pollable; });
-    registry_version_.fetch_add(1);
+    version = registry_version_.fetch_add(1) + 1;
   }
   if (runner_.load() == std::this_thread::get_id()) {
     // From inside a pass: it goes on over what is left, and drops this one at its end.
@@ -46,22 +47,29 @@ void Engine::remove(const Pollable* pollable) {
     }
     return;
   }
-  while (!baton_.try_lock()) {
-    poller_.wake();
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  // The runner takes the change at its next pass, however long it goes on running.
+  while (merged_version_.load(std::memory_order_acquire) < version) {
+    if (baton_.try_lock()) {
+      merge_changes();
+      release();
+    } else {
+      poller_.wake();
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
   }
-  merge_changes();
-  release();
 }
 
 void Engine::merge_changes() {
   const std::lock_guard lock(registry_mutex_);
   pollables_ = registry_;
-  merged_version_ = registry_version_.load();
+  merged_version_.store(registry_version_.load(), std::memory_order_release);
 }
 
 bool Engine::poll_all() {
-  if (merged_version_ != registry_version_.load(std::memory_order_acquire)) merge_changes();
+  if (merged_version_.load(std::memory_order_relaxed) !=
+      registry_version_.load(std::memory_order_acquire)) {
+    merge_changes();
+  }
   bool moved = false;
   for (std::size_t i = 0; i < pollables_.size(); ++i) {
     Pollable* pollable = pollables_[i].get();

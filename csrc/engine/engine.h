@@ -97,7 +97,7 @@ class Engine {
   mutable std::mutex registry_mutex_;
   std::vector<std::shared_ptr<Pollable>> registry_;  // guarded by registry_mutex_
   std::atomic<uint64_t> registry_version_{0};
-  uint64_t merged_version_ = 0;  // guarded by baton_
+  std::atomic<uint64_t> merged_version_{0};  // written by the holder of baton_
 
   std::mutex thread_mutex_;
   std::condition_variable thread_wake_;

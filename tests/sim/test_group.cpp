@@ -185,18 +185,24 @@ TEST(a_rank_that_leaves_is_named) {
 
 TEST(abort_fails_what_is_pending) {
   with_world(2, Options{}, [](Communicator& communicator) {
-    check_all_reduce(communicator, 10);
+    std::byte token{};
+    MessageCall message;
+    message.peer = 1 - communicator.rank();
+    message.data = &token;
+    message.size_bytes = 1;
+    if (communicator.rank() == 1) {
+      communicator.wait(*communicator.send(message), -1);
+      while (communicator.failure() == nullptr) std::this_thread::yield();
+      return;
+    }
+    communicator.wait(*communicator.recv(message), -1);
     std::vector<float> values(16);
     CollectiveCall call = all_reduce_of(values);
     call.synchronous = false;
-    if (communicator.rank() == 0) {
-      const auto work = communicator.run(std::move(call));
-      communicator.abort("for the test");
-      CHECK(work->done());
-      CHECK_THROWS(communicator.wait(*work, -1), AbortedError, "for the test");
-    } else {
-      while (communicator.failure() == nullptr) std::this_thread::yield();
-    }
+    const auto work = communicator.run(std::move(call));
+    communicator.abort("for the test");
+    CHECK(work->done());
+    CHECK_THROWS(communicator.wait(*work, -1), AbortedError, "for the test");
   });
 }
 
