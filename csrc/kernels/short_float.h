@@ -1,7 +1,8 @@
 // The bits of one float16, bfloat16 or fp8 number, to and from fp32, in arithmetic that CPU and GPU
-// do alike, bit for bit and without branches (so that loops over it become SIMD).
+// do alike, bit for bit.
 // Narrowing rounds to nearest even. Every NaN, of either sign, narrows to the one kNaN of its
-// format, since machines differ in the NaN they compute; widening makes a NaN quiet.
+// format, since machines differ in the NaN they compute. Widening makes a NaN quiet, save that of
+// bfloat16, which is the upper half of an fp32 number as it stands.
 // What is too large becomes infinity, or NaN in float8_e4m3fn, which has no infinity.
 // No fp32 subnormal is ever multiplied or read, so a thread that flushes them gets the same bits.
 // Thread safety: pure functions.
@@ -12,11 +13,14 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+// What one element or register goes through is always inlined: else gcc calls it, lane by lane.
+#define FASTGPU_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__)
-#define FASTGPU_HD __host__ __device__
+#define FASTGPU_HD __host__ __device__ FASTGPU_INLINE
 #else
-#define FASTGPU_HD
+#define FASTGPU_HD FASTGPU_INLINE
 #endif
 #if !defined(FASTGPU_ISA)
 #define FASTGPU_ISA base
@@ -37,6 +41,7 @@ struct Float16 {
   static constexpr uint32_t kExponentBits = 5;
   static constexpr uint32_t kMantissaBits = 10;
   static constexpr uint32_t kLargest = 0x7bff;   // finite
+  static constexpr uint32_t kInfinity = 0x7c00;  // above it are NaN
   static constexpr uint32_t kOverflow = 0x7c00;  // what a larger number becomes
   static constexpr uint32_t kNaN = 0x7e00;
 };
@@ -46,6 +51,7 @@ struct Float8E4M3 {
   static constexpr uint32_t kExponentBits = 4;
   static constexpr uint32_t kMantissaBits = 3;
   static constexpr uint32_t kLargest = 0x7e;
+  static constexpr uint32_t kInfinity = 0x7e;  // none
   static constexpr uint32_t kOverflow = 0x7f;
   static constexpr uint32_t kNaN = 0x7f;
 };
@@ -55,6 +61,7 @@ struct Float8E5M2 {
   static constexpr uint32_t kExponentBits = 5;
   static constexpr uint32_t kMantissaBits = 2;
   static constexpr uint32_t kLargest = 0x7b;
+  static constexpr uint32_t kInfinity = 0x7c;
   static constexpr uint32_t kOverflow = 0x7c;
   static constexpr uint32_t kNaN = 0x7f;
 };
@@ -78,57 +85,83 @@ struct Layout {
   static constexpr float kUnitIsLastBit = float_of((151 - kBias - Format::kMantissaBits) << 23);
 };
 
-template <typename Format>
-FASTGPU_HD constexpr float widen(typename Format::Storage storage) {
-  using L = Layout<Format>;
-  const uint32_t magnitude = storage & (L::kSign - 1);
-  const uint32_t sign = static_cast<uint32_t>(storage & L::kSign) << L::kSignShift;
-  const uint32_t normal = (magnitude << L::kShift) + L::kRebias;
-  const uint32_t subnormal =
-      bits_of(static_cast<float>(static_cast<int32_t>(magnitude)) * L::kUnit);
-  const uint32_t quiet =
-      magnitude > Format::kOverflow || Format::kOverflow == Format::kNaN ? kFloatQuiet : 0;
-  const uint32_t special = (magnitude << L::kShift) | kFloatInfinity | quiet;
-  const uint32_t finite = magnitude < L::kSmallestNormal ? subnormal : normal;
-  return float_of(sign | (magnitude > Format::kLargest ? special : finite));
+// What the conversions compute in: one number here, a SIMD register of them in kernels/cpu/lanes.h.
+struct OneLane {
+  using Words = uint32_t;
+  using Floats = float;
+  FASTGPU_HD static constexpr Words bits(Floats value) { return bits_of(value); }
+  FASTGPU_HD static constexpr Floats floats(Words bits) { return float_of(bits); }
+  FASTGPU_HD static constexpr Floats count(Words small) {
+    return static_cast<float>(static_cast<int32_t>(small));
+  }
+};
+
+// The fp32 numbers that the codes mean.
+template <typename Format, typename Lanes>
+FASTGPU_HD constexpr typename Lanes::Floats widen_lanes(typename Lanes::Words codes) {
+  using Words = typename Lanes::Words;
+  if constexpr (std::is_same_v<Format, BFloat16>) {
+    return Lanes::floats(codes << 16);
+  } else {
+    using L = Layout<Format>;
+    const Words magnitude = codes & (L::kSign - 1);
+    const Words sign = (codes & L::kSign) << L::kSignShift;
+    const Words shifted = magnitude << L::kShift;
+    const Words normal = shifted + L::kRebias;
+    const Words subnormal = Lanes::bits(Lanes::count(magnitude) * L::kUnit);
+    const Words finite = magnitude < L::kSmallestNormal ? subnormal : normal;
+    const Words infinity = shifted | kFloatInfinity;
+    const Words nan = infinity | kFloatQuiet;
+    const Words result = magnitude > Format::kLargest ? infinity : finite;
+    return Lanes::floats(sign | (magnitude > Format::kInfinity ? nan : result));
+  }
 }
 
-template <>
-FASTGPU_HD constexpr float widen<BFloat16>(uint16_t storage) {
-  const uint32_t bits = static_cast<uint32_t>(storage) << 16;
-  return float_of((bits & kFloatMagnitude) > kFloatInfinity ? bits | kFloatQuiet : bits);
+// The codes nearest to the fp32 numbers.
+template <typename Format, typename Lanes>
+FASTGPU_HD constexpr typename Lanes::Words narrow_lanes(typename Lanes::Floats values) {
+  using Words = typename Lanes::Words;
+  const Words bits = Lanes::bits(values);
+  const Words magnitude = bits & kFloatMagnitude;
+  const Words nan = Words{} + Format::kNaN;
+  if constexpr (std::is_same_v<Format, BFloat16>) {
+    const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return magnitude > kFloatInfinity ? nan : rounded;
+  } else {
+    using L = Layout<Format>;
+    const Words sign = (bits >> L::kSignShift) & L::kSign;
+    // Half of the last place less one, plus one where the last place is odd: a tie goes to even,
+    // and a carry out of the mantissa is the next exponent.
+    constexpr uint32_t kHalfLessOne = (1u << (L::kShift - 1)) - 1;
+    const Words odd = (magnitude >> L::kShift) & 1;
+    const Words normal = (magnitude - L::kRebias + kHalfLessOne + odd) >> L::kShift;
+    // The addition rounds: what is left of the sum's mantissa counts smallest subnormals.
+    const Words subnormal =
+        Lanes::bits(Lanes::floats(magnitude) + L::kUnitIsLastBit) - bits_of(L::kUnitIsLastBit);
+    constexpr uint32_t kNormalFrom = (L::kSmallestNormal << L::kShift) + L::kRebias;
+    const Words finite = magnitude < kNormalFrom ? subnormal : normal;
+    // From the next exponent on, `normal` need not be right: it is cut off before.
+    constexpr uint32_t kPast =
+        (((Format::kLargest >> Format::kMantissaBits) + 1) << 23) + L::kRebias;
+    const Words overflow = Words{} + Format::kOverflow;
+    const Words kept = magnitude < kPast ? finite : overflow;
+    const Words result = kept > Format::kLargest ? overflow : kept;
+    if constexpr (Format::kOverflow == Format::kNaN) {
+      return result > Format::kLargest ? nan : sign | result;
+    } else {
+      return magnitude > kFloatInfinity ? nan : sign | result;
+    }
+  }
+}
+
+template <typename Format>
+FASTGPU_HD constexpr float widen(typename Format::Storage code) {
+  return widen_lanes<Format, OneLane>(code);
 }
 
 template <typename Format>
 FASTGPU_HD constexpr typename Format::Storage narrow(float value) {
-  using L = Layout<Format>;
-  const uint32_t bits = bits_of(value);
-  const uint32_t magnitude = bits & kFloatMagnitude;
-  const uint32_t sign = (bits >> L::kSignShift) & L::kSign;
-  // Half of the last place less one, plus one where the last place is odd: a tie goes to even, and
-  // a carry out of the mantissa is the next exponent.
-  const uint32_t half_less_one = (1u << (L::kShift - 1)) - 1;
-  const uint32_t odd = (magnitude >> L::kShift) & 1;
-  const uint32_t normal = (magnitude - L::kRebias + half_less_one + odd) >> L::kShift;
-  // The addition rounds: what is left of the sum's mantissa counts smallest subnormals.
-  const uint32_t subnormal =
-      bits_of(float_of(magnitude) + L::kUnitIsLastBit) - bits_of(L::kUnitIsLastBit);
-  const uint32_t finite =
-      magnitude < (L::kSmallestNormal << L::kShift) + L::kRebias ? subnormal : normal;
-  // The first fp32 number with a larger exponent: below it, normal cannot wrap round.
-  const uint32_t too_large = ((Format::kLargest >> Format::kMantissaBits) + 1) << 23;
-  const bool overflows = magnitude >= too_large + L::kRebias || finite > Format::kLargest;
-  const uint32_t signed_result = sign | (overflows ? Format::kOverflow : finite);
-  const bool nan = magnitude > kFloatInfinity || (Format::kOverflow == Format::kNaN && overflows);
-  return static_cast<typename Format::Storage>(nan ? Format::kNaN : signed_result);
-}
-
-template <>
-FASTGPU_HD constexpr uint16_t narrow<BFloat16>(float value) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const bool nan = (bits & kFloatMagnitude) > kFloatInfinity;
-  return static_cast<uint16_t>(nan ? BFloat16::kNaN : rounded);
+  return static_cast<typename Format::Storage>(narrow_lanes<Format, OneLane>(value));
 }
 
 }  // namespace FASTGPU_ISA

@@ -8,7 +8,7 @@
 
 #include "base/dtype.h"
 #include "kernels/arithmetic.h"
-#include "kernels/cpu/block.h"
+#include "kernels/cpu/lanes.h"
 
 // Arrays that do not overlap, or are the same, carry nothing from one turn of a loop to the next.
 #if defined(__clang__)
@@ -25,20 +25,38 @@ void reduce(std::byte* target_bytes, const std::byte* source_bytes, std::size_t 
   using Storage = typename Element::Storage;
   auto* target = reinterpret_cast<Storage*>(target_bytes);
   const auto* source = reinterpret_cast<const Storage*>(source_bytes);
-  using B = Block<Element>;
-  if constexpr (B::kLanes != 0) {
-    std::size_t i = 0;
-    for (; i + B::kLanes <= count; i += B::kLanes)
-      B::store(target + i, Op::apply(B::load(target + i), B::load(source + i)));
-    const std::size_t rest = count - i;
-    if (rest == 0) return;
-    B::store_part(target + i,
-                  Op::apply(B::load_part(target + i, rest), B::load_part(source + i, rest)), rest);
-  } else {
-    FASTGPU_INDEPENDENT
-    for (std::size_t i = 0; i < count; ++i)
-      target[i] = Element::store(Op::apply(Element::load(target[i]), Element::load(source[i])));
-  }
+  FASTGPU_INDEPENDENT
+  for (std::size_t i = 0; i < count; ++i)
+    target[i] = Element::store(Op::apply(Element::load(target[i]), Element::load(source[i])));
+}
+
+template <typename Format, typename Op>
+FASTGPU_INLINE void reduce_block(typename Format::Storage* target,
+                                 const typename Format::Storage* source) {
+  using P = Packed<Format>;
+  auto value = P::load(target);
+  const auto other = P::load(source);
+  for (std::size_t k = 0; k < P::kParts; ++k)
+    value.part[k] = Op::apply(value.part[k], other.part[k]);
+  P::store(target, value);
+}
+
+template <typename Format, typename Op>
+void reduce_short(std::byte* target_bytes, const std::byte* source_bytes, std::size_t count) {
+  using Storage = typename Format::Storage;
+  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  auto* target = reinterpret_cast<Storage*>(target_bytes);
+  const auto* source = reinterpret_cast<const Storage*>(source_bytes);
+  std::size_t i = 0;
+  for (; i + kBlock <= count; i += kBlock) reduce_block<Format, Op>(target + i, source + i);
+  const std::size_t rest_bytes = (count - i) * sizeof(Storage);
+  if (rest_bytes == 0) return;
+  Storage padded_target[kBlock] = {};
+  Storage padded_source[kBlock] = {};
+  __builtin_memcpy(padded_target, target + i, rest_bytes);
+  __builtin_memcpy(padded_source, source + i, rest_bytes);
+  reduce_block<Format, Op>(padded_target, padded_source);
+  __builtin_memcpy(target + i, padded_target, rest_bytes);
 }
 
 // Adding complex numbers is adding twice as many real ones.
@@ -47,19 +65,37 @@ void add_complex(std::byte* target, const std::byte* source, std::size_t count) 
   reduce<Real<Number>, Sum>(target, source, 2 * count);
 }
 
-template <typename Element>
+template <typename Number>
 ReduceKernel find_floating(ReduceOp reduce_op) {
   switch (reduce_op) {
     case ReduceOp::kSum:
     case ReduceOp::kAvg:
     case ReduceOp::kPremulSum:
-      return reduce<Element, Sum>;
+      return reduce<Real<Number>, Sum>;
     case ReduceOp::kProduct:
-      return reduce<Element, Product>;
+      return reduce<Real<Number>, Product>;
     case ReduceOp::kMin:
-      return reduce<Element, Min>;
+      return reduce<Real<Number>, Min>;
     case ReduceOp::kMax:
-      return reduce<Element, Max>;
+      return reduce<Real<Number>, Max>;
+    default:
+      return nullptr;
+  }
+}
+
+template <typename Format>
+ReduceKernel find_short(ReduceOp reduce_op) {
+  switch (reduce_op) {
+    case ReduceOp::kSum:
+    case ReduceOp::kAvg:
+    case ReduceOp::kPremulSum:
+      return reduce_short<Format, Sum>;
+    case ReduceOp::kProduct:
+      return reduce_short<Format, Product>;
+    case ReduceOp::kMin:
+      return reduce_short<Format, Min>;
+    case ReduceOp::kMax:
+      return reduce_short<Format, Max>;
     default:
       return nullptr;
   }
@@ -124,17 +160,17 @@ inline ReduceKernel find_bool(ReduceOp reduce_op) {
 inline ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
   switch (dtype) {
     case DType::kFloat64:
-      return find_floating<Real<double>>(reduce_op);
+      return find_floating<double>(reduce_op);
     case DType::kFloat32:
-      return find_floating<Real<float>>(reduce_op);
+      return find_floating<float>(reduce_op);
     case DType::kFloat16:
-      return find_floating<Short<Float16>>(reduce_op);
+      return find_short<Float16>(reduce_op);
     case DType::kBFloat16:
-      return find_floating<Short<BFloat16>>(reduce_op);
+      return find_short<BFloat16>(reduce_op);
     case DType::kFloat8E4M3:
-      return find_floating<Short<Float8E4M3>>(reduce_op);
+      return find_short<Float8E4M3>(reduce_op);
     case DType::kFloat8E5M2:
-      return find_floating<Short<Float8E5M2>>(reduce_op);
+      return find_short<Float8E5M2>(reduce_op);
     case DType::kInt8:
       return find_integer<int8_t, uint8_t>(reduce_op);
     case DType::kUInt8:
@@ -161,20 +197,33 @@ inline ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
   return nullptr;
 }
 
-template <typename Element, typename Factor>
-void scale_floating(std::byte* bytes, std::size_t count, Factor factor) {
-  auto* data = reinterpret_cast<typename Element::Storage*>(bytes);
-  using B = Block<Element>;
-  if constexpr (B::kLanes != 0) {
-    const auto factors = B::fill(factor);
-    std::size_t i = 0;
-    for (; i + B::kLanes <= count; i += B::kLanes) B::store(data + i, B::load(data + i) * factors);
-    const std::size_t rest = count - i;
-    if (rest != 0) B::store_part(data + i, B::load_part(data + i, rest) * factors, rest);
-  } else {
-    for (std::size_t i = 0; i < count; ++i)
-      data[i] = Element::store(Element::load(data[i]) * factor);
-  }
+template <typename Number>
+void scale_floating(std::byte* bytes, std::size_t count, Number factor) {
+  auto* data = reinterpret_cast<Number*>(bytes);
+  for (std::size_t i = 0; i < count; ++i) data[i] = Real<Number>::store(data[i] * factor);
+}
+
+template <typename Format>
+FASTGPU_INLINE void scale_block(typename Format::Storage* data, float factor) {
+  using P = Packed<Format>;
+  auto value = P::load(data);
+  for (std::size_t k = 0; k < P::kParts; ++k) value.part[k] *= factor;
+  P::store(data, value);
+}
+
+template <typename Format>
+void scale_short(std::byte* bytes, std::size_t count, float factor) {
+  using Storage = typename Format::Storage;
+  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  auto* data = reinterpret_cast<Storage*>(bytes);
+  std::size_t i = 0;
+  for (; i + kBlock <= count; i += kBlock) scale_block<Format>(data + i, factor);
+  const std::size_t rest_bytes = (count - i) * sizeof(Storage);
+  if (rest_bytes == 0) return;
+  Storage padded[kBlock] = {};
+  __builtin_memcpy(padded, data + i, rest_bytes);
+  scale_block<Format>(padded, factor);
+  __builtin_memcpy(data + i, padded, rest_bytes);
 }
 
 template <typename Number>
@@ -188,17 +237,17 @@ inline void scale(std::byte* data, std::size_t count, DType dtype, double factor
   const auto factor32 = static_cast<float>(factor);
   switch (dtype) {
     case DType::kFloat64:
-      return scale_floating<Real<double>>(data, count, factor);
+      return scale_floating<double>(data, count, factor);
     case DType::kFloat32:
-      return scale_floating<Real<float>>(data, count, factor32);
+      return scale_floating<float>(data, count, factor32);
     case DType::kFloat16:
-      return scale_floating<Short<Float16>>(data, count, factor32);
+      return scale_short<Float16>(data, count, factor32);
     case DType::kBFloat16:
-      return scale_floating<Short<BFloat16>>(data, count, factor32);
+      return scale_short<BFloat16>(data, count, factor32);
     case DType::kFloat8E4M3:
-      return scale_floating<Short<Float8E4M3>>(data, count, factor32);
+      return scale_short<Float8E4M3>(data, count, factor32);
     case DType::kFloat8E5M2:
-      return scale_floating<Short<Float8E5M2>>(data, count, factor32);
+      return scale_short<Float8E5M2>(data, count, factor32);
     case DType::kInt8:
       return scale_integer<int8_t>(data, count, factor);
     case DType::kUInt8:
@@ -216,9 +265,9 @@ inline void scale(std::byte* data, std::size_t count, DType dtype, double factor
     case DType::kUInt64:
       return scale_integer<uint64_t>(data, count, factor);
     case DType::kComplex64:
-      return scale_floating<Real<float>>(data, 2 * count, factor32);
+      return scale_floating<float>(data, 2 * count, factor32);
     case DType::kComplex128:
-      return scale_floating<Real<double>>(data, 2 * count, factor);
+      return scale_floating<double>(data, 2 * count, factor);
     case DType::kBool:
       return;
   }
@@ -226,39 +275,34 @@ inline void scale(std::byte* data, std::size_t count, DType dtype, double factor
 
 template <typename Format>
 void widen_all(const std::byte* bytes, float* target, std::size_t count) {
-  const auto* source = reinterpret_cast<const typename Format::Storage*>(bytes);
-  using B = Block<Short<Format>>;
-  if constexpr (B::kLanes != 0) {
-    std::size_t i = 0;
-    for (; i + B::kLanes <= count; i += B::kLanes) {
-      const auto values = B::load(source + i);
-      __builtin_memcpy(target + i, &values, sizeof(values));
-    }
-    const auto values = B::load_part(source + i, count - i);
-    __builtin_memcpy(target + i, &values, (count - i) * sizeof(float));
-  } else {
-    FASTGPU_INDEPENDENT
-    for (std::size_t i = 0; i < count; ++i) target[i] = widen<Format>(source[i]);
+  using Storage = typename Format::Storage;
+  const auto* source = reinterpret_cast<const Storage*>(bytes);
+  std::size_t i = 0;
+  FloatLanes values;
+  for (; i + kLanes <= count; i += kLanes) {
+    values = InOrder<Format>::load(source + i);
+    __builtin_memcpy(target + i, &values, sizeof(values));
   }
+  Storage padded[kLanes] = {};
+  __builtin_memcpy(padded, source + i, (count - i) * sizeof(Storage));
+  values = InOrder<Format>::load(padded);
+  __builtin_memcpy(target + i, &values, (count - i) * sizeof(float));
 }
 
 template <typename Format>
 void narrow_all(const float* source, std::byte* bytes, std::size_t count) {
-  auto* target = reinterpret_cast<typename Format::Storage*>(bytes);
-  using B = Block<Short<Format>>;
-  if constexpr (B::kLanes != 0) {
-    std::size_t i = 0;
-    typename B::Value values{};
-    for (; i + B::kLanes <= count; i += B::kLanes) {
-      __builtin_memcpy(&values, source + i, sizeof(values));
-      B::store(target + i, values);
-    }
-    __builtin_memcpy(&values, source + i, (count - i) * sizeof(float));
-    B::store_part(target + i, values, count - i);
-  } else {
-    FASTGPU_INDEPENDENT
-    for (std::size_t i = 0; i < count; ++i) target[i] = narrow<Format>(source[i]);
+  using Storage = typename Format::Storage;
+  auto* target = reinterpret_cast<Storage*>(bytes);
+  std::size_t i = 0;
+  FloatLanes values{};
+  for (; i + kLanes <= count; i += kLanes) {
+    __builtin_memcpy(&values, source + i, sizeof(values));
+    InOrder<Format>::store(target + i, values);
   }
+  __builtin_memcpy(&values, source + i, (count - i) * sizeof(float));
+  Storage padded[kLanes];
+  InOrder<Format>::store(padded, values);
+  __builtin_memcpy(target + i, padded, (count - i) * sizeof(Storage));
 }
 
 inline void widen_array(const std::byte* source, DType dtype, float* target, std::size_t count) {

@@ -1,0 +1,172 @@
+// Short floats by the SIMD register, in the arithmetic of short_float.h on compiler vectors;
+// float16 by the CPU's own conversions where it has them.
+//   InOrder<Format>: one register of fp32 numbers, in the order of memory.
+//   Packed<Format>: all the numbers of one register of codes. A 32-bit word holds 2 or 4 codes and
+//   part k is the k-th of every word, so nothing is moved between lanes: what a reduction wants.
+// Included once by each instruction set's file; see short_float.h for FASTGPU_ISA.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/arithmetic.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace fastgpu {
+inline namespace FASTGPU_ISA {
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+#define FASTGPU_AVX512 1
+inline constexpr std::size_t kRegisterBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr std::size_t kRegisterBytes = 32;
+#else
+inline constexpr std::size_t kRegisterBytes = 16;
+#endif
+inline constexpr std::size_t kLanes = kRegisterBytes / sizeof(float);
+
+typedef float FloatLanes __attribute__((vector_size(kRegisterBytes)));
+typedef uint32_t WordLanes __attribute__((vector_size(kRegisterBytes)));
+typedef int32_t IntLanes __attribute__((vector_size(kRegisterBytes)));
+
+struct ManyLanes {
+  using Words = WordLanes;
+  using Floats = FloatLanes;
+  FASTGPU_INLINE static Words bits(Floats values) { return __builtin_bit_cast(Words, values); }
+  FASTGPU_INLINE static Floats floats(Words bits) { return __builtin_bit_cast(Floats, bits); }
+  FASTGPU_INLINE static Floats count(Words small) {
+    return __builtin_convertvector(__builtin_bit_cast(IntLanes, small), Floats);
+  }
+};
+
+template <typename Format>
+struct InOrder {
+  using Storage = typename Format::Storage;
+  typedef Storage Codes __attribute__((vector_size(kLanes * sizeof(Storage))));
+
+  FASTGPU_INLINE static FloatLanes load(const Storage* from) {
+    Codes codes;
+    __builtin_memcpy(&codes, from, sizeof(codes));
+    return widen_lanes<Format, ManyLanes>(__builtin_convertvector(codes, WordLanes));
+  }
+  FASTGPU_INLINE static void store(Storage* to, FloatLanes values) {
+    const Codes codes = __builtin_convertvector(narrow_lanes<Format, ManyLanes>(values), Codes);
+    __builtin_memcpy(to, &codes, sizeof(codes));
+  }
+};
+
+template <typename Format>
+struct Packed {
+  using Storage = typename Format::Storage;
+  static constexpr std::size_t kParts = sizeof(uint32_t) / sizeof(Storage);
+  static constexpr std::size_t kCount = kParts * kLanes;  // elements
+  struct Value {
+    FloatLanes part[kParts];
+  };
+
+  FASTGPU_INLINE static Value load(const Storage* from) {
+    constexpr uint32_t kCode = (1u << (8 * sizeof(Storage))) - 1;
+    WordLanes words;
+    __builtin_memcpy(&words, from, sizeof(words));
+    Value value;
+    for (std::size_t k = 0; k < kParts; ++k)
+      value.part[k] = widen_lanes<Format, ManyLanes>((words >> shift(k)) & kCode);
+    return value;
+  }
+  FASTGPU_INLINE static void store(Storage* to, const Value& value) {
+    WordLanes words{};
+    for (std::size_t k = 0; k < kParts; ++k)
+      words |= narrow_lanes<Format, ManyLanes>(value.part[k]) << shift(k);
+    __builtin_memcpy(to, &words, sizeof(words));
+  }
+
+ private:
+  FASTGPU_INLINE static constexpr uint32_t shift(std::size_t part) {
+    return static_cast<uint32_t>(8 * sizeof(Storage) * part);
+  }
+};
+
+// A bfloat16 is half an fp32 number: the shifts that load and store it need not be undone.
+template <>
+struct Packed<BFloat16> {
+  using Storage = uint16_t;
+  static constexpr std::size_t kParts = 2;
+  static constexpr std::size_t kCount = kParts * kLanes;
+  static constexpr uint32_t kUpper = 0xffff0000;
+  struct Value {
+    FloatLanes part[kParts];
+  };
+  FASTGPU_INLINE static Value load(const Storage* from) {
+    WordLanes words;
+    __builtin_memcpy(&words, from, sizeof(words));
+    return {{ManyLanes::floats(words << 16), ManyLanes::floats(words & kUpper)}};
+  }
+  FASTGPU_INLINE static void store(Storage* to, const Value& value) {
+    const WordLanes words = (rounded(value.part[0]) >> 16) | (rounded(value.part[1]) & kUpper);
+    __builtin_memcpy(to, &words, sizeof(words));
+  }
+
+ private:
+  // narrow_lanes before its shift: the code is the upper half.
+  FASTGPU_INLINE static WordLanes rounded(FloatLanes value) {
+    const WordLanes bits = ManyLanes::bits(value);
+    const WordLanes nan = WordLanes{} + (BFloat16::kNaN << 16);
+    return value == value ? bits + 0x7fff + ((bits >> 16) & 1) : nan;
+  }
+};
+
+#if defined(__F16C__)
+
+template <>
+struct InOrder<Float16> {
+#if defined(FASTGPU_AVX512)
+  // All lanes by mask: gcc 12 warns of its own unmasked intrinsics (undefined sources).
+  static constexpr __mmask16 kAll = 0xffff;
+  FASTGPU_INLINE static FloatLanes load(const uint16_t* from) {
+    return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  FASTGPU_INLINE static void store(uint16_t* to, FloatLanes values) {
+    const __m256i halves =
+        _mm512_maskz_cvtps_ph(kAll, values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_mask_set1_epi16(halves, nan, Float16::kNaN));
+  }
+#else
+  FASTGPU_INLINE static FloatLanes load(const uint16_t* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  FASTGPU_INLINE static void store(uint16_t* to, FloatLanes values) {
+    // The one NaN in fp32 narrows to the one NaN in float16.
+    const __m256 nan = _mm256_set1_ps(float_of(kFloatInfinity | kFloatQuiet));
+    const __m256 one_nan =
+        _mm256_blendv_ps(values, nan, _mm256_cmp_ps(values, values, _CMP_UNORD_Q));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm256_cvtps_ph(one_nan, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+#endif
+};
+
+template <>
+struct Packed<Float16> {
+  using Storage = uint16_t;
+  static constexpr std::size_t kParts = 2;
+  static constexpr std::size_t kCount = kParts * kLanes;
+  struct Value {
+    FloatLanes part[kParts];
+  };
+  FASTGPU_INLINE static Value load(const Storage* from) {
+    return {{InOrder<Float16>::load(from), InOrder<Float16>::load(from + kLanes)}};
+  }
+  FASTGPU_INLINE static void store(Storage* to, const Value& value) {
+    InOrder<Float16>::store(to, value.part[0]);
+    InOrder<Float16>::store(to + kLanes, value.part[1]);
+  }
+};
+
+#endif
+
+}  // namespace FASTGPU_ISA
+}  // namespace fastgpu
