@@ -3,7 +3,8 @@
 // Narrowing rounds to nearest even. Every NaN, of either sign, narrows to the one kNaN of its
 // format, since machines differ in the NaN they compute. Widening makes a NaN quiet, save that of
 // bfloat16, which is the upper half of an fp32 number as it stands.
-// What is too large becomes infinity, or NaN in float8_e4m3fn, which has no infinity.
+// What is too large becomes infinity, or NaN in float8_e4m3fn, which has no infinity: an overflow
+// stays visible. (torch's own cast did the same to 2.11, and gives the largest number since 2.12.)
 // No fp32 subnormal is ever multiplied or read, so a thread that flushes them gets the same bits.
 // Thread safety: pure functions.
 //
