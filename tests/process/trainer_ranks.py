@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -99,6 +100,20 @@ def two_of_three_ranks(folder: Path) -> dict[str, Any]:
     }
 
 
+def hook_of_its_own(folder: Path) -> dict[str, Any]:
+    """A model whose gradients already go another way."""
+    model, calls = DistributedDataParallel(network()), 0
+
+    def count_and_reduce(bucket: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return default_hooks.allreduce_hook(model.process_group, bucket)
+
+    model.register_comm_hook(None, lambda _, bucket: count_and_reduce(bucket))
+    result = train(model, folder, steps=3)
+    return {"calls": calls, "in_flight_s": result.in_flight_s, "bytes_sent": result.bytes_sent}
+
+
 def uneven_ranks(folder: Path) -> dict[str, Any]:
     """Batches of 8 and 6 over three ranks."""
     model = network()
@@ -181,8 +196,8 @@ def disagreement(folder: Path) -> dict[str, Any]:
 
 
 CASES = (
-    two_of_three_ranks, uneven_ranks, ranks_without_samples, resumed, damaged, early_stop,
-    disagreement,
+    two_of_three_ranks, hook_of_its_own, uneven_ranks, ranks_without_samples, resumed, damaged,
+    early_stop, disagreement,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ slower ranks. Buckets whose last gradients do not come at the very end of the pa
 bound. Not included: DDP's first broadcast, broadcasts of buffers, the sums of the metrics.
 Host clocks say nothing about a GPU, so on one no time is reported.
 
-Bytes are those the backend counted (all its traffic), where it counts them: `fastgpu` does.
+Bytes are those the backend counted (all the group's traffic), where it counts: `fastgpu` does.
 For others they are computed: 2 (n - 1) / n times the gradients' size for each all-reduce, what each
 of n ranks sends in a ring or in a reduce-scatter followed by an all-gather.
 """
@@ -128,8 +128,8 @@ def union_s(intervals: list[tuple[float, float]]) -> float:
 
 
 def _bytes_counted(group: Any) -> int | None:
-    """Returns the bytes this process has sent over the group's backend, if the backend counts."""
+    """Returns the bytes that this rank has sent in the group, if its backend counts them."""
     stats = getattr(fastgpu_comm, "stats", None)
     if stats is None or dist.get_backend(group) != "fastgpu":
         return None
-    return int(stats()["bytes_sent"])
+    return int(stats(group)["bytes_sent"])
