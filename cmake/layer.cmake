@@ -34,7 +34,3 @@ add_library(fastgpu_flags INTERFACE)
 # A fused multiply-add rounds once where a product and a sum round twice: without it, every
 # instruction set computes the same bits.
 target_compile_options(fastgpu_flags INTERFACE -Wall -Wextra -Wconversion -ffp-contract=off)
-if(FASTGPU_SANITIZE)
-  add_compile_options(-fsanitize=${FASTGPU_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
-  add_link_options(-fsanitize=${FASTGPU_SANITIZE})
-endif()
