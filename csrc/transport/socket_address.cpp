@@ -111,7 +111,7 @@ Entry parse_entry(std::string_view text, const std::string& pattern,
   Entry entry;
   bool malformed = false;
   entry.block = parse_cidr(text, &malformed);
-  if (malformed) refuse(pattern, "'" + std::string(text) + "' is no CIDR block", all);
+  if (malformed) refuse(pattern, std::string(text) + " is no CIDR block", all);
   if (entry.block) return entry;
   entry.prefix = text.ends_with('*');
   if (entry.prefix) text.remove_suffix(1);
@@ -194,6 +194,7 @@ std::vector<InterfaceAddress> interface_addresses() {
   std::stable_sort(found.begin(), found.end(),
                    [](const auto& left, const auto& right) { return left.first < right.first; });
   std::vector<InterfaceAddress> addresses;
+  addresses.reserve(found.size());
   for (auto& [order, address] : found) addresses.push_back(std::move(address));
   return addresses;
 }

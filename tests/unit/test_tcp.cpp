@@ -46,8 +46,9 @@ struct Ends {
 };
 
 void append(Bytes& bytes, const void* from, std::size_t size) {
-  const auto* first = static_cast<const std::byte*>(from);
-  bytes.insert(bytes.end(), first, first + size);
+  if (size == 0) return;
+  bytes.resize(bytes.size() + size);
+  std::memcpy(bytes.data() + bytes.size() - size, from, size);
 }
 
 Bytes frame_of(uint32_t ordinal, const void* payload, std::size_t size) {
