@@ -31,7 +31,7 @@ constexpr std::size_t kCallBytes = 1 << 20;
 // which would be copied once more on its way to the target.
 constexpr std::size_t kReadAheadBytes = 8 << 10;
 // Payloads to reduce are read in pieces that are still in the L2 cache when they are reduced.
-constexpr std::size_t kStageBytes = 256 << 10;
+constexpr std::size_t kStageBytes = 64 << 10;
 constexpr std::size_t kBufferBytes = kStageBytes + kReadAheadBytes;
 constexpr std::size_t kAlignment = 64;
 
@@ -253,15 +253,14 @@ class TcpReceiver final : public RecvChannel {
     buffer_.drop(size);
   }
 
-  // Straight to where it belongs; only what follows the frame goes to the buffer, which is empty.
+  // Straight to where it belongs; only what follows goes to the buffer, which is empty.
   Io read_into_target(Incoming& incoming, uint64_t stop) noexcept {
     const std::size_t wanted = stop - incoming.received_bytes;
     std::array<iovec, 2> parts = {
         iovec{.iov_base = incoming.target + incoming.received_bytes, .iov_len = wanted},
         buffer_.room(kReadAheadBytes, kAlignment - kHeaderBytes)};
-    const bool last = stop == header_.size_bytes;
     std::size_t size = 0;
-    const Io io = connection_.read(std::span(parts).first(last ? 2 : 1), &size);
+    const Io io = connection_.read(parts, &size);
     if (io != Io::kMoved) return io;
     incoming.received_bytes += std::min(size, wanted);
     if (size > wanted) buffer_.grow(size - wanted);
