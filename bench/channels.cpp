@@ -1,7 +1,10 @@
-// What the shared-memory channel costs between two pinned processes: one-way latency of 8 bytes,
-// and throughput by frame size, one way and both ways, stored and reduced, copied and symmetric.
-//   fastgpu_bench_channels [SLOTS SLOT_BYTES]
+// What a channel costs between two pinned processes: one-way latency of 8 bytes, and throughput by
+// frame size, one way and both ways, stored and reduced, copied and symmetric.
+//   fastgpu_bench_channels [SLOTS SLOT_BYTES]    shared memory
+//   fastgpu_bench_channels tcp                   TCP over loopback, where symmetric memory is
+//   copied
 // Each figure is the best of several rounds, for others may use the machine, too.
+#include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -12,10 +15,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
 #include "transport/shm.h"
+#include "transport/socket.h"
+#include "transport/tcp.h"
 
 namespace {
 
@@ -178,31 +185,74 @@ std::byte* touched(std::byte* memory) {
 
 UniqueFd copy_of(const UniqueFd& fd) { return UniqueFd(::dup(fd.get())); }
 
-int measure(const ShmRingConfig& config) {
-  std::array<UniqueFd, 2> rings = {create_shm_ring(config), create_shm_ring(config)};
-  std::array<std::shared_ptr<Doorbell>, 2> bells = {std::make_shared<Doorbell>(Doorbell::create()),
-                                                    std::make_shared<Doorbell>(Doorbell::create())};
+// Brings up the ends of one process; called after the fork.
+struct Ends {
+  std::unique_ptr<SendChannel> sender;
+  std::unique_ptr<RecvChannel> receiver;
+};
+using Heaps = std::array<SymmetricHeap, 2>;
+using MakeEnds = std::function<Ends(std::size_t me, const Heaps& heaps)>;
+
+MakeEnds over_shared_memory(const ShmRingConfig& config) {
+  struct Shared {
+    std::array<UniqueFd, 2> rings;
+    std::array<std::shared_ptr<Doorbell>, 2> bells;
+  };
+  auto shared = std::make_shared<Shared>();
+  for (std::size_t i = 0; i < 2; ++i) {
+    shared->rings[i] = create_shm_ring(config);
+    shared->bells[i] = std::make_shared<Doorbell>(Doorbell::create());
+  }
+  std::printf("%u slots of %u bytes\n", config.slots, config.slot_bytes);
+  return [shared](std::size_t me, const Heaps& heaps) {
+    const std::size_t peer = 1 - me;
+    auto segments = std::make_shared<PeerSegments>();
+    segments->add(0, heaps[peer].descriptor(0));
+    return Ends{make_shm_sender(copy_of(shared->rings[me]), shared->bells[peer], &heaps[me],
+                                [](uint32_t) {}),
+                make_shm_receiver(copy_of(shared->rings[peer]), shared->bells[peer], segments)};
+  };
+}
+
+MakeEnds over_tcp() {
+  struct Shared {
+    std::array<UniqueFd, 2> out;  // by the rank that sends
+    std::array<UniqueFd, 2> in;
+    std::unique_ptr<Poller> poller;  // made after the fork: an epoll set is one process's
+  };
+  auto shared = std::make_shared<Shared>();
+  uint16_t port = 0;
+  const UniqueFd listener = listen_tcp({}, &port);
+  for (std::size_t i = 0; i < 2; ++i) {
+    shared->out[i] = dial_tcp({"127.0.0.1", port});
+    pollfd waiting{.fd = listener.get(), .events = POLLIN, .revents = 0};
+    ::poll(&waiting, 1, -1);
+    shared->in[i] = accept_connection(listener.get());
+  }
+  std::printf("TCP over loopback\n");
+  return [shared](std::size_t me, const Heaps&) {
+    shared->poller = std::make_unique<Poller>();
+    return Ends{make_tcp_sender(copy_of(shared->out[me]), *shared->poller),
+                make_tcp_receiver(copy_of(shared->in[1 - me]), *shared->poller)};
+  };
+}
+
+int measure(const MakeEnds& make_ends) {
   // Made before the fork, so that both sides can map both; each allocates from its own only.
-  std::array<SymmetricHeap, 2> heaps;
+  Heaps heaps;
   std::array<std::byte*, 2> symmetric{};
   for (std::size_t i = 0; i < 2; ++i) symmetric[i] = heaps[i].allocate(kMostBytes);
+  std::fflush(stdout);
   const pid_t child = ::fork();
   if (child < 0) return 1;
   const std::size_t me = child == 0 ? 1 : 0;
-  const std::size_t peer = 1 - me;
   pin(static_cast<int>(me));
-  auto segments = std::make_shared<PeerSegments>();
-  segments->add(0, heaps[peer].descriptor(0));
   std::vector<std::byte> source(kMostBytes, std::byte{1});
   std::vector<std::byte> target(kMostBytes, std::byte{1});
   {
-    const Side side{static_cast<int>(me),
-                    make_shm_sender(copy_of(rings[me]), bells[peer], &heaps[me], [](uint32_t) {}),
-                    make_shm_receiver(copy_of(rings[peer]), bells[peer], segments),
-                    source.data(),
-                    touched(symmetric[me]),
-                    target.data()};
-    if (me == 0) std::printf("%u slots of %u bytes\n", config.slots, config.slot_bytes);
+    Ends ends = make_ends(me, heaps);
+    const Side side{static_cast<int>(me), std::move(ends.sender), std::move(ends.receiver),
+                    source.data(),        touched(symmetric[me]), target.data()};
     measure_latency(side);
     measure_throughput(side);
     side.meet();
@@ -216,10 +266,11 @@ int measure(const ShmRingConfig& config) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "tcp") return measure(over_tcp());
   ShmRingConfig config;
   if (argc == 3) {
     config.slots = static_cast<uint32_t>(std::strtoul(argv[1], nullptr, 10));
     config.slot_bytes = static_cast<uint32_t>(std::strtoul(argv[2], nullptr, 10));
   }
-  return measure(config);
+  return measure(over_shared_memory(config));
 }
