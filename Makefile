@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 dependencies := $(VENV)/.dependencies
 extension := $(VENV)/.extension
 native_sources := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
-cpp_sources := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
+cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
