@@ -1,0 +1,13 @@
+// What each file of bindings adds to fastgpu_comm._native.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastgpu {
+
+void bind_options(pybind11::module_& module);
+void bind_backend(pybind11::module_& module);
+void bind_memory(pybind11::module_& module);
+void bind_plan(pybind11::module_& module);
+
+}  // namespace fastgpu
