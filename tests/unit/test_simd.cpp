@@ -124,6 +124,16 @@ TEST(reduce_variants_give_the_bits_of_the_base) {
   }
 }
 
+TEST(reduce_variants_agree_on_long_targets_off_a_register_boundary) {
+  constexpr std::size_t kElements = 2600;
+  for (const DType dtype : all_dtypes()) {
+    const Bytes target = random_bytes(kElements * size_of(dtype), 9);
+    const Bytes source = random_bytes(kElements * size_of(dtype), 10);
+    for (const std::size_t start : {0, 1, 7, 31, 63})
+      check_same_bits(dtype, target, source, {start, kElements - 64 - start % 5});
+  }
+}
+
 TEST(reduce_touches_nothing_outside_its_range) {
   for (const DType dtype : all_dtypes()) {
     const std::size_t size = size_of(dtype);
