@@ -79,7 +79,7 @@ uint16_t Connector::listen(const PortRange& range) {
 
 bool Connector::probe(const std::string& unix_name, TimeNs deadline) const {
   try {
-    ControlLink link(dial_unix(unix_name), true);
+    ControlLink link(dial_patiently(unix_name), true);
     ControlMessage message;
     message.kind = ControlKind::kProbe;
     link.send(std::move(message));
@@ -262,12 +262,16 @@ void Connector::drop(uint64_t id) {
 }
 
 void Connector::accept_all(int listener, bool is_unix) {
-  for (;;) {
-    UniqueFd socket = accept_connection(listener);
-    if (!socket) return;
-    const uint64_t id =
-        watch({.link = ControlLink(std::move(socket), is_unix), .is_unix = is_unix});
-    on_event(id, EPOLLIN);
+  try {
+    for (;;) {
+      UniqueFd socket = accept_connection(listener);
+      if (!socket) return;
+      const uint64_t id =
+          watch({.link = ControlLink(std::move(socket), is_unix), .is_unix = is_unix});
+      on_event(id, EPOLLIN);
+    }
+  } catch (const CommError& error) {  // out of descriptors: the dialler sees its connection close
+    log(LogLevel::kError, "accept_failed", "reason=" + quoted(error.what()));
   }
 }
 
@@ -276,7 +280,7 @@ void Connector::on_event(uint64_t id, uint32_t events) {
   if (found == entries_.end()) return;
   Entry& entry = found->second;
   try {
-    if (!entry.connected && !finish_connect(id, entry)) return;
+    if ((!entry.connected || entry.role == Role::kStream) && !finish_connect(id, entry)) return;
     entry.link.flush();
     if (entry.role == Role::kLeaving) {
       if (entry.link.empty() || (events & EPOLLHUP) != 0) drop(id);

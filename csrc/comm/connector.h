@@ -111,7 +111,10 @@ class Connector {
   void accept_all(int listener, bool is_unix);
   void on_event(uint64_t id, uint32_t events);
 
+  static UniqueFd dial_patiently(const std::string& name);
   bool finish_connect(uint64_t id, Entry& entry);
+  void hand_over_stream(uint64_t id, Entry& entry);
+  void redial(uint64_t id, int error);
   bool read_messages(uint64_t id, Entry& entry);
   bool handle(uint64_t id, Entry& entry, ControlMessage message);
   void handle_hello(Entry& entry, ControlMessage& message);

@@ -20,16 +20,6 @@ namespace {
 // refused.
 constexpr std::ptrdiff_t kMaxParked = 4096;
 
-UniqueFd dial_unix_patiently(const std::string& name) {
-  constexpr int kTries = 2000;
-  for (int i = 0; i < kTries; ++i) {
-    UniqueFd socket = dial_unix(name);
-    if (socket) return socket;
-    ::usleep(1000);  // its queue of connections is full
-  }
-  raise(ErrorKind::kPeerLost, "the unix socket @" + name + " accepts no connection");
-}
-
 ControlMessage message_of(ControlKind kind, const std::pair<uint64_t, int>& from, int to) {
   ControlMessage message;
   message.kind = kind;
@@ -41,42 +31,67 @@ ControlMessage message_of(ControlKind kind, const std::pair<uint64_t, int>& from
 
 }  // namespace
 
+// Returns false when the entry is gone, or cannot go on yet.
 bool Connector::finish_connect(uint64_t id, Entry& entry) {
-  const int error = dial_result(entry.link.fd());
+  const int error = entry.connected ? 0 : dial_result(entry.link.fd());
   if (error == EINPROGRESS) return false;
-  if (error == 0) {
-    entry.connected = true;
-    entry.link.flush();
-    if (entry.role != Role::kStream) return true;
-    // The stream has named itself; from here on it is a channel's.
-    Member* owner = member(entry.communicator, entry.me);
-    const int peer = entry.peer;
-    const int lane = entry.lane;
-    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, entry.link.fd(), nullptr);
-    UniqueFd socket = entry.link.release();
-    entries_.erase(id);
-    if (owner != nullptr) {
-      owner->sink->on_sender(peer, lane, make_tcp_sender(std::move(socket), engine_));
-    }
+  if (error != 0) {
+    redial(id, error);
     return false;
   }
-  const MemberKey key{entry.communicator, entry.me};
-  Member* owner = member(key.first, key.second);
-  const Entry failed = std::move(entry);
-  entries_.erase(id);
-  if (owner == nullptr) return false;
-  const auto& endpoints = owner->addresses[static_cast<std::size_t>(failed.peer)].endpoints;
-  if (failed.role == Role::kStream && failed.endpoint + 1 < endpoints.size()) {
-    dial_stream(key, *owner, failed.peer, failed.lane, failed.endpoint + 1);
-  } else if (failed.role == Role::kOutgoing && failed.endpoint + 1 < endpoints.size()) {
-    owner->peers[failed.peer].outgoing = 0;
-    dial_link(key, *owner, failed.peer);
-  } else {
-    depart(failed, false,
-           "it could not be reached at " + to_string(endpoints[failed.endpoint]) + ": " +
-               std::string(std::strerror(error)));
-  }
+  entry.connected = true;
+  entry.link.flush();
+  if (entry.role != Role::kStream) return true;
+  if (entry.link.empty()) hand_over_stream(id, entry);
   return false;
+}
+
+// The stream has named itself; from here on it is a channel's.
+void Connector::hand_over_stream(uint64_t id, Entry& entry) {
+  Member* owner = member(entry.communicator, entry.me);
+  const int peer = entry.peer;
+  const int lane = entry.lane;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, entry.link.fd(), nullptr);
+  UniqueFd socket = entry.link.release();
+  entries_.erase(id);
+  if (owner != nullptr) {
+    owner->sink->on_sender(peer, lane, make_tcp_sender(std::move(socket), engine_));
+  }
+}
+
+// A connect failed: the peer's next endpoint is tried; after the last one the peer is lost.
+void Connector::redial(uint64_t id, int error) {
+  const Entry failed = std::move(entries_.at(id));
+  entries_.erase(id);
+  const MemberKey key{failed.communicator, failed.me};
+  Member* owner = member(key.first, key.second);
+  if (owner == nullptr) return;
+  const auto& endpoints = owner->addresses[static_cast<std::size_t>(failed.peer)].endpoints;
+  std::string why = "it could not be reached at " + to_string(endpoints[failed.endpoint]) + ": " +
+                    std::strerror(error);
+  try {
+    if (failed.endpoint + 1 < endpoints.size()) {
+      if (failed.role == Role::kStream) {
+        dial_stream(key, *owner, failed.peer, failed.lane, failed.endpoint + 1);
+      } else {
+        dial_link(key, *owner, failed.peer);
+      }
+      return;
+    }
+  } catch (const CommError& again) {
+    why = again.what();
+  }
+  depart(failed, false, why);
+}
+
+UniqueFd Connector::dial_patiently(const std::string& name) {
+  constexpr int kTries = 2000;
+  for (int i = 0; i < kTries; ++i) {
+    UniqueFd socket = dial_unix(name);
+    if (socket) return socket;
+    ::usleep(1000);  // its queue of connections is full
+  }
+  raise(ErrorKind::kPeerLost, "the unix socket @" + name + " accepts no connection");
 }
 
 bool Connector::read_messages(uint64_t id, Entry& entry) {
@@ -259,7 +274,7 @@ void Connector::depart(const Entry& entry, bool in_order, const std::string& why
 void Connector::dial_link(const MemberKey& key, Member& owner, int peer) {
   const PeerAddress& address = owner.addresses[static_cast<std::size_t>(peer)];
   PeerState& state = owner.peers[peer];
-  UniqueFd socket = address.shared_memory ? dial_unix_patiently(address.unix_name)
+  UniqueFd socket = address.shared_memory ? dial_patiently(address.unix_name)
                                           : dial_tcp(address.endpoints.at(state.link_endpoint));
   ControlMessage hello = message_of(ControlKind::kHello, key, peer);
   if (address.shared_memory) hello.descriptors = own_bell();
