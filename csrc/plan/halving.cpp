@@ -23,10 +23,10 @@ struct Core {
 // Rabenseifner; see Thakur, Rabenseifner and Gropp, "Optimization of collective communication
 // operations in MPICH" (2005). n = 2^k + extra.
 //
-//        halving (k hops)           doubling (k hops)
-//        0 --- 1    2 --- 3         0 --- 2    1 --- 3       at distance d each keeps the half of
-//          |\  /|     |\ /|           ...                    its window that bit d of its number
-//        0 --- 2    1 --- 3         0 --- 1    2 --- 3       names, and gives the other half away
+//        distance 1        distance 2        At distance d partners share a window; each keeps the
+//        0 --- 1           0 ------- 2       half that bit d of its number names and gives the
+//        2 --- 3           1 ------- 3       other half away (halving, k hops). Then backwards:
+//        halves of S       quarters of S     each gives what it holds (doubling, k hops).
 //
 // 2 log2 n hops, 2(n - 1)/n * S bytes sent by every rank; neighbours exchange the large halves.
 // With extra > 0 there are 2 hops more, in which a pair moves S bytes each way.

@@ -20,12 +20,11 @@ Ring ring_of_world(const PlanRequest& request, int lane) {
 
 // Patarasu and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations" (2009).
 //
-//        shard j, n = 4:    j+1 --> j+2 --> j+3 --> j          j holds n - 1 contributions less ...
-//        reduce-scatter     the sum grows by one a hop, and j - 1 ends with all of them
-//        all-gather         the sum goes round once more
+//        shard j, n = 4:    j --> j+1 --> j+2 --> j+3    reduce-scatter: each adds its part
+//                           j+3 --> j --> j+1 --> j+2    all-gather: the sum goes round
 //
 // 2(n - 1) hops, one frame sent and one received in each; 2(n - 1)/n * S bytes sent by every rank.
-// Shard j is summed in ring order from its own member on: ((j + j+1) + j+2) + ...
+// Order: each puts its own before what came, j+3 + (j+2 + (j+1 + j)).
 // A shard is stored over only after its sum went through everybody: my send of it is long gone.
 void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shards) {
   for (int hop = 0; hop < ring.size - 1; ++hop) {
@@ -91,7 +90,8 @@ void ring_all_gather(Draft& draft) {
 //
 //        root --> shard j to each j;   then shard j:  j --> j+1 --> ... --> the one before the root
 //
-// The root sends 2(n - 1)/n * S bytes, the others at most (n - 1)/n * S; n hops.
+// The root sends 2(n - 1)/n * S bytes, the others at most (n - 1)/n * S; n - 1
+// hops.
 void ring_broadcast(Draft& draft) {
   const Ring ring = ring_of_world(draft.request, draft.lane);
   const int root = draft.request.root;
