@@ -1,0 +1,189 @@
+"""Ranks for the tests: real processes that stay, so that torch is imported once for many checks.
+
+`Ranks.run(check, world)` calls the function `check` on every rank of a process group of that size
+and returns what each gave back. A check is a function of a module that the ranks can import. What
+one raises fails the test with the rank's own traceback; a rank that does not answer in time is
+shown where it hangs, and killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+RUN_SECONDS = 60.0
+GROUP_SECONDS = 30.0  # the process group's own time-out, below the above
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A process group that checks run in."""
+
+    world: int
+    backend: str = "fastgpu"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Rank:
+    """A process, and the pipe to it."""
+
+    process: BaseProcess
+    pipe: Connection
+
+
+class Ranks:
+    """Processes that run checks, as many as were ever needed at once."""
+
+    def __init__(self) -> None:
+        """Starts none yet: they are forked from one process that has imported torch."""
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["torch", "torch.distributed", __name__])
+        self._ranks: list[Rank] = []
+        self._setting: Setting | None = None
+
+    def run(
+        self,
+        check: Callable[..., Any],
+        setting: Setting,
+        *args: Any,
+        expect_killed: tuple[int, ...] = (),
+        seconds: float = RUN_SECONDS,
+    ) -> list[Any]:
+        """Runs `check(*args)` on every rank; returns their results (None for a killed one)."""
+        self._start(setting)
+        ranks = self._ranks[: setting.world]
+        for rank in ranks:
+            rank.pipe.send((check, args))
+        try:
+            results = self._collect(ranks, expect_killed, seconds)
+        except BaseException:
+            self.kill()
+            raise
+        if expect_killed:
+            self.kill()
+        return results
+
+    def end_group(self) -> None:
+        """Destroys the process group on the ranks that have one, and leaves them running."""
+        if self._setting is None:
+            return
+        ranks, self._setting = self._ranks[: self._setting.world], None
+        for rank in ranks:
+            rank.pipe.send((_destroy, ()))
+        self._collect(ranks, (), RUN_SECONDS)
+
+    def kill(self) -> None:
+        """Ends every process; the next run starts new ones."""
+        for rank in self._ranks:
+            rank.process.kill()
+        for rank in self._ranks:
+            rank.process.join()
+            rank.pipe.close()
+        self._ranks.clear()
+        self._setting = None
+
+    def _start(self, setting: Setting) -> None:
+        if setting == self._setting:
+            return
+        self.end_group()
+        while len(self._ranks) < setting.world:
+            mine, theirs = self._context.Pipe()
+            process = self._context.Process(target=serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._ranks.append(Rank(process, mine))
+        ranks = self._ranks[: setting.world]
+        store = os.path.join(tempfile.mkdtemp(prefix="fastgpu-test-"), "store")
+        for number, rank in enumerate(ranks):
+            rank.pipe.send((_init, (setting, number, store)))
+        try:
+            self._collect(ranks, (), RUN_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
+        self._setting = setting
+
+    def _collect(self, ranks: list[Rank], killed: tuple[int, ...], seconds: float) -> list[Any]:
+        deadline = time.monotonic() + seconds
+        results: list[Any] = []
+        failures: list[str] = []
+        for number, rank in enumerate(ranks):
+            if not rank.pipe.poll(max(0.0, deadline - time.monotonic())):
+                failures.append(f"rank {number} did not answer within {seconds:.0f} s")
+                self._show_where(rank)
+                continue
+            try:
+                error, result = rank.pipe.recv()
+            except EOFError:
+                rank.process.join()
+                error, result = f"ended with status {rank.process.exitcode}", None
+                if number in killed:
+                    error = None
+            if error is not None:
+                failures.append(f"rank {number}: {error}")
+            results.append(result)
+        assert not failures, "\n".join(failures)
+        return results
+
+    def _show_where(self, rank: Rank) -> None:
+        """Has a rank that hangs write its Python stacks to standard error."""
+        assert rank.process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank.process.pid, signal.SIGUSR1)
+        time.sleep(0.2)  # for it to write, before it is killed
+
+
+def serve(pipe: Connection) -> None:
+    """A rank's life: takes calls from the pipe and answers each with (error, result)."""
+    faulthandler.register(signal.SIGUSR1, file=2)
+    import torch
+
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        while True:
+            check, args = pipe.recv()
+            try:
+                answer: tuple[str | None, Any] = (None, check(*args))
+            except BaseException:
+                answer = (traceback.format_exc(), None)
+            pipe.send(answer)
+
+
+def _init(setting: Setting, rank: int, store_path: str) -> None:
+    import torch.distributed as dist
+
+    import fastgpu_comm  # registers the backend
+
+    assert fastgpu_comm.__name__ in sys.modules
+    for name in [name for name in os.environ if name.startswith(("FASTGPU_", "TORCH_DIST"))]:
+        del os.environ[name]
+    os.environ.update(setting.environment)
+    dist.set_debug_level_from_env()
+    dist.init_process_group(
+        setting.backend,
+        store=dist.FileStore(store_path, setting.world),
+        rank=rank,
+        world_size=setting.world,
+        timeout=timedelta(seconds=GROUP_SECONDS),
+    )
+
+
+def _destroy() -> None:
+    import torch.distributed as dist
+
+    dist.barrier()
+    dist.destroy_process_group()
