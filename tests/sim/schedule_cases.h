@@ -11,7 +11,7 @@ namespace fastgpu::test {
 // Under sanitizers and without optimisation a proof takes many times as long: the sweeps then take
 // every kStride-th case, over all of them in turn.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
-inline constexpr uint64_t kStride = 17;
+inline constexpr uint64_t kStride = 7;
 #else
 inline constexpr uint64_t kStride = 1;
 #endif
