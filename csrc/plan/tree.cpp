@@ -136,7 +136,7 @@ void tree_all_reduce(Draft& draft) {
     if (tree.parent >= 0) draft.steps.recv(tree.parent, chunk);
     for (const int child : tree.children) draft.steps.send(child, chunk);
   };
-  const int64_t lag = 2 * depth_of(request.rank, request.world, draft.lane % 2);
+  const int64_t lag = int64_t{2} * depth_of(request.rank, request.world, draft.lane % 2);
   for (int64_t chunk = 0; chunk < chunks.count() + lag; ++chunk) {
     if (chunk < chunks.count()) rise(chunks[chunk]);
     if (chunk >= lag) fall(chunks[chunk - lag]);

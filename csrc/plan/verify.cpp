@@ -136,6 +136,7 @@ std::string describe(const PlanRequest& like, const VerifyOptions& options) {
 std::vector<Schedule> build_all(const PlanRequest& like, const VerifyOptions& options) {
   const Requests requests(like, options.all_counts);
   std::vector<Schedule> schedules;
+  schedules.reserve(static_cast<std::size_t>(like.world));
   for (int rank = 0; rank < like.world; ++rank) schedules.push_back(build(requests.of(rank)));
   return schedules;
 }
