@@ -28,6 +28,7 @@ ChannelSet::ChannelSet(Engine& engine, int world, int lanes, Open open, Failed f
       open_(std::move(open)),
       failed_(std::move(failed)),
       slots_(static_cast<std::size_t>(world) * static_cast<std::size_t>(lanes)),
+      closed_since_(static_cast<std::size_t>(world)),
       departures_(static_cast<std::size_t>(world)) {}
 
 SendChannel* ChannelSet::sender(int peer, int lane) {
@@ -95,6 +96,13 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
 }
 
 void ChannelSet::on_failed(int peer, const Failure& failure) { failed_(peer, failure); }
+
+bool ChannelSet::departed(int peer) {
+  TimeNs& since = closed_since_[static_cast<std::size_t>(peer)];
+  const TimeNs now = now_ns();
+  if (since == 0) since = now;
+  return !departure(peer).empty() || now - since > kReasonLimit;
+}
 
 std::string ChannelSet::departure(int peer) const {
   if (peer < 0) return "";

@@ -27,6 +27,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
 
   SendChannel* sender(int peer, int lane) override;
   RecvChannel* receiver(int peer, int lane) override;
+  bool departed(int peer) override;
   uint64_t version() const override { return version_.load(std::memory_order_acquire); }
 
   void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) override;
@@ -45,6 +46,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
     std::atomic<RecvChannel*> receiver{nullptr};
     bool opening = false;  // the runner's
   };
+  static constexpr TimeNs kReasonLimit = kSecond;  // how long a closed channel's reason may take
   Slot& slot(int peer, int lane) {
     return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +
                   static_cast<std::size_t>(lane)];
@@ -56,6 +58,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   const Failed failed_;
   std::vector<Slot> slots_;
   std::atomic<uint64_t> version_{0};
+  std::vector<TimeNs> closed_since_;  // by peer, 0: not closed; the runner's
 
   mutable std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<SendChannel>> senders_;

@@ -5,6 +5,9 @@
 namespace fastgpu {
 namespace {
 
+// So that what no event announces, such as a reason that never came, is seen in time.
+constexpr TimeNs kLongestSleep = kSecond;
+
 inline void pause() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
@@ -124,6 +127,7 @@ void Engine::sleep(TimeNs deadline) {
     poller_.cancel_sleep();
     return;
   }
+  deadline = std::min(deadline, now_ns() + kLongestSleep);
   for (const auto& pollable : pollables_) {
     if (pollable->busy()) deadline = std::min(deadline, pollable->next_deadline());
   }

@@ -7,7 +7,8 @@
 namespace fastgpu {
 namespace {
 
-[[noreturn]] void raise_closed(int peer, const Operation& operation) {
+void raise_if_departed(ChannelSource& channels, int peer, const Operation& operation) {
+  if (!channels.departed(peer)) return;
   Failure failure;
   failure.kind = ErrorKind::kPeerLost;
   failure.peer = peer;
@@ -52,7 +53,8 @@ LaneState LaneRun::poll(ChannelSource& channels) {
     } else {
       // What was posted leaves before we wait for, or overwrite, anything.
       if (!posted_.empty()) moved |= flush(channels);
-      // Proven: what is posted here has left by now. But a channel may say so only at the next flush.
+      // Proven: what is posted here has left by now. But a channel may say so only at the next
+      // flush.
       if (is_posted(step.target)) return moved ? LaneState::kMoved : LaneState::kBlocked;
       if (step.verb != Verb::kRecv) {
         decode(step);
@@ -86,7 +88,7 @@ bool LaneRun::flush(ChannelSource& channels) {
     if (std::find(full_.begin(), full_.end(), posted.peer) != full_.end()) continue;
     SendChannel* channel = channels.sender(posted.peer, lane_);
     const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(posted.frame);
-    if (io == Io::kClosed) raise_closed(posted.peer, *operation_);
+    if (io == Io::kClosed) raise_if_departed(channels, posted.peer, *operation_);
     moved |= io == Io::kMoved;
     any_done |= posted.frame.done;
     if (!posted.frame.done) full_.push_back(posted.peer);
@@ -101,8 +103,8 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
   if (!receiving_) {
     FrameHeader header;
     const Io io = channel->peek(header);
-    if (io == Io::kClosed) raise_closed(step.peer, *operation_);
-    if (io == Io::kBlocked) return false;
+    if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
+    if (io != Io::kMoved) return false;
     check(step, header);
     incoming_ = {};
     incoming_.target = operation_->target(step.target);
@@ -112,7 +114,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     receiving_ = true;
   }
   const Io io = channel->try_recv(incoming_);
-  if (io == Io::kClosed) raise_closed(step.peer, *operation_);
+  if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
   *moved |= io == Io::kMoved;
   receiving_ = !incoming_.done;
   return incoming_.done;

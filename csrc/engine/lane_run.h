@@ -16,6 +16,9 @@ class ChannelSource {
   virtual ~ChannelSource() = default;
   virtual SendChannel* sender(int peer, int lane) = 0;
   virtual RecvChannel* receiver(int peer, int lane) = 0;
+  // A channel to or from `peer` is closed: whether the peer is known to be gone. Until it is, a
+  // word from it about why may still be on its way, and is worth waiting for.
+  virtual bool departed(int peer) = 0;
   // Changes when there are new receivers, or a peer has departed.
   virtual uint64_t version() const = 0;
 };

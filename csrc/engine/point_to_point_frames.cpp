@@ -17,7 +17,8 @@ void check_size(int peer, const MessageOperation& recv, uint64_t size_bytes) {
           std::to_string(recv.size_bytes) + " bytes; both sides must name the same size");
 }
 
-[[noreturn]] void raise_closed(int peer, const char* op) {
+void raise_if_departed(ChannelSource& channels, int peer, const char* op) {
+  if (!channels.departed(peer)) return;
   PointToPoint::raise_failure(ErrorKind::kPeerLost, peer, op,
                               "the connection to rank " + std::to_string(peer) + " is closed");
 }
@@ -50,7 +51,7 @@ bool PointToPoint::poll_out(int rank, Peer& peer) {
     SendChannel* channel = channels_.sender(rank, lane_);
     if (channel == nullptr) return moved;
     const Io io = channel->try_send(*peer.frame);
-    if (io == Io::kClosed) raise_closed(rank, "send");
+    if (io == Io::kClosed) raise_if_departed(channels_, rank, "send");
     moved |= io == Io::kMoved;
     if (!peer.frame->done) return moved;
     frame_left(peer);
@@ -120,13 +121,13 @@ bool PointToPoint::poll_in(int rank, Peer& peer) {
         const bool awaited =
             !peer.receiving.empty() || std::any_of(posted_.begin(), posted_.end(),
                                                    [&](auto& recv) { return recv->peer == rank; });
-        if (awaited) raise_closed(rank, "recv");
+        if (awaited) raise_if_departed(channels_, rank, "recv");
       }
       if (io != Io::kMoved) return moved;
       begin_frame(rank, peer, frame);
     }
     const Io io = channel->try_recv(peer.incoming);
-    if (io == Io::kClosed) raise_closed(rank, "recv");
+    if (io == Io::kClosed) raise_if_departed(channels_, rank, "recv");
     moved |= io == Io::kMoved;
     if (!peer.incoming.done) return moved;
     frame_arrived(rank, peer);

@@ -27,6 +27,7 @@ struct World {
     Ends(World& owner, int self) : world(owner), me(self) {}
     SendChannel* sender(int peer, int lane) override { return world.pair(me, peer, lane).first; }
     RecvChannel* receiver(int peer, int lane) override { return world.pair(peer, me, lane).second; }
+    bool departed(int) override { return true; }
     uint64_t version() const override { return 1; }
     World& world;
     int me;
