@@ -1,6 +1,6 @@
 #include "base/error.h"
 
-#include <cstring>
+#include <system_error>
 
 namespace fastgpu {
 
@@ -32,7 +32,7 @@ void raise(ErrorKind kind, const std::string& message) {
 }
 
 void raise_system(ErrorKind kind, const std::string& what, int error_number) {
-  raise(kind, what + ": " + std::strerror(error_number));
+  raise(kind, what + ": " + std::generic_category().message(error_number));
 }
 
 }  // namespace fastgpu

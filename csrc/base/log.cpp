@@ -20,6 +20,7 @@ std::atomic<LogLevel>& level_in_force() {
 }  // namespace
 
 void set_log_level_from_environment() {
+  // Set-up reads the environment before it starts threads. NOLINTNEXTLINE(concurrency-mt-unsafe)
   const char* text = std::getenv("FASTGPU_LOG");
   if (text == nullptr) return;
   for (std::size_t i = 0; i < kLevels.size(); ++i) {

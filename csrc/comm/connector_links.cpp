@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <random>
+#include <system_error>
 
 #include "base/log.h"
 #include "comm/connector.h"
@@ -68,7 +68,7 @@ void Connector::redial(uint64_t id, int error) {
   if (owner == nullptr) return;
   const auto& endpoints = owner->addresses[static_cast<std::size_t>(failed.peer)].endpoints;
   std::string why = "it could not be reached at " + to_string(endpoints[failed.endpoint]) + ": " +
-                    std::strerror(error);
+                    std::generic_category().message(error);
   try {
     if (failed.endpoint + 1 < endpoints.size()) {
       if (failed.role == Role::kStream) {

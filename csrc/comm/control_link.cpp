@@ -106,6 +106,7 @@ bool ControlLink::send_front() {
   Queued& front = outbox_.front();
   if (passes_descriptors_) {
     std::vector<int> descriptors;
+    descriptors.reserve(front.descriptors.size());
     for (const UniqueFd& fd : front.descriptors) descriptors.push_back(fd.get());
     return send_message(socket_.get(), front.bytes, descriptors);
   }

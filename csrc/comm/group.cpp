@@ -109,13 +109,13 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.store_port = config.store_port;
   request.constants = process.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
-  Topology topology = meet(request, store, process.connector());
-  auto group = std::make_shared<Group>(config, std::move(topology), process);
+  const Topology topology = meet(request, store, process.connector());
+  auto group = std::make_shared<Group>(config, topology, process);
   group->calibrate();
   return group;
 }
 
-Group::Group(const CommunicatorConfig& config, Topology topology, Process& process)
+Group::Group(const CommunicatorConfig& config, const Topology& topology, Process& process)
     : config_(config),
       process_(process),
       shared_(std::make_shared<Shared>(

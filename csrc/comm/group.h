@@ -20,7 +20,7 @@ namespace fastgpu {
 
 class Group : public Communicator {
  public:
-  Group(const CommunicatorConfig& config, Topology topology, Process& process);
+  Group(const CommunicatorConfig& config, const Topology& topology, Process& process);
   ~Group() override;
 
   // Measures the links with the other ranks, when rank 0 has not measured them before: a collective

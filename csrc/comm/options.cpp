@@ -37,6 +37,7 @@ bool parse_number(const std::string& text, int* number) {
 
 std::vector<std::string_view> algorithm_names() {
   std::vector<std::string_view> names;
+  names.reserve(kAlgorithmCount);
   for (int i = 0; i < kAlgorithmCount; ++i) names.push_back(name_of(static_cast<Algorithm>(i)));
   return names;
 }

@@ -52,6 +52,8 @@ LinkCosts measure_link(Communicator& communicator, int peer, bool first) {
   std::vector<std::byte> data(kLargeBytes);
   std::vector<double> small;
   std::vector<double> large;
+  small.reserve(kSmallRounds);
+  large.reserve(kLargeRounds);
   for (int i = 0; i < kSmallRounds; ++i) {
     small.push_back(round_trip(communicator, peer, first, data, 8) / 2);
   }
@@ -68,6 +70,7 @@ LinkCosts measure_link(Communicator& communicator, int peer, bool first) {
 
 double time_per_byte(const std::function<void()>& pass) {
   std::vector<double> times;
+  times.reserve(kLargeRounds);
   for (int i = 0; i < kLargeRounds; ++i) {
     const TimeNs start = now_ns();
     pass();

@@ -20,8 +20,12 @@
 namespace fastgpu {
 namespace {
 
-int log2_floor(int value) { return std::bit_width(static_cast<unsigned>(value)) - 1; }
-int log2_ceiling(int value) { return std::bit_width(static_cast<unsigned>(value - 1)); }
+int log2_floor(int value) {
+  return static_cast<int>(std::bit_width(static_cast<unsigned>(value))) - 1;
+}
+int log2_ceiling(int value) {
+  return static_cast<int>(std::bit_width(static_cast<unsigned>(value - 1)));
+}
 
 constexpr double kChannelBytes = 1 << 20;
 

@@ -350,6 +350,7 @@ constexpr SuiteCase kCases[] = {
 
 // FASTGPU_TEST_SEED replays a failure.
 void run_case(const SuiteCase& suite_case, const ChannelParameter& parameter, bool faulty) {
+  // No test changes the environment. NOLINTNEXTLINE(concurrency-mt-unsafe)
   const char* given = std::getenv("FASTGPU_TEST_SEED");
   const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : random_seed();
   Random random(seed);

@@ -67,7 +67,7 @@ bool ping_pong(End& me, const End& peer, bool first) {
   std::vector<std::byte> target(kMost);
   bool mine = first;
   for (uint32_t turn = 0; turn < kTurns; ++turn, mine = !mine) {
-    const uint64_t size_bytes = turn % 3 == 0 ? 8 : (turn * 977) % kMost;
+    const uint64_t size_bytes = turn % 3 == 0 ? 8 : (uint64_t{977} * turn) % kMost;
     std::byte* payload = turn % 5 == 0 ? symmetric : copied.data();
     if (mine) {
       std::fill_n(payload, size_bytes, std::byte(turn));
