@@ -42,3 +42,112 @@ class Backend(c10d.Backend):
     def _set_default_timeout(self, timeout: timedelta) -> None: ...
 
 def empty(sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor: ...
+
+class LinkCosts:
+    """Of a class of links (docs/cost.md)."""
+
+    def __init__(self) -> None: ...
+    alpha_us: float
+    beta_us_per_byte: float
+    overhead_us: float
+    cpu_us_per_byte: float
+
+class Constants:
+    """What the prices of a machine are made of (docs/cost.md)."""
+
+    def __init__(self) -> None: ...
+    same_host: LinkCosts
+    between_hosts: LinkCosts
+    nic_us_per_byte: float
+    copy_us_per_byte: float
+    reduce_us_per_byte: float
+    cores_per_host: int
+    def text(self) -> str: ...
+    @staticmethod
+    def from_text(text: str) -> Constants: ...
+
+class SlowLink:
+    """A link whose latency and time a byte are `factor` times the others'."""
+
+    def __init__(self, source: int, target: int, factor: float) -> None: ...
+
+class Machine:
+    """What a simulation runs on; lists are by rank, and empty where all ranks are alike."""
+
+    def __init__(
+        self,
+        *,
+        constants: Constants = ...,
+        channel_bytes: int = ...,
+        rank_slowness: Sequence[float] = ...,
+        start_us: Sequence[float] = ...,
+        slow_links: Sequence[SlowLink] = ...,
+    ) -> None: ...
+
+class LinkUse:
+    """What went from one rank to another."""
+
+    source: int
+    target: int
+    frames: int
+    bytes: int
+    busy_us: float
+
+class Simulated:
+    """Times of a simulation, by rank."""
+
+    finish_us: list[float]
+    busy_us: list[float]
+    links: list[LinkUse]
+    @property
+    def end_us(self) -> float: ...
+
+class Proof:
+    """That a plan does what its collective promises, or the counterexample."""
+
+    @property
+    def holds(self) -> bool: ...
+    counterexample: str
+    bytes_sent: list[int]
+    frames_sent: list[int]
+    steps: list[int]
+    rounds: int
+    orders: list[str]
+
+Region = tuple[str, int, int]  # buffer, offset and size in bytes
+Step = tuple[str, bool, int, Region, Region]  # verb, reduce, peer, source, target
+
+class WorldPlan:
+    """A collective's schedules on all ranks.
+
+    Args:
+        **fields: Any of the attributes.
+    """
+
+    def __init__(self, **fields: str | int | Sequence[int]) -> None: ...
+    collective: str
+    algorithm: str
+    world: int
+    count: int
+    element_size: int
+    lanes: int
+    root: int
+    host_of: list[int]
+    all_counts: list[int]
+    chunk_bytes: int
+    def build(self, rank: int) -> list[list[Step]]: ...
+    def verify(self, capacity: int = 0, seed: int = 1) -> Proof: ...
+    def simulate(self, machine: Machine) -> Simulated: ...
+    def predict_us(self, constants: Constants) -> float: ...
+    def tree_chunk_bytes(self, constants: Constants) -> int: ...
+    def choose(
+        self,
+        constants: Constants,
+        *,
+        forced: str = "auto",
+        lanes: int = 0,
+        deterministic: bool = False,
+    ) -> tuple[str, int, int]: ...
+
+def algorithms_of(collective: str) -> list[str]: ...
+def collectives() -> list[str]: ...

@@ -24,6 +24,26 @@ if installed != TORCH_VERSION:
         f"built for this one, or install torch {TORCH_VERSION}"
     )
 
-from fastgpu_comm._native import Backend, Options, empty  # noqa: E402
+from fastgpu_comm._native import (  # noqa: E402
+    Backend,
+    Constants,
+    Machine,
+    Options,
+    SlowLink,
+    WorldPlan,
+    algorithms_of,
+    collectives,
+    empty,
+)
 
-__all__ = ["Backend", "Options", "empty"]
+__all__ = [
+    "Backend",
+    "Constants",
+    "Machine",
+    "Options",
+    "SlowLink",
+    "WorldPlan",
+    "algorithms_of",
+    "collectives",
+    "empty",
+]
