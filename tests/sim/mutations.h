@@ -8,10 +8,24 @@
 
 #include "check.h"
 #include "plan/schedule.h"
+#include "schedule_cases.h"
 
 namespace fastgpu::test {
 
 using World = std::vector<Schedule>;
+
+// `count` elements of 4 bytes over 4 ranks (5 for the barrier) and 2 lanes, on hosts {0, 1}, {2,
+// 3}.
+inline PlanRequest subject(Collective collective, Algorithm algorithm, uint64_t count = 37) {
+  static const std::vector<int> hosts{0, 0, 1, 1};
+  PlanRequest request = request_of(collective, algorithm, 4, count);
+  request.element_size = 4;
+  request.lanes = 2;
+  request.chunk_bytes = 16;
+  request.host_of = hosts;
+  request.root = 1;
+  return request;
+}
 
 inline Lane& lane_of(World& world, int rank, int lane = 0) {
   return world.at(static_cast<std::size_t>(rank)).lanes.at(static_cast<std::size_t>(lane));

@@ -11,19 +11,6 @@ namespace {
 
 using Plant = std::function<void(World&)>;
 
-// `count` elements of 4 bytes over 4 ranks (5 for the barrier) and 2 lanes, on hosts {0, 1}, {2,
-// 3}.
-PlanRequest subject(Collective collective, Algorithm algorithm, uint64_t count = 37) {
-  static const std::vector<int> hosts{0, 0, 1, 1};
-  PlanRequest request = request_of(collective, algorithm, 4, count);
-  request.element_size = 4;
-  request.lanes = 2;
-  request.chunk_bytes = 16;
-  request.host_of = hosts;
-  request.root = 1;
-  return request;
-}
-
 // Proven before, refuted after, at every capacity; the counterexample holds `words`.
 void check_killed(const PlanRequest& request, const Plant& plant, const std::string& words) {
   World world = build_all(request);

@@ -1,4 +1,4 @@
-// No step is spare: whichever one is left out, of any builder's schedules, the proof fails.
+// No step is spare: whichever one is broken, of any builder's schedules, the proof fails.
 #include <algorithm>
 #include <string>
 
@@ -75,3 +75,5 @@ TEST(every_single_step_matters) {
     }
   });
 }
+
+}  // namespace fastgpu::test
