@@ -34,16 +34,20 @@ void TorchStore::set(const std::string& key, const std::string& value) {
 
 std::optional<std::string> TorchStore::try_get(const std::string& key, TimeNs deadline) {
   while (true) {
-    const TimeNs left = deadline == kNever ? kSlice : deadline - now_ns();
+    const TimeNs now = now_ns();
     // A store takes a time-out of 0 for its default.
-    const TimeNs slice = std::clamp<TimeNs>(left, kMillisecond, kSlice);
+    const TimeNs slice = std::clamp<TimeNs>(deadline - now, kMillisecond, kSlice);
     try {
       store_->wait({key}, std::chrono::milliseconds(slice / kMillisecond));
       return store_->get_to_str(key);
-    } catch (const c10::DistStoreError&) {
-      if (now_ns() >= deadline) return std::nullopt;
-    } catch (const c10::Error& error) {
+    } catch (const c10::DistNetworkError& error) {
       raise_lost(key, error.what_without_backtrace());
+    } catch (const c10::Error& error) {
+      // Stores say in different ways that the time is over (FileStore in words only).
+      if (now_ns() - now < slice / kMillisecond * kMillisecond) {
+        raise_lost(key, error.what_without_backtrace());
+      }
+      if (now_ns() >= deadline) return std::nullopt;
     }
   }
 }
