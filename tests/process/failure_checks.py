@@ -1,0 +1,236 @@
+"""Checks of what goes wrong: what each rank must be told. Run by test_failures.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.group_checks import default_group
+
+import fastgpu_comm
+
+Call = Callable[[], object]
+
+
+def mismatch(kind: str) -> None:
+    """Rank 0 calls one thing, the others another; every rank hears of both."""
+    rank, _ = me_and_world()
+    ones = torch.ones(64)
+    calls: dict[str, tuple[Call, Call, str, str]] = {
+        "size": (
+            lambda: dist.all_reduce(torch.ones(64)),
+            lambda: dist.all_reduce(torch.ones(65)),
+            "count=64",
+            "count=65",
+        ),
+        "dtype": (
+            lambda: dist.all_reduce(torch.ones(64)),
+            lambda: dist.all_reduce(torch.ones(64, dtype=torch.int32)),
+            "float32",
+            "int32",
+        ),
+        "reduce op": (
+            lambda: dist.all_reduce(ones, dist.ReduceOp.SUM),
+            lambda: dist.all_reduce(ones, dist.ReduceOp.MAX),
+            "op=SUM",
+            "op=MAX",
+        ),
+        "root": (
+            lambda: dist.broadcast(ones, 0),
+            lambda: dist.broadcast(ones, 1),
+            "root=0",
+            "root=1",
+        ),
+        "collective": (
+            lambda: dist.all_reduce(ones),
+            lambda: dist.broadcast(ones, 0),
+            "all_reduce",
+            "broadcast",
+        ),
+    }
+    mine, others, word, other_word = calls[kind]
+
+    def call_and_meet() -> None:
+        (mine if rank == 0 else others)()
+        dist.barrier()  # a broadcast's root may be done before it hears
+
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError) as caught:
+        call_and_meet()
+    assert word in str(caught.value), caught.value
+    assert other_word in str(caught.value), caught.value
+    assert caught.value.rank == rank
+    assert caught.value.peer is not None
+
+
+def sparse_mismatch() -> None:
+    """Sparse tensors of different shapes."""
+    rank, _ = me_and_world()
+    tensor = torch.ones(3 + rank % 2, 2).to_sparse()
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"size \(3, 2\)"):
+        dist.all_reduce(tensor)
+
+
+def collective_timeout() -> None:
+    """Rank 1 does not come; the others are told so in time, by wait and by its future."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)), timeout=timedelta(seconds=1))
+    if rank == 1:
+        time.sleep(2.5)
+        return
+    start = time.monotonic()
+    work = dist.all_reduce(torch.ones(10), group=group, async_op=True)
+    assert work is not None
+    with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match="timed out") as caught:
+        work.wait()
+    assert isinstance(caught.value, TimeoutError)
+    assert 0.5 < time.monotonic() - start < 2.4
+    assert caught.value.op == "all_reduce"
+    assert caught.value.sequence is not None
+    with pytest.raises(fastgpu_comm.CommError):
+        dist.all_reduce(torch.ones(10), group=group)
+
+
+def wait_with_timeout() -> None:
+    """A wait's own time-out leaves the operation pending."""
+    rank, _ = me_and_world()
+    result = torch.zeros(3)
+    if rank == 0:
+        work = dist.irecv(result, 1)
+        assert work is not None
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError):
+            work.wait(timedelta(milliseconds=50))
+        assert not work.is_completed()
+        dist.barrier()
+        work.wait()
+        assert result.tolist() == [1.0, 1.0, 1.0]
+    else:
+        dist.barrier()
+        if rank == 1:
+            dist.send(torch.ones(3), 0)
+
+
+def set_timeout() -> None:
+    """ProcessGroup.set_timeout holds from the next operation on."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    group.set_timeout(timedelta(milliseconds=300))
+    if rank == 0:
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError):
+            dist.all_reduce(torch.ones(10), group=group)
+    else:
+        time.sleep(1)
+
+
+def peer_killed(with_futures: bool) -> None:
+    """The last rank is killed; what the others have pending names it."""
+    rank, world = me_and_world()
+    dist.all_reduce(torch.ones(4))
+    if rank == world - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    start = time.monotonic()
+    works = [dist.all_reduce(torch.ones(100_000), async_op=True) for _ in range(3)]
+    for work in works:
+        assert work is not None
+        wait = work.get_future().wait if with_futures else work.wait
+        with pytest.raises(fastgpu_comm.PeerLostError) as caught:
+            wait()
+        assert caught.value.peer == world - 1, caught.value
+        assert f"rank {world - 1}" in str(caught.value)
+    assert time.monotonic() - start < 10
+    with pytest.raises(fastgpu_comm.PeerLostError):
+        dist.barrier()
+
+
+def aborted() -> None:
+    """abort() from another thread ends a blocked collective, at once, at the peers too."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    dist.all_reduce(torch.ones(1), group=group)
+    if rank == 0:
+        timer = threading.Timer(0.3, group.abort)
+        timer.start()
+        with pytest.raises(fastgpu_comm.AbortedError):
+            group.recv([torch.ones(1)], 1, 0).wait()
+        timer.join()
+    else:
+        start = time.monotonic()
+        with pytest.raises(fastgpu_comm.CommError):
+            dist.all_reduce(torch.ones(1), group=group)
+        assert time.monotonic() - start < 10
+
+
+def destroyed_while_pending() -> None:
+    """destroy_process_group fails what is pending, and a new group works."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    work = group.recv([torch.ones(1)], (rank + 1) % world, 0)
+    dist.destroy_process_group(group)
+    with pytest.raises(fastgpu_comm.CommError):
+        work.wait()
+    again = dist.new_group(list(range(world)))
+    dist.all_reduce(torch.ones(1), group=again)
+
+
+def backward_of_ddp_fails() -> None:
+    """A lost rank surfaces in DDP's backward as what it is."""
+    rank, world = me_and_world()
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(200, 200))
+    model(torch.ones(1, 200)).sum().backward()
+    if rank == world - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def train_on() -> None:
+        for _ in range(3):
+            model(torch.ones(1, 200)).sum().backward()
+
+    with pytest.raises(fastgpu_comm.PeerLostError):
+        train_on()
+
+
+def functional_collective_fails() -> None:
+    """A mismatch surfaces in functional collectives as what it is."""
+    from torch.distributed import _functional_collectives as functional
+
+    rank, _ = me_and_world()
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError):
+        functional.all_reduce(torch.ones(3 + rank), "sum", default_group()).sum()
+
+
+def monitored_barrier(missing: tuple[int, ...]) -> None:
+    """Every rank that came names every one that did not."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    fastgpu_comm.monitored_barrier(group)
+    if rank in missing:
+        time.sleep(2.5)
+        return
+    wording = "Ranks 1, 2 failed" if len(missing) > 1 else f"Rank {missing[0]} failed"
+    if 0 in missing:
+        wording = "Rank 0 timed out in monitoredBarrier"
+    with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match=wording) as caught:
+        fastgpu_comm.monitored_barrier(group, timedelta(milliseconds=700))
+    assert caught.value.op == "monitored_barrier"
+
+
+def bad_environment() -> None:
+    """A variable that is wrong or unknown says what is allowed, when a group is made."""
+    rank, world = me_and_world()
+    for name, value, wording in (
+        ("FASTGPU_ALGORITHM", "rnig", "auto, direct, ring"),
+        ("FASTGPU_ALGORYTHM", "ring", "FASTGPU_ALGORITHM"),
+    ):
+        os.environ[name] = value
+        try:
+            with pytest.raises(ValueError, match=wording):
+                dist.new_group(list(range(world)))
+        finally:
+            del os.environ[name]
+    assert rank < world

@@ -1,0 +1,57 @@
+"""What goes wrong is told, on every rank, by a typed error that names who and what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.process import failure_checks as checks
+from tests.process.ranks import Ranks, Setting
+
+SHM = Setting(3)
+TCP = Setting(3, environment={"FASTGPU_TRANSPORT": "tcp"})
+BOTH = pytest.mark.parametrize("setting", [SHM, TCP], ids=["shm", "tcp"])
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["size", "dtype", "reduce op", "root", "collective"])
+def test_mismatch_names_both_calls(ranks: Ranks, setting: Setting, kind: str) -> None:
+    ranks.run(checks.mismatch, setting, kind)
+    ranks.kill()
+
+
+def test_mismatch_in_a_functional_collective(ranks: Ranks) -> None:
+    ranks.run(checks.functional_collective_fails, SHM)
+    ranks.kill()
+
+
+KEEP_THE_GROUP = (
+    checks.sparse_mismatch,
+    checks.collective_timeout,
+    checks.wait_with_timeout,
+    checks.set_timeout,
+    checks.aborted,
+    checks.destroyed_while_pending,
+    checks.bad_environment,
+)
+
+
+@pytest.mark.parametrize("check", KEEP_THE_GROUP, ids=lambda check: str(check.__name__))
+@BOTH
+def test_failure(ranks: Ranks, setting: Setting, check: Callable[[], None]) -> None:
+    ranks.run(check, setting)
+
+
+@BOTH
+@pytest.mark.parametrize("with_futures", [False, True], ids=["wait", "future"])
+def test_killed_peer_is_named(ranks: Ranks, setting: Setting, with_futures: bool) -> None:
+    ranks.run(checks.peer_killed, setting, with_futures, expect_killed=(2,))
+
+
+def test_killed_peer_surfaces_in_backward(ranks: Ranks) -> None:
+    ranks.run(checks.backward_of_ddp_fails, SHM, expect_killed=(2,))
+
+
+@pytest.mark.parametrize("missing", [(1, 2), (2,), (0,)], ids=str)
+def test_monitored_barrier_names_who_is_missing(ranks: Ranks, missing: tuple[int, ...]) -> None:
+    ranks.run(checks.monitored_barrier, SHM, missing)

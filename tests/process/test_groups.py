@@ -1,0 +1,84 @@
+"""Messages, works, futures, groups, and the names that the package adds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from tests.process import group_checks as checks
+from tests.process.ranks import Ranks, Setting
+
+SETTINGS = {
+    "3": Setting(3),
+    "3-tcp": Setting(3, environment={"FASTGPU_TRANSPORT": "tcp"}),
+}
+CHECKS = (
+    checks.messages,
+    checks.batches,
+    checks.messages_beside_collectives,
+    checks.many_outstanding,
+    checks.futures,
+    checks.profiler,
+    checks.subgroups,
+    checks.groups_in_threads,
+    checks.sequence_numbers,
+    checks.symmetric_memory,
+    checks.statistics,
+    checks.refused_arguments,
+    checks.options_are_read,
+)
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS.values()), ids=list(SETTINGS))
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: str(check.__name__))
+def test_group(ranks: Ranks, setting: Setting, check: Callable[[], None]) -> None:
+    ranks.run(check, setting)
+
+
+def test_split_group(ranks: Ranks) -> None:
+    ranks.end_group()
+    ranks.run(checks.splits, Setting(3))
+
+
+def test_group_is_made_again_on_the_same_store(ranks: Ranks) -> None:
+    ranks.run(checks.group_again, Setting(2))
+
+
+def test_future_of_an_aborted_operation(ranks: Ranks) -> None:
+    ranks.run(checks.future_failures, Setting(2))
+    ranks.kill()
+
+
+FIRST_IMPORTS = {
+    "torch": "import torch, sys; import fastgpu_comm",
+    "package": "import fastgpu_comm, sys; import torch",
+    "package alone, without the entry point": "import fastgpu_comm, sys",
+}
+
+
+@pytest.mark.parametrize("imports", FIRST_IMPORTS.values(), ids=FIRST_IMPORTS)
+def test_import_registers_and_stays_cheap(imports: str) -> None:
+    program = (
+        f"{imports}\n"
+        "assert 'fastgpu_comm._native' not in sys.modules\n"
+        "import torch.distributed as dist\n"
+        "assert 'fastgpu' in dist.Backend.backend_list\n"
+        "assert dist.Backend.backend_capability['fastgpu'] == ['cpu', 'cuda']\n"
+    )
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", program], check=True)
+
+
+def test_another_torch_is_refused_at_import() -> None:
+    program = (
+        "import torch\n"
+        "torch.__version__ = '2.99.0'\n"
+        "try:\n"
+        "    from fastgpu_comm import Options\n"
+        "except ImportError as error:\n"
+        "    assert 'torch 2.99.0 is installed' in str(error), error\n"
+        "else:\n"
+        "    raise SystemExit('it was loaded')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
