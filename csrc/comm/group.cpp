@@ -1,7 +1,9 @@
 #include "comm/group.h"
 
 #include <cstring>
+#include <mutex>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "base/log.h"
@@ -47,24 +49,35 @@ struct Group::Shared {
 
   // The first failure: says who and what, tells the peers, and takes everything down.
   void on_failure(Failure& failure) {
-    failure.rank = rank;
-    if (!told.exchange(true)) {
-      const std::string departure = channels->departure(failure.peer);
-      if (failure.kind == ErrorKind::kPeerLost && !departure.empty()) {
-        failure.message = name_of_rank(topology, failure.peer) + " " + departure;
-      }
-      std::string where = "rank " + std::to_string(rank) + ", group '" + name + "'";
-      if (!failure.op.empty()) where += ", " + failure.op;
-      if (failure.sequence >= 0) where += " #" + std::to_string(failure.sequence);
-      failure.message = where + ": " + failure.message;
+    Failure told = failure;
+    told.rank = rank;
+    const std::string departure = channels->departure(told.peer);
+    if (told.kind == ErrorKind::kPeerLost && !departure.empty()) {
+      told.message = name_of_rank(topology, told.peer) + " " + departure;
+    }
+    std::string where = "rank " + std::to_string(rank) + ", group '" + name + "'";
+    if (!told.op.empty()) where += ", " + told.op;
+    if (told.sequence >= 0) where += " #" + std::to_string(told.sequence);
+    told.message = where + ": " + told.message;
+    const bool is_first = latch(told);
+    failure = told;
+    if (is_first) {
       log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));
-      first = failure;
       connector.fail(id, rank, failure);
       channels->hang_up();
-    } else {
-      failure = first;
     }
     fail_others(failure);
+  }
+
+  // Keeps the first failure of all and gives it to those that come later; says whether it is this.
+  bool latch(Failure& failure) {
+    const std::lock_guard lock(first_mutex);
+    if (first) {
+      failure = *first;
+      return false;
+    }
+    first = failure;
+    return true;
   }
 
   void peer_failed(int peer, const Failure& failure) {
@@ -85,8 +98,8 @@ struct Group::Shared {
   const uint64_t id;
   Connector& connector;
   Engine& engine;
-  std::atomic<bool> told{false};
-  Failure first;  // the runner's
+  std::mutex first_mutex;  // a runner and the caller of shutdown may both bring the first
+  std::optional<Failure> first;
   std::weak_ptr<OperationQueue> collectives;
   std::weak_ptr<PointToPoint> messages;
   std::shared_ptr<ChannelSet> channels;
@@ -350,14 +363,14 @@ void Group::shutdown() {
       abort("the process group was destroyed while operations were pending");
     }
     process_.connector().detach(shared_->id, config_.rank);
-    shared_->told.store(true);
-    shared_->first = Failure{.kind = ErrorKind::kAborted,
-                             .message = "the process group was destroyed",
-                             .rank = config_.rank,
-                             .peer = kNoRank,
-                             .op = "",
-                             .sequence = -1};
-    shared_->fail_others(shared_->first);
+    Failure destroyed{.kind = ErrorKind::kAborted,
+                      .message = "the process group was destroyed",
+                      .rank = config_.rank,
+                      .peer = kNoRank,
+                      .op = "",
+                      .sequence = -1};
+    shared_->latch(destroyed);
+    shared_->fail_others(destroyed);
     drain();
     process_.engine().remove(collectives_.get());
     process_.engine().remove(messages_.get());
