@@ -74,8 +74,9 @@ def gloo_group() -> dist.ProcessGroup:
 
 
 def ddp() -> None:
-    """Like gloo and like one process; also with buckets of one parameter, and with no_sync."""
-    for options in ({}, {"bucket_cap_mb": 0.0001, "gradient_as_bucket_view": True}):
+    """Like gloo and like one process; also with buckets of one parameter."""
+    cases: list[dict[str, Any]] = [{}, {"bucket_cap_mb": 0.0001, "gradient_as_bucket_view": True}]
+    for options in cases:
         ours = DistributedDataParallel(small_model(), **options)
         theirs = DistributedDataParallel(small_model(), process_group=gloo_group(), **options)
         train(ours, part)
@@ -249,7 +250,8 @@ def functional_collectives() -> None:
         gathered = functional.all_gather_tensor(total + 1, 0, group)
         scattered = functional.reduce_scatter_tensor(gathered, "avg", 0, group)
         swapped = functional.all_to_all_single(gathered, None, None, group)
-        return scattered + swapped.sum()
+        result: torch.Tensor = scattered + swapped.sum()
+        return result
 
     tensor = torch.arange(6, dtype=torch.float32) + rank
     sums = 2 * (torch.arange(6) * world + world * (world - 1) / 2) + 1
