@@ -12,7 +12,7 @@ import pytest
 from fastgpu_comm.cli import main
 from fastgpu_comm.trainer.metrics import read
 
-BACKEND = "gloo"
+BACKEND = "fastgpu"
 COMMAND = ["fastgpu_comm", "train", "--steps", "2", "--batch", "4", "--backend"]
 OWN_RANKS = [sys.executable, "-m"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

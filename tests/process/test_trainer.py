@@ -37,7 +37,8 @@ pytestmark = pytest.mark.timeout(300)
 class Job:
     """What three ranks wrote down, case by case."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, backend: str, folder: Path) -> None:
+        self.backend = backend
         self.folder = folder
 
     def seen(self, case: str) -> list[dict[str, Any]]:
@@ -53,12 +54,12 @@ def losses(folder: Path, event: str = "train") -> dict[int, float]:
     return {r["step"]: r["loss"] for r in read(folder / "metrics.jsonl") if r["event"] == event}
 
 
-@pytest.fixture(scope="module", params=["gloo"])
+@pytest.fixture(scope="module", params=["fastgpu", "gloo"])
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp(request.param)
     command = [sys.executable, str(RANKS_PROGRAM), request.param, str(folder)]
     assert launch.launch(command, 3) == 0
-    return Job(folder)
+    return Job(request.param, folder)
 
 
 def assert_same_training(job: Job, case: str, alone: Path, model: torch.nn.Module) -> None:
@@ -88,9 +89,9 @@ def test_the_gradients_way_is_timed_and_counted(job: Job) -> None:
     for seen in job.seen("two_of_three_ranks")[:2]:
         assert 0 < seen["waited_s"] <= seen["in_flight_s"] * (1 + 1e-9)
         assert seen["in_flight_s"] < seen["train_s"]
-        if not seen["bytes_counted"]:
-            assert seen["bytes_sent"] == ranks.STEPS * gradient_bytes
-        assert seen["bytes_sent"] >= ranks.STEPS * gradient_bytes
+        assert seen["bytes_counted"] == (job.backend == "fastgpu")
+        more_bytes = seen["bytes_sent"] - ranks.STEPS * gradient_bytes
+        assert 0 <= more_bytes < (5000 if seen["bytes_counted"] else 1)  # the metrics' sums
     (record, *_) = read(job.folder / "two_of_three_ranks" / "metrics.jsonl")
     assert record["communication_share"] == pytest.approx(
         record["communication_waited_s"] / record["train_s"]

@@ -129,7 +129,6 @@ def union_s(intervals: list[tuple[float, float]]) -> float:
 
 def _bytes_counted(group: Any) -> int | None:
     """Returns the bytes that this rank has sent in the group, if its backend counts them."""
-    stats = getattr(fastgpu_comm, "stats", None)
-    if stats is None or dist.get_backend(group) != "fastgpu":
+    if dist.get_backend(group) != "fastgpu":
         return None
-    return int(stats(group)["bytes_sent"])
+    return int(fastgpu_comm.stats(group)["bytes_sent"])
