@@ -13,7 +13,7 @@ ROOTED = ("broadcast", "reduce", "gather", "scatter")
 def plans(draw: st.DrawFn) -> WorldPlan:
     collective = draw(st.sampled_from(collectives()))
     world = draw(st.integers(1, MOST_RANKS))
-#Hosts in any order and of any size, numbered from 0 without gaps.
+    # Hosts in any order and of any size, numbered from 0 without gaps.
     raw = draw(st.lists(st.integers(0, 3), min_size=world, max_size=world))
     dense = {host: index for index, host in enumerate(dict.fromkeys(raw))}
     return WorldPlan(
