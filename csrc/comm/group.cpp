@@ -60,7 +60,7 @@ struct Group::Shared {
     if (told.sequence >= 0) where += " #" + std::to_string(told.sequence);
     told.message = where + ": " + told.message;
     const bool is_first = latch(told);
-    failure = told;
+    failure = std::move(told);
     if (is_first) {
       log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));
       connector.fail(id, rank, failure);
