@@ -89,11 +89,13 @@ std::string key_of(const char* what, int rank) {
 std::vector<std::string> gather(const RendezvousRequest& request, Store& store, const char* what) {
   std::vector<std::string> values;
   std::string missing;
+  std::string why;  // of the first
   for (int rank = 0; rank < request.world; ++rank) {
     try {
       values.push_back(
           store.get(key_of(what, rank), missing.empty() ? request.deadline : now_ns()));
-    } catch (const RendezvousError&) {
+    } catch (const RendezvousError& error) {
+      if (missing.empty()) why = error.what();
       missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
       values.emplace_back();
     }
@@ -101,7 +103,8 @@ std::vector<std::string> gather(const RendezvousRequest& request, Store& store, 
   if (!missing.empty()) {
     raise(ErrorKind::kRendezvous, "rank " + std::to_string(request.rank) + ": of the " +
                                       std::to_string(request.world) + " ranks of group '" +
-                                      request.name + "' these did not come in time: " + missing);
+                                      request.name + "' these did not come in time: " + missing +
+                                      " (" + why + ")");
   }
   return values;
 }
