@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -136,7 +137,11 @@ def peer_killed(with_futures: bool) -> None:
     if rank == world - 1:
         os.kill(os.getpid(), signal.SIGKILL)
     start = time.monotonic()
-    works = [dist.all_reduce(torch.ones(100_000), async_op=True) for _ in range(3)]
+    works = []
+    # Once the loss is known, which may be between two calls, the calls raise it themselves.
+    with contextlib.suppress(fastgpu_comm.PeerLostError):
+        for _ in range(3):
+            works.append(dist.all_reduce(torch.ones(100_000), async_op=True))
     for work in works:
         assert work is not None
         wait = work.get_future().wait if with_futures else work.wait
