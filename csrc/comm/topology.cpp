@@ -122,7 +122,7 @@ int find_leader(const RendezvousRequest& request, const std::vector<PeerRecord>&
     if (connector.probe(other.unix_name, now_ns() + kProbeLimit)) {
       leader = rank;
     } else {
-      refused += (refused.empty() ? "" : ",") + std::to_string(rank);
+      refused.append(refused.empty() ? "" : ",").append(std::to_string(rank));
     }
   }
   if (!refused.empty()) {

@@ -149,7 +149,7 @@ std::string OperationQueue::waiting_for(const Operation& operation) const {
   }
   if (peers.empty() || running_.front().get() != &operation) return "";
   std::string text = " waiting for rank";
-  for (const int peer : peers) text += " " + std::to_string(peer);
+  for (const int peer : peers) text.append(" ").append(std::to_string(peer));
   return text;
 }
 
