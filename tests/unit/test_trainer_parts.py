@@ -180,8 +180,8 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     assert (scalar.step, scalar.value) == (7, 0.25)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_what_counts(terminal: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("terminal", ["xterm", "dumb", None])
+def test_progress_shows_what_counts(terminal: str | None, tmp_path: Path) -> None:
     record = {
         "event": "train",
         "step": 10,
@@ -191,7 +191,10 @@ def test_progress_shows_what_counts(terminal: bool, tmp_path: Path) -> None:
         "communication_share": 0.125,
     }
     with (tmp_path / "out").open("w+") as file:
-        console = Console(file=file, force_terminal=terminal, width=160)
+        environment = {"TERM": terminal or "xterm"}
+        console = Console(
+            file=file, force_terminal=terminal is not None, width=160, _environ=environment
+        )
         view = ProgressView(10, 0, console)
         view.record({"event": "evaluation", "step": 5, "loss": 2.5})
         view.step(10)

@@ -27,7 +27,7 @@ class ProgressView:
         self._console = console or Console()
         self._line_due = 0.0
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console)
             self._task = self._bar.add_task("", total=steps, completed=done)
