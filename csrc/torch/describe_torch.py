@@ -5,6 +5,9 @@ Asked of Python because torch's own CMake package wants CUDA's variables on a CU
 
 import os
 
+# A backend that an earlier build left broken must not stop the build that mends it.
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+
 import torch
 
 print("root=" + os.path.dirname(torch.__file__))
