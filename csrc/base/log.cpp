@@ -3,7 +3,6 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 
 #include "base/error.h"
 
@@ -19,18 +18,15 @@ std::atomic<LogLevel>& level_in_force() {
 
 }  // namespace
 
-void set_log_level_from_environment() {
-  // Set-up reads the environment before it starts threads. NOLINTNEXTLINE(concurrency-mt-unsafe)
-  const char* text = std::getenv("FASTGPU_LOG");
-  if (text == nullptr) return;
+void set_log_level(std::string_view name) {
   for (std::size_t i = 0; i < kLevels.size(); ++i) {
-    if (kLevels[i] == text) {
+    if (kLevels[i] == name) {
       level_in_force().store(static_cast<LogLevel>(i), std::memory_order_relaxed);
       return;
     }
   }
   raise(ErrorKind::kInvalidArgument,
-        std::string("FASTGPU_LOG is '") + text + "'; allowed are error, warn, info and debug");
+        "FASTGPU_LOG is '" + std::string(name) + "'; allowed are error, warn, info and debug");
 }
 
 bool log_enabled(LogLevel level) noexcept {

@@ -11,9 +11,8 @@ namespace fastgpu {
 
 enum class LogLevel : uint8_t { kError, kWarn, kInfo, kDebug };
 
-// The level in force; read from FASTGPU_LOG (error, warn, info, debug; warn when unset) at first
-// use. A bad value there raises InvalidArgumentError from set_log_level_from_environment.
-void set_log_level_from_environment();
+// Takes error, warn (in force at first), info or debug; raises InvalidArgumentError for another.
+void set_log_level(std::string_view name);
 bool log_enabled(LogLevel level) noexcept;
 
 // `event` names what happened; `fields` is "key=value key=value", quoted by the caller with

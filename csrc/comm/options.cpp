@@ -8,13 +8,23 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "kernels/cpu/variant.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr std::string_view kPrefix = "FASTGPU_";
-// Variables that are read elsewhere, once a process, and have no field.
-constexpr std::array<std::string_view, 2> kProcessVariables{"FASTGPU_LOG", "FASTGPU_SIMD"};
+// Variables of the whole process, which have no field. The kernels read FASTGPU_SIMD themselves, at
+// their first use; here a bad value is refused before that.
+struct ProcessVariable {
+  std::string_view name;
+  void (*take)(const std::string& text);
+};
+constexpr std::array<ProcessVariable, 2> kProcessVariables{{
+    {"FASTGPU_LOG", [](const std::string& text) { set_log_level(text); }},
+    {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose(text.c_str()); }},
+}};
 constexpr std::array<std::string_view, 3> kTransports{"auto", "shm", "tcp"};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& text,
@@ -157,7 +167,12 @@ const std::vector<std::string>& option_names() {
 
 Options options_from_environment(const std::map<std::string, std::string>& environment) {
   std::map<std::string, std::string> field_of;
-  std::vector<std::string> known(kProcessVariables.begin(), kProcessVariables.end());
+  std::vector<std::string> known;
+  std::map<std::string, const ProcessVariable*> of_process;
+  for (const ProcessVariable& variable : kProcessVariables) {
+    known.emplace_back(variable.name);
+    of_process[known.back()] = &variable;
+  }
   for (const std::string& name : option_names()) {
     field_of[variable_of(name)] = name;
     known.push_back(variable_of(name));
@@ -169,10 +184,13 @@ Options options_from_environment(const std::map<std::string, std::string>& envir
       raise(ErrorKind::kInvalidArgument,
             "the environment variable " + variable + " is not known; allowed: " + joined(known));
     }
-    const auto found = field_of.find(variable);
-    if (found == field_of.end()) continue;
+    if (const auto found = of_process.find(variable); found != of_process.end()) {
+      found->second->take(text);
+      continue;
+    }
+    const std::string& field = field_of.at(variable);
     try {
-      set_field(options, found->second, text);
+      set_field(options, field, text);
     } catch (const InvalidArgumentError& error) {
       raise(ErrorKind::kInvalidArgument,
             "the environment variable " + variable + ": " + error.what());

@@ -30,8 +30,9 @@ std::string get_field(const Options& options, const std::string& name);
 // The names that set_field takes.
 const std::vector<std::string>& option_names();
 
-// The defaults, overridden by the FASTGPU_ variables of `environment`. Raises InvalidArgumentError
-// for a bad value and for a FASTGPU_ variable that is not known, listing those that are.
+// The defaults, overridden by the FASTGPU_ variables of `environment`, of which FASTGPU_LOG takes
+// effect at once. Raises InvalidArgumentError for a bad value and for a FASTGPU_ variable that is
+// not known, listing those that are.
 Options options_from_environment(const std::map<std::string, std::string>& environment);
 // The FASTGPU_ variables of this process.
 std::map<std::string, std::string> fastgpu_environment();

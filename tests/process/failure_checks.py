@@ -231,11 +231,17 @@ def bad_environment() -> None:
     for name, value, wording in (
         ("FASTGPU_ALGORITHM", "rnig", "auto, direct, ring"),
         ("FASTGPU_ALGORYTHM", "ring", "FASTGPU_ALGORITHM"),
+        ("FASTGPU_LANES", "many", "1 to 16"),
+        ("FASTGPU_DETERMINISTIC", "yes", "0, 1"),
+        ("FASTGPU_LOG", "loud", "error, warn, info and debug"),
+        ("FASTGPU_SIMD", "sse9", "avx512, avx2 and base"),
     ):
         os.environ[name] = value
         try:
-            with pytest.raises(ValueError, match=wording):
+            with pytest.raises(fastgpu_comm.InvalidArgumentError, match=wording) as caught:
                 dist.new_group(list(range(world)))
+            assert name in str(caught.value)
+            assert isinstance(caught.value, ValueError)
         finally:
             del os.environ[name]
     assert rank < world

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -55,3 +58,22 @@ def test_killed_peer_surfaces_in_backward(ranks: Ranks) -> None:
 @pytest.mark.parametrize("missing", [(1, 2), (2,), (0,)], ids=str)
 def test_monitored_barrier_names_who_is_missing(ranks: Ranks, missing: tuple[int, ...]) -> None:
     ranks.run(checks.monitored_barrier, SHM, missing)
+
+
+ABORTED_ALONE = """
+import torch, torch.distributed as dist
+dist.init_process_group("fastgpu", store=dist.HashStore(), rank=0, world_size=1)
+dist.group.WORLD.abort()
+"""
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", True), ("warn", False)])
+def test_log_level(level: str, shown: bool) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", ABORTED_ALONE],
+        env={**os.environ, "FASTGPU_LOG": level},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("event=group_failed" in result.stderr) == shown, result.stderr
