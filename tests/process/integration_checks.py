@@ -6,17 +6,32 @@ Each is held against one process that has all the data, or against gloo.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from tests.process.collective_checks import me_and_world
 from tests.process.group_checks import default_group
 from tests.process.reference import same
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
+
+import fastgpu_comm
 
 STEPS = 3
 BATCH = 8  # of all ranks together
@@ -58,12 +73,24 @@ def trained_alone() -> nn.Sequential:
     return model
 
 
+def whole(tensor: torch.Tensor | None) -> torch.Tensor:
+    """Returns all of a tensor that the ranks may hold in shards."""
+    assert tensor is not None
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
 def same_parameters(model: nn.Module, reference: nn.Module) -> None:
     """Raises unless both models are equal, to rounding."""
-    pairs = zip(model.parameters(), reference.parameters(), strict=True)
-    for parameter, expected in pairs:
-        full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-        torch.testing.assert_close(full.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
+    for mine, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(whole(mine), whole(expected), rtol=1e-4, atol=1e-5)
+
+
+def same_gradients(
+    model: nn.Module, reference: nn.Module, rtol: float = 1e-4, atol: float = 1e-5
+) -> None:
+    """Raises unless the gradients of both models are equal, to rounding."""
+    for mine, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(whole(mine.grad), whole(expected.grad), rtol=rtol, atol=atol)
 
 
 def gloo_group() -> dist.ProcessGroup:
@@ -85,31 +112,38 @@ def ddp() -> None:
         same_parameters(ours, trained_alone())
 
 
-def ddp_hooks() -> None:
-    """The stock hooks: each like the same on gloo, which for PowerSGD means one bucket."""
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+def _plain_state(group: dist.ProcessGroup) -> object:
+    return group
 
-    def power_state(group: dist.ProcessGroup) -> object:
-        return powerSGD_hook.PowerSGDState(
-            group, matrix_approximation_rank=2, start_powerSGD_iter=2, min_compression_rate=0.5
-        )
 
-    def plain_state(group: dist.ProcessGroup) -> object:
-        return group
+def _power_state(group: dist.ProcessGroup) -> object:
+    return powerSGD_hook.PowerSGDState(
+        group, matrix_approximation_rank=2, start_powerSGD_iter=2, min_compression_rate=0.5
+    )
 
-    cases: list[tuple[Callable[[dist.ProcessGroup], object], Any]] = [
-        (plain_state, default_hooks.allreduce_hook),
-        (plain_state, default_hooks.fp16_compress_hook),
-        (power_state, powerSGD_hook.powerSGD_hook),
-    ]
-    for make_state, hook in cases:
-        models = []
-        for group in (default_group(), gloo_group()):
-            model = DistributedDataParallel(small_model(), process_group=group)
-            model.register_comm_hook(make_state(group), hook)
-            train(model, part)
-            models.append(model)
-        same_parameters(*models)
+
+HOOKS: dict[str, tuple[Callable[[dist.ProcessGroup], object], Any]] = {
+    "allreduce": (_plain_state, default_hooks.allreduce_hook),
+    "fp16": (_plain_state, default_hooks.fp16_compress_hook),
+    "powerSGD": (_power_state, powerSGD_hook.powerSGD_hook),
+}
+
+
+def ddp_hook(name: str) -> None:
+    """A stock hook: like the same on gloo, which for PowerSGD means one bucket."""
+    make_state, hook = HOOKS[name]
+    models = []
+    for group in (default_group(), gloo_group()):
+        model = DistributedDataParallel(small_model(), process_group=group)
+        model.register_comm_hook(make_state(group), hook)
+        train(model, part)
+        models.append(model)
+    same_parameters(*models)
+    gradient = models[0].module[2].weight.grad
+    if name == "fp16":
+        assert torch.equal(gradient, gradient.half().float()), "it did not travel as fp16"
+    if name == "powerSGD":
+        assert torch.linalg.matrix_rank(gradient, rtol=1e-3) == 2, "it was not compressed"
 
 
 class Embedder(nn.Module):
@@ -141,59 +175,77 @@ def ddp_sparse() -> None:
     same(gradient.to_dense(), expected)
 
 
+def sharded_model(policy: MixedPrecisionPolicy | None = None) -> nn.Sequential:
+    """Returns the model sharded over all ranks, each layer by itself."""
+    model = small_model()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in (*(layer for layer in model if isinstance(layer, nn.Linear)), model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy or MixedPrecisionPolicy())
+    return model
+
+
 def fsdp2() -> None:
     """fully_shard on CPU: like one process."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    _, world = me_and_world()
-    model = small_model()
-    mesh = init_device_mesh("cpu", (world,))
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    model = sharded_model()
+    parameter = next(model.parameters())
+    assert isinstance(parameter, DTensor)
+    assert len(parameter.to_local()) < len(parameter), "it was not sharded"
     train(model, part)
     same_parameters(model, trained_alone())
 
-    short = small_model()
-    fully_shard(short, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
-    short(part(batch(0)[0])).sum().backward()
-    for parameter in short.parameters():
-        assert parameter.grad is not None
+
+def fsdp2_in_mixed_precision() -> None:
+    """Gathers and reduce-scatters of bfloat16: like one process that computes in float32."""
+    inputs, targets = batch(0)
+    model = sharded_model(MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    output = model(part(inputs))
+    assert output.dtype == torch.bfloat16
+    nn.functional.mse_loss(output, part(targets).bfloat16()).backward()
+    alone = small_model()
+    nn.functional.mse_loss(alone(inputs), targets).backward()
+    same_gradients(model, alone, rtol=0.1, atol=0.02)
 
 
 def tensor_parallel() -> None:
     """Column-wise then row-wise: the outputs and the gradients of the whole model."""
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        RowwiseParallel,
-        parallelize_module,
-    )
-
     _, world = me_and_world()
     torch.manual_seed(0)
-    whole = nn.Sequential(nn.Linear(8, 12 * world), nn.ReLU(), nn.Linear(12 * world, 8))
+    alone = nn.Sequential(nn.Linear(8, 12 * world), nn.ReLU(), nn.Linear(12 * world, 8))
     mesh = init_device_mesh("cpu", (world,))
     split = parallelize_module(
-        copy.deepcopy(whole), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()}
+        copy.deepcopy(alone), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()}
     )
+    weight = next(split.parameters())
+    assert isinstance(weight, DTensor)
+    assert len(weight.to_local()) == 12, "it was not sharded"
     inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
-    output = split(inputs)
-    expected = whole(inputs)
+    output, expected = split(inputs), alone(inputs)
     torch.testing.assert_close(output, expected)
-    output.sum().backward()
-    expected.sum().backward()
-    for mine, reference in zip(split.parameters(), whole.parameters(), strict=True):
-        assert mine.grad is not None
-        assert reference.grad is not None
-        full = mine.grad.full_tensor() if hasattr(mine.grad, "full_tensor") else mine.grad
-        torch.testing.assert_close(full, reference.grad)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    same_gradients(split, alone)
+
+
+def tensor_parallel_in_a_mesh() -> None:
+    """Tensor parallel in the columns of a 2 x 2 mesh, FSDP2 in its rows: like one process."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    torch.manual_seed(0)
+    alone = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 4))
+    model = parallelize_module(
+        copy.deepcopy(alone), mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    )
+    fully_shard(model, mesh=mesh["data"])
+    weight = next(model.parameters())
+    assert isinstance(weight, DTensor)
+    assert len(weight.to_local()) == 24 // 4, "it was not sharded twice"
+    row = mesh.get_local_rank("data")
+    train(model, lambda whole_batch: whole_batch.chunk(2)[row])
+    train(alone, lambda whole_batch: whole_batch)
+    same_parameters(model, alone)
 
 
 def dtensor_redistribute() -> None:
     """Every change between sharded, replicated and partial."""
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-
     _, world = me_and_world()
     mesh = init_device_mesh("cpu", (world,))
     whole = torch.arange(24 * world, dtype=torch.float32).view(4 * world, 6)
@@ -207,8 +259,6 @@ def dtensor_redistribute() -> None:
 
 def pipeline() -> None:
     """Two stages, four micro-batches: the losses and gradients of the whole model."""
-    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
-
     rank, world = me_and_world()
     whole = small_model()
     stages = [whole[:2], whole[2:]]
@@ -229,7 +279,7 @@ def pipeline() -> None:
 
 
 def device_mesh() -> None:
-    """2 x 2: all-reduces along each dimension."""
+    """2 x 2: all-reduces along each dimension, one by one and in flight together."""
     rank, _ = me_and_world()
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "columns"))
     for name, expected in (("rows", 2 * (rank % 2) + 2), ("columns", 4 * (rank // 2) + 1)):
@@ -237,55 +287,78 @@ def device_mesh() -> None:
         dist.all_reduce(tensor, group=mesh.get_group(name))
         assert int(tensor) == expected, (name, rank, tensor)
 
+    along_rows, along_columns = torch.full((1000,), 10**rank), torch.full((7,), 10**rank)
+    works = [
+        dist.all_reduce(along_rows, group=mesh.get_group("rows"), async_op=True),
+        dist.all_reduce(along_columns, group=mesh.get_group("columns"), async_op=True),
+    ]
+    for work in works:
+        assert work is not None
+        work.wait()
+    same(along_rows, torch.full((1000,), 101 if rank % 2 == 0 else 1010))
+    same(along_columns, torch.full((7,), 11 if rank < 2 else 1100))
 
-def functional_collectives() -> None:
-    """Eager and compiled with aot_eager, of one value."""
+
+def functional_collectives(compiled: bool) -> None:
+    """As they are, or compiled in one graph by aot_eager, against plain sums."""
     from torch.distributed import _functional_collectives as functional
 
     rank, world = me_and_world()
     group = default_group()
 
-    def step(tensor: torch.Tensor) -> torch.Tensor:
+    def step(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         total = functional.all_reduce(tensor * 2, "sum", group)
-        gathered = functional.all_gather_tensor(total + 1, 0, group)
-        scattered = functional.reduce_scatter_tensor(gathered, "avg", 0, group)
-        swapped = functional.all_to_all_single(gathered, None, None, group)
-        result: torch.Tensor = scattered + swapped.sum()
-        return result
+        gathered = functional.all_gather_tensor(tensor + 1, 0, group)
+        scattered = functional.reduce_scatter_tensor(tensor, "avg", 0, group)
+        swapped = functional.all_to_all_single(tensor, None, None, group)
+        return total + 1, gathered * 3, scattered - 1, swapped.neg()
 
-    tensor = torch.arange(6, dtype=torch.float32) + rank
-    sums = 2 * (torch.arange(6) * world + world * (world - 1) / 2) + 1
-    expected = sums + world * sums.sum()
-    same(step(tensor).clone(), expected)
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    same(compiled(tensor).clone(), expected)
+    everyone = [
+        torch.randn(world * 3, 5, generator=torch.Generator().manual_seed(peer))
+        for peer in range(world)
+    ]
+    call = torch.compile(step, backend="aot_eager", fullgraph=True) if compiled else step
+    results = tuple(result + 0 for result in call(everyone[rank]))  # + 0 waits
+    total = torch.stack(everyone).sum(0)
+    expected = (
+        total * 2 + 1,
+        (torch.cat(everyone) + 1) * 3,
+        total.chunk(world)[rank] / world - 1,
+        -torch.cat([tensor.chunk(world)[rank] for tensor in everyone]),
+    )
+    torch.testing.assert_close(results, expected)
 
 
 def checkpoint(folder: str) -> None:
-    """Saved by all ranks, loaded again sharded and whole."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.tensor import Shard, distribute_tensor
+    """What FSDP2's shards were saved as comes back, into shards and into a whole model."""
+    saved = sharded_model()
+    train(saved, part)
+    dcp.save(get_model_state_dict(saved), checkpoint_id=folder)
+    for loaded in (sharded_model(), small_model()):
+        untrained = whole(next(loaded.parameters())).clone()
+        state = get_model_state_dict(loaded)
+        dcp.load(state, checkpoint_id=folder)
+        set_model_state_dict(loaded, state)
+        for mine, expected in zip(loaded.parameters(), saved.parameters(), strict=True):
+            same(whole(mine), whole(expected))
+        assert not torch.equal(whole(next(loaded.parameters())), untrained)
 
-    _, world = me_and_world()
-    mesh = init_device_mesh("cpu", (world,))
-    whole = torch.arange(20.0 * world).view(5 * world, 4)
-    state = {"sharded": distribute_tensor(whole, mesh, [Shard(0)]), "plain": torch.ones(3)}
-    dcp.save(state, checkpoint_id=folder)
-    loaded = {
-        "sharded": distribute_tensor(torch.zeros_like(whole), mesh, [Shard(0)]),
-        "plain": torch.zeros(3),
-    }
-    dcp.load(loaded, checkpoint_id=folder)
-    sharded: Any = loaded["sharded"]
-    same(sharded.full_tensor(), whole)
-    same(loaded["plain"], torch.ones(3))
+
+def late_to_a_group() -> None:
+    """A group's ranks wait for a late one, in a FileStore too, whose own waits fail untyped."""
+    rank, world = me_and_world()
+    time.sleep(1.5 * rank)
+    tensor = torch.ones(3)
+    dist.all_reduce(tensor, group=dist.new_group())
+    same(tensor, torch.full((3,), float(world)))
 
 
 def debug_detail() -> None:
-    """TORCH_DISTRIBUTED_DEBUG=DETAIL wraps the backend; all goes on, our own names too."""
-    import fastgpu_comm
+    """TORCH_DISTRIBUTED_DEBUG=DETAIL wraps the backend; all goes on, our own names too.
 
-    _, world = me_and_world()
+    Calls that differ raise on every rank, before they reach the backend.
+    """
+    rank, world = me_and_world()
     assert dist.get_debug_level() == dist.DebugLevel.DETAIL
     tensor = torch.ones(5)
     dist.all_reduce(tensor)
@@ -295,3 +368,7 @@ def debug_detail() -> None:
     same_parameters(model, trained_alone())
     assert fastgpu_comm.stats()["operations"] > 0
     fastgpu_comm.monitored_barrier()
+    with pytest.raises(RuntimeError, match="mismatch"):
+        dist.all_reduce(torch.ones(10 + rank))
+    dist.all_reduce(tensor)
+    same(tensor, torch.full((5,), float(world * world)))
