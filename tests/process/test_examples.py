@@ -1,0 +1,35 @@
+"""The examples run as they say: two ranks under torchrun, over fastgpu, and they learn."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# What each prints at its end, and the loss that one which learned nothing stays above.
+LAST_LINES = {
+    "ddp.py": (r"step 500  loss ([\d.]+)", 0.01),
+    "trainer.py": (r"step 600, evaluation loss ([\d.]+)", 0.5),
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(LAST_LINES)
+
+
+@pytest.mark.parametrize("name", LAST_LINES)
+def test_example(name: str, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    result = subprocess.run(
+        [*torchrun, str(EXAMPLES / name)], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert result.returncode == 0, result.stderr
+    wording, untrained = LAST_LINES[name]
+    found = re.findall(wording, result.stdout)
+    assert len(found) == 1, result.stdout
+    assert float(found[0]) < untrained
