@@ -27,6 +27,17 @@ bool reduces(Collective collective) {
          collective == Collective::kReduce;
 }
 
+PlanQuestion question_of(const CollectiveCall& call) {
+  PlanQuestion question;
+  question.collective = call.collective;
+  question.count = call.count;
+  question.element_size = static_cast<uint32_t>(size_of(call.dtype));
+  question.root = call.root;
+  question.send_counts = call.send_counts;
+  question.recv_counts = call.recv_counts;
+  return question;
+}
+
 [[noreturn]] void refuse(const CollectiveCall& call, const std::string& why) {
   raise(ErrorKind::kInvalidArgument, std::string(name_of(call.collective)) + ": " + why);
 }
@@ -136,7 +147,9 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
           (config.options.lanes > 0 ? config.options.lanes : kMaxChosenLanes) + 1)),
       planner_(config.rank, config.world, topology.host_of, config.options),
       wires_(std::make_shared<WirePool>()),
+      finished_(std::make_shared<Work>()),
       timeout_ms_(config.timeout_ms) {
+  finished_->complete();
   const auto shared = shared_;
   const auto on_failure = [shared](Failure& failure) { shared->on_failure(failure); };
   const int lanes = planner_.lanes();
@@ -159,29 +172,49 @@ void Group::calibrate() {
       known.empty() ? measure_constants(*this, shared_->topology.host_of) : known;
   process_.set_constants(constants);
   planner_.set_constants(constants_from_text(constants));
+  spare_plan_.reset();
 }
 
 std::shared_ptr<Work> Group::run(CollectiveCall call) {
   check(call);
-  PlanQuestion question;
-  question.collective = call.collective;
-  question.count = call.count;
-  question.element_size = static_cast<uint32_t>(size_of(call.dtype));
-  question.root = call.root;
-  question.send_counts = call.send_counts;
-  question.recv_counts = call.recv_counts;
-  const Plan plan = planner_.plan(question);
-  const std::shared_ptr<Operation> operation = make_operation(call, plan);
-  const std::shared_ptr<Work> work = operation->work;
+  if (call.synchronous && process_.engine().begin()) return run_here(call);
+  const auto operation = std::make_shared<Operation>();
+  fill(*operation, call, *planner_.plan(question_of(call)));
   while (collectives_->full()) {
     process_.engine().submitted();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   collectives_->push(operation);
-  operations_.fetch_add(1, std::memory_order_relaxed);
-  bytes_sent_.fetch_add(plan.sent_bytes, std::memory_order_relaxed);
-  bytes_received_.fetch_add(plan.received_bytes, std::memory_order_relaxed);
-  drive(work, call.synchronous, call.count * question.element_size);
+  std::shared_ptr<Work> work = work_of(operation);
+  drive(*work, call.synchronous, call.count * operation->element_size);
+  return work;
+}
+
+// The caller holds the baton: it would wait next, so it runs the operation to its end.
+std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
+  Engine& engine = process_.engine();
+  std::shared_ptr<Operation> operation = std::move(spare_);
+  try {
+    if (operation == nullptr) operation = std::make_shared<Operation>();
+    const PlanQuestion question = question_of(call);
+    if (spare_plan_ == nullptr || !question.answered_by(*spare_plan_)) {
+      spare_plan_ = planner_.plan(question);
+    }
+    fill(*operation, call, *spare_plan_);
+    collectives_->begin(operation);
+  } catch (...) {
+    engine.release();
+    throw;
+  }
+  engine.run(operation->work);
+  std::shared_ptr<Work> work = finished_;
+  if (operation.use_count() == 1 && operation->work.ok()) {
+    operation->work.renew();
+    spare_ = std::move(operation);
+  } else {
+    work = work_of(operation);
+  }
+  engine.release();
   return work;
 }
 
@@ -202,36 +235,39 @@ void Group::check(const CollectiveCall& call) const {
   }
 }
 
-std::shared_ptr<Operation> Group::make_operation(CollectiveCall& call, const Plan& plan) {
-  auto operation = std::make_shared<Operation>();
-  operation->schedule = plan.schedule;
-  operation->input = call.input;
-  operation->data = call.data;
-  operation->call.collective = call.collective;
-  operation->call.dtype = call.dtype;
-  operation->call.reduce_op = call.reduce_op;
-  operation->call.algorithm = plan.choice.algorithm;
-  operation->call.lanes = static_cast<uint8_t>(plan.choice.lanes);
-  operation->call.root = has_root(call.collective) ? static_cast<uint16_t>(call.root) : kNoRoot;
-  operation->call.count = call.count;
-  operation->rank = config_.rank;
-  operation->element_size = static_cast<uint32_t>(size_of(call.dtype));
-  operation->deadline = deadline_of(call.timeout_ms);
-  operation->prologue = std::move(call.prologue);
-  operation->epilogue = std::move(call.epilogue);
-  operation->keep_alive = std::move(call.keep_alive);
-  operation->work = std::make_shared<Work>();
+void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
+  if (operation.schedule != plan.schedule) operation.schedule = plan.schedule;
+  operation.sent_bytes = plan.sent_bytes;
+  operation.received_bytes = plan.received_bytes;
+  operation.input = call.input;
+  operation.data = call.data;
+  operation.call.collective = call.collective;
+  operation.call.dtype = call.dtype;
+  operation.call.reduce_op = call.reduce_op;
+  operation.call.algorithm = plan.choice.algorithm;
+  operation.call.lanes = static_cast<uint8_t>(plan.choice.lanes);
+  operation.call.root = has_root(call.collective) ? static_cast<uint16_t>(call.root) : kNoRoot;
+  operation.call.count = call.count;
+  operation.rank = config_.rank;
+  operation.element_size = static_cast<uint32_t>(size_of(call.dtype));
+  operation.timeout_ns = timeout_ns(call.timeout_ms);
+  operation.deadline = kNever;
+  operation.started = false;
+  operation.prologue = std::move(call.prologue);
+  operation.epilogue = std::move(call.epilogue);
+  operation.keep_alive = std::move(call.keep_alive);
+  operation.reduce = nullptr;
   if (reduces(call.collective)) {
-    operation->reduce = find_reduce(call.dtype, call.reduce_op);
-    add_scaling(call, *operation);
+    operation.reduce = find_reduce(call.dtype, call.reduce_op);
+    add_scaling(call, operation);
   }
-  if (const std::size_t size = plan.schedule->wire_bytes; size > 0) {
+  if (const std::size_t size = plan.schedule->wire_bytes; size > operation.wire_bytes) {
     const WirePool::Block block = wires_->take(size);
-    operation->wire = block.memory;
-    operation->wire_owner = std::shared_ptr<void>(
+    operation.wire = block.memory;
+    operation.wire_bytes = block.size_bytes;
+    operation.wire_owner = std::shared_ptr<void>(
         block.memory, [pool = wires_, block](void*) { pool->give_back(block); });
   }
-  return operation;
 }
 
 // AVG and PREMUL_SUM are sums with a factor: before the sum where the caller asked for it, and for
@@ -288,7 +324,8 @@ std::shared_ptr<MessageOperation> Group::make_message(MessageCall& call, bool is
   message->tag = call.tag;
   message->data = call.data;
   message->size_bytes = call.size_bytes;
-  message->deadline = deadline_of(call.timeout_ms);
+  const TimeNs limit = timeout_ns(call.timeout_ms);
+  message->deadline = limit == kNever ? kNever : now_ns() + limit;
   message->epilogue = std::move(call.epilogue);
   message->keep_alive = std::move(call.keep_alive);
   message->work = std::make_shared<Work>();
@@ -298,26 +335,25 @@ std::shared_ptr<MessageOperation> Group::make_message(MessageCall& call, bool is
 std::shared_ptr<Work> Group::send(MessageCall call) {
   const auto message = make_message(call, true);
   messages_->post_send(message);
-  bytes_sent_.fetch_add(call.size_bytes, std::memory_order_relaxed);
-  drive(message->work, call.synchronous, call.size_bytes);
+  message_bytes_sent_.fetch_add(call.size_bytes, std::memory_order_relaxed);
+  drive(*message->work, call.synchronous, call.size_bytes);
   return message->work;
 }
 
 std::shared_ptr<Work> Group::recv(MessageCall call) {
   const auto message = make_message(call, false);
   messages_->post_recv(message);
-  bytes_received_.fetch_add(call.size_bytes, std::memory_order_relaxed);
-  drive(message->work, call.synchronous, call.size_bytes);
+  message_bytes_received_.fetch_add(call.size_bytes, std::memory_order_relaxed);
+  drive(*message->work, call.synchronous, call.size_bytes);
   return message->work;
 }
 
-// A synchronous caller would wait next, so it runs the operation to its end.
-void Group::drive(const std::shared_ptr<Work>& work, bool synchronous, uint64_t size_bytes) {
+void Group::drive(Work& work, bool synchronous, uint64_t size_bytes) {
   Engine& engine = process_.engine();
   if (synchronous) {
-    engine.wait(*work, kNever);
+    engine.wait(work, kNever);
   } else if (size_bytes <= kInlineBytes) {
-    engine.try_run(*work, 0);
+    engine.try_run(work, 0);
   } else {
     engine.submitted();
   }
@@ -335,8 +371,10 @@ void Group::wait(Work& work, int64_t timeout_ms) {
   raise(failure);
 }
 
-TimeNs Group::deadline_of(int64_t timeout_ms) const {
-  return deadline_after_ms(timeout_ms < 0 ? timeout_ms_.load() : timeout_ms);
+TimeNs Group::timeout_ns(int64_t timeout_ms) const {
+  if (timeout_ms < 0) timeout_ms = timeout_ms_.load(std::memory_order_relaxed);
+  return timeout_ms < 0 || timeout_ms > kNever / kMillisecond / 2 ? kNever
+                                                                  : timeout_ms * kMillisecond;
 }
 
 void Group::abort(const std::string& reason) {
@@ -384,9 +422,11 @@ const std::string& Group::host_of(int rank) const {
 
 Counters Group::counters() const {
   Counters counters;
-  counters.operations = operations_.load(std::memory_order_relaxed);
-  counters.bytes_sent = bytes_sent_.load(std::memory_order_relaxed);
-  counters.bytes_received = bytes_received_.load(std::memory_order_relaxed);
+  counters.operations = collectives_->sequence();
+  counters.bytes_sent =
+      collectives_->sent_bytes() + message_bytes_sent_.load(std::memory_order_relaxed);
+  counters.bytes_received =
+      collectives_->received_bytes() + message_bytes_received_.load(std::memory_order_relaxed);
   counters.busy_ns = collectives_->busy_ns();
   return counters;
 }

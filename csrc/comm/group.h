@@ -47,11 +47,12 @@ class Group : public Communicator {
   struct Shared;
 
   void check(const CollectiveCall& call) const;
-  std::shared_ptr<Operation> make_operation(CollectiveCall& call, const Plan& plan);
+  std::shared_ptr<Work> run_here(CollectiveCall& call);
+  void fill(Operation& operation, CollectiveCall& call, const Plan& plan);
   void add_scaling(CollectiveCall& call, Operation& operation);
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
-  TimeNs deadline_of(int64_t timeout_ms) const;
-  void drive(const std::shared_ptr<Work>& work, bool synchronous, uint64_t size_bytes);
+  TimeNs timeout_ns(int64_t timeout_ms) const;
+  void drive(Work& work, bool synchronous, uint64_t size_bytes);
   void drain();
 
   const CommunicatorConfig config_;
@@ -61,10 +62,14 @@ class Group : public Communicator {
   std::shared_ptr<PointToPoint> messages_;
   Planner planner_;
   std::shared_ptr<WirePool> wires_;
+  // Of the last call that its caller ran: used again by the next one, so that a small call
+  // allocates nothing. The engine's baton guards both.
+  std::shared_ptr<Operation> spare_;
+  std::shared_ptr<const Plan> spare_plan_;
+  const std::shared_ptr<Work> finished_;  // done and ok
   std::atomic<int64_t> timeout_ms_;
-  std::atomic<uint64_t> bytes_sent_{0};
-  std::atomic<uint64_t> bytes_received_{0};
-  std::atomic<uint64_t> operations_{0};
+  std::atomic<uint64_t> message_bytes_sent_{0};
+  std::atomic<uint64_t> message_bytes_received_{0};
   std::once_flag shut_down_;
 };
 

@@ -18,17 +18,16 @@ void Planner::set_constants(const Constants& constants) {
   plans_.clear();
 }
 
-Plan Planner::plan(const PlanQuestion& question) {
+std::shared_ptr<const Plan> Planner::plan(const PlanQuestion& question) {
   const std::lock_guard lock(mutex_);
   if (!question.send_counts.empty()) return make(question);
-  const Key key{question.collective, question.element_size, question.root, question.count};
-  const auto found = plans_.find(key);
+  const auto found = plans_.find(question.key());
   if (found != plans_.end()) return found->second;
   if (plans_.size() >= kMaxPlans) plans_.clear();
-  return plans_.emplace(key, make(question)).first->second;
+  return plans_.emplace(question.key(), make(question)).first->second;
 }
 
-Plan Planner::make(const PlanQuestion& question) const {
+std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   const auto ranks = static_cast<uint64_t>(world_);
   ChooseRequest choice;
   choice.collective = question.collective;
@@ -39,6 +38,8 @@ Plan Planner::make(const PlanQuestion& question) const {
   choice.deterministic = options_.deterministic;
 
   Plan plan;
+  plan.key = question.key();
+  plan.even = question.send_counts.empty();
   plan.choice = choose(choice, constants_);
   // One part for every peer: the same schedule as with every count given.
   std::vector<uint64_t> even;
@@ -69,7 +70,7 @@ Plan Planner::make(const PlanQuestion& question) const {
     }
   }
   plan.schedule = std::make_shared<const Schedule>(std::move(schedule));
-  return plan;
+  return std::make_shared<const Plan>(std::move(plan));
 }
 
 }  // namespace fastgpu

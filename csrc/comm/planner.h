@@ -17,7 +17,18 @@
 
 namespace fastgpu {
 
+// What plans are kept by: all that they follow from, but for counts that differ by rank.
+struct PlanKey {
+  Collective collective = Collective::kBarrier;
+  uint32_t element_size = 1;
+  int root = 0;
+  uint64_t count = 0;
+  auto operator<=>(const PlanKey&) const = default;
+};
+
 struct Plan {
+  PlanKey key;
+  bool even = true;  // not made for counts that differ by rank
   Choice choice;
   std::shared_ptr<const Schedule> schedule;
   uint64_t sent_bytes = 0;
@@ -31,6 +42,11 @@ struct PlanQuestion {
   int root = 0;
   std::span<const uint64_t> send_counts;
   std::span<const uint64_t> recv_counts;
+
+  PlanKey key() const { return {collective, element_size, root, count}; }
+  bool answered_by(const Plan& plan) const {
+    return plan.even && send_counts.empty() && plan.key == key();
+  }
 };
 
 class Planner {
@@ -42,17 +58,10 @@ class Planner {
   // New constants make new choices; every rank must set them between the same two calls.
   void set_constants(const Constants& constants);
   int lanes() const noexcept { return lanes_; }
-  Plan plan(const PlanQuestion& question);
+  std::shared_ptr<const Plan> plan(const PlanQuestion& question);
 
  private:
-  struct Key {
-    Collective collective;
-    uint32_t element_size;
-    int root;
-    uint64_t count;
-    auto operator<=>(const Key&) const = default;
-  };
-  Plan make(const PlanQuestion& question) const;
+  std::shared_ptr<const Plan> make(const PlanQuestion& question) const;
 
   const int rank_;
   const int world_;
@@ -61,7 +70,7 @@ class Planner {
   const int lanes_;
   mutable std::mutex mutex_;  // guards what follows
   Constants constants_;
-  std::map<Key, Plan> plans_;
+  std::map<PlanKey, std::shared_ptr<const Plan>> plans_;
 };
 
 }  // namespace fastgpu

@@ -7,6 +7,10 @@ namespace {
 
 // So that what no event announces, such as a reason that never came, is seen in time.
 constexpr TimeNs kLongestSleep = kSecond;
+// Reading the clock costs as much as a look at a few channels.
+constexpr unsigned kLooksPerClock = 8;
+// While some move, those that are only attentive get a turn this often.
+constexpr unsigned kPassesPerRound = 64;
 
 inline void pause() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
@@ -74,9 +78,15 @@ bool Engine::poll_all() {
     merge_changes();
   }
   bool moved = false;
-  for (std::size_t i = 0; i < pollables_.size(); ++i) {
-    Pollable* pollable = pollables_[i].get();
-    if (pollable != nullptr && pollable->attentive()) moved |= pollable->poll();
+  const auto poll_those = [&](auto&& wanted) {
+    for (std::size_t i = 0; i < pollables_.size(); ++i) {
+      Pollable* pollable = pollables_[i].get();
+      if (pollable != nullptr && wanted(*pollable)) moved |= pollable->poll();
+    }
+  };
+  poll_those([](const Pollable& pollable) { return pollable.busy(); });
+  if (!moved || ++passes_ % kPassesPerRound == 0) {
+    poll_those([](const Pollable& pollable) { return !pollable.busy() && pollable.attentive(); });
   }
   if (!removed_.empty()) {
     std::erase(pollables_, nullptr);
@@ -90,28 +100,35 @@ bool Engine::anything_busy() const {
                      [](const auto& pollable) { return pollable->busy(); });
 }
 
+void Engine::expire_all(TimeNs now) {
+  for (const auto& pollable : pollables_) {
+    if (pollable->busy()) pollable->expire(now);
+  }
+}
+
 // The caller holds the baton. Ends when `work` is done (without one: when nothing is pending), or
-// at the deadline; without `may_sleep` also when spinning has brought nothing for `spin_ns`.
-void Engine::run(const Work* work, TimeNs deadline, TimeNs spin_ns, bool may_sleep) {
+// at the deadline; without `may_sleep` also when spinning has brought nothing.
+void Engine::run(const Work* work, TimeNs deadline, bool may_sleep) {
   runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  if (crowded_.load(std::memory_order_relaxed)) spin_ns = 0;
+  const TimeNs spin_ns = crowded_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
   TimeNs idle_since = 0;
-  for (;;) {
+  for (unsigned looks = 0;;) {
     const bool moved = poll_all();
     if (work != nullptr ? work->done() : !anything_busy()) break;
     if (moved) {
       idle_since = 0;
       continue;
     }
+    pause();
+    if (spin_ns > 0 && ++looks % kLooksPerClock != 0) continue;
     const TimeNs now = now_ns();
+    expire_all(now);
     if (now >= deadline) break;
     if (idle_since == 0) idle_since = now;
     const TimeNs idle = now - idle_since;
-    if (idle < spin_ns) {
-      pause();
-    } else if (!may_sleep) {
-      break;
-    } else if (idle < spin_ns + config_.yield_ns) {
+    if (idle < spin_ns) continue;
+    if (!may_sleep) break;
+    if (idle < spin_ns + config_.yield_ns) {
       std::this_thread::yield();
     } else {
       sleep(deadline);
@@ -148,14 +165,14 @@ void Engine::submitted() {
 
 void Engine::try_run(const Work& work, TimeNs budget_ns) {
   if (!baton_.try_lock()) return submitted();
-  run(&work, kNever, budget_ns, false);
+  run(&work, now_ns() + budget_ns, false);
   release();
 }
 
 void Engine::wait(Work& work, TimeNs deadline) {
-  while (!work.done() && now_ns() < deadline) {
+  while (!work.done() && (deadline == kNever || now_ns() < deadline)) {
     if (baton_.try_lock()) {
-      run(&work, deadline, config_.spin_ns, true);
+      run(&work, deadline, true);
       release();
     } else {
       // The runner may be asleep, or about to stop; in that case the background takes over.
@@ -168,6 +185,7 @@ void Engine::wait(Work& work, TimeNs deadline) {
 bool Engine::poll_once() {
   if (!baton_.try_lock()) return false;
   const bool moved = poll_all();
+  if (!moved) expire_all(now_ns());
   baton_.unlock();
   return moved;
 }
@@ -192,7 +210,7 @@ void Engine::background_loop() {
     requested_ = false;
     lock.unlock();
     baton_.lock();
-    run(nullptr, kNever, config_.background_spin_ns, true);
+    run(nullptr, kNever, true);
     baton_.unlock();
     lock.lock();
   }

@@ -33,17 +33,20 @@ class Pollable {
   virtual bool poll() noexcept = 0;
   // Any thread: whether something is pending.
   virtual bool busy() const noexcept = 0;
-  // Any thread: whether to poll it, also when nothing is pending, whenever the engine runs.
+  // Any thread: whether to poll it, also when nothing is pending, while the engine runs and has
+  // nothing better to do.
   virtual bool attentive() const noexcept { return busy(); }
+  // Runner only, when nothing moved: fails what has run out of time. Does not throw.
+  virtual void expire(TimeNs now) noexcept = 0;
   // Runner only: when the next pending operation runs out of time.
   virtual TimeNs next_deadline() const noexcept = 0;
 };
 
 struct EngineConfig {
-  bool background = true;              // false: only waiters run it (simulated worlds)
-  TimeNs spin_ns = 30 * kMicrosecond;  // a waiter's spin before it yields
-  TimeNs background_spin_ns = 5 * kMicrosecond;
-  TimeNs yield_ns = 50 * kMicrosecond;  // then this long giving way to others, then sleep
+  bool background = true;  // false: only waiters run it (simulated worlds)
+  // Spin; then give way between looks, for a peer may be waiting for this very core; then sleep.
+  TimeNs spin_ns = 3 * kMicrosecond;
+  TimeNs yield_ns = 60 * kMicrosecond;
 };
 
 class Engine {
@@ -57,7 +60,13 @@ class Engine {
   // After it returns the pollable is not polled any more.
   void remove(const Pollable* pollable);
 
-  // Says that `pollable` has new work, to be finished without a waiter.
+  // For a caller that adds work and would wait for it next: takes the baton, if it is free, so that
+  // what it adds needs no announcement; runs until `work` is done; gives the baton back.
+  bool begin() noexcept { return baton_.try_lock(); }
+  void run(const Work& work) { run(&work, kNever, true); }
+  void release();
+
+  // Says that there is new work, to be finished without a waiter.
   void submitted();
   // Runs what is there until `work` is done, or `budget_ns` has passed; leaves the rest to the
   // background. Does nothing but make the work known when another thread runs the engine.
@@ -74,13 +83,11 @@ class Engine {
   bool poll_once();
 
  private:
-  struct Backoff;
-
   bool poll_all();
+  void expire_all(TimeNs now);
   bool anything_busy() const;
-  void run(const Work* work, TimeNs deadline, TimeNs spin_ns, bool may_sleep);
+  void run(const Work* work, TimeNs deadline, bool may_sleep);
   void sleep(TimeNs deadline);
-  void release();
   void delegate();
   void background_loop();
   void merge_changes();
@@ -93,6 +100,7 @@ class Engine {
   std::atomic<std::thread::id> runner_{};
   std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by baton_
   std::vector<std::shared_ptr<Pollable>> removed_;    // by the runner itself, in the current pass
+  unsigned passes_ = 0;                               // guarded by baton_
 
   mutable std::mutex registry_mutex_;
   std::vector<std::shared_ptr<Pollable>> registry_;  // guarded by registry_mutex_

@@ -76,7 +76,7 @@ FrameHeader LaneRun::header_of(const Step& step, uint64_t size_bytes) const {
   header.ordinal = step.ordinal;
   header.sequence = operation_->sequence;
   header.size_bytes = size_bytes;
-  header.key = pack(operation_->call);
+  header.key = operation_->key;
   return header;
 }
 

@@ -1,6 +1,7 @@
 // An operation: a schedule with the memory it runs on, on its way through the engine.
-// Ownership: shared by the queue that runs it and its lanes. Threading: filled in by the caller,
-// then handed to the queue; from there on the runner's alone, but for the Work.
+// Ownership: shared by the queue that runs it, its lanes, and whoever holds its Work. Threading:
+// filled in by the caller, then handed to the queue; from there on the runner's alone, but for the
+// Work.
 #pragma once
 
 #include <array>
@@ -22,22 +23,33 @@ struct Operation {
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
   std::byte* wire = nullptr;
+  std::size_t wire_bytes = 0;
   std::shared_ptr<void> wire_owner;
   Call call;
+  std::array<uint64_t, 2> key{};  // the packed call, as every frame carries it
   ReduceKernel reduce = nullptr;  // for schedules that reduce
   uint32_t element_size = 1;
+  uint64_t sent_bytes = 0;  // of the schedule, for the queue's counters
+  uint64_t received_bytes = 0;
   int rank = 0;           // mine, for messages
   uint64_t sequence = 0;  // given by the queue, in the order of the calls
   uint32_t generation = 0;
-  TimeNs deadline = kNever;
+  TimeNs timeout_ns = kNever;      // from the first time that nothing could move
   std::function<void()> prologue;  // before anything is read
   std::function<void()> epilogue;  // after everything is written
   std::shared_ptr<void> keep_alive;
-  std::shared_ptr<Work> work;
+  Work work;
 
   // The runner's notes.
+  TimeNs deadline = kNever;
   int lanes_left = 0;
   bool started = false;
+
+  void give_back_wire() {
+    wire = nullptr;
+    wire_bytes = 0;
+    wire_owner.reset();
+  }
 
   const std::byte* source(const Region& region) const {
     return (region.buffer == Buffer::kInput  ? input
@@ -49,5 +61,9 @@ struct Operation {
     return (region.buffer == Buffer::kData ? data : wire) + region.offset_bytes;
   }
 };
+
+inline std::shared_ptr<Work> work_of(const std::shared_ptr<Operation>& operation) {
+  return {operation, &operation->work};
+}
 
 }  // namespace fastgpu

@@ -5,19 +5,47 @@
 #include <string>
 
 namespace fastgpu {
+namespace {
+
+// From this size on, an operation is timed from its call on.
+constexpr uint64_t kClockedBytes = 64 * 1024;
+// An operation keeps no more scratch than this for its next use.
+constexpr std::size_t kKeptWireBytes = 64 * 1024;
+
+}  // namespace
 
 OperationQueue::OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure)
     : channels_(channels),
       on_failure_(std::move(on_failure)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
+void OperationQueue::number(Operation& operation) {
+  if (failure_ != nullptr) raise(*failure_);
+  operation.key = pack(operation.call);
+  operation.sequence = sequence_.load(std::memory_order_relaxed) + 1;
+  sequence_.store(operation.sequence, std::memory_order_release);
+  sent_bytes_.store(sent_bytes() + operation.sent_bytes, std::memory_order_relaxed);
+  received_bytes_.store(received_bytes() + operation.received_bytes, std::memory_order_relaxed);
+  if (pending_.fetch_add(1) == 0 &&
+      operation.call.count * operation.element_size >= kClockedBytes) {
+    busy_since_.store(now_ns(), std::memory_order_relaxed);
+  }
+}
+
 void OperationQueue::push(std::shared_ptr<Operation> operation) {
   const std::lock_guard lock(mutex_);
-  if (failure_ != nullptr) raise(*failure_);
-  operation->sequence = sequence_.load(std::memory_order_relaxed) + 1;
-  sequence_.store(operation->sequence);
+  number(*operation);
   inbox_.push_back(std::move(operation));
-  if (pending_.fetch_add(1) == 0) busy_since_.store(now_ns(), std::memory_order_relaxed);
+  filled_.store(true);
+}
+
+void OperationQueue::begin(const std::shared_ptr<Operation>& operation) {
+  take_inbox();
+  std::unique_lock lock(mutex_);
+  number(*operation);
+  if (!inbox_.empty()) return inbox_.push_back(operation);  // behind one that came just now
+  lock.unlock();
+  enqueue(operation);
 }
 
 void OperationQueue::fail_with(Failure failure) {
@@ -45,7 +73,6 @@ bool OperationQueue::poll() noexcept {
     take_inbox();
     bool moved = false;
     for (int lane = 0; lane < static_cast<int>(lanes_.size()); ++lane) moved |= poll_lane(lane);
-    if (!moved) check_deadlines();
     return moved;
   } catch (const CommError& error) {
     fail_all(error.failure());
@@ -58,19 +85,23 @@ bool OperationQueue::poll() noexcept {
 }
 
 void OperationQueue::take_inbox() {
+  if (!filled_.load()) return;
   {
     const std::lock_guard lock(mutex_);
-    if (inbox_.empty()) return;
+    filled_.store(false);
     taken_.swap(inbox_);
   }
-  for (auto& operation : taken_) {
-    operation->lanes_left = static_cast<int>(operation->schedule->lanes.size());
-    for (int lane = 0; lane < operation->lanes_left; ++lane) {
-      lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation);
-    }
-    running_.push_back(std::move(operation));
-  }
+  for (auto& operation : taken_) enqueue(std::move(operation));
   taken_.clear();
+}
+
+void OperationQueue::enqueue(std::shared_ptr<Operation> operation) {
+  operation->lanes_left = static_cast<int>(operation->schedule->lanes.size());
+  for (int lane = 0; lane < operation->lanes_left; ++lane) {
+    lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation);
+  }
+  running_.push_back(std::move(operation));
+  next_expiry_ = 0;
 }
 
 bool OperationQueue::poll_lane(int lane) {
@@ -108,14 +139,16 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
 void OperationQueue::finish(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
   operation.keep_alive.reset();
-  operation.wire_owner.reset();
+  if (operation.wire_bytes > kKeptWireBytes) operation.give_back_wire();
   one_less();
-  operation.work->complete();
+  operation.work.complete();
 }
 
 void OperationQueue::one_less() noexcept {
   const TimeNs since = busy_since_.load(std::memory_order_relaxed);
-  if (pending_.fetch_sub(1) == 1) busy_ns_.fetch_add(now_ns() - since, std::memory_order_relaxed);
+  if (pending_.fetch_sub(1) != 1 || since == 0) return;
+  busy_ns_.fetch_add(now_ns() - since, std::memory_order_relaxed);
+  busy_since_.store(0, std::memory_order_relaxed);
 }
 
 TimeNs OperationQueue::next_deadline() const noexcept {
@@ -126,11 +159,29 @@ TimeNs OperationQueue::next_deadline() const noexcept {
   return deadline;
 }
 
-void OperationQueue::check_deadlines() {
-  const TimeNs now = now_ns();
+void OperationQueue::expire(TimeNs now) noexcept {
+  if (busy_since_.load(std::memory_order_relaxed) == 0) {
+    busy_since_.store(now, std::memory_order_relaxed);
+  }
+  if (now < next_expiry_) return;
+  try {
+    check_deadlines(now);
+  } catch (const CommError& error) {
+    fail_all(error.failure());
+  }
+}
+
+// An operation's time runs from the first look that finds nothing to move.
+void OperationQueue::check_deadlines(TimeNs now) {
+  next_expiry_ = kNever;
   for (const auto& pending : running_) {
-    const Operation& operation = *pending;
-    if (operation.lanes_left == 0 || now < operation.deadline) continue;
+    Operation& operation = *pending;
+    if (operation.lanes_left == 0) continue;
+    if (operation.deadline == kNever && operation.timeout_ns != kNever) {
+      operation.deadline = now + operation.timeout_ns;
+    }
+    next_expiry_ = std::min(next_expiry_, operation.deadline);
+    if (now < operation.deadline) continue;
     Failure failure;
     failure.kind = ErrorKind::kTimeout;
     failure.op = name_of(operation.call.collective);
@@ -178,8 +229,9 @@ void OperationQueue::fail_all(Failure failure) {
     own.op = name_of(operation->call.collective);
     own.sequence = static_cast<int64_t>(operation->sequence);
     operation->keep_alive.reset();
+    operation->give_back_wire();
     one_less();
-    operation->work->fail(std::move(own));
+    operation->work.fail(std::move(own));
   }
 }
 

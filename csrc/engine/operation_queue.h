@@ -30,6 +30,12 @@ class OperationQueue : public Pollable {
 
   // Numbers the operation and takes it. Raises the latched failure when there is one.
   void push(std::shared_ptr<Operation> operation);
+  // The same by the holder of the engine's baton, who runs it next.
+  void begin(const std::shared_ptr<Operation>& operation);
+  uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
+  uint64_t received_bytes() const noexcept {
+    return received_bytes_.load(std::memory_order_relaxed);
+  }
   bool full() const noexcept { return pending_.load() >= kMaxPending; }
   uint64_t sequence() const noexcept { return sequence_.load(); }
 
@@ -38,9 +44,11 @@ class OperationQueue : public Pollable {
   std::shared_ptr<const Failure> failure() const;
 
   bool poll() noexcept override;
+  void expire(TimeNs now) noexcept override;
   bool busy() const noexcept override { return pending_.load() > 0 || requested_.load(); }
   TimeNs next_deadline() const noexcept override;
-  // For how long, in all, at least one operation was pending.
+  // For how long, in all, at least one operation was pending. Small ones that never had to wait
+  // are not counted: to time them would take a tenth of their time.
   uint64_t busy_ns() const noexcept { return static_cast<uint64_t>(busy_ns_.load()); }
 
  private:
@@ -49,13 +57,15 @@ class OperationQueue : public Pollable {
     LaneRun run;
   };
 
+  void number(Operation& operation);  // with mutex_ held
   void take_inbox();
+  void enqueue(std::shared_ptr<Operation> operation);
   bool poll_lane(int lane);
   void start(Operation& operation);
   void finish_lane(LaneQueue& queue);
   void finish(Operation& operation);
   void one_less() noexcept;
-  void check_deadlines();
+  void check_deadlines(TimeNs now);
   void fail_all(Failure failure);
   std::string waiting_for(const Operation& operation) const;
 
@@ -66,10 +76,14 @@ class OperationQueue : public Pollable {
       running_;  // the runner's; in call order, done ones dropped
 
   std::atomic<int> pending_{0};
-  std::atomic<TimeNs> busy_since_{0};
+  std::atomic<TimeNs> busy_since_{0};  // 0: not known yet
   std::atomic<TimeNs> busy_ns_{0};
-  std::atomic<uint64_t> sequence_{0};
+  std::atomic<uint64_t> sequence_{0};  // this and the next two are written under mutex_
+  std::atomic<uint64_t> sent_bytes_{0};
+  std::atomic<uint64_t> received_bytes_{0};
   std::atomic<bool> requested_{false};  // a failure waits to be taken
+  std::atomic<bool> filled_{false};     // inbox_ holds something
+  TimeNs next_expiry_ = kNever;         // the runner's: no deadline passes before it
   mutable std::mutex mutex_;            // guards inbox_, request_, failure_
   std::vector<std::shared_ptr<Operation>> inbox_;
   std::vector<std::shared_ptr<Operation>> taken_;  // the runner's; inbox_'s other half

@@ -22,6 +22,7 @@ void PointToPoint::post_send(Message message) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr) raise(*failure_);
   new_sends_.push_back(std::move(message));
+  filled_.store(true);
   pending_.fetch_add(1);
 }
 
@@ -29,6 +30,7 @@ void PointToPoint::post_recv(Message message) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr) raise(*failure_);
   new_recvs_.push_back(std::move(message));
+  filled_.store(true);
   pending_.fetch_add(1);
 }
 
@@ -55,7 +57,6 @@ bool PointToPoint::poll() noexcept {
       moved |= poll_in(rank, peer);
       moved |= poll_out(rank, peer);
     }
-    if (!moved && pending_.load() > 0) check_deadlines();
     return moved;
   } catch (const CommError& error) {
     fail_all(error.failure());
@@ -68,11 +69,12 @@ bool PointToPoint::poll() noexcept {
 }
 
 void PointToPoint::take_inbox() {
+  if (!filled_.load()) return;
   std::vector<Message> sends;
   std::vector<Message> recvs;
   {
     const std::lock_guard lock(mutex_);
-    if (new_sends_.empty() && new_recvs_.empty()) return;
+    filled_.store(false);
     sends.swap(new_sends_);
     recvs.swap(new_recvs_);
   }
@@ -134,8 +136,15 @@ TimeNs PointToPoint::next_deadline() const noexcept {
   return deadline;
 }
 
-void PointToPoint::check_deadlines() {
-  const TimeNs now = now_ns();
+void PointToPoint::expire(TimeNs now) noexcept {
+  try {
+    check_deadlines(now);
+  } catch (const CommError& error) {
+    fail_all(error.failure());
+  }
+}
+
+void PointToPoint::check_deadlines(TimeNs now) {
   for_each_pending([&](const Message& message) {
     if (now < message->deadline) return;
     const std::string peer =

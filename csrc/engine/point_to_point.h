@@ -59,6 +59,7 @@ class PointToPoint : public Pollable {
   bool full() const noexcept { return pending_.load() >= kMaxPending; }
 
   bool poll() noexcept override;
+  void expire(TimeNs now) noexcept override;
   bool busy() const noexcept override { return pending_.load() > 0 || requested_.load(); }
   // Messages that arrive unasked are taken in whenever the engine runs, so that their senders go
   // on.
@@ -121,7 +122,7 @@ class PointToPoint : public Pollable {
   void give_back(Peer& peer, const Header& header);
   void finish(const Message& message);
   void require_channels();
-  void check_deadlines();
+  void check_deadlines(TimeNs now);
   void fail_all(Failure failure);
   void for_each_pending(const std::function<void(const Message&)>& visit) const;
 
@@ -136,7 +137,8 @@ class PointToPoint : public Pollable {
   std::atomic<int> pending_{0};
   std::atomic<bool> requested_{false};
   std::atomic<bool> listening_{false};
-  std::mutex mutex_;  // guards what follows
+  std::atomic<bool> filled_{false};  // new_sends_ or new_recvs_ holds something
+  std::mutex mutex_;                 // guards what follows
   std::vector<Message> new_sends_;
   std::vector<Message> new_recvs_;
   std::optional<Failure> request_;

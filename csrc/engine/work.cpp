@@ -36,6 +36,12 @@ void Work::fail(Failure failure) noexcept {
   finish(kDone | kFailed);
 }
 
+void Work::renew() noexcept {
+  state_.store(0, std::memory_order_relaxed);
+  source_.store(kNoRank, std::memory_order_relaxed);
+  has_callbacks_.store(false, std::memory_order_relaxed);
+}
+
 void Work::finish(uint32_t flags) noexcept {
   const uint32_t before = state_.fetch_or(flags);
   if ((before & kSleepers) != 0) futex_wake_all(state_);

@@ -37,6 +37,8 @@ class Work {
 
   void complete() noexcept;
   void fail(Failure failure) noexcept;
+  // Makes a work that is done and was ok new again; only for its sole owner.
+  void renew() noexcept;
 
   // The rank a receive from any source got its message from.
   int source() const noexcept { return source_.load(std::memory_order_relaxed); }

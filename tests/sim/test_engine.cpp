@@ -66,7 +66,7 @@ struct World {
       std::shuffle(order.begin(), order.end(), random);
       bool busy = false;
       for (const std::size_t rank : order) {
-        if (queues[rank]->busy()) queues[rank]->poll();
+        if (queues[rank]->busy() && !queues[rank]->poll()) queues[rank]->expire(now_ns());
         if (messages[rank]->attentive() || messages[rank]->busy()) messages[rank]->poll();
         busy |= queues[rank]->busy() || messages[rank]->busy();
       }
@@ -119,9 +119,8 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   operation->call.count = memory.data.size();
   operation->reduce = add_int32;
   operation->element_size = sizeof(int32_t);
-  operation->work = std::make_shared<Work>();
   world.queues[static_cast<std::size_t>(rank)]->push(operation);
-  return operation->work;
+  return work_of(operation);
 }
 
 std::string label(Algorithm algorithm, int world, std::size_t capacity, uint64_t seed) {

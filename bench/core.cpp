@@ -1,0 +1,376 @@
+// What a collective costs at the core, below torch and Python: processes of one host call the
+// communicator and wait. Sizes and times as nccl-tests define them: a call takes as long as on its
+// slowest rank; p50 is the median over the calls. Every result is checked once.
+//
+//   fastgpu_bench_core [--ranks 2] [--symmetric] [--touch] [--seconds 0.25] [--json]
+//                      COLLECTIVE:DTYPE:BYTES ...
+//
+// --symmetric  buffers in symmetric memory, else each rank's own
+// --touch      every rank rewrites its buffer before each call (not timed), as programs do
+// --json       a line of JSON for each entry, behind "@@ ", instead of a table
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "comm/communicator.h"
+#include "comm/process.h"
+#include "comm/store.h"
+
+namespace {
+
+using namespace fastgpu;
+
+constexpr int kMostCalls = 3000;
+constexpr int kFewestCalls = 5;
+constexpr int kWarmUps = 3;
+constexpr int kMostRanks = 64;
+
+struct Entry {
+  Collective collective = Collective::kAllReduce;
+  DType dtype = DType::kFloat32;
+  uint64_t bytes = 0;
+};
+
+struct Arguments {
+  int ranks = 2;
+  bool symmetric = false;
+  bool touch = false;
+  bool json = false;
+  double seconds = 0.25;
+  std::vector<Entry> entries;
+};
+
+// What the processes write down for each other.
+struct Board {
+  double seconds[kMostRanks][kMostCalls];
+  double cpu_seconds[kMostRanks];
+  int calls;
+};
+
+// A key is a file of a folder: a store for processes of one host.
+class FolderStore : public Store {
+ public:
+  explicit FolderStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  void set(const std::string& key, const std::string& value) override {
+    const std::string name = name_of_file(key);
+    const std::filesystem::path draft = folder_ / (name + "." + std::to_string(::getpid()));
+    std::ofstream(draft, std::ios::binary) << value;
+    std::filesystem::rename(draft, folder_ / name);
+  }
+  std::string get(const std::string& key, TimeNs deadline) override {
+    const std::filesystem::path path = folder_ / name_of_file(key);
+    while (!std::filesystem::exists(path)) {
+      if (now_ns() > deadline) raise(ErrorKind::kRendezvous, "no rank wrote " + key);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::ostringstream text;
+    text << std::ifstream(path, std::ios::binary).rdbuf();
+    return text.str();
+  }
+
+ private:
+  static std::string name_of_file(std::string key) {
+    std::ranges::replace(key, '/', '_');
+    return "key_" + key;
+  }
+  const std::filesystem::path folder_;
+};
+
+[[noreturn]] void stop(const std::string& why) {
+  std::fprintf(stderr, "fastgpu_bench_core: %s; its first lines say how it is called\n",
+               why.c_str());
+  std::exit(2);
+}
+
+Entry parse_entry(const std::string& text) {
+  Entry entry;
+  const std::size_t first = text.find(':');
+  const std::size_t second = text.rfind(':');
+  if (first == second) stop("'" + text + "' is not COLLECTIVE:DTYPE:BYTES");
+  const auto find = [&](int count, std::string_view wanted, auto make) {
+    for (int i = 0; i < count; ++i) {
+      if (name_of(make(i)) == wanted) return make(i);
+    }
+    stop("'" + std::string(wanted) + "' in '" + text + "' is not known");
+  };
+  entry.collective = find(kCollectiveCount, text.substr(0, first),
+                          [](int i) { return static_cast<Collective>(i); });
+  entry.dtype = find(kDTypeCount, text.substr(first + 1, second - first - 1),
+                     [](int i) { return static_cast<DType>(i); });
+  entry.bytes = std::strtoull(text.c_str() + second + 1, nullptr, 10);
+  return entry;
+}
+
+Arguments parse(std::vector<std::string> words) {
+  Arguments arguments;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    const auto value = [&] { return i + 1 < words.size() ? words[++i] : "0"; };
+    if (word == "--ranks") {
+      arguments.ranks = std::atoi(value().c_str());
+    } else if (word == "--symmetric") {
+      arguments.symmetric = true;
+    } else if (word == "--touch") {
+      arguments.touch = true;
+    } else if (word == "--json") {
+      arguments.json = true;
+    } else if (word == "--seconds") {
+      arguments.seconds = std::atof(value().c_str());
+    } else {
+      arguments.entries.push_back(parse_entry(word));
+    }
+  }
+  if (arguments.entries.empty()) stop("nothing to measure");
+  if (arguments.ranks < 1 || arguments.ranks > kMostRanks) stop("--ranks is 1 to 64");
+  return arguments;
+}
+
+double cpu_seconds() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+class Rank {
+ public:
+  Rank(int rank, const Arguments& arguments, Store& store, Board& board)
+      : rank_(rank), arguments_(arguments), board_(board) {
+    CommunicatorConfig config;
+    config.rank = rank;
+    config.world = arguments.ranks;
+    config.name = "bench";
+    config.timeout_ms = 60'000;
+    config.options = options_from_environment(fastgpu_environment());
+    communicator_ = Communicator::create(config, store, process_);
+  }
+  ~Rank() { communicator_->shutdown(); }
+  Rank(const Rank&) = delete;
+  Rank& operator=(const Rank&) = delete;
+
+  void measure(const Entry& entry);
+
+ private:
+  bool in_place() const {
+    return entry_.collective == Collective::kAllReduce ||
+           entry_.collective == Collective::kBroadcast;
+  }
+  std::byte* allocate(uint64_t bytes);
+  void release(std::byte* memory);
+  void fill(std::byte* memory, float value) const;
+  float at(const std::byte* memory, uint64_t element) const;
+  bool correct() const;
+  CollectiveCall call() const;
+  void run(const CollectiveCall& call) {
+    const std::shared_ptr<Work> work = communicator_->run(call);
+    if (!work->done()) communicator_->wait(*work, -1);
+    work->raise_if_failed();
+  }
+  void meet() { run({}); }
+  double timed(const CollectiveCall& call);
+  int calls_for(double seconds);
+  void print(bool is_correct, double wall_seconds) const;
+
+  const int rank_;
+  const Arguments& arguments_;
+  Board& board_;
+  Process process_;
+  std::shared_ptr<Communicator> communicator_;
+  Entry entry_;
+  std::byte* input_ = nullptr;
+  std::byte* data_ = nullptr;
+};
+
+std::byte* Rank::allocate(uint64_t bytes) {
+  return arguments_.symmetric
+             ? process_.heap().allocate(bytes)
+             : static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4096) / 4096 * 4096));
+}
+
+void Rank::release(std::byte* memory) {
+  arguments_.symmetric ? process_.heap().free(memory) : std::free(memory);
+}
+
+void Rank::fill(std::byte* memory, float value) const {
+  const std::size_t size = size_of(entry_.dtype);
+  uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  if (entry_.dtype == DType::kBFloat16) bits >>= 16;
+  if (entry_.dtype == DType::kFloat16) bits = ((bits >> 13) & 0x3ff) | (((bits >> 23) - 112) << 10);
+  for (uint64_t i = 0; i + size <= entry_.bytes; i += size) std::memcpy(memory + i, &bits, size);
+}
+
+float Rank::at(const std::byte* memory, uint64_t element) const {
+  const std::size_t size = size_of(entry_.dtype);
+  uint32_t bits = 0;
+  std::memcpy(&bits, memory + element * size, size);
+  if (entry_.dtype == DType::kBFloat16) bits <<= 16;
+  if (entry_.dtype == DType::kFloat16) bits = ((bits & 0x3ff) << 13) | (((bits >> 10) + 112) << 23);
+  float value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Each rank gave its number plus one.
+bool Rank::correct() const {
+  const auto world = static_cast<uint64_t>(arguments_.ranks);
+  const uint64_t elements = entry_.bytes / size_of(entry_.dtype);
+  const uint64_t outputs =
+      entry_.collective == Collective::kReduceScatter ? elements / world : elements;
+  const auto sum = static_cast<float>(world * (world + 1) / 2);
+  for (uint64_t i = 0; i < outputs; ++i) {
+    float expected = sum;
+    if (entry_.collective == Collective::kBroadcast) expected = 1;
+    if (entry_.collective == Collective::kAllGather || entry_.collective == Collective::kAllToAll) {
+      expected = static_cast<float>(1 + i / (elements / world));
+    }
+    if (at(data_, i) != expected) return false;
+  }
+  return true;
+}
+
+CollectiveCall Rank::call() const {
+  CollectiveCall call;
+  call.collective = entry_.collective;
+  call.dtype = entry_.dtype;
+  call.count = entry_.bytes / size_of(entry_.dtype);
+  if (!in_place()) call.count /= static_cast<uint64_t>(arguments_.ranks);
+  call.root = entry_.collective == Collective::kBroadcast ? 0 : -1;
+  call.data = data_;
+  call.input = in_place() ? data_ : input_;
+  return call;
+}
+
+double Rank::timed(const CollectiveCall& call) {
+  if (arguments_.touch) {
+    std::memset(in_place() ? data_ : input_, 0, entry_.bytes);
+    meet();
+  } else if (entry_.collective == Collective::kBroadcast) {
+    meet();
+  }
+  const TimeNs start = now_ns();
+  run(call);
+  return static_cast<double>(now_ns() - start) * 1e-9;
+}
+
+// Rank 0's count, so that all make the same calls.
+int Rank::calls_for(double seconds) {
+  if (rank_ == 0) {
+    board_.calls = std::clamp(static_cast<int>(arguments_.seconds / std::max(seconds, 1e-7)),
+                              kFewestCalls, kMostCalls);
+  }
+  meet();
+  return board_.calls;
+}
+
+void Rank::measure(const Entry& entry) {
+  entry_ = entry;
+  data_ = allocate(entry.bytes);
+  input_ = in_place() ? nullptr : allocate(entry.bytes);
+  const CollectiveCall call = this->call();
+  fill(in_place() ? data_ : input_, static_cast<float>(rank_ + 1));
+  run(call);
+  const bool is_correct = correct();
+  std::memset(in_place() ? data_ : input_, 0, entry.bytes);
+  double last = 0;
+  for (int i = 0; i < kWarmUps; ++i) {
+    meet();
+    last = timed(call);
+  }
+  const int calls = calls_for(last);
+  const double cpu_before = cpu_seconds();
+  const TimeNs start = now_ns();
+  for (int i = 0; i < calls; ++i) board_.seconds[rank_][i] = timed(call);
+  const double wall_seconds = static_cast<double>(now_ns() - start) * 1e-9;
+  board_.cpu_seconds[rank_] = cpu_seconds() - cpu_before;
+  meet();
+  if (rank_ == 0) print(is_correct, wall_seconds);
+  meet();
+  release(data_);
+  if (input_ != nullptr) release(input_);
+}
+
+void Rank::print(bool is_correct, double wall_seconds) const {
+  std::vector<double> slowest(static_cast<std::size_t>(board_.calls));
+  double cpu = 0;
+  for (int rank = 0; rank < arguments_.ranks; ++rank) {
+    cpu += board_.cpu_seconds[rank];
+    for (int i = 0; i < board_.calls; ++i) {
+      double& at = slowest[static_cast<std::size_t>(i)];
+      at = std::max(at, board_.seconds[rank][i]);
+    }
+  }
+  std::ranges::sort(slowest);
+  const std::string collective(name_of(entry_.collective));
+  const std::string dtype(name_of(entry_.dtype));
+  const auto bytes = static_cast<unsigned long long>(entry_.bytes);
+  const double p50 = slowest[slowest.size() / 2] * 1e6;
+  const double p90 = slowest[slowest.size() * 9 / 10] * 1e6;
+  const double least = slowest.front() * 1e6;
+  const double mean = wall_seconds / board_.calls * 1e6;
+  if (arguments_.json) {
+    std::printf(
+        "@@ {\"op\":\"%s\",\"dtype\":\"%s\",\"bytes\":%llu,\"n\":%d,\"iters\":%d,"
+        "\"ok\":%s,\"p50_us\":%.3f,\"p90_us\":%.3f,\"min_us\":%.3f,\"mean_us\":%.3f,"
+        "\"wall_s\":%.6f,\"cpu_user_s\":%.6f,\"cpu_sys_s\":0}\n",
+        collective.c_str(), dtype.c_str(), bytes, arguments_.ranks, board_.calls,
+        is_correct ? "true" : "false", p50, p90, least, mean, wall_seconds, cpu);
+  } else {
+    std::printf(
+        "%-14s %-8s %10llu B %d ranks %5d calls %s  p50 %.2f  p90 %.2f  min %.2f  mean %.2f"
+        " us  processors %.2f s/GB\n",
+        collective.c_str(), dtype.c_str(), bytes, arguments_.ranks, board_.calls,
+        is_correct ? "ok" : "WRONG", p50, p90, least, mean,
+        cpu / board_.calls / static_cast<double>(bytes) * 1e9);
+  }
+  std::fflush(stdout);
+}
+
+int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
+             Board& board) {
+  try {
+    FolderStore store(folder);
+    Rank self(rank, arguments, store, board);
+    for (const Entry& entry : arguments.entries) self.measure(entry);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Arguments arguments = parse({argv + 1, argv + argc});
+  std::string folder = (std::filesystem::temp_directory_path() / "fastgpu-bench-XXXXXX").string();
+  if (::mkdtemp(folder.data()) == nullptr) stop("cannot make a folder for the rendezvous");
+  auto* board = static_cast<Board*>(
+      ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  for (int rank = 0; rank < arguments.ranks; ++rank) {
+    if (::fork() == 0) std::_Exit(run_rank(rank, arguments, folder, *board));
+  }
+  int failed = 0;
+  for (int rank = 0; rank < arguments.ranks; ++rank) {
+    int status = 0;
+    ::wait(&status);
+    failed |= status;
+  }
+  std::filesystem::remove_all(folder);
+  return failed == 0 ? 0 : 1;
+}
