@@ -2,12 +2,14 @@
 // communicator and wait. Sizes and times as nccl-tests define them: a call takes as long as on its
 // slowest rank; p50 is the median over the calls. Every result is checked once.
 //
-//   fastgpu_bench_core [--ranks 2] [--symmetric] [--touch] [--seconds 0.25] [--json]
+//   fastgpu_bench_core [--ranks 2] [--symmetric] [--touch] [--pin] [--seconds 0.25] [--json]
 //                      COLLECTIVE:DTYPE:BYTES ...
 //
 // --symmetric  buffers in symmetric memory, else each rank's own
 // --touch      every rank rewrites its buffer before each call (not timed), as programs do
+// --pin        each rank on a core of its own, as MPI's launchers do it
 // --json       a line of JSON for each entry, behind "@@ ", instead of a table
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -51,6 +53,7 @@ struct Arguments {
   bool symmetric = false;
   bool touch = false;
   bool json = false;
+  bool pin = false;
   double seconds = 0.25;
   std::vector<Entry> entries;
 };
@@ -127,6 +130,8 @@ Arguments parse(std::vector<std::string> words) {
       arguments.symmetric = true;
     } else if (word == "--touch") {
       arguments.touch = true;
+    } else if (word == "--pin") {
+      arguments.pin = true;
     } else if (word == "--json") {
       arguments.json = true;
     } else if (word == "--seconds") {
@@ -341,11 +346,25 @@ void Rank::print(bool is_correct, double wall_seconds) const {
   std::fflush(stdout);
 }
 
+// The `index`-th of the cores that this process may use, round and round.
+void pin_to_core(int index) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  ::sched_getaffinity(0, sizeof allowed, &allowed);
+  index %= CPU_COUNT(&allowed);
+  int core = 0;
+  while (!CPU_ISSET(core, &allowed) || index-- > 0) ++core;
+  CPU_ZERO(&allowed);
+  CPU_SET(core, &allowed);
+  ::sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
 int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
              Board& board) {
   try {
     FolderStore store(folder);
     Rank self(rank, arguments, store, board);
+    if (arguments.pin) pin_to_core(rank);
     for (const Entry& entry : arguments.entries) self.measure(entry);
     return 0;
   } catch (const std::exception& error) {

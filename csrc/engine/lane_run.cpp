@@ -85,13 +85,14 @@ bool LaneRun::flush(ChannelSource& channels) {
   bool any_done = false;
   full_.clear();
   for (Posted& posted : posted_) {
-    if (std::find(full_.begin(), full_.end(), posted.peer) != full_.end()) continue;
+    Outgoing& frame = posted.frame;
+    if (!frame.taken && std::find(full_.begin(), full_.end(), posted.peer) != full_.end()) continue;
     SendChannel* channel = channels.sender(posted.peer, lane_);
-    const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(posted.frame);
+    const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(frame);
     if (io == Io::kClosed) raise_if_departed(channels, posted.peer, *operation_);
     moved |= io == Io::kMoved;
-    any_done |= posted.frame.done;
-    if (!posted.frame.done) full_.push_back(posted.peer);
+    any_done |= frame.done;
+    if (!frame.taken && !frame.done) full_.push_back(posted.peer);
   }
   if (any_done) std::erase_if(posted_, [](const Posted& posted) { return posted.frame.done; });
   return moved;

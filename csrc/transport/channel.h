@@ -40,6 +40,7 @@ struct Outgoing {
   FrameHeader header;
   const std::byte* payload = nullptr;
   uint64_t progress = 0;  // the channel's own note of how far it is
+  bool taken = false;     // the channel has it, but reads the payload where it lies
   bool done = false;      // the frame has left; the payload may be changed
 };
 
@@ -59,8 +60,8 @@ struct Incoming {
 class SendChannel {
  public:
   virtual ~SendChannel() = default;
-  // Moves what there is room for. Call again with the same frame until it is done; frames leave in
-  // the order in which they were first offered, one at a time.
+  // Moves what there is room for. Call again with the same frame until it is done. Frames leave in
+  // the order in which they were first offered; the next may be offered when this one is taken.
   virtual Io try_send(Outgoing& frame) = 0;
   // Nothing leaves any more: the peer is gone, or this side closes. Any thread.
   virtual void hang_up() noexcept = 0;

@@ -26,7 +26,7 @@ class ShmSender : public SendChannel {
 
   Io try_send(Outgoing& frame) override {
     if (ring_.closed()) return Io::kClosed;
-    if (referenced_) return await_receiver(frame);
+    if (frame.taken) return await_receiver(frame);
     if (!has_room()) return Io::kBlocked;
     if (frame.progress == 0 && refer(frame)) return Io::kMoved;
     do {
@@ -71,7 +71,7 @@ class ShmSender : public SendChannel {
   }
 
   // Passes on where the payload lies, if it lies in symmetric memory.
-  bool refer(const Outgoing& frame) {
+  bool refer(Outgoing& frame) {
     if (heap_ == nullptr || frame.header.size_bytes < kReferenceBytes) return false;
     const auto span = heap_->find(frame.payload, frame.header.size_bytes);
     if (!span) return false;
@@ -82,16 +82,16 @@ class ShmSender : public SendChannel {
     SlotControl& control = ring_.control(published_);
     control.header = frame.header;
     std::memcpy(control.inline_bytes.data(), &*span, sizeof *span);
-    referenced_ = true;
     publish(reference_flag(published_));
+    frame.taken = true;
+    frame.progress = published_;
     return true;
   }
 
+  // `progress` of a frame that is read where it lies: the slots consumed once it has been.
   Io await_receiver(Outgoing& frame) {
     load_consumed();
-    if (consumed_ != published_) return Io::kBlocked;
-    referenced_ = false;
-    frame.progress = frame.header.size_bytes;
+    if (consumed_ < frame.progress) return Io::kBlocked;
     frame.done = true;
     return Io::kMoved;
   }
@@ -103,7 +103,6 @@ class ShmSender : public SendChannel {
   std::vector<uint32_t> shared_;  // segments that the peer was given
   uint64_t published_ = 0;        // slots
   uint64_t consumed_ = 0;         // slots, as last seen
-  bool referenced_ = false;       // the frame being sent waits for the receiver
 };
 
 class ShmReceiver : public RecvChannel {
