@@ -147,9 +147,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
           (config.options.lanes > 0 ? config.options.lanes : kMaxChosenLanes) + 1)),
       planner_(config.rank, config.world, topology.host_of, config.options),
       wires_(std::make_shared<WirePool>()),
-      finished_(std::make_shared<Work>()),
       timeout_ms_(config.timeout_ms) {
-  finished_->complete();
   const auto shared = shared_;
   const auto on_failure = [shared](Failure& failure) { shared->on_failure(failure); };
   const int lanes = planner_.lanes();
@@ -207,10 +205,11 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
     throw;
   }
   engine.run(operation->work);
-  std::shared_ptr<Work> work = finished_;
+  std::shared_ptr<Work> work;
   if (operation.use_count() == 1 && operation->work.ok()) {
     operation->work.renew();
     spare_ = std::move(operation);
+    work = done_work();
   } else {
     work = work_of(operation);
   }

@@ -66,7 +66,6 @@ class Group : public Communicator {
   // allocates nothing. The engine's baton guards both.
   std::shared_ptr<Operation> spare_;
   std::shared_ptr<const Plan> spare_plan_;
-  const std::shared_ptr<Work> finished_;  // done and ok
   std::atomic<int64_t> timeout_ms_;
   std::atomic<uint64_t> message_bytes_sent_{0};
   std::atomic<uint64_t> message_bytes_received_{0};

@@ -9,8 +9,8 @@ namespace {
 constexpr TimeNs kLongestSleep = kSecond;
 // Reading the clock costs as much as a look at a few channels.
 constexpr unsigned kLooksPerClock = 8;
-// While some move, those that are only attentive get a turn this often.
-constexpr unsigned kPassesPerRound = 64;
+// How often those that are attentive, but not busy, get their turn.
+constexpr unsigned kPassesPerRound = 8;
 
 inline void pause() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
@@ -72,21 +72,16 @@ void Engine::merge_changes() {
   merged_version_.store(registry_version_.load(), std::memory_order_release);
 }
 
-bool Engine::poll_all() {
+bool Engine::poll_all(bool attentive_too) {
   if (merged_version_.load(std::memory_order_relaxed) !=
       registry_version_.load(std::memory_order_acquire)) {
     merge_changes();
   }
   bool moved = false;
-  const auto poll_those = [&](auto&& wanted) {
-    for (std::size_t i = 0; i < pollables_.size(); ++i) {
-      Pollable* pollable = pollables_[i].get();
-      if (pollable != nullptr && wanted(*pollable)) moved |= pollable->poll();
-    }
-  };
-  poll_those([](const Pollable& pollable) { return pollable.busy(); });
-  if (!moved || ++passes_ % kPassesPerRound == 0) {
-    poll_those([](const Pollable& pollable) { return !pollable.busy() && pollable.attentive(); });
+  for (std::size_t i = 0; i < pollables_.size(); ++i) {
+    Pollable* pollable = pollables_[i].get();
+    if (pollable == nullptr) continue;
+    if (pollable->busy() || (attentive_too && pollable->attentive())) moved |= pollable->poll();
   }
   if (!removed_.empty()) {
     std::erase(pollables_, nullptr);
@@ -113,7 +108,7 @@ void Engine::run(const Work* work, TimeNs deadline, bool may_sleep) {
   const TimeNs spin_ns = crowded_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
   TimeNs idle_since = 0;
   for (unsigned looks = 0;;) {
-    const bool moved = poll_all();
+    const bool moved = poll_all(++passes_ % kPassesPerRound == 0);
     if (work != nullptr ? work->done() : !anything_busy()) break;
     if (moved) {
       idle_since = 0;
@@ -140,7 +135,7 @@ void Engine::run(const Work* work, TimeNs deadline, bool may_sleep) {
 
 void Engine::sleep(TimeNs deadline) {
   poller_.prepare_sleep();
-  if (poll_all()) {
+  if (poll_all(true)) {
     poller_.cancel_sleep();
     return;
   }
@@ -184,7 +179,7 @@ void Engine::wait(Work& work, TimeNs deadline) {
 
 bool Engine::poll_once() {
   if (!baton_.try_lock()) return false;
-  const bool moved = poll_all();
+  const bool moved = poll_all(true);
   if (!moved) expire_all(now_ns());
   baton_.unlock();
   return moved;

@@ -33,8 +33,8 @@ class Pollable {
   virtual bool poll() noexcept = 0;
   // Any thread: whether something is pending.
   virtual bool busy() const noexcept = 0;
-  // Any thread: whether to poll it, also when nothing is pending, while the engine runs and has
-  // nothing better to do.
+  // Any thread: whether to poll it, also when nothing is pending, now and then while the engine
+  // runs.
   virtual bool attentive() const noexcept { return busy(); }
   // Runner only, when nothing moved: fails what has run out of time. Does not throw.
   virtual void expire(TimeNs now) noexcept = 0;
@@ -83,7 +83,7 @@ class Engine {
   bool poll_once();
 
  private:
-  bool poll_all();
+  bool poll_all(bool attentive_too);
   void expire_all(TimeNs now);
   bool anything_busy() const;
   void run(const Work* work, TimeNs deadline, bool may_sleep);

@@ -98,7 +98,7 @@ void OperationQueue::take_inbox() {
 void OperationQueue::enqueue(std::shared_ptr<Operation> operation) {
   operation->lanes_left = static_cast<int>(operation->schedule->lanes.size());
   for (int lane = 0; lane < operation->lanes_left; ++lane) {
-    lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation);
+    lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation.get());
   }
   running_.push_back(std::move(operation));
   next_expiry_ = 0;
@@ -128,11 +128,11 @@ void OperationQueue::start(Operation& operation) {
 }
 
 void OperationQueue::finish_lane(LaneQueue& queue) {
-  const std::shared_ptr<Operation> operation = std::move(queue.waiting.front());
+  Operation& operation = *queue.waiting.front();
   queue.waiting.pop_front();
   queue.run.clear();
-  if (--operation->lanes_left > 0) return;
-  finish(*operation);
+  if (--operation.lanes_left > 0) return;
+  finish(operation);
   while (!running_.empty() && running_.front()->lanes_left == 0) running_.pop_front();
 }
 

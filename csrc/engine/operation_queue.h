@@ -53,7 +53,7 @@ class OperationQueue : public Pollable {
 
  private:
   struct LaneQueue {
-    std::deque<std::shared_ptr<Operation>> waiting;  // the front one is under way
+    std::deque<Operation*> waiting;  // the front one is under way; running_ owns them
     LaneRun run;
   };
 

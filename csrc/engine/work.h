@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -58,5 +59,8 @@ class Work {
   std::mutex mutex_;  // guards callbacks_
   std::vector<std::function<void()>> callbacks_;
 };
+
+// One that is done and ok, for all that are; nobody owns it.
+std::shared_ptr<Work> done_work() noexcept;
 
 }  // namespace fastgpu
