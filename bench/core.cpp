@@ -292,12 +292,12 @@ void Rank::measure(const Entry& entry) {
   run(call);
   const bool is_correct = correct();
   std::memset(in_place() ? data_ : input_, 0, entry.bytes);
-  double last = 0;
+  double least = 1e9;
   for (int i = 0; i < kWarmUps; ++i) {
     meet();
-    last = timed(call);
+    least = std::min(least, timed(call));
   }
-  const int calls = calls_for(last);
+  const int calls = calls_for(least);
   const double cpu_before = cpu_seconds();
   const TimeNs start = now_ns();
   for (int i = 0; i < calls; ++i) board_.seconds[rank_][i] = timed(call);

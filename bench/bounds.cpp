@@ -1,0 +1,281 @@
+// The floor of an all-reduce of float32 between two processes: what it takes when nothing is done
+// but what any implementation must do. Two pinned processes copy, add, and meet by spinning on two
+// words; there is no queue, no header, no plan, no sleep.
+//
+//   fastgpu_bench_bounds [--seconds 0.1] BYTES ...
+//
+// private    buffers that only their process has mapped, staged through a ring of shared memory
+//            that stays in the caches; of several chunk sizes the best counts
+// symmetric  buffers that both have mapped, each rewritten by its owner before every call (not
+//            timed): each process adds one half of both and stores the sum twice
+//
+// Prints a line of JSON for each, behind "@@ ", as fastgpu_bench_core does with --json.
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+
+// The widest vectors that the processor has: the floor is the machine's, not the compiler's.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FASTGPU_WIDEST __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define FASTGPU_WIDEST
+#endif
+
+namespace {
+
+using fastgpu::now_ns;
+using fastgpu::TimeNs;
+
+constexpr int kMostCalls = 2000;
+constexpr int kFewestCalls = 5;
+constexpr int kWarmUps = 3;
+constexpr std::size_t kLargestChunk = std::size_t{1} << 20;
+constexpr std::size_t kSmallBytes = std::size_t{64} << 10;  // staged whole: one meeting, not two
+constexpr std::size_t kTinyBytes = 256;                     // not worth halving
+constexpr std::size_t kSlots = 4;                           // two of values, two of sums
+
+struct Shared {
+  struct alignas(128) Word {
+    std::atomic<uint64_t> value{0};
+  };
+  std::array<Word, 2> met;
+  std::array<std::array<double, kMostCalls>, 2> seconds;
+  int calls = 0;
+};
+
+struct Half {
+  std::size_t offset = 0;
+  std::size_t count = 0;
+};
+
+FASTGPU_WIDEST void add_into_both(float* __restrict mine, float* __restrict other,
+                                  std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) mine[i] = other[i] = mine[i] + other[i];
+}
+
+FASTGPU_WIDEST void add_and_publish(float* __restrict mine, const float* __restrict other,
+                                    float* __restrict published, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) mine[i] = published[i] = mine[i] + other[i];
+}
+
+FASTGPU_WIDEST void add(float* __restrict mine, const float* __restrict other, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) mine[i] += other[i];
+}
+
+void* map(std::size_t bytes, int visibility) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | visibility, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::perror("fastgpu_bench_bounds: mmap");
+    std::_Exit(1);
+  }
+  ::madvise(memory, bytes, MADV_HUGEPAGE);
+  std::memset(memory, 0, bytes);
+  return memory;
+}
+
+float* map_floats(std::size_t bytes, int visibility) {
+  return static_cast<float*>(map(bytes, visibility));
+}
+
+void pin(int core) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  CPU_SET(core, &allowed);
+  ::sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+class Process {
+ public:
+  Process(int me, Shared& shared, std::array<float*, 2> symmetric, float* stage, std::size_t bytes)
+      : me_(me),
+        shared_(shared),
+        symmetric_(symmetric),
+        stage_(stage),
+        mine_(map_floats(bytes, MAP_PRIVATE)) {}
+
+  void measure_private(std::size_t bytes, double budget);
+  void measure_symmetric(std::size_t bytes, double budget);
+
+ private:
+  void meet() {
+    shared_.met[static_cast<std::size_t>(me_)].value.store(++meetings_, std::memory_order_release);
+    const std::atomic<uint64_t>& other = shared_.met[static_cast<std::size_t>(1 - me_)].value;
+    while (other.load(std::memory_order_acquire) < meetings_) {
+    }
+  }
+  float* slot(int owner, std::size_t index) const {
+    return stage_ + (static_cast<std::size_t>(owner) * kSlots + index) * (kLargestChunk / 4);
+  }
+  Half half_of(int owner, std::size_t count) const {
+    const std::size_t first = count / 2 / 16 * 16;
+    return owner == 0 ? Half{0, first} : Half{first, count - first};
+  }
+  void symmetric_call(std::size_t bytes);
+  void staged_whole(std::size_t bytes);
+  void staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
+  template <typename Prepare, typename Call>
+  double median_seconds(double budget, Prepare prepare, Call call);
+  void print(const char* kind, std::size_t bytes, double seconds) const;
+
+  const int me_;
+  Shared& shared_;
+  const std::array<float*, 2> symmetric_;
+  float* const stage_;
+  float* const mine_;
+  uint64_t meetings_ = 0;
+  uint64_t calls_ = 0;
+};
+
+void Process::symmetric_call(std::size_t bytes) {
+  const std::size_t count = bytes / 4;
+  float* mine = symmetric_[static_cast<std::size_t>(me_)];
+  float* other = symmetric_[static_cast<std::size_t>(1 - me_)];
+  if (bytes <= kTinyBytes) {
+    std::array<float, kTinyBytes / 4> sums;
+    for (std::size_t i = 0; i < count; ++i) sums[i] = symmetric_[0][i] + symmetric_[1][i];
+    meet();
+    std::memcpy(mine, sums.data(), bytes);
+  } else {
+    const Half half = half_of(me_, count);
+    add_into_both(mine + half.offset, other + half.offset, half.count);
+  }
+  meet();
+}
+
+// Two slots in turn: a process that writes one has met the other since it read that slot.
+void Process::staged_whole(std::size_t bytes) {
+  const std::size_t turn = ++calls_ % 2;
+  std::memcpy(slot(me_, turn), mine_, bytes);
+  meet();
+  add(mine_, slot(1 - me_, turn), bytes / 4);
+}
+
+void Process::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+  const Half own = half_of(me_, bytes / 4);
+  const Half theirs = half_of(1 - me_, bytes / 4);
+  const std::size_t chunk = chunk_bytes / 4;
+  const auto left = [chunk](Half half, std::size_t done) {
+    return done < half.count ? std::min(chunk, half.count - done) : 0;
+  };
+  for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
+    const std::size_t turn = done / chunk % 2;
+    float* my_part = mine_ + own.offset + done;
+    float* their_part = mine_ + theirs.offset + done;
+    std::memcpy(slot(me_, turn), their_part, left(theirs, done) * 4);
+    meet();
+    add_and_publish(my_part, slot(1 - me_, turn), slot(me_, 2 + turn), left(own, done));
+    meet();
+    std::memcpy(their_part, slot(1 - me_, 2 + turn), left(theirs, done) * 4);
+  }
+  meet();
+}
+
+// A call takes as long as on the slower process.
+template <typename Prepare, typename Call>
+double Process::median_seconds(double budget, Prepare prepare, Call call) {
+  const auto timed = [&] {
+    prepare();
+    meet();
+    const TimeNs start = now_ns();
+    call();
+    return static_cast<double>(now_ns() - start) * 1e-9;
+  };
+  double last = 0;
+  for (int i = 0; i < kWarmUps; ++i) last = timed();
+  if (me_ == 0) {
+    shared_.calls = std::clamp(static_cast<int>(budget / last), kFewestCalls, kMostCalls);
+  }
+  meet();
+  const int calls = shared_.calls;
+  for (int i = 0; i < calls; ++i) {
+    shared_.seconds[static_cast<std::size_t>(me_)][static_cast<std::size_t>(i)] = timed();
+  }
+  meet();
+  std::vector<double> slower(static_cast<std::size_t>(calls));
+  for (std::size_t i = 0; i < slower.size(); ++i) {
+    slower[i] = std::max(shared_.seconds[0][i], shared_.seconds[1][i]);
+  }
+  meet();
+  std::ranges::sort(slower);
+  return slower[slower.size() / 2];
+}
+
+void Process::measure_private(std::size_t bytes, double budget) {
+  const auto rewrite = [&] { std::memset(mine_, 0, bytes); };
+  double best = 1e9;
+  if (bytes <= kSmallBytes) {
+    best = median_seconds(budget, rewrite, [&] { staged_whole(bytes); });
+  }
+  constexpr std::array kChunks = {kLargestChunk / 32, kLargestChunk / 8, kLargestChunk / 2};
+  for (const std::size_t chunk : kChunks) {
+    if (bytes < chunk || bytes <= kTinyBytes) continue;
+    best = std::min(best, median_seconds(budget / kChunks.size(), rewrite,
+                                         [&] { staged_in_chunks(bytes, chunk); }));
+  }
+  print("private", bytes, best);
+}
+
+void Process::measure_symmetric(std::size_t bytes, double budget) {
+  const auto rewrite = [&] { std::memset(symmetric_[static_cast<std::size_t>(me_)], 0, bytes); };
+  print("symmetric", bytes, median_seconds(budget, rewrite, [&] { symmetric_call(bytes); }));
+}
+
+void Process::print(const char* kind, std::size_t bytes, double seconds) const {
+  if (me_ != 0) return;
+  std::printf(
+      "@@ {\"kind\":\"%s\",\"op\":\"all_reduce\",\"dtype\":\"float32\",\"bytes\":%zu,"
+      "\"ok\":true,\"p50_us\":%.3f}\n",
+      kind, bytes, seconds * 1e6);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  double budget = 0.1;
+  std::vector<std::size_t> sizes;
+  for (int i = 1; i < argc; ++i) {
+    if (std::string(argv[i]) == "--seconds" && i + 1 < argc) {
+      budget = std::atof(argv[++i]);
+    } else {
+      sizes.push_back(std::strtoull(argv[i], nullptr, 10) / 4 * 4);
+    }
+  }
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  ::sched_getaffinity(0, sizeof allowed, &allowed);
+  std::vector<int> cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
+  }
+  if (sizes.empty() || cores.size() < 2) {
+    std::fputs("fastgpu_bench_bounds: wants sizes in bytes, and two cores\n", stderr);
+    return 2;
+  }
+  const std::size_t largest = std::max(std::ranges::max(sizes), std::size_t{4096});
+  auto* shared = new (map(sizeof(Shared), MAP_SHARED)) Shared;
+  const std::array symmetric = {map_floats(largest, MAP_SHARED), map_floats(largest, MAP_SHARED)};
+  float* stage = map_floats(2 * kSlots * kLargestChunk, MAP_SHARED);
+  const int me = ::fork() == 0 ? 1 : 0;
+  pin(cores[static_cast<std::size_t>(me)]);
+  Process process(me, *shared, symmetric, stage, largest);
+  for (const std::size_t bytes : sizes) {
+    process.measure_private(bytes, budget);
+    process.measure_symmetric(bytes, budget);
+  }
+  if (me == 1) std::_Exit(0);
+  ::wait(nullptr);
+  return 0;
+}

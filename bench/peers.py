@@ -1,0 +1,243 @@
+"""Collectives of fastgpu beside those of every MPI that this machine has, and of gloo.
+
+    python bench/peers.py [--ranks 2,4,8] [--rounds 3] [--mpi NAME=MPICC,MPIEXEC] [--only PATTERN]
+
+Builds fastgpu's own benchmark and bench/mpi_collectives.c with each MPI compiler, then runs them
+all in rounds, turn by turn: a shared machine drifts, so only figures of one round are compared, and
+a ratio is the median over rounds. Entered below torch: `private` (buffers of each rank's own) and
+`symmetric` (in symmetric memory), pinned as MPI's launchers pin. Through torch.distributed: fastgpu
+and gloo. In the same rounds two processes measure the floor (bench/bounds.cpp).
+
+Writes a markdown table; the rows lie in build/bench/peers.json, and --append adds rounds to them.
+MPIs outside the PATH are named by --mpi: intel=/opt/intel/mpi/bin/mpicc,/opt/intel/mpi/bin/mpiexec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peers_report import write_report
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT = ROOT / "build" / "bench"
+CORE = ROOT / "build" / "release" / "bench" / "fastgpu_bench_core"
+BOUNDS = CORE.with_name("fastgpu_bench_bounds")
+LINE = re.compile(r"@@ (\{.*\})\s*$", re.MULTILINE)
+
+ALL_REDUCE_BYTES = [8, 256, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 128 << 20]
+SHORT_FLOAT_BYTES = [4 << 10, 64 << 10, 1 << 20, 16 << 20]
+OTHER_BYTES = [4 << 10, 1 << 20, 64 << 20]
+ENTRIES = [
+    *(f"all_reduce:float32:{size}" for size in ALL_REDUCE_BYTES),
+    *(
+        f"all_reduce:{dtype}:{size}"
+        for dtype in ("bfloat16", "float16")
+        for size in SHORT_FLOAT_BYTES
+    ),
+    *(
+        f"{name}:float32:{size}"
+        for name in ("broadcast", "all_gather", "reduce_scatter", "all_to_all")
+        for size in OTHER_BYTES
+    ),
+]
+
+# Compiler, launcher, and the Debian package that brings both.
+KNOWN_MPIS = {
+    "openmpi": ("mpicc.openmpi", "mpirun.openmpi", "libopenmpi-dev openmpi-bin"),
+    "mpich": ("mpicc.mpich", "mpiexec.mpich", "libmpich-dev mpich"),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program that takes entries and prints lines; `{ranks}` of its command is filled in."""
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    oversubscribe: Sequence[str] = ()  # further words where there are more ranks than cores
+    program: Sequence[str] = ()
+
+    def words(self, ranks: int, options: Sequence[str], entries: Sequence[str]) -> list[str]:
+        """Returns the command that measures `entries`."""
+        more = self.oversubscribe if ranks > len(os.sched_getaffinity(0)) else ()
+        filled = [word.format(ranks=ranks) for word in self.command]
+        return [*filled, *more, *self.program, *options, *entries]
+
+
+def build_own() -> None:
+    """Compiles fastgpu's benchmarks, or leaves those that are there where cmake is absent."""
+    if shutil.which("cmake"):
+        environment = {"CMAKE_GENERATOR": "Ninja"} if shutil.which("ninja") else {}
+        for words in (
+            ["--preset", "release", "--log-level=WARNING"],
+            ["--build", "--preset", "release", "--target", CORE.name, BOUNDS.name],
+        ):
+            subprocess.run(
+                ["cmake", *words],
+                cwd=ROOT,
+                env=os.environ | environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+    if not (CORE.exists() and BOUNDS.exists()):
+        raise SystemExit(f"{CORE} is not built, and there is no cmake to build it with")
+
+
+def mpi_peer(name: str, compiler: str, launcher: str) -> Peer:
+    """Compiles the MPI program with `compiler`; returns the peer that runs it."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    program = BUILT / f"mpi_collectives_{name}"
+    home = Path(shutil.which(compiler) or compiler).parent.parent
+    environment = {}
+    if home != Path("/usr"):  # not the system's: it has to be told where it is
+        environment = {"PATH": f"{home}/bin:{os.environ['PATH']}", "I_MPI_ROOT": str(home)}
+    source = str(ROOT / "bench" / "mpi_collectives.c")
+    libraries = f"-Wl,-rpath,{home}/lib"
+    subprocess.run(
+        [compiler, "-O2", source, "-o", str(program), libraries],
+        env=os.environ | environment,
+        check=True,
+    )
+    version = subprocess.run(
+        [launcher, "--version"], env=os.environ | environment, capture_output=True, text=True
+    ).stdout
+    is_open_mpi = "Open MPI" in version or "OpenRTE" in version
+    return Peer(
+        name,
+        [launcher, *(["--allow-run-as-root"] if is_open_mpi else []), "-n", "{ranks}"],
+        environment,
+        oversubscribe=["--oversubscribe"] if is_open_mpi else [],
+        program=[str(program)],
+    )
+
+
+def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
+    """Returns everything that can run here, and what is missing and how to get it."""
+    core = [str(CORE), "--json", "--pin", "--ranks", "{ranks}"]
+    rank = [sys.executable, str(ROOT / "bench" / "torch_rank.py"), "--ranks", "{ranks}"]
+    peers = [Peer("private", core), Peer("symmetric", [*core, "--symmetric"]), Peer("torch", rank)]
+    missing = []
+    found = dict(text.split("=", 1) for text in named)
+    for name, (compiler, launcher, package) in KNOWN_MPIS.items():
+        if name in found:
+            continue
+        if shutil.which(compiler) and shutil.which(launcher):
+            found[name] = f"{compiler},{launcher}"
+        else:
+            missing.append(f"{name}: apt-get install {package}")
+    if not any("intel" in name for name in found):
+        missing.append("Intel MPI: pip install impi-rt impi-devel, then --mpi intel=MPICC,MPIEXEC")
+    for name, programs in found.items():
+        compiler, _, launcher = programs.partition(",")
+        peers.append(mpi_peer(name, compiler, launcher))
+    return peers, missing
+
+
+def run(words: Sequence[str], environment: dict[str, str], limit: float) -> tuple[str, str]:
+    """Runs a program; returns its output, and why it did not end well ("" if it did)."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            words,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        why = ""
+        try:
+            if process.wait(limit):
+                why = f"exit {process.returncode}"
+        except subprocess.TimeoutExpired:
+            why = f"not done after {limit:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return output.read(), why
+
+
+def measure(
+    peers: Sequence[Peer], ranks: int, round_: int, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yields one round's rows; a peer that fails says so on standard error."""
+    entries = [entry for entry in ENTRIES if re.search(arguments.only, entry)]
+    options = ["--seconds", str(arguments.seconds), *(["--touch"] if arguments.touch else [])]
+    sizes = [entry.rsplit(":")[-1] for entry in entries if entry.startswith("all_reduce:float32")]
+    jobs = [(peer.name, peer.words(ranks, options, entries), peer.environment) for peer in peers]
+    if ranks == 2 and sizes:
+        floor = [str(BOUNDS), "--seconds", str(arguments.seconds), *sizes]
+        jobs.append(("floor", floor, {}))
+    for name, words, environment in jobs if round_ % 2 == 0 else reversed(jobs):
+        output, why = run(words, environment, arguments.limit)
+        if why:
+            tail = " | ".join(output.splitlines()[-3:])
+            print(f"{name}, {ranks} ranks: {why}: {tail[-300:]}", file=sys.stderr)
+        for text in LINE.findall(output):
+            row = json.loads(text)
+            peer = f"floor_{row['kind']}" if "kind" in row else row.get("peer", name)
+            if not row["ok"]:
+                raise SystemExit(f"{peer}: {row['op']} of {row['bytes']} bytes gave a wrong result")
+            yield row | {"peer": peer, "ranks": ranks, "round": round_}
+
+
+def parse() -> argparse.Namespace:
+    """Returns the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", default="2,4,8")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.1, help="for an entry, a peer, a round")
+    parser.add_argument("--limit", type=float, default=60, help="seconds for a peer in a round")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="of COLLECTIVE:DTYPE:BYTES")
+    parser.add_argument("--peers", default="", metavar="A,B", help="of those found (default: all)")
+    parser.add_argument("--mpi", action="append", default=[], metavar="NAME=MPICC,MPIEXEC")
+    parser.add_argument("--touch", action="store_true", help="write the inputs before each call")
+    parser.add_argument("--append", action="store_true", help="to the rounds of the last run")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "peers.md")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Builds, measures, writes."""
+    arguments = parse()
+    build_own()
+    peers, missing = find_peers(arguments.mpi)
+    wanted = arguments.peers.split(",") if arguments.peers else [peer.name for peer in peers]
+    peers = [peer for peer in peers if peer.name in wanted]
+    for text in missing:
+        print(f"not here: {text}", file=sys.stderr)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    kept = BUILT / "peers.json"
+    rows: list[dict[str, Any]] = []
+    if arguments.append and kept.exists():
+        rows = json.loads(kept.read_text())
+    first = 1 + max((row["round"] for row in rows), default=-1)
+    for round_ in range(first, first + arguments.rounds):
+        for ranks in (int(text) for text in arguments.ranks.split(",")):
+            rows.extend(measure(peers, ranks, round_, arguments))
+            print(f"round {round_}, {ranks} ranks: done", file=sys.stderr)
+            kept.write_text(json.dumps(rows))
+    write_report(arguments.out, rows, missing)
+    print(arguments.out.read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

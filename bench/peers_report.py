@@ -1,0 +1,154 @@
+"""The tables of bench/peers.py: times, ratios to the best peer and to the floor, processor time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgpu_comm.bench import machine
+from fastgpu_comm.bench.sizes import format_size
+
+OWN = ("private", "symmetric", "fastgpu")
+FLOORS = ("floor_private", "floor_symmetric")
+EXPLANATION = """\
+    python bench/peers.py
+
+Microseconds: a call takes as long as on its slowest rank, p50 is the median over the calls of a
+round, and here stands the median over rounds. All programs took turns in each round; a ratio is
+taken within a round, then its median over rounds. `private` and `symmetric` are fastgpu entered
+below torch, with buffers of each rank's own and in symmetric memory; `fastgpu` and `gloo` are
+called through torch.distributed. Sizes are nccl-tests'. Every result was checked. `floor`: what two
+processes need that only copy, add and meet (bench/bounds.cpp).
+"""
+
+Entry = tuple[str, str, int]
+Value = Callable[[dict[str, Any]], float]
+
+
+class Rows:
+    """What was measured with one number of ranks."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Keeps `rows` by entry, round and peer."""
+        self.entries: dict[Entry, dict[int, dict[str, dict[str, Any]]]] = {}
+        self.peers: dict[str, None] = {}
+        for row in rows:
+            entry = (row["op"], row["dtype"], row["bytes"])
+            self.entries.setdefault(entry, {}).setdefault(row["round"], {})[row["peer"]] = row
+            self.peers[row["peer"]] = None
+
+    def others(self) -> list[str]:
+        """Returns the peers that are neither fastgpu nor a floor."""
+        return [peer for peer in self.peers if peer not in (*OWN, *FLOORS)]
+
+    def median(self, entry: Entry, peer: str, value: Value) -> float | None:
+        """Returns the median over rounds of a peer's value."""
+        rounds = self.entries[entry].values()
+        values = [value(rows[peer]) for rows in rounds if peer in rows]
+        return statistics.median(values) if values else None
+
+    def best(self, entry: Entry, value: Value) -> tuple[str, float] | None:
+        """Returns the peer with the least median, and that."""
+        medians = [(peer, self.median(entry, peer, value)) for peer in self.others()]
+        known = [(peer, median) for peer, median in medians if median is not None]
+        return min(known, key=lambda pair: pair[1], default=None)
+
+    def ratio(self, entry: Entry, peer: str, to: Sequence[str]) -> float | None:
+        """Returns the median over rounds of the peer's time over the least of `to`'s."""
+        ratios = []
+        for rows in self.entries[entry].values():
+            others = [rows[name]["p50_us"] for name in to if name in rows]
+            if peer in rows and others:
+                ratios.append(rows[peer]["p50_us"] / min(others))
+        return statistics.median(ratios) if ratios else None
+
+
+def time_us(row: dict[str, Any]) -> float:
+    """Returns the median time of a call."""
+    return float(row["p50_us"])
+
+
+def seconds_per_gb(row: dict[str, Any]) -> float:
+    """Returns the processor time of all ranks for 10^9 bytes of S."""
+    spent = row["cpu_user_s"] + row["cpu_sys_s"]
+    return float(spent / row["iters"] / row["bytes"] * 1e9)
+
+
+def number(value: float | None) -> str:
+    """Returns three digits, or a dash for what was not measured."""
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Returns a markdown table whose first column is text."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, rule, *lines])
+
+
+def label(entry: Entry) -> str:
+    """Returns an entry as a reader names it."""
+    op, dtype, size = entry
+    return f"{op} {'' if dtype == 'float32' else dtype + ' '}{format_size(size)}"
+
+
+def comparison(rows: Rows) -> str:
+    """Returns fastgpu against the best peer and the floor."""
+    floors = [floor for floor in FLOORS if floor in rows.peers]
+    head = ["", "private", "symmetric", "best peer", "", "private / best", "symmetric / best"]
+    head += [f"{floor.removeprefix('floor_')} / floor" for floor in floors]
+    lines = []
+    for entry in rows.entries:
+        best = rows.best(entry, time_us)
+        ratios = [rows.ratio(entry, own, rows.others()) for own in OWN[:2]]
+        ratios += [rows.ratio(entry, floor.removeprefix("floor_"), [floor]) for floor in floors]
+        own = [rows.median(entry, peer, time_us) for peer in OWN[:2]]
+        named = [number(best[1]), best[0]] if best else ["-", ""]
+        lines.append([label(entry), *map(number, own), *named, *map(number, ratios)])
+    return table(head, lines)
+
+
+def everyone(rows: Rows) -> str:
+    """Returns the times of all peers."""
+    names = [peer for peer in (*OWN, *rows.others(), *FLOORS) if peer in rows.peers]
+    lines = [
+        [label(entry), *(number(rows.median(entry, peer, time_us)) for peer in names)]
+        for entry in rows.entries
+    ]
+    return table(["", *(name.replace("_", " ") for name in names)], lines)
+
+
+def processors(rows: Rows) -> str:
+    """Returns processor seconds for 10^9 bytes, where bytes are what a call costs."""
+    names = [peer for peer in (*OWN, *rows.others()) if peer in rows.peers]
+    lines = [
+        [label(entry), *(number(rows.median(entry, peer, seconds_per_gb)) for peer in names)]
+        for entry in rows.entries
+        if entry[2] >= 1 << 16
+    ]
+    return table(["", *names], lines)
+
+
+def write_report(path: Path, rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> None:
+    """Writes the report on all rounds of `rows`."""
+    parts = ["# Collectives beside their peers\n", EXPLANATION]
+    parts.append("".join(f"- {key}: {value}\n" for key, value in machine.describe().items()))
+    if missing:
+        parts.append("Not measured, for they are not here: " + "; ".join(missing) + ".\n")
+    for ranks in sorted({row["ranks"] for row in rows}):
+        of_ranks = Rows(row for row in rows if row["ranks"] == ranks)
+        parts += [
+            f"## {ranks} ranks\n",
+            comparison(of_ranks),
+            "All times, us:\n",
+            everyone(of_ranks),
+            "Processor seconds (user and system, all ranks) for 10^9 bytes of buffer:\n",
+            processors(of_ranks),
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts))
