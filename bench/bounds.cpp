@@ -248,7 +248,7 @@ int main(int argc, char** argv) {
   std::vector<std::size_t> sizes;
   for (int i = 1; i < argc; ++i) {
     if (std::string(argv[i]) == "--seconds" && i + 1 < argc) {
-      budget = std::atof(argv[++i]);
+      budget = std::strtod(argv[++i], nullptr);
     } else {
       sizes.push_back(std::strtoull(argv[i], nullptr, 10) / 4 * 4);
     }

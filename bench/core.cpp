@@ -97,7 +97,7 @@ class FolderStore : public Store {
 [[noreturn]] void stop(const std::string& why) {
   std::fprintf(stderr, "fastgpu_bench_core: %s; its first lines say how it is called\n",
                why.c_str());
-  std::exit(2);
+  std::_Exit(2);
 }
 
 Entry parse_entry(const std::string& text) {
@@ -125,7 +125,7 @@ Arguments parse(std::vector<std::string> words) {
     const std::string& word = words[i];
     const auto value = [&] { return i + 1 < words.size() ? words[++i] : "0"; };
     if (word == "--ranks") {
-      arguments.ranks = std::atoi(value().c_str());
+      arguments.ranks = static_cast<int>(std::strtol(value().c_str(), nullptr, 10));
     } else if (word == "--symmetric") {
       arguments.symmetric = true;
     } else if (word == "--touch") {
@@ -135,7 +135,7 @@ Arguments parse(std::vector<std::string> words) {
     } else if (word == "--json") {
       arguments.json = true;
     } else if (word == "--seconds") {
-      arguments.seconds = std::atof(value().c_str());
+      arguments.seconds = std::strtod(value().c_str(), nullptr);
     } else {
       arguments.entries.push_back(parse_entry(word));
     }
@@ -235,16 +235,16 @@ float Rank::at(const std::byte* memory, uint64_t element) const {
 bool Rank::correct() const {
   const auto world = static_cast<uint64_t>(arguments_.ranks);
   const uint64_t elements = entry_.bytes / size_of(entry_.dtype);
-  const uint64_t outputs =
-      entry_.collective == Collective::kReduceScatter ? elements / world : elements;
-  const auto sum = static_cast<float>(world * (world + 1) / 2);
+  const uint64_t part = elements / world;
+  const uint64_t outputs = entry_.collective == Collective::kReduceScatter ? part : elements;
+  const uint64_t sum = world * (world + 1) / 2;
   for (uint64_t i = 0; i < outputs; ++i) {
-    float expected = sum;
+    uint64_t expected = sum;
     if (entry_.collective == Collective::kBroadcast) expected = 1;
     if (entry_.collective == Collective::kAllGather || entry_.collective == Collective::kAllToAll) {
-      expected = static_cast<float>(1 + i / (elements / world));
+      expected = 1 + i / part;
     }
-    if (at(data_, i) != expected) return false;
+    if (at(data_, i) != static_cast<float>(expected)) return false;
   }
   return true;
 }
