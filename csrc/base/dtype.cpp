@@ -17,6 +17,8 @@ constexpr std::array<DTypeFacts, kDTypeCount> kDTypes{{
     {2, "bfloat16"},
     {1, "float8_e4m3fn"},
     {1, "float8_e5m2"},
+    {1, "float8_e4m3fnuz"},
+    {1, "float8_e5m2fnuz"},
     {1, "int8"},
     {1, "uint8"},
     {2, "int16"},

@@ -14,6 +14,8 @@ enum class DType : uint8_t {
   kBFloat16,
   kFloat8E4M3,  // torch.float8_e4m3fn: no infinities, 0x7f is NaN
   kFloat8E5M2,
+  kFloat8E4M3Fnuz,  // one zero, no infinities, 0x80 is NaN
+  kFloat8E5M2Fnuz,
   kInt8,
   kUInt8,
   kInt16,
@@ -26,7 +28,7 @@ enum class DType : uint8_t {
   kComplex64,
   kComplex128,
 };
-inline constexpr int kDTypeCount = 17;
+inline constexpr int kDTypeCount = 19;
 
 enum class ReduceOp : uint8_t { kSum, kAvg, kProduct, kMin, kMax, kBand, kBor, kBxor, kPremulSum };
 inline constexpr int kReduceOpCount = 9;

@@ -14,12 +14,14 @@ void check_short(DType dtype) {
     case DType::kBFloat16:
     case DType::kFloat8E4M3:
     case DType::kFloat8E5M2:
+    case DType::kFloat8E4M3Fnuz:
+    case DType::kFloat8E5M2Fnuz:
       return;
     default:
       raise(ErrorKind::kInvalidArgument,
             std::string(name_of(dtype)) +
-                " is not a short float; allowed are float16, bfloat16, float8_e4m3fn and "
-                "float8_e5m2");
+                " is not a short float; allowed are float16, bfloat16, float8_e4m3fn, "
+                "float8_e5m2, float8_e4m3fnuz and float8_e5m2fnuz");
   }
 }
 

@@ -3,8 +3,8 @@
 // Narrowing rounds to nearest even. Every NaN, of either sign, narrows to the one kNaN of its
 // format, since machines differ in the NaN they compute. Widening makes a NaN quiet, save that of
 // bfloat16, which is the upper half of an fp32 number as it stands.
-// What is too large becomes infinity, or NaN in float8_e4m3fn, which has no infinity: an overflow
-// stays visible. (torch's own cast did the same to 2.11, and gives the largest number since 2.12.)
+// What is too large becomes what torch's own cast makes of it: infinity, the largest number in
+// float8_e4m3fn (NaN before torch 2.12), NaN in the fnuz formats.
 // No fp32 subnormal is ever multiplied or read, so a thread that flushes them gets the same bits.
 // Thread safety: pure functions.
 //
@@ -53,7 +53,7 @@ struct Float8E4M3 {
   static constexpr uint32_t kMantissaBits = 3;
   static constexpr uint32_t kLargest = 0x7e;
   static constexpr uint32_t kInfinity = 0x7e;  // none
-  static constexpr uint32_t kOverflow = 0x7f;
+  static constexpr uint32_t kOverflow = 0x7e;
   static constexpr uint32_t kNaN = 0x7f;
 };
 
@@ -67,6 +67,27 @@ struct Float8E5M2 {
   static constexpr uint32_t kNaN = 0x7f;
 };
 
+// The fnuz formats have one zero; its negative is their only NaN, and they have no infinity.
+struct Float8E4M3Fnuz {
+  using Storage = uint8_t;
+  static constexpr uint32_t kExponentBits = 4;
+  static constexpr uint32_t kMantissaBits = 3;
+  static constexpr uint32_t kLargest = 0x7f;
+  static constexpr uint32_t kInfinity = 0x7f;  // none
+  static constexpr uint32_t kOverflow = 0x80;
+  static constexpr uint32_t kNaN = 0x80;
+};
+
+struct Float8E5M2Fnuz {
+  using Storage = uint8_t;
+  static constexpr uint32_t kExponentBits = 5;
+  static constexpr uint32_t kMantissaBits = 2;
+  static constexpr uint32_t kLargest = 0x7f;
+  static constexpr uint32_t kInfinity = 0x7f;  // none
+  static constexpr uint32_t kOverflow = 0x80;
+  static constexpr uint32_t kNaN = 0x80;
+};
+
 struct BFloat16 {
   using Storage = uint16_t;
   static constexpr uint32_t kNaN = 0x7fc0;
@@ -76,10 +97,11 @@ struct BFloat16 {
 template <typename Format>
 struct Layout {
   static constexpr uint32_t kShift = 23 - Format::kMantissaBits;
-  static constexpr uint32_t kBias = (1u << (Format::kExponentBits - 1)) - 1;
+  static constexpr uint32_t kSign = 1u << (Format::kExponentBits + Format::kMantissaBits);
+  static constexpr bool kOneZero = Format::kNaN == kSign;
+  static constexpr uint32_t kBias = (1u << (Format::kExponentBits - 1)) - (kOneZero ? 0 : 1);
   static constexpr uint32_t kRebias = (127 - kBias) << 23;
   static constexpr uint32_t kSmallestNormal = 1u << Format::kMantissaBits;
-  static constexpr uint32_t kSign = 1u << (Format::kExponentBits + Format::kMantissaBits);
   static constexpr uint32_t kSignShift = 31 - Format::kExponentBits - Format::kMantissaBits;
   // The smallest subnormal, and the fp32 number whose last bit weighs just that.
   static constexpr float kUnit = float_of((128 - kBias - Format::kMantissaBits) << 23);
@@ -113,6 +135,9 @@ FASTGPU_HD constexpr typename Lanes::Floats widen_lanes(typename Lanes::Words co
     const Words finite = magnitude < L::kSmallestNormal ? subnormal : normal;
     const Words infinity = shifted | kFloatInfinity;
     const Words nan = infinity | kFloatQuiet;
+    if constexpr (L::kOneZero) {
+      return Lanes::floats(codes == Format::kNaN ? nan : sign | finite);
+    }
     const Words result = magnitude > Format::kLargest ? infinity : finite;
     return Lanes::floats(sign | (magnitude > Format::kInfinity ? nan : result));
   }
@@ -147,8 +172,9 @@ FASTGPU_HD constexpr typename Lanes::Words narrow_lanes(typename Lanes::Floats v
     const Words overflow = Words{} + Format::kOverflow;
     const Words kept = magnitude < kPast ? finite : overflow;
     const Words result = kept > Format::kLargest ? overflow : kept;
-    if constexpr (Format::kOverflow == Format::kNaN) {
-      return result > Format::kLargest ? nan : sign | result;
+    if constexpr (L::kOneZero) {
+      const Words number = result == 0 ? result : sign | result;
+      return result > Format::kLargest ? nan : number;
     } else {
       return magnitude > kFloatInfinity ? nan : sign | result;
     }

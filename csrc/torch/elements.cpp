@@ -20,6 +20,10 @@ std::optional<DType> dtype_of(at::ScalarType type) {
       return DType::kFloat8E4M3;
     case at::kFloat8_e5m2:
       return DType::kFloat8E5M2;
+    case at::kFloat8_e4m3fnuz:
+      return DType::kFloat8E4M3Fnuz;
+    case at::kFloat8_e5m2fnuz:
+      return DType::kFloat8E5M2Fnuz;
     case at::kChar:
       return DType::kInt8;
     case at::kByte:

@@ -84,4 +84,11 @@ c10::intrusive_ptr<c10d::Work> Launch::finish(TensorList outputs) {
   return std::move(work_);
 }
 
+c10::intrusive_ptr<c10d::Work> Launch::finish_lists(const std::vector<TensorList>& lists) {
+  TensorList outputs;
+  for (const TensorList& list : lists) outputs.insert(outputs.end(), list.begin(), list.end());
+  work_->set_future_lists(lists.front().size());
+  return finish(std::move(outputs));
+}
+
 }  // namespace fastgpu

@@ -46,6 +46,8 @@ class Launch {
   void recv(int peer, int tag, const at::Tensor& tensor);
 
   c10::intrusive_ptr<c10d::Work> finish(TensorList outputs);
+  // As c10d has it where the outputs are lists of several: so is the future's value.
+  c10::intrusive_ptr<c10d::Work> finish_lists(const std::vector<TensorList>& lists);
 
  private:
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;

@@ -90,7 +90,6 @@ TorchBackend::WorkPtr TorchBackend::allgather_coalesced(Lists& outputs, TensorLi
   Launch launch(*this, {OpType::ALLGATHER_COALESCED, "fastgpu:all_gather_coalesced"}, inputs, opts);
   check_list_size(launch.op(), "the list of output lists", outputs.size(),
                   static_cast<std::size_t>(getSize()));
-  TensorList all;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     TensorList list;
     for (const TensorList& of_rank : outputs) {
@@ -98,9 +97,8 @@ TorchBackend::WorkPtr TorchBackend::allgather_coalesced(Lists& outputs, TensorLi
       list.push_back(of_rank[i]);
     }
     all_gather(launch, list, inputs[i], getRank());
-    all.insert(all.end(), list.begin(), list.end());
   }
-  return launch.finish(std::move(all));
+  return launch.finish_lists(outputs);
 }
 
 TorchBackend::WorkPtr TorchBackend::gather(Lists& outputs, TensorList& inputs,

@@ -26,6 +26,22 @@ c10d::WorkResult result_of(const Failure* failure) {
                                               : c10d::WorkResult::COMM_ERROR;
 }
 
+// What a future holds: the outputs, in lists of `each` where that is not 0.
+c10::IValue value_of(const std::vector<at::Tensor>& outputs, std::size_t each) {
+  if (each == 0) return outputs;
+  std::vector<std::vector<at::Tensor>> lists;
+  for (auto rest = outputs.begin(); rest != outputs.end(); rest += static_cast<int64_t>(each)) {
+    lists.emplace_back(rest, rest + static_cast<int64_t>(each));
+  }
+  return lists;
+}
+
+c10::TypePtr future_type(bool of_result, std::size_t each) {
+  if (of_result) return c10::IntType::get();
+  const c10::TypePtr list = c10::ListType::create(c10::TensorType::get());
+  return each == 0 ? list : c10::ListType::create(list);
+}
+
 }  // namespace
 
 TorchWork::TorchWork(std::shared_ptr<Communicator> communicator, c10d::OpType type,
@@ -112,17 +128,16 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     const std::lock_guard lock(mutex_);
     auto& kept = of_result ? result_future_ : outputs_future_;
     if (kept) return kept;
-    kept = c10::make_intrusive<c10::ivalue::Future>(
-        of_result ? c10::TypePtr(c10::IntType::get())
-                  : c10::TypePtr(c10::ListType::create(c10::TensorType::get())));
+    kept = c10::make_intrusive<c10::ivalue::Future>(future_type(of_result, outputs_each_));
     made = kept;
   }
-  auto settle = [made, of_result, operations = operations_, outputs = outputs_] {
+  auto settle = [made, of_result, operations = operations_, outputs = outputs_,
+                 each = outputs_each_] {
     const Failure* failure = first_failure(operations);
     if (of_result) {
       made->markCompleted(c10::IValue(static_cast<int64_t>(result_of(failure))));
     } else if (failure == nullptr) {
-      made->markCompleted(c10::IValue(outputs));
+      made->markCompleted(value_of(outputs, each));
     } else {
       made->setError(python_exception(*failure));
     }

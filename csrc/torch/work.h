@@ -26,6 +26,8 @@ class TorchWork final : public c10d::Work {
 
   void add(std::shared_ptr<fastgpu::Work> operation);
   void set_outputs(std::vector<at::Tensor> outputs) { outputs_ = std::move(outputs); }
+  // The future's value is lists of so many outputs each, not one list of them all.
+  void set_future_lists(std::size_t outputs_each) { outputs_each_ = outputs_each; }
   // Adds the operations and outputs of `other`.
   void absorb(const TorchWork& other);
   // No more is added: the profiler's event ends when all operations have.
@@ -55,6 +57,7 @@ class TorchWork final : public c10d::Work {
   const std::shared_ptr<Communicator> communicator_;
   Operations operations_;
   std::vector<at::Tensor> outputs_;
+  std::size_t outputs_each_ = 0;
   uint64_t sequence_ = 0;
   // Guarded by mutex_ of the base.
   c10::intrusive_ptr<c10::ivalue::Future> outputs_future_;

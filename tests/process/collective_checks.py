@@ -151,7 +151,7 @@ def all_to_all(dtype: torch.dtype) -> None:
 
 
 def every_dtype_moves() -> None:
-    """The fp8 kinds that are never reduced travel too, and say so when asked to sum."""
+    """Those that are never reduced travel too, and say so when asked to sum."""
     rank, world = me_and_world()
     for dtype in (*ALL, *OTHER_FP8):
         parts = [torch.zeros(9, dtype=dtype) for _ in range(world)]
@@ -161,6 +161,50 @@ def every_dtype_moves() -> None:
     for dtype in OTHER_FP8:
         with pytest.raises(ValueError, match="convert"):
             dist.all_reduce(values(rank, dtype, 9))
+
+
+def same_float8(result: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raises unless both are the same bits, where any NaN equals any other."""
+    bits = result.view(torch.uint8), expected.view(torch.uint8)
+    different = (bits[0] != bits[1]) & ~(result.float().isnan() & expected.float().isnan())
+    assert not different.any(), (result[different][:5], expected[different][:5])
+
+
+def float8_like_torch(dtype: torch.dtype) -> None:
+    """Reductions are those of fp32, narrowed by torch: every pair of numbers, and every float16."""
+    rank, world = me_and_world()
+    assert world == 2
+    codes = torch.arange(256, dtype=torch.uint8)
+    rows, columns = codes.repeat_interleave(256).view(dtype), codes.repeat(256).view(dtype)
+    wide = rows.float(), columns.float()
+    expected = {
+        "SUM": wide[0] + wide[1],
+        "PRODUCT": wide[0] * wide[1],
+        "MIN": torch.minimum(*wide),
+        "MAX": torch.maximum(*wide),
+    }
+    for name, result in expected.items():
+        tensor = (rows, columns)[rank].clone()
+        dist.all_reduce(tensor, reduce_op(name))
+        if name in ("MIN", "MAX"):  # of zeros of either sign any may be the result
+            tensor, result = (tensor.float() + 0).to(dtype), result + 0
+        same_float8(tensor, result.to(dtype))
+
+    # Times the powers of two among the codes these factors are every float16 there is.
+    numbers = codes.view(dtype)
+    for power in (-15, 0, 8):
+        factors = (1 + torch.arange(1024) / 1024) * 2.0**power
+        mine = numbers if rank == 0 else torch.zeros(256).to(dtype)
+        results = mine.repeat(1024, 1)
+        works = [
+            dist.all_reduce(result, dist._make_nccl_premul_sum(factor), async_op=True)
+            for result, factor in zip(results, factors.tolist(), strict=True)
+        ]
+        for work in works:
+            assert work is not None
+            work.wait()
+        products = numbers.float() * factors.unsqueeze(1)
+        same_float8(results, (products.to(dtype).float() + 0).to(dtype))
 
 
 def strided_tensors() -> None:

@@ -143,6 +143,34 @@ def futures() -> None:
     assert result.get_future_result().wait() == 0
 
 
+def future_values_like_gloo() -> None:
+    """The value of each operation's future is nested as gloo's, where gloo has one."""
+    rank, world = me_and_world()
+    gloo = dist.new_group(backend="gloo")
+    mine = [torch.full((2,), float(rank)), torch.full((3,), rank + 10.0)]
+    calls: dict[str, Callable[[dist.ProcessGroup], Any]] = {
+        "allreduce": lambda group: group.allreduce([mine[0].clone()]),
+        "allreduce_coalesced": lambda group: group.allreduce_coalesced([t.clone() for t in mine]),
+        "broadcast": lambda group: group.broadcast([mine[0].clone()]),
+        "allgather": lambda group: group.allgather(
+            [[torch.zeros(2) for _ in range(world)]], mine[:1]
+        ),
+        "allgather_coalesced": lambda group: group.allgather_coalesced(
+            [[torch.zeros(2), torch.zeros(3)] for _ in range(world)], mine
+        ),
+        "alltoall": lambda group: group.alltoall(
+            [torch.zeros(2) for _ in range(world)], [mine[0]] * world
+        ),
+        "barrier": lambda group: group.barrier(),
+    }
+    for name, call in calls.items():
+        values = [call(group).get_future().wait() for group in (default_group(), gloo)]
+        torch.testing.assert_close(*values, msg=name)
+    gathered = calls["allgather_coalesced"](default_group())
+    gathered.wait()
+    assert [tensor.shape for tensor in gathered.result()] == [(2,), (3,)] * world
+
+
 def future_failures() -> None:
     """A future of a failed operation raises what its Work would."""
     rank, _ = me_and_world()
@@ -313,6 +341,38 @@ def refused_arguments() -> None:
     tensor = torch.ones(2)
     dist.all_reduce(tensor)
     same(tensor, torch.full((2,), float(world)))
+
+
+def tensors_elsewhere(device: str) -> None:
+    """Tensors that are not on the CPU are refused by every operation, as input and as output."""
+    _, world = me_and_world()
+    group = default_group()
+    backend: Any = group._get_backend(torch.device("cpu"))
+    ours, theirs = torch.ones(world), torch.ones(world, device=device)
+    several, one_of_several = [ours] * world, [ours] * (world - 1) + [theirs]
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: backend.allreduce([theirs]),
+        lambda: backend.allreduce_coalesced([ours, theirs]),
+        lambda: backend.broadcast([theirs]),
+        lambda: backend.allgather([several], [theirs]),
+        lambda: backend.allgather([one_of_several], [ours]),
+        lambda: backend.allgather_coalesced([[theirs]] * world, [ours]),
+        lambda: backend._allgather_base(torch.ones(world * world), theirs),
+        lambda: backend._allgather_base(torch.ones(world * world, device=device), ours),
+        lambda: backend.reduce_scatter([ours], [one_of_several]),
+        lambda: backend._reduce_scatter_base(theirs[:1], ours),
+        lambda: backend.alltoall(several, one_of_several),
+        lambda: backend.alltoall_base(ours, theirs, [], []),
+        lambda: backend.send([theirs], 1, 0),
+        lambda: backend.recv([theirs], 1, 0),
+        lambda: backend.recv_anysource([theirs], 0),
+    )
+    for call in calls:
+        with pytest.raises(fastgpu_comm.InvalidArgumentError, match=f"is on {device}") as caught:
+            call()
+        assert "cpu:fastgpu,cuda:nccl" in str(caught.value), "it does not say what to do"
+    dist.all_reduce(ours)
+    same(ours, torch.full((world,), float(world)))
 
 
 def options_are_read() -> None:

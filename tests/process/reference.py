@@ -8,8 +8,13 @@ import torch
 import torch.distributed as dist
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-OTHER_FP8 = (torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu)
+FP8 = (
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2fnuz,
+)
+OTHER_FP8 = (torch.float8_e8m0fnu,)  # moved, and never reduced
 INTEGERS = (
     torch.int8,
     torch.uint8,
@@ -101,7 +106,7 @@ def same(result: torch.Tensor, expected: torch.Tensor) -> None:
     assert result.shape == expected.shape, (result.shape, expected.shape)
     if result.dtype.is_floating_point and result.element_size() == 1:
         # fp8 is rounded at every hop: within a unit in the last place.
-        unit = torch.finfo(result.dtype).eps
+        unit = 0.25 if "e5m2" in str(result.dtype) else 0.125  # finfo's is wrong for e5m2fnuz
         torch.testing.assert_close(result.float(), expected.float(), rtol=unit, atol=0.0)
     elif result.dtype.is_floating_point or result.dtype.is_complex:
         torch.testing.assert_close(result, expected)

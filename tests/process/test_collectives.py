@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.process import collective_checks as checks
 from tests.process.ranks import Ranks, Setting
-from tests.process.reference import ALL
+from tests.process.reference import ALL, FP8
 
 SETTINGS = {
     "1": Setting(1),
@@ -64,6 +64,11 @@ def test_every_kind_of_tensor(ranks: Ranks, setting: Setting, check: checks.Chec
 def test_all_reduce_by_every_algorithm(ranks: Ranks, algorithm: str) -> None:
     environment = {"FASTGPU_ALGORITHM": algorithm}
     ranks.run(checks.all_reduce, Setting(3, environment=environment), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", FP8, ids=str)
+def test_float8_is_rounded_as_torch_does(ranks: Ranks, dtype: torch.dtype) -> None:
+    ranks.run(checks.float8_like_torch, Setting(2), dtype)
 
 
 def test_over_two_gibibytes(ranks: Ranks) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import torch
 from tests.process import group_checks as checks
 from tests.process.ranks import Ranks, Setting
 
@@ -20,6 +21,7 @@ CHECKS = (
     checks.messages_beside_collectives,
     checks.many_outstanding,
     checks.futures,
+    checks.future_values_like_gloo,
     checks.profiler,
     checks.subgroups,
     checks.groups_in_threads,
@@ -35,6 +37,14 @@ CHECKS = (
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: str(check.__name__))
 def test_group(ranks: Ranks, setting: Setting, check: Callable[[], None]) -> None:
     ranks.run(check, setting)
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda:0", marks=NO_GPU)])
+def test_tensors_elsewhere_are_refused(ranks: Ranks, device: str) -> None:
+    ranks.run(checks.tensors_elsewhere, Setting(2), device)
 
 
 def test_split_group(ranks: Ranks) -> None:

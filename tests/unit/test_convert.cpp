@@ -17,44 +17,57 @@
 namespace fastgpu {
 namespace {
 
+enum class Kind : uint8_t {
+  kInfinite,  // the largest exponent means infinity and NaN
+  kFinite,    // all ones is NaN
+  kOneZero,   // what would be minus zero is NaN
+};
+
 struct Definition {
   int exponent_bits;
   int mantissa_bits;
-  bool infinite;  // the largest exponent means infinity and NaN; else only all ones is NaN
+  Kind kind;
   uint32_t nan;
+  uint32_t overflow;
 
   uint32_t codes() const { return 1u << (exponent_bits + mantissa_bits); }  // of one sign
-  bool is_nan(uint32_t code) const { return code > last_number(); }
+  bool infinite() const { return kind == Kind::kInfinite; }
+  bool is_nan(uint32_t code) const {
+    return kind == Kind::kOneZero ? code == codes() : code % codes() > last_number();
+  }
   uint32_t last_number() const {  // infinity or the largest finite number
-    return infinite ? ((1u << exponent_bits) - 1) << mantissa_bits : codes() - 2;
+    if (kind == Kind::kOneZero) return codes() - 1;
+    return infinite() ? ((1u << exponent_bits) - 1) << mantissa_bits : codes() - 2;
   }
   double value(uint32_t code) const {
-    const int bias = (1 << (exponent_bits - 1)) - 1;
+    const int bias = (1 << (exponent_bits - 1)) - (kind == Kind::kOneZero ? 0 : 1);
     const int exponent = static_cast<int>(code >> mantissa_bits);
     const int mantissa = static_cast<int>(code & ((1u << mantissa_bits) - 1));
-    if (infinite && code == last_number()) return std::numeric_limits<double>::infinity();
+    if (infinite() && code == last_number()) return std::numeric_limits<double>::infinity();
     if (exponent == 0) return std::ldexp(mantissa, 1 - bias - mantissa_bits);
     return std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
   }
   // The number that would come after the largest finite one, were the exponent unbounded.
   double beyond() const {
-    const uint32_t largest = infinite ? last_number() - 1 : last_number();
+    const uint32_t largest = infinite() ? last_number() - 1 : last_number();
     return 2 * value(largest) - value(largest - 1);
   }
 };
 
-constexpr Definition kFloat16{5, 10, true, 0x7e00};
-constexpr Definition kBFloat16{8, 7, true, 0x7fc0};
-constexpr Definition kE4M3{4, 3, false, 0x7f};
-constexpr Definition kE5M2{5, 2, true, 0x7f};
+constexpr Definition kFloat16{5, 10, Kind::kInfinite, 0x7e00, 0x7c00};
+constexpr Definition kBFloat16{8, 7, Kind::kInfinite, 0x7fc0, 0x7f80};
+constexpr Definition kE4M3{4, 3, Kind::kFinite, 0x7f, 0x7e};
+constexpr Definition kE5M2{5, 2, Kind::kInfinite, 0x7f, 0x7c};
+constexpr Definition kE4M3Fnuz{4, 3, Kind::kOneZero, 0x80, 0x80};
+constexpr Definition kE5M2Fnuz{5, 2, Kind::kOneZero, 0x80, 0x80};
 
 // Rounds to nearest by looking: the two neighbours in the table, a tie to the even code.
 uint32_t nearest(const Definition& format, float number) {
   if (std::isnan(number)) return format.nan;
   const uint32_t sign = std::signbit(number) ? format.codes() : 0;
   const double magnitude = std::fabs(static_cast<double>(number));
-  const uint32_t largest = format.infinite ? format.last_number() - 1 : format.last_number();
-  const uint32_t overflow = format.infinite ? sign | format.last_number() : format.nan;
+  const uint32_t largest = format.infinite() ? format.last_number() - 1 : format.last_number();
+  const uint32_t overflow = sign | format.overflow;  // a NaN of one zero has the sign's bit already
   if (std::isinf(magnitude)) return overflow;
   uint32_t low = 0;
   uint32_t high = largest + 1;
@@ -66,6 +79,7 @@ uint32_t nearest(const Definition& format, float number) {
   const double down = magnitude - format.value(low);
   const double up = above - magnitude;
   const uint32_t code = down < up || (down == up && low % 2 == 0) ? low : low + 1;
+  if (code == 0 && format.kind == Kind::kOneZero) return 0;
   return code > largest ? overflow : sign | code;
 }
 
@@ -74,15 +88,15 @@ void check_widen(const Definition& format) {
   for (uint32_t code = 0; code < 2 * format.codes(); ++code) {
     const uint32_t magnitude = code % format.codes();
     const float widened = widen<Format>(static_cast<typename Format::Storage>(code));
-    if (format.is_nan(magnitude)) {
+    if (format.is_nan(code)) {
       CHECK(std::isnan(widened));
       const bool as_it_stands = std::is_same_v<Format, BFloat16>;
       CHECK(as_it_stands || (bits_of(widened) & kFloatQuiet) != 0);
     } else {
       const double expected = format.value(magnitude);
       CHECK_EQ(static_cast<double>(widened), code == magnitude ? expected : -expected);
+      CHECK_EQ(std::signbit(widened), code != magnitude);
     }
-    CHECK_EQ(std::signbit(widened), code != magnitude);
   }
 }
 
@@ -197,6 +211,8 @@ TEST(widen_gives_the_value_that_the_definition_gives) {
   check_widen<BFloat16>(kBFloat16);
   check_widen<Float8E4M3>(kE4M3);
   check_widen<Float8E5M2>(kE5M2);
+  check_widen<Float8E4M3Fnuz>(kE4M3Fnuz);
+  check_widen<Float8E5M2Fnuz>(kE5M2Fnuz);
 }
 
 TEST(narrow_rounds_to_nearest_even) {
@@ -204,6 +220,8 @@ TEST(narrow_rounds_to_nearest_even) {
   check_narrow<BFloat16>(kBFloat16);
   check_narrow<Float8E4M3>(kE4M3);
   check_narrow<Float8E5M2>(kE5M2);
+  check_narrow<Float8E4M3Fnuz>(kE4M3Fnuz);
+  check_narrow<Float8E5M2Fnuz>(kE5M2Fnuz);
 }
 
 TEST(narrow_at_the_edges) {
@@ -211,8 +229,14 @@ TEST(narrow_at_the_edges) {
   CHECK_EQ(narrow<Float16>(65520.0f), 0x7c00);
   CHECK_EQ(narrow<Float16>(-65520.0f), 0xfc00);
   CHECK_EQ(narrow<Float8E4M3>(464.0f), 0x7e);
-  CHECK_EQ(narrow<Float8E4M3>(464.1f), 0x7f);
-  CHECK_EQ(narrow<Float8E4M3>(-std::numeric_limits<float>::infinity()), 0x7f);
+  CHECK_EQ(narrow<Float8E4M3>(464.1f), 0x7e);
+  CHECK_EQ(narrow<Float8E4M3>(-std::numeric_limits<float>::infinity()), 0xfe);
+  CHECK_EQ(narrow<Float8E4M3>(-std::numeric_limits<float>::quiet_NaN()), 0x7f);
+  CHECK_EQ(narrow<Float8E4M3Fnuz>(-247.9f), 0xff);
+  CHECK_EQ(narrow<Float8E4M3Fnuz>(-248.0f), 0x80);
+  CHECK_EQ(narrow<Float8E4M3Fnuz>(-0.0f), 0x00);
+  CHECK_EQ(narrow<Float8E5M2Fnuz>(61439.0f), 0x7f);
+  CHECK_EQ(narrow<Float8E5M2Fnuz>(61440.0f), 0x80);
   CHECK_EQ(narrow<Float8E5M2>(61439.0f), 0x7b);
   CHECK_EQ(narrow<Float8E5M2>(61440.0f), 0x7c);
   CHECK_EQ(narrow<BFloat16>(std::numeric_limits<float>::max()), 0x7f80);
@@ -224,6 +248,8 @@ TEST(array_conversions_equal_the_single_ones) {
   check_variants<BFloat16>(DType::kBFloat16);
   check_variants<Float8E4M3>(DType::kFloat8E4M3);
   check_variants<Float8E5M2>(DType::kFloat8E5M2);
+  check_variants<Float8E4M3Fnuz>(DType::kFloat8E4M3Fnuz);
+  check_variants<Float8E5M2Fnuz>(DType::kFloat8E5M2Fnuz);
 }
 
 TEST(array_conversions_round_as_the_single_ones) {
@@ -231,6 +257,8 @@ TEST(array_conversions_round_as_the_single_ones) {
   check_variants_everywhere<BFloat16>(DType::kBFloat16, kBFloat16);
   check_variants_everywhere<Float8E4M3>(DType::kFloat8E4M3, kE4M3);
   check_variants_everywhere<Float8E5M2>(DType::kFloat8E5M2, kE5M2);
+  check_variants_everywhere<Float8E4M3Fnuz>(DType::kFloat8E4M3Fnuz, kE4M3Fnuz);
+  check_variants_everywhere<Float8E5M2Fnuz>(DType::kFloat8E5M2Fnuz, kE5M2Fnuz);
 }
 
 TEST(conversions_take_short_floats_only) {

@@ -192,6 +192,8 @@ TEST(reduce_of_short_floats_rounds_once) {
   }
   check_sum_by_definition<Float8E4M3>(DType::kFloat8E4M3, rows, columns);
   check_sum_by_definition<Float8E5M2>(DType::kFloat8E5M2, rows, columns);
+  check_sum_by_definition<Float8E4M3Fnuz>(DType::kFloat8E4M3Fnuz, rows, columns);
+  check_sum_by_definition<Float8E5M2Fnuz>(DType::kFloat8E5M2Fnuz, rows, columns);
 }
 
 TEST(reduce_of_integers) {
@@ -230,6 +232,8 @@ TEST(scale_of_floats) {
   CHECK((scaled(DType::kBFloat16, Halves{0xbf80}, 0.5) == Halves{0xbf00}));
   CHECK((scaled(DType::kFloat8E4M3, Codes{0x38}, 0.5) == Codes{0x30}));
   CHECK((scaled(DType::kFloat8E5M2, Codes{0x3c}, 2) == Codes{0x40}));
+  CHECK((scaled(DType::kFloat8E4M3Fnuz, Codes{0x40}, 0.5) == Codes{0x38}));
+  CHECK((scaled(DType::kFloat8E5M2Fnuz, Codes{0x40}, 2) == Codes{0x44}));
   CHECK(scaled(DType::kFloat32, Floats{}, 0.5).empty());
 }
 

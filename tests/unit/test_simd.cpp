@@ -169,8 +169,8 @@ TEST(reduce_variants_agree_on_pairs_of_16_and_8_bits) {
     rows[i] = static_cast<std::byte>(i >> 8);
     columns[i] = static_cast<std::byte>(i);
   }
-  for (const DType dtype :
-       {DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kInt8, DType::kUInt8, DType::kBool})
+  for (const DType dtype : {DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kFloat8E4M3Fnuz,
+                            DType::kFloat8E5M2Fnuz, DType::kInt8, DType::kUInt8, DType::kBool})
     check_same_bits(dtype, rows, columns, {0, rows.size()});
 }
 

@@ -185,6 +185,10 @@ inline ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
       return find_short<Float8E4M3>(reduce_op);
     case DType::kFloat8E5M2:
       return find_short<Float8E5M2>(reduce_op);
+    case DType::kFloat8E4M3Fnuz:
+      return find_short<Float8E4M3Fnuz>(reduce_op);
+    case DType::kFloat8E5M2Fnuz:
+      return find_short<Float8E5M2Fnuz>(reduce_op);
     case DType::kInt8:
       return find_integer<int8_t, uint8_t>(reduce_op);
     case DType::kUInt8:
@@ -262,6 +266,10 @@ inline void scale(std::byte* data, std::size_t count, DType dtype, double factor
       return scale_short<Float8E4M3>(data, count, factor32);
     case DType::kFloat8E5M2:
       return scale_short<Float8E5M2>(data, count, factor32);
+    case DType::kFloat8E4M3Fnuz:
+      return scale_short<Float8E4M3Fnuz>(data, count, factor32);
+    case DType::kFloat8E5M2Fnuz:
+      return scale_short<Float8E5M2Fnuz>(data, count, factor32);
     case DType::kInt8:
       return scale_integer<int8_t>(data, count, factor);
     case DType::kUInt8:
@@ -329,6 +337,10 @@ inline void widen_array(const std::byte* source, DType dtype, float* target, std
       return widen_all<Float8E4M3>(source, target, count);
     case DType::kFloat8E5M2:
       return widen_all<Float8E5M2>(source, target, count);
+    case DType::kFloat8E4M3Fnuz:
+      return widen_all<Float8E4M3Fnuz>(source, target, count);
+    case DType::kFloat8E5M2Fnuz:
+      return widen_all<Float8E5M2Fnuz>(source, target, count);
     default:
       return;
   }
@@ -344,6 +356,10 @@ inline void narrow_array(const float* source, std::byte* target, DType dtype, st
       return narrow_all<Float8E4M3>(source, target, count);
     case DType::kFloat8E5M2:
       return narrow_all<Float8E5M2>(source, target, count);
+    case DType::kFloat8E4M3Fnuz:
+      return narrow_all<Float8E4M3Fnuz>(source, target, count);
+    case DType::kFloat8E5M2Fnuz:
+      return narrow_all<Float8E5M2Fnuz>(source, target, count);
     default:
       return;
   }
