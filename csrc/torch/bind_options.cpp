@@ -18,7 +18,8 @@ std::string text_of(const py::handle& value) {
   if (!py::isinstance<py::tuple>(value)) return py::str(value).cast<std::string>();
   std::string text;
   for (const py::handle part : value) {
-    text += (text.empty() ? "" : "-") + py::str(part).cast<std::string>();
+    if (!text.empty()) text += '-';
+    text += py::str(part).cast<std::string>();
   }
   return text;
 }

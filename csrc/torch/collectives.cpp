@@ -186,9 +186,8 @@ TorchBackend::WorkPtr TorchBackend::_reduce_scatter_base(at::Tensor& output, at:
 
 TorchBackend::WorkPtr TorchBackend::reduce_scatter_tensor_coalesced(
     TensorList& outputs, TensorList& inputs, const c10d::ReduceScatterOptions& opts) {
-  Launch launch(
-      *this, {OpType::REDUCE_SCATTER_TENSOR_COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"},
-      inputs, opts);
+  Launch launch(*this, {OpType::COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"}, inputs,
+                opts);
   check_list_size(launch.op(), "the list of outputs", outputs.size(), inputs.size());
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     reduce_scatter_into(launch, outputs[i], inputs[i], opts.reduceOp, getSize());

@@ -85,8 +85,9 @@ Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op) {
     case c10d::ReduceOp::BXOR:
       return {ReduceOp::kBxor, 1.0};
     case c10d::ReduceOp::PREMUL_SUM: {
+      // Renamed to PreMulSumSupplement in torch 2.13, which keeps this name beside it.
       const auto* extra =
-          dynamic_cast<const c10d::PreMulSumSupplement*>(reduce_op.supplement_.get());
+          dynamic_cast<const c10d::NCCLPreMulSumSupplement*>(reduce_op.supplement_.get());
       if (extra == nullptr) raise_invalid(op, "PREMUL_SUM comes without its factor");
       const bool in_tensor = extra->tensor_factor.defined();
       return {ReduceOp::kPremulSum,
