@@ -4,7 +4,7 @@
 #   make train    train a small model on 2 processes      make lint    formats, types, clang-tidy
 #   make test     lint, then every C++ and Python test    make format  put the formats right
 #   make bench    report against gloo, bench/results/     make wheel   sdist and wheel in dist/
-#   make peers    table against every MPI that is here
+#   make peers    table against every MPI that is here    make torch-path   what torch adds to it
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
 
@@ -27,7 +27,7 @@ cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test bench peers lint format docs-check test-cpp test-python build wheel wheel-check
+.PHONY: help train test bench peers torch-path lint format docs-check test-cpp test-python build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -41,6 +41,9 @@ bench: $(extension)
 
 peers: $(extension)
 	python bench/peers.py $(ARGS)
+
+torch-path: $(extension)
+	python bench/torch_path.py $(ARGS)
 
 test: lint test-cpp test-python
 
