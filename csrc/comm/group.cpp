@@ -151,7 +151,11 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   const auto shared = shared_;
   const auto on_failure = [shared](Failure& failure) { shared->on_failure(failure); };
   const int lanes = planner_.lanes();
-  collectives_ = std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure);
+  const auto on_abandoned = [&heap = process.heap()](const std::byte* data) {
+    heap.take_back(data);
+  };
+  collectives_ =
+      std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure, on_abandoned);
   messages_ = std::make_shared<PointToPoint>(*shared->channels, config.world, lanes, on_failure);
   shared->collectives = collectives_;
   shared->messages = messages_;

@@ -33,6 +33,7 @@ void LaneRun::start(const Operation& operation, int lane) {
   next_ = 0;
   receiving_ = false;
   posted_.clear();
+  places_.clear();
 }
 
 void LaneRun::clear() noexcept {
@@ -48,6 +49,8 @@ LaneState LaneRun::poll(ChannelSource& channels) {
       Outgoing frame;
       frame.header = header_of(step, step.source.size_bytes);
       frame.payload = operation_->source(step.source);
+      frame.answer = step.answer;
+      frame.place = place_of(step);
       posted_.push_back({step.peer, step.source, frame});
       moved = true;
     } else {
@@ -118,7 +121,21 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
   if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
   *moved |= io == Io::kMoved;
   receiving_ = !incoming_.done;
+  if (incoming_.done && incoming_.place != nullptr) {
+    places_.push_back({step.peer, incoming_.answer - 1, incoming_.size_bytes, incoming_.place});
+  }
   return incoming_.done;
+}
+
+std::byte* LaneRun::place_of(const Step& step) {
+  const auto place = std::ranges::find_if(places_, [&](const Place& each) {
+    return each.peer == step.peer && each.ordinal == step.ordinal &&
+           each.size_bytes == step.source.size_bytes;
+  });
+  if (place == places_.end()) return nullptr;
+  std::byte* const memory = place->memory;
+  places_.erase(place);
+  return memory;
 }
 
 void LaneRun::decode(const Step& step) const {

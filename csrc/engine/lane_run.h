@@ -45,9 +45,17 @@ class LaneRun {
     Outgoing frame;
   };
 
+  struct Place {
+    int peer;
+    uint32_t ordinal;
+    uint64_t size_bytes;
+    std::byte* memory;
+  };
+
   FrameHeader header_of(const Step& step, uint64_t size_bytes) const;
   bool flush(ChannelSource& channels);
   bool receive(const Step& step, ChannelSource& channels, bool* moved);
+  std::byte* place_of(const Step& step);
   void decode(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;
@@ -59,6 +67,7 @@ class LaneRun {
   bool receiving_ = false;  // the header of steps_[next_] was seen and fits
   Incoming incoming_;
   std::vector<Posted> posted_;  // in the order posted; done ones are erased
+  std::vector<Place> places_;   // where peers have asked for answers that I have yet to send
   std::vector<int> full_;       // peers whose channel took no more in this flush
 };
 

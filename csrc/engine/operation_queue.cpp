@@ -14,9 +14,11 @@ constexpr std::size_t kKeptWireBytes = 64 * 1024;
 
 }  // namespace
 
-OperationQueue::OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure)
+OperationQueue::OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
+                               AbandonHandler on_abandoned)
     : channels_(channels),
       on_failure_(std::move(on_failure)),
+      on_abandoned_(std::move(on_abandoned)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
 void OperationQueue::number(Operation& operation) {
@@ -228,6 +230,7 @@ void OperationQueue::fail_all(Failure failure) {
     Failure own = failure;
     own.op = name_of(operation->call.collective);
     own.sequence = static_cast<int64_t>(operation->sequence);
+    if (operation->started && on_abandoned_) on_abandoned_(operation->data);
     operation->keep_alive.reset();
     operation->give_back_wire();
     one_less();

@@ -25,8 +25,12 @@ class OperationQueue : public Pollable {
   // Called once, by the runner, with the first failure, before any pending work fails; it may add
   // to the message.
   using FailureHandler = std::function<void(Failure&)>;
+  // Called by the runner with the data of every operation that fails after it has started, before
+  // its work does: a peer may still be about to write there.
+  using AbandonHandler = std::function<void(const std::byte* data)>;
 
-  OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure);
+  OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
+                 AbandonHandler on_abandoned = {});
 
   // Numbers the operation and takes it. Raises the latched failure when there is one.
   void push(std::shared_ptr<Operation> operation);
@@ -71,6 +75,7 @@ class OperationQueue : public Pollable {
 
   ChannelSource& channels_;
   const FailureHandler on_failure_;
+  const AbandonHandler on_abandoned_;
   std::vector<LaneQueue> lanes_;  // the runner's
   std::deque<std::shared_ptr<Operation>>
       running_;  // the runner's; in call order, done ones dropped

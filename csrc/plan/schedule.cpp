@@ -42,7 +42,7 @@ void LaneBuilder::append(Verb verb, bool reduce, int peer, const Region& source,
     if (verb == Verb::kSend) ordinal = sent_[peer]++;
     if (verb == Verb::kRecv) ordinal = received_[peer]++;
     lane_.push_back(
-        {verb, reduce, peer, ordinal, piece_of(source, begin), piece_of(target, begin)});
+        {verb, reduce, peer, ordinal, 0, piece_of(source, begin), piece_of(target, begin)});
   }
 }
 
@@ -66,22 +66,64 @@ void LaneBuilder::decode_reduce(const Region& source, const Region& target) {
 }
 
 void LaneBuilder::send_empty(int peer) {
-  lane_.push_back({Verb::kSend, false, peer, sent_[peer]++, kNothing, kNothing});
+  lane_.push_back({Verb::kSend, false, peer, sent_[peer]++, 0, kNothing, kNothing});
 }
 void LaneBuilder::recv_empty(int peer) {
-  lane_.push_back({Verb::kRecv, false, peer, received_[peer]++, kNothing, kNothing});
+  lane_.push_back({Verb::kRecv, false, peer, received_[peer]++, 0, kNothing, kNothing});
+}
+
+// Walks over the lane with the sends out of `data` that may still be read: one that is alone with
+// its region until a frame of its peer is stored there has found its answer. A region that is sent
+// twice, or read otherwise, has none; one that is written is free again, for no step writes a
+// region with a send pending.
+void LaneBuilder::find_answers() {
+  struct Sent {
+    uint64_t end_bytes;
+    Step* step;  // nullptr: not alone
+  };
+  std::map<uint64_t, Sent> sent;  // by offset
+  const auto for_each_overlap = [&](const Region& region, auto visit) {
+    if (region.buffer != Buffer::kData || region.size_bytes == 0) return;
+    auto at = sent.upper_bound(region.offset_bytes);
+    if (at != sent.begin()) --at;
+    while (at != sent.end() && at->first < region.end_bytes()) {
+      at = at->second.end_bytes > region.offset_bytes ? visit(at) : std::next(at);
+    }
+  };
+  for (Step& step : lane_) {
+    bool alone = true;
+    for_each_overlap(step.source, [&](auto at) {
+      alone = false;
+      at->second.step = nullptr;
+      return std::next(at);
+    });
+    for_each_overlap(step.target, [&](auto at) {
+      Step* const asked = at->second.step;
+      if (asked != nullptr && step.verb == Verb::kRecv && !step.reduce &&
+          asked->peer == step.peer && asked->source == step.target) {
+        asked->answer = step.ordinal + 1;
+      }
+      return sent.erase(at);
+    });
+    if (step.verb == Verb::kSend && step.source.buffer == Buffer::kData &&
+        step.source.size_bytes > 0) {
+      Sent& entry = sent[step.source.offset_bytes];
+      entry = {std::max(entry.end_bytes, step.source.end_bytes()), alone ? &step : nullptr};
+    }
+  }
 }
 
 Lane LaneBuilder::finish() {
+  find_answers();
   Lane first;
   for (const auto& [peer, frames] : received_) {
     if (!sent_.contains(peer)) {
-      first.push_back({Verb::kSend, false, peer, 0, kNothing, kNothing});
+      first.push_back({Verb::kSend, false, peer, 0, 0, kNothing, kNothing});
     }
   }
   for (const auto& [peer, frames] : sent_) {
     if (!received_.contains(peer)) {
-      lane_.push_back({Verb::kRecv, false, peer, 0, kNothing, kNothing});
+      lane_.push_back({Verb::kRecv, false, peer, 0, 0, kNothing, kNothing});
     }
   }
   lane_.insert(lane_.begin(), first.begin(), first.end());

@@ -50,6 +50,9 @@ struct Step {
   bool reduce = false;
   int peer = -1;
   uint32_t ordinal = 0;  // of the frame among those between me and the peer, this way, in this lane
+  // Of a send: 1 + the ordinal of the peer's frame that I store over the same region, where nothing
+  // else touches the region in between. 0: there is none.
+  uint32_t answer = 0;
   Region source;
   Region target;
 };
@@ -83,6 +86,7 @@ class LaneBuilder {
 
  private:
   void append(Verb verb, bool reduce, int peer, const Region& source, const Region& target);
+  void find_answers();
 
   Lane lane_;
   std::map<int, uint32_t> sent_;

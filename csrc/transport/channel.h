@@ -40,8 +40,13 @@ struct Outgoing {
   FrameHeader header;
   const std::byte* payload = nullptr;
   uint64_t progress = 0;  // the channel's own note of how far it is
-  bool taken = false;     // the channel has it, but reads the payload where it lies
-  bool done = false;      // the frame has left; the payload may be changed
+  // Asks for an answer in place: 1 + the ordinal of the frame from the other side that will go
+  // where this payload lies, which nobody touches meanwhile. 0: none.
+  uint32_t answer = 0;
+  // Is such an answer: where the other side wants it (Incoming::place).
+  std::byte* place = nullptr;
+  bool taken = false;  // the channel has it, but reads the payload where it lies
+  bool done = false;   // the frame has left; the payload may be changed
 };
 
 // A frame on its way in: where its payload goes, stored or reduced as it arrives.
@@ -51,6 +56,9 @@ struct Incoming {
   ReduceKernel reduce = nullptr;  // nullptr: store
   uint32_t element_size = 1;      // pieces handed to `reduce` are whole elements
   uint64_t received_bytes = 0;
+  // Set by a channel that can write there: the frame asked for its answer in place.
+  uint32_t answer = 0;
+  std::byte* place = nullptr;
   bool done = false;
 
   // Takes the next `size` bytes from memory of the channel's.

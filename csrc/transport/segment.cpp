@@ -11,12 +11,12 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kFirstSegmentBytes = std::size_t{64} << 20;
 constexpr std::size_t kMostGrowthBytes = std::size_t{1} << 30;
 // From here on freed memory goes back to the kernel; below, it is cheaper to write zeros.
@@ -78,25 +78,29 @@ std::byte* SymmetricHeap::Segment::take(std::size_t wanted) {
 }
 
 std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
-  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), kAlignment);
+  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), kPageBytes);
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_)
     if (std::byte* memory = segment.take(wanted)) return memory;
   const std::size_t growth = segments_.empty()
                                  ? kFirstSegmentBytes
                                  : std::min(segments_.back().size_bytes * 2, kMostGrowthBytes);
-  segments_.push_back(make_segment(std::max(growth, round_up(wanted, kPageBytes))));
+  segments_.push_back(make_segment(std::max(growth, wanted)));
   return segments_.back().take(wanted);
 }
 
 void SymmetricHeap::free(std::byte* memory) noexcept {
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
-    if (memory < segment.base || memory >= segment.base + segment.size_bytes) continue;
+    if (!segment.holds(memory)) continue;
     const auto used = segment.used_ranges.find(static_cast<uint64_t>(memory - segment.base));
     if (used == segment.used_ranges.end()) return;
     auto [offset, size_bytes] = *used;
     segment.used_ranges.erase(used);
+    if (segment.taken_back.contains(offset)) {
+      ::madvise(memory, size_bytes, MADV_DONTNEED);
+      return;
+    }
     clear(segment.fd.get(), segment.base, offset, size_bytes);
     const auto next = segment.free_ranges.find(offset + size_bytes);
     if (next != segment.free_ranges.end()) {
@@ -116,15 +120,45 @@ void SymmetricHeap::free(std::byte* memory) noexcept {
   }
 }
 
+// Private pages show what the shared ones hold until they are written: so the memory is mapped
+// again, privately, in one step that no reader or writer can see, and then each page is written,
+// with what it holds.
+void SymmetricHeap::take_back(const std::byte* memory) noexcept {
+  const std::lock_guard lock(mutex_);
+  for (Segment& segment : segments_) {
+    if (!segment.holds(memory)) continue;
+    auto used = segment.used_ranges.upper_bound(static_cast<uint64_t>(memory - segment.base));
+    if (used == segment.used_ranges.begin()) return;
+    const auto [offset, size_bytes] = *--used;
+    if (memory >= segment.base + offset + size_bytes || segment.taken_back.contains(offset)) return;
+    std::byte* const first = segment.base + offset;
+    if (::mmap(first, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(),
+               static_cast<off_t>(offset)) == MAP_FAILED) {
+      log(LogLevel::kError, "symmetric_memory_not_taken_back",
+          "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno));
+      return;
+    }
+    for (uint64_t at = 0; at < size_bytes; at += kPageBytes) {
+      __atomic_fetch_or(reinterpret_cast<unsigned char*>(first + at), 0, __ATOMIC_RELAXED);
+    }
+    segment.taken_back[offset] = size_bytes;
+    return;
+  }
+}
+
 std::optional<SegmentSpan> SymmetricHeap::find(const std::byte* memory,
                                                std::size_t size_bytes) const noexcept {
   const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     const Segment& segment = segments_[i];
-    if (memory < segment.base || memory >= segment.base + segment.size_bytes) continue;
+    if (!segment.holds(memory)) continue;
     const auto offset = static_cast<uint64_t>(memory - segment.base);
     if (size_bytes > segment.size_bytes - offset) return std::nullopt;
-    return SegmentSpan{.segment = static_cast<uint32_t>(i), .offset_bytes = offset};
+    auto alone = segment.taken_back.lower_bound(offset + size_bytes);
+    if (alone != segment.taken_back.begin() && (--alone)->first + alone->second > offset) {
+      return std::nullopt;
+    }
+    return SegmentSpan{.segment = static_cast<uint32_t>(i), .answer = 0, .offset_bytes = offset};
   }
   return std::nullopt;
 }
@@ -141,8 +175,7 @@ UniqueFd SymmetricHeap::descriptor(uint32_t segment) const {
 }
 
 PeerSegments::~PeerSegments() {
-  for (const auto& [segment, mapping] : mappings_)
-    ::munmap(const_cast<std::byte*>(mapping.base), mapping.size_bytes);
+  for (const auto& [segment, mapping] : mappings_) ::munmap(mapping.base, mapping.size_bytes);
 }
 
 void PeerSegments::add(uint32_t segment, UniqueFd fd) {
@@ -156,14 +189,14 @@ void PeerSegments::add(uint32_t segment, UniqueFd fd) {
   const std::lock_guard lock(mutex_);
   if (mappings_.contains(segment)) return;  // each of a peer's channels passes it
   const auto size_bytes = static_cast<std::size_t>(status.st_size);
-  void* memory = ::mmap(nullptr, size_bytes, PROT_READ, MAP_SHARED, fd.get(), 0);
+  void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (memory == MAP_FAILED)
     raise_system(ErrorKind::kPeerLost, "cannot map a peer's symmetric memory", errno);
   ::madvise(memory, size_bytes, MADV_HUGEPAGE);
-  mappings_[segment] = {.base = static_cast<const std::byte*>(memory), .size_bytes = size_bytes};
+  mappings_[segment] = {.base = static_cast<std::byte*>(memory), .size_bytes = size_bytes};
 }
 
-const std::byte* PeerSegments::at(const SegmentSpan& span, std::size_t size_bytes) const {
+std::byte* PeerSegments::at(const SegmentSpan& span, std::size_t size_bytes) const {
   const std::lock_guard lock(mutex_);
   const auto found = mappings_.find(span.segment);
   if (found == mappings_.end()) return nullptr;

@@ -16,11 +16,12 @@ namespace fastgpu {
 
 struct SegmentSpan {
   uint32_t segment = 0;
+  uint32_t answer = 0;  // Outgoing::answer
   uint64_t offset_bytes = 0;
 };
 
-// The segments this process made. Allocations are aligned to 64 bytes and start zeroed; a freed one
-// may be handed out again. Raises std::bad_alloc when memory cannot be had.
+// The segments this process made. Allocations are whole pages and start zeroed; a freed one may be
+// handed out again. Raises std::bad_alloc when memory cannot be had.
 class SymmetricHeap {
  public:
   SymmetricHeap() = default;
@@ -31,8 +32,14 @@ class SymmetricHeap {
   std::byte* allocate(std::size_t size_bytes);
   void free(std::byte* memory) noexcept;
 
-  // The segment that holds all of [memory, memory + size_bytes), if one does. Cheap when none
-  // exist.
+  // Makes the allocation that holds `memory` this process's alone, with what it holds: what a peer
+  // writes there from now on is lost. For an operation that has failed while a peer may be about to
+  // place an answer. Other threads may go on reading and writing it meanwhile. It is not found, nor
+  // handed out, again. Memory that is not the heap's is left alone.
+  void take_back(const std::byte* memory) noexcept;
+
+  // The segment that holds all of [memory, memory + size_bytes), if one does and it was not taken
+  // back. Cheap when there are none.
   std::optional<SegmentSpan> find(const std::byte* memory, std::size_t size_bytes) const noexcept;
   // A duplicate of the segment's descriptor, to pass to a peer.
   UniqueFd descriptor(uint32_t segment) const;
@@ -44,7 +51,11 @@ class SymmetricHeap {
     std::size_t size_bytes = 0;
     std::map<uint64_t, uint64_t> free_ranges;  // offset -> size; neighbours merged, all zeros
     std::map<uint64_t, uint64_t> used_ranges;
+    std::map<uint64_t, uint64_t> taken_back;  // for ever, also when freed
 
+    bool holds(const std::byte* memory) const {
+      return memory >= base && memory < base + size_bytes;
+    }
     std::byte* take(std::size_t wanted);  // first fit; nullptr when nothing fits
   };
   static Segment make_segment(std::size_t size_bytes);
@@ -53,7 +64,8 @@ class SymmetricHeap {
   std::vector<Segment> segments_;
 };
 
-// The segments of one peer process, mapped read-only as they arrive.
+// The segments of one peer process, mapped as they arrive. Written only where the peer asked for
+// an answer in place.
 class PeerSegments {
  public:
   PeerSegments() = default;
@@ -63,11 +75,11 @@ class PeerSegments {
 
   void add(uint32_t segment, UniqueFd fd);
   // nullptr until the segment has arrived. Raises CommError if the span does not lie within it.
-  const std::byte* at(const SegmentSpan& span, std::size_t size_bytes) const;
+  std::byte* at(const SegmentSpan& span, std::size_t size_bytes) const;
 
  private:
   struct Mapping {
-    const std::byte* base = nullptr;
+    std::byte* base = nullptr;
     std::size_t size_bytes = 0;
   };
   mutable std::mutex mutex_;

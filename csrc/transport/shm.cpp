@@ -28,6 +28,7 @@ class ShmSender : public SendChannel {
     if (ring_.closed()) return Io::kClosed;
     if (frame.taken) return await_receiver(frame);
     if (!has_room()) return Io::kBlocked;
+    if (frame.place != nullptr) return place(frame);
     if (frame.progress == 0 && refer(frame)) return Io::kMoved;
     do {
       publish_piece(frame);
@@ -51,8 +52,8 @@ class ShmSender : public SendChannel {
 
   void load_consumed() { consumed_ = ring_.words().consumed.load(std::memory_order_acquire); }
 
-  void publish(uint64_t flag) {
-    ring_.control(published_).flag.store(flag, std::memory_order_release);
+  void publish(SlotKind kind) {
+    ring_.control(published_).flag.store(flag_of(published_, kind), std::memory_order_release);
     ++published_;
     peer_->ring();
   }
@@ -67,14 +68,15 @@ class ShmSender : public SendChannel {
     if (piece > 0) std::memcpy(target, frame.payload + frame.progress, piece);
     frame.progress += piece;
     frame.done = frame.progress == size_bytes;
-    publish(data_flag(published_));
+    publish(SlotKind::kBytes);
   }
 
   // Passes on where the payload lies, if it lies in symmetric memory.
   bool refer(Outgoing& frame) {
     if (heap_ == nullptr || frame.header.size_bytes < kReferenceBytes) return false;
-    const auto span = heap_->find(frame.payload, frame.header.size_bytes);
+    auto span = heap_->find(frame.payload, frame.header.size_bytes);
     if (!span) return false;
+    span->answer = frame.answer;
     if (std::ranges::find(shared_, span->segment) == shared_.end()) {
       share_(span->segment);
       shared_.push_back(span->segment);
@@ -82,10 +84,23 @@ class ShmSender : public SendChannel {
     SlotControl& control = ring_.control(published_);
     control.header = frame.header;
     std::memcpy(control.inline_bytes.data(), &*span, sizeof *span);
-    publish(reference_flag(published_));
+    publish(SlotKind::kReference);
     frame.taken = true;
     frame.progress = published_;
     return true;
+  }
+
+  // Writes the answer where the receiver has it, then says so.
+  Io place(Outgoing& frame) {
+    const uint64_t size_bytes = frame.header.size_bytes;
+    const uint64_t piece = std::min(size_bytes - frame.progress, kReferencePieceBytes);
+    std::memcpy(frame.place + frame.progress, frame.payload + frame.progress, piece);
+    frame.progress += piece;
+    if (frame.progress < size_bytes) return Io::kMoved;
+    ring_.control(published_).header = frame.header;
+    frame.done = true;
+    publish(SlotKind::kPlaced);
+    return Io::kMoved;
   }
 
   // `progress` of a frame that is read where it lies: the slots consumed once it has been.
@@ -128,7 +143,8 @@ class ShmReceiver : public RecvChannel {
 
   Io try_recv(Incoming& incoming) override {
     if (!in_frame_) return nothing();
-    if (by_reference_) return take_reference(incoming);
+    if (kind_ == SlotKind::kReference) return take_reference(incoming);
+    if (kind_ == SlotKind::kPlaced) return take_placed(incoming);
     const uint64_t piece_bytes = ring_.piece_bytes(header_.size_bytes);
     uint64_t pieces = 0;
     // At most a ring's worth, so that other channels get their turn.
@@ -156,18 +172,19 @@ class ShmReceiver : public RecvChannel {
   Io nothing() const { return ring_.closed() ? Io::kClosed : Io::kBlocked; }
   const SlotControl& control() const { return ring_.control(consumed_); }
   bool arrived() const {
-    return control().flag.load(std::memory_order_acquire) >= data_flag(consumed_);
+    return control().flag.load(std::memory_order_acquire) >= flag_of(consumed_);
   }
 
   void begin_frame() {
     in_frame_ = true;
     header_ = control().header;
-    by_reference_ = control().flag.load(std::memory_order_relaxed) == reference_flag(consumed_);
-    if (by_reference_) std::memcpy(&span_, control().inline_bytes.data(), sizeof span_);
+    kind_ = kind_of(control().flag.load(std::memory_order_relaxed));
+    if (kind_ == SlotKind::kReference)
+      std::memcpy(&span_, control().inline_bytes.data(), sizeof span_);
   }
 
   Io take_reference(Incoming& incoming) {
-    const std::byte* source = segments_->at(span_, header_.size_bytes);
+    std::byte* source = segments_->at(span_, header_.size_bytes);
     if (source == nullptr) return nothing();
     const uint64_t piece =
         std::min(incoming.size_bytes - incoming.received_bytes, kReferencePieceBytes);
@@ -178,10 +195,21 @@ class ShmReceiver : public RecvChannel {
       return Io::kClosed;
     }
     if (incoming.done) {
+      incoming.answer = span_.answer;
+      incoming.place = span_.answer != 0 ? source : nullptr;
       in_frame_ = false;
       ++consumed_;
       publish(true);
     }
+    return Io::kMoved;
+  }
+
+  Io take_placed(Incoming& incoming) {
+    incoming.received_bytes = incoming.size_bytes;
+    incoming.done = true;
+    in_frame_ = false;
+    ++consumed_;
+    if (consumed_ - published_ >= publish_every_) publish(false);
     return Io::kMoved;
   }
 
@@ -192,7 +220,7 @@ class ShmReceiver : public RecvChannel {
     ring_.words().consumed.store(published_, std::memory_order_release);
     fence(std::memory_order_seq_cst);
     const uint64_t flag = ring_.control(last).flag.load(std::memory_order_relaxed);
-    if (awaited || flag >= data_flag(last)) peer_->ring();
+    if (awaited || flag >= flag_of(last)) peer_->ring();
   }
 
   const ShmRing ring_;
@@ -202,7 +230,7 @@ class ShmReceiver : public RecvChannel {
   uint64_t consumed_ = 0;         // slots
   uint64_t published_ = 0;        // slots that the sender was told of
   bool in_frame_ = false;         // peek showed header_, and not all of its payload was taken
-  bool by_reference_ = false;
+  SlotKind kind_ = SlotKind::kBytes;
   FrameHeader header_;
   SegmentSpan span_;
 };

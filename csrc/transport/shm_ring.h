@@ -2,9 +2,9 @@
 // the slots' payload.
 //
 // Slot n (counted for ever, it lies at n mod slots) holds the n-th piece that was sent. Its flag is
-// 2 (n + 1), plus 1 when it names symmetric memory instead of holding bytes. The first slot of a
-// frame holds the frame's header, the others only bytes. How a frame is cut follows from its size,
-// so both ends know it.
+// 4 (n + 1), plus 1 when it names symmetric memory instead of holding bytes, plus 2 when the bytes
+// lie in their place already. The first slot of a frame holds the frame's header, the others only
+// bytes. How a frame is cut follows from its size, so both ends know it.
 //
 // Invariants (each word has one writer; all hold on weakly ordered CPUs, too):
 //  1. The sender writes slot n only after it read, with acquire, consumed > n - slots: whatever the
@@ -53,8 +53,11 @@ struct alignas(64) SlotControl {
 static_assert(sizeof(SlotControl) == 64 && sizeof(SegmentSpan) <= kInlineBytes);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
-inline constexpr uint64_t data_flag(uint64_t slot) { return 2 * (slot + 1); }
-inline constexpr uint64_t reference_flag(uint64_t slot) { return 2 * (slot + 1) + 1; }
+enum class SlotKind : uint8_t { kBytes, kReference, kPlaced };
+inline constexpr uint64_t flag_of(uint64_t slot, SlotKind kind = SlotKind::kBytes) {
+  return 4 * (slot + 1) + static_cast<uint64_t>(kind);
+}
+inline constexpr SlotKind kind_of(uint64_t flag) { return static_cast<SlotKind>(flag % 4); }
 
 // Lines apart by two, because CPUs fetch them in pairs.
 struct RingWords {

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -31,7 +32,11 @@ void with_world(int world, const Options& options, Body body) {
         config.options = options;
         config.timeout_ms = 20'000;
         const auto communicator = Communicator::create(config, store, process);
-        body(*communicator);
+        if constexpr (std::is_invocable_v<Body, Communicator&, Process&>) {
+          body(*communicator, process);
+        } else {
+          body(*communicator);
+        }
         communicator->shutdown();
       } catch (...) {
         errors[static_cast<std::size_t>(rank)] = std::current_exception();
@@ -44,7 +49,7 @@ void with_world(int world, const Options& options, Body body) {
   }
 }
 
-CollectiveCall all_reduce_of(std::vector<float>& values) {
+CollectiveCall all_reduce_of(std::span<float> values) {
   CollectiveCall call;
   call.collective = Collective::kAllReduce;
   call.dtype = DType::kFloat32;
@@ -84,6 +89,58 @@ TEST(all_reduce_by_every_algorithm_and_transport) {
       }
     }
   }
+}
+
+TEST(all_reduce_in_symmetric_memory) {
+  for (const Algorithm algorithm :
+       {Algorithm::kRing, Algorithm::kDirect, Algorithm::kTree, Algorithm::kHalving}) {
+    for (const int world : {2, 3, 4}) {
+      Options options;
+      options.algorithm = algorithm;
+      options.lanes = world == 3 ? 2 : 0;
+      with_world(world, options, [&](Communicator& communicator, Process& process) {
+        for (const std::size_t count : {1000, 40'000, 300'000}) {
+          auto* values = reinterpret_cast<float*>(process.heap().allocate(count * sizeof(float)));
+          for (int round = 0; round < 3; ++round) {
+            for (std::size_t i = 0; i < count; ++i) {
+              values[i] =
+                  static_cast<float>(communicator.rank() + round) + static_cast<float>(i % 100);
+            }
+            communicator.wait(*communicator.run(all_reduce_of({values, count})), -1);
+            const auto n = static_cast<float>(world);
+            for (std::size_t i = 0; i < count; ++i) {
+              const float expected =
+                  n * static_cast<float>(i % 100) + n * (n - 1) / 2 + n * static_cast<float>(round);
+              if (values[i] != expected) {
+                CHECK_EQ(std::to_string(i) + ": " + std::to_string(values[i]),
+                         std::to_string(expected));
+              }
+            }
+          }
+          process.heap().free(reinterpret_cast<std::byte*>(values));
+        }
+      });
+    }
+  }
+}
+
+TEST(failing_takes_symmetric_memory_back) {
+  with_world(2, {}, [](Communicator& communicator, Process& process) {
+    constexpr std::size_t kCount = 100'000;
+    std::byte* memory = process.heap().allocate(kCount * sizeof(float));
+    CollectiveCall call = all_reduce_of({reinterpret_cast<float*>(memory), kCount});
+    communicator.wait(*communicator.run(call), -1);
+    CHECK(process.heap().find(memory, 1).has_value());
+    if (communicator.rank() == 0) {
+      call.timeout_ms = 100;
+      const auto work = communicator.run(call);
+      CHECK_THROWS(communicator.wait(*work, -1), CollectiveTimeoutError, "timed out");
+      CHECK(!process.heap().find(memory, 1).has_value());
+    } else {
+      while (communicator.failure() == nullptr) std::this_thread::yield();
+    }
+    process.heap().free(memory);
+  });
 }
 
 TEST(many_asynchronous_operations_stay_in_order) {

@@ -76,7 +76,7 @@ TEST(long_regions_become_several_frames) {
 }
 
 TEST(steps_have_words) {
-  const Step step{Verb::kRecv, true, 3, 0, {}, {Buffer::kWire, 64, 32}};
+  const Step step{Verb::kRecv, true, 3, 0, 0, {}, {Buffer::kWire, 64, 32}};
   CHECK_EQ(describe(step), "recv_reduce(peer=3 -> wire[64, 96))");
 }
 

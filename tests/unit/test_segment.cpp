@@ -49,11 +49,47 @@ TEST(a_span_outside_its_segment_is_an_error) {
   PeerSegments peer;
   peer.add(0, heap.descriptor(0));
   const uint64_t end = uint64_t{64} << 20;
-  CHECK(peer.at({.segment = 0, .offset_bytes = end - 64}, 64) != nullptr);
-  CHECK_THROWS(peer.at({.segment = 0, .offset_bytes = end - 63}, 64), PeerLostError, "outside");
-  CHECK_THROWS(peer.at({.segment = 0, .offset_bytes = UINT64_MAX}, 64), PeerLostError, "outside");
+  CHECK(peer.at({.segment = 0, .answer = 0, .offset_bytes = end - 64}, 64) != nullptr);
+  CHECK_THROWS(peer.at({.segment = 0, .answer = 0, .offset_bytes = end - 63}, 64), PeerLostError,
+               "outside");
+  CHECK_THROWS(peer.at({.segment = 0, .answer = 0, .offset_bytes = UINT64_MAX}, 64), PeerLostError,
+               "outside");
   CHECK_THROWS(peer.at(*span, SIZE_MAX), PeerLostError, "outside");
   CHECK_THROWS(heap.descriptor(1), InvalidArgumentError, "no segment 1");
+}
+
+TEST(memory_taken_back_is_out_of_reach_of_peers) {
+  SymmetricHeap heap;
+  std::byte* before = heap.allocate(100);
+  std::byte* memory = heap.allocate(10000);
+  std::byte* after = heap.allocate(100);
+  PeerSegments peer;
+  peer.add(0, heap.descriptor(0));
+  const auto span = heap.find(memory, 10000);
+  std::byte* theirs = peer.at(*span, 10000);
+  std::memset(memory, 3, 10000);
+  std::memset(theirs, 4, 5000);
+  CHECK(all_are(memory, 5000, std::byte{4}));  // until now they reach it
+  heap.take_back(memory + 5000);
+  heap.take_back(memory);  // a second time changes nothing
+  std::memset(theirs, 5, 10000);
+  CHECK(all_are(memory, 5000, std::byte{4}));
+  CHECK(all_are(memory + 5000, 5000, std::byte{3}));
+  std::memset(memory, 6, 10000);
+  CHECK(all_are(theirs, 10000, std::byte{5}));
+  CHECK(!heap.find(memory, 1));
+  CHECK(!heap.find(memory + 9999, 1));
+  CHECK(!heap.find(before, 8192));  // reaches into it
+  CHECK(heap.find(before, 100));
+  CHECK(heap.find(after, 100));
+  heap.free(memory);
+  for (int i = 0; i < 100; ++i) {
+    std::byte* other = heap.allocate(10000);
+    CHECK(other + 10000 <= memory || other >= memory + 10000);
+    CHECK(heap.find(other, 10000));
+  }
+  heap.take_back(nullptr);
+  heap.take_back(memory);
 }
 
 TEST(memory_that_could_shrink_is_refused) {

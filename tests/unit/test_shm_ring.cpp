@@ -171,10 +171,10 @@ TEST(a_broken_peer_cannot_reach_outside) {
   Ends ends({});
   ends.segments->add(0, heap.descriptor(0));
   const ShmRing ring(ends.ring);
-  const SegmentSpan outside{.segment = 0, .offset_bytes = uint64_t{1} << 60};
+  const SegmentSpan outside{.segment = 0, .answer = 0, .offset_bytes = uint64_t{1} << 60};
   ring.control(0).header.size_bytes = 100;
   std::memcpy(ring.control(0).inline_bytes.data(), &outside, sizeof outside);
-  ring.control(0).flag.store(reference_flag(0));
+  ring.control(0).flag.store(flag_of(0, SlotKind::kReference));
   std::array<std::byte, 100> target{};
   CHECK_THROWS(ends.receive(target), PeerLostError, "outside");
   ring.words().consumed.store(1234567);  // more than was ever sent: no room, no harm
