@@ -1,4 +1,4 @@
-"""Network namespaces for process tests: hosts of their own on one machine, joined by a bridge.
+"""Network namespaces: hosts of their own on one machine, two with a cable, more with a bridge.
 
 Only the namespaces are made and removed: interfaces, addresses and the bridge live inside them, so
 nothing of the machine's own network is touched. Needs root, or the capabilities that `ip netns`
@@ -46,12 +46,26 @@ def _run(*argv: str) -> None:
         raise NetnsError(f"{' '.join(argv)}: {(finished.stderr or finished.stdout).strip()}")
 
 
-def _join(host: Host, hub: str, index: int, rate: str | None) -> None:
-    """Lays a cable from `host` to the bridge of `hub`."""
-    port = f"port{index}"
-    cable = ["type", "veth", "peer", "name", port, "netns", hub]
-    _run("ip", "link", "add", INTERFACE, "netns", host.name, *cable)
-    _run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
+def _lay_cable(end: tuple[str, str], other: tuple[str, str]) -> None:
+    """Joins two namespaces; an end is a namespace and the interface it gets there."""
+    (name, interface), (other_name, other_interface) = end, other
+    peer = ["peer", "name", other_interface, "netns", other_name]
+    _run("ip", "link", "add", interface, "netns", name, "type", "veth", *peer)
+
+
+def _lay_cables(hosts: Sequence[Host], hub: str) -> None:
+    """Lays one cable between two hosts; for any other number, one from each to a bridge."""
+    if len(hosts) == 2:
+        _lay_cable((hosts[0].name, INTERFACE), (hosts[1].name, INTERFACE))
+        return
+    _run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+    _run("ip", "-n", hub, "link", "set", "bridge", "up")
+    for index, host in enumerate(hosts):
+        _lay_cable((host.name, INTERFACE), (hub, f"port{index}"))
+        _run("ip", "-n", hub, "link", "set", f"port{index}", "master", "bridge", "up")
+
+
+def _set_up(host: Host, rate: str | None, burst: str) -> None:
     _run("ip", "-n", host.name, "link", "set", "lo", "up")
     _run("ip", "-n", host.name, "address", "add", f"{host.address}/24", "dev", INTERFACE)
     # nodad: the address is ours at once, not after a second of asking who else has it.
@@ -59,17 +73,18 @@ def _join(host: Host, hub: str, index: int, rate: str | None) -> None:
     _run("ip", "-n", host.name, "-6", "address", "add", v6, "dev", INTERFACE, "nodad")
     _run("ip", "-n", host.name, "link", "set", INTERFACE, "up")
     if rate is not None:
-        shape = ["tbf", "rate", rate, "burst", "256kb", "latency", "100ms"]
+        shape = ["tbf", "rate", rate, "burst", burst, "latency", "100ms"]
         _run("tc", "-n", host.name, "qdisc", "add", "dev", INTERFACE, "root", *shape)
 
 
 @contextlib.contextmanager
-def hosts(count: int, *, rate: str | None = None) -> Iterator[list[Host]]:
-    """Makes `count` namespaces on one bridge, and removes them afterwards.
+def hosts(count: int, *, rate: str | None = None, burst: str = "256kb") -> Iterator[list[Host]]:
+    """Makes `count` namespaces on one network, and removes them afterwards.
 
     Args:
         count: How many hosts, 1 to 250.
         rate: What each may send, as `tc` writes it ("100mbit"); None leaves it to the machine.
+        burst: What each may send at once, ahead of that rate; a fast link needs more.
 
     Yields:
         The hosts, with addresses in 10.231.0.0/24 and fd00:231::/64.
@@ -90,10 +105,9 @@ def hosts(count: int, *, rate: str | None = None) -> Iterator[list[Host]]:
         for name in [hub, *(host.name for host in joined)]:
             _run("ip", "netns", "add", name)
             made.append(name)
-        _run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
-        _run("ip", "-n", hub, "link", "set", "bridge", "up")
-        for index, host in enumerate(joined):
-            _join(host, hub, index, rate)
+        _lay_cables(joined, hub)
+        for host in joined:
+            _set_up(host, rate, burst)
         yield joined
     finally:
         for name in made:

@@ -1,0 +1,190 @@
+"""Measures all_reduce between two hosts against gloo, and against what the wire can carry.
+
+    python bench/net.py                           # every rate: bench/results/net.md
+    python bench/net.py --write                   # every link: prints and writes the page
+    python bench/net.py --rates 1gbit --end 16M   # one link, not the largest size
+
+The hosts are two network namespaces of this machine, joined by one cable (veth); `tc` holds each to
+the rate. On each host `fastgpu-comm bench` runs as one rank, fastgpu and gloo by turns in the same
+processes. The reference is the time of the bytes that an all_reduce of two ranks must send each
+way, at the rate. Needs root, or what `ip netns` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.process import netns  # noqa: E402  the project's root is found above
+
+from fastgpu_comm.bench import machine  # noqa: E402
+from fastgpu_comm.bench.sizes import format_size, parse_size  # noqa: E402
+
+PAGE = ROOT / "bench" / "results" / "net.md"
+PORT = 29500  # in namespaces that are new each time, so nobody else has it
+FACTOR = 4
+# An Ethernet frame of 1514 bytes carries 1448 of payload, below IPv4 and TCP with timestamps.
+WIRE_BYTES_PER_BYTE = 1514 / 1448
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins the hosts, and what is measured over it."""
+
+    rate: str  # as `tc` writes it, or "unlimited"
+    bits_per_second: float  # 0: what the machine can do
+    burst: str  # what a host may send ahead of the rate: enough that timers are no limit
+    begin_bytes: int
+    options: tuple[str, ...]  # of the benchmark: slow links get few calls
+
+    def reference_us(self, size_bytes: int) -> float | None:
+        """Returns how long `size_bytes` take each way; None without a rate."""
+        if not self.bits_per_second:
+            return None
+        return size_bytes * 8 * WIRE_BYTES_PER_BYTE / self.bits_per_second * 1e6
+
+
+QUICK = ("--budget", "1")
+SLOW = ("--budget", "0.5", "--min-calls", "4", "--warmup", "1")
+LINKS = {
+    link.rate: link
+    for link in (
+        Link("unlimited", 0, "", 4 << 10, QUICK),
+        Link("10gbit", 10e9, "2mb", 1 << 20, QUICK),
+        Link("1gbit", 1e9, "256kb", 1 << 20, QUICK),
+        Link("100mbit", 1e8, "128kb", 1 << 20, SLOW),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One size over one link: medians of the calls' times, in microseconds, by backend."""
+
+    link: Link
+    size_bytes: int
+    times_us: dict[str, float]
+
+
+def bench(
+    hosts: Sequence[netns.Host], arguments: Sequence[str], backends: Sequence[str], results: Path
+) -> list[dict[str, Any]]:
+    """Runs `fastgpu-comm bench` with a rank on each host; returns its rows."""
+    command = [sys.executable, "-m", "fastgpu_comm", "bench", "all_reduce", *arguments]
+    command += ["--backend", ",".join(backends), "--json", str(results)]
+    ranks = []
+    for rank, host in enumerate(hosts):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(len(hosts)),
+            "MASTER_ADDR": hosts[0].address,
+            "MASTER_PORT": str(PORT),
+            "GLOO_SOCKET_IFNAME": netns.INTERFACE,
+        }
+        environment.setdefault("FASTGPU_LOG", "error")  # that one machine has two hosts is known
+        ranks.append(
+            subprocess.Popen(
+                host.command(command), env=environment, stdout=None if rank else sys.stderr
+            )
+        )
+    try:
+        statuses = [process.wait() for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    if any(statuses):
+        raise SystemExit(f"bench/net.py: the ranks ended with {statuses}")
+    rows: list[dict[str, Any]] = json.loads(results.read_text())["rows"]
+    return rows
+
+
+def measure(link: Link, end_bytes: int, backends: Sequence[str]) -> list[Line]:
+    """Measures 8 bytes, and the sizes up to `end_bytes`, over one link."""
+    ranges = [(8, 8), (link.begin_bytes, end_bytes)]
+    lines: dict[int, Line] = {}
+    rate = link.rate if link.bits_per_second else None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        netns.hosts(2, rate=rate, burst=link.burst) as hosts,
+    ):
+        for begin, end in ranges:
+            sizes = ["-b", str(begin), "-e", str(end), "-f", str(FACTOR)]
+            results = Path(folder) / "results.json"
+            for row in bench(hosts, [*sizes, *link.options], backends, results):
+                line = lines.setdefault(row["size_bytes"], Line(link, row["size_bytes"], {}))
+                line.times_us[row["backend"]] = row["timing"]["p50_us"]
+    return list(lines.values())
+
+
+def page(lines: Sequence[Line], backends: Sequence[str], command: str) -> Iterator[str]:
+    """Yields the lines of the page."""
+    yield "# all_reduce between two hosts"
+    yield ""
+    yield f"    {command}"
+    yield ""
+    yield from (f"- {name}: {value}" for name, value in machine.describe().items())
+    yield ""
+    yield "Two ranks of float32, each in a network namespace of its own. Milliseconds: the median"
+    yield "over the calls, a call's time being its slowest rank's; the backends took turns in the"
+    yield "same processes. The reference is the bytes each way at the link's rate. The ratios are"
+    yield f"the times of {backends[0]} over the reference, and over the other's."
+    yield ""
+    others = backends[1:]
+    head = ["link", "size", "reference", *backends, "over reference"]
+    head += [f"over {other}" for other in others]
+    yield f"| {' | '.join(head)} |"
+    yield f"| --- | {' | '.join(['---:'] * (len(head) - 1))} |"
+    for line in lines:
+        reference = line.link.reference_us(line.size_bytes) if line.size_bytes > 8 else None
+        mine = line.times_us[backends[0]]
+        cells = [line.link.rate, format_size(line.size_bytes), _milliseconds(reference)]
+        cells += [_milliseconds(line.times_us[backend]) for backend in backends]
+        cells.append(f"{mine / reference:.3f}" if reference else "")
+        cells += [f"{mine / line.times_us[other]:.3f}" for other in others]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _milliseconds(time_us: float | None) -> str:
+    return "" if time_us is None else f"{time_us / 1000:.4g}"
+
+
+def main() -> None:
+    """Measures what the arguments ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rates", default=",".join(LINKS), help="of: %(default)s")
+    parser.add_argument("--end", type=parse_size, default=parse_size("64M"), help="largest size")
+    parser.add_argument("--backend", default="fastgpu,gloo", help="default: %(default)s")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    rates = arguments.rates.split(",")
+    unknown = [rate for rate in rates if rate not in LINKS]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: the rates are {', '.join(LINKS)}")
+    reason = netns.unavailable(shaped=True)
+    if reason is not None:
+        print(f"skipped: {reason}")
+        return
+    backends = arguments.backend.split(",")
+    lines = [line for rate in rates for line in measure(LINKS[rate], arguments.end, backends)]
+    command = " ".join(["python", "bench/net.py", *sys.argv[1:]])
+    text = "\n".join(page(lines, backends, command)) + "\n"
+    print(text)
+    if arguments.write:
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
