@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "transport/tcp_send_buffer.h"
 
 namespace fastgpu {
 namespace {
@@ -54,6 +55,7 @@ class Connection {
     ::shutdown(socket_.get(), SHUT_RDWR);
   }
   bool hung_up() const noexcept { return hung_up_.load(std::memory_order_acquire); }
+  int socket() const noexcept { return socket_.get(); }
 
   // Reads what there is into the parts: the bytes read in *size when kMoved.
   Io read(std::span<iovec> parts, std::size_t* size) noexcept {
@@ -111,6 +113,7 @@ class TcpSender final : public SendChannel {
       std::size_t size = 0;
       const Io io = write_to(frame, stop, &size);
       if (io == Io::kClosed) closed_ = true;
+      if (io == Io::kBlocked) buffer_.on_full();
       if (io != Io::kMoved) return moved ? Io::kMoved : io;
       frame.progress += size;
       moved = true;
@@ -147,6 +150,7 @@ class TcpSender final : public SendChannel {
   }
 
   Connection connection_;
+  TcpSendBuffer buffer_{connection_.socket()};
   bool closed_ = false;
 };
 
@@ -253,14 +257,15 @@ class TcpReceiver final : public RecvChannel {
     buffer_.drop(size);
   }
 
-  // Straight to where it belongs; only what follows goes to the buffer, which is empty.
+  // Straight to where it belongs; only what follows the frame goes to the buffer, which is empty.
   Io read_into_target(Incoming& incoming, uint64_t stop) noexcept {
     const std::size_t wanted = stop - incoming.received_bytes;
     std::array<iovec, 2> parts = {
         iovec{.iov_base = incoming.target + incoming.received_bytes, .iov_len = wanted},
         buffer_.room(kReadAheadBytes, kAlignment - kHeaderBytes)};
+    const bool is_last = incoming.received_bytes + wanted == header_.size_bytes;
     std::size_t size = 0;
-    const Io io = connection_.read(parts, &size);
+    const Io io = connection_.read(std::span(parts).first(is_last ? 2 : 1), &size);
     if (io != Io::kMoved) return io;
     incoming.received_bytes += std::min(size, wanted);
     if (size > wanted) buffer_.grow(size - wanted);
