@@ -22,9 +22,11 @@ ClosedReceiver closed_receiver;
 
 }  // namespace
 
-ChannelSet::ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed)
+ChannelSet::ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed,
+                       TimeNs reason_limit)
     : engine_(engine),
       lanes_(lanes),
+      reason_limit_(reason_limit),
       open_(std::move(open)),
       failed_(std::move(failed)),
       slots_(static_cast<std::size_t>(world) * static_cast<std::size_t>(lanes)),
@@ -101,7 +103,13 @@ bool ChannelSet::departed(int peer) {
   TimeNs& since = closed_since_[static_cast<std::size_t>(peer)];
   const TimeNs now = now_ns();
   if (since == 0) since = now;
-  return !departure(peer).empty() || now - since > kReasonLimit;
+  const std::lock_guard lock(mutex_);
+  std::string& why = departures_[static_cast<std::size_t>(peer)];
+  if (why.empty() && now - since > reason_limit_) {
+    why = "closed its connection and gave no reason within " +
+          std::to_string(reason_limit_ / kMillisecond) + " ms";
+  }
+  return !why.empty();
 }
 
 std::string ChannelSet::departure(int peer) const {

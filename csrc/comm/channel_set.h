@@ -22,8 +22,14 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   using Open = std::function<void(int peer, int lane)>;
   using Failed = std::function<void(int peer, const Failure& failure)>;
 
+  // A peer that closes a channel says why on its control link. Where its control thread and ours
+  // wait for a core that takes a while, and who believed the channel would blame the wrong rank. A
+  // network that is cut may never say it.
+  static constexpr TimeNs kReasonLimit = 10 * kSecond;
+
   // `open` asks the connector for the channel of one lane; `failed` hears of a peer's failure.
-  ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed);
+  ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed,
+             TimeNs reason_limit = kReasonLimit);
 
   SendChannel* sender(int peer, int lane) override;
   RecvChannel* receiver(int peer, int lane) override;
@@ -35,7 +41,8 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   void on_departed(int peer, bool in_order, const std::string& why) override;
   void on_failed(int peer, const Failure& failure) override;
 
-  // Why the peer is gone: "has left the group", "was lost: its process ended"; empty if it is not.
+  // Why the peer is gone: "has left the group", "was lost: its process ended", "closed its
+  // connection and gave no reason"; empty if it is not.
   std::string departure(int peer) const;
   // Hangs up every channel, and those still to come.
   void hang_up() noexcept;
@@ -46,7 +53,6 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
     std::atomic<RecvChannel*> receiver{nullptr};
     bool opening = false;  // the runner's
   };
-  static constexpr TimeNs kReasonLimit = kSecond;  // how long a closed channel's reason may take
   Slot& slot(int peer, int lane) {
     return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +
                   static_cast<std::size_t>(lane)];
@@ -54,6 +60,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
 
   Engine& engine_;
   const int lanes_;
+  const TimeNs reason_limit_;
   const Open open_;
   const Failed failed_;
   std::vector<Slot> slots_;

@@ -275,18 +275,32 @@ void Connector::accept_all(int listener, bool is_unix) {
   }
 }
 
+// Whether what waits may still leave. A peer that is gone may have said why, so its end is no error
+// before all it sent has been read.
+bool Connector::try_flush(Entry& entry) {
+  try {
+    entry.link.flush();
+    return true;
+  } catch (const CommError& error) {
+    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
+    return false;
+  }
+}
+
 void Connector::on_event(uint64_t id, uint32_t events) {
   const auto found = entries_.find(id);
   if (found == entries_.end()) return;
   Entry& entry = found->second;
   try {
     if ((!entry.connected || entry.role == Role::kStream) && !finish_connect(id, entry)) return;
-    entry.link.flush();
+    const bool can_send = try_flush(entry);
     if (entry.role == Role::kLeaving) {
-      if (entry.link.empty() || (events & EPOLLHUP) != 0) drop(id);
+      if (!can_send || entry.link.empty() || (events & EPOLLHUP) != 0) drop(id);
       return;
     }
-    if (!read_messages(id, entry)) on_closed(id, "its process ended or its connection broke");
+    if (!read_messages(id, entry) || !can_send) {
+      on_closed(id, "its process ended or its connection broke");
+    }
   } catch (const CommError& error) {
     log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
     on_closed(id, error.what());

@@ -111,6 +111,7 @@ class Connector {
   void accept_all(int listener, bool is_unix);
   void on_event(uint64_t id, uint32_t events);
 
+  static bool try_flush(Entry& entry);
   static UniqueFd dial_patiently(const std::string& name);
   bool finish_connect(uint64_t id, Entry& entry);
   void hand_over_stream(uint64_t id, Entry& entry);

@@ -187,7 +187,11 @@ void Connector::handle_hello(Entry& entry, ControlMessage& message) {
     entry.segments = std::make_shared<PeerSegments>();
     welcome.descriptors = own_bell();
   }
-  entry.link.send(std::move(welcome));
+  try {
+    entry.link.send(std::move(welcome));
+  } catch (const CommError& error) {  // gone already; what it said behind its hello still counts
+    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
+  }
 }
 
 void Connector::handle_welcome(Entry& entry, ControlMessage& message) {

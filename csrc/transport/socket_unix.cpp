@@ -110,10 +110,11 @@ Received recv_message(int socket, Message& message) {
   header.msg_iovlen = 1;
   header.msg_control = control.bytes.data();
   header.msg_controllen = control.bytes.size();
+  // A peer that closed with messages of ours unread is reported once, before what it said last.
   ssize_t size = 0;
   do {
     size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  } while (size < 0 && errno == EINTR);
+  } while (size < 0 && (errno == EINTR || errno == ECONNRESET));
   if (size < 0) return errno == EAGAIN ? Received::kNothing : Received::kClosed;
   message.descriptors = take_descriptors(header);
   if (size == 0) return Received::kClosed;  // no message is empty

@@ -44,5 +44,26 @@ TEST(a_lost_peer_is_hung_up) {
   CHECK_EQ(fixture.channels.departure(1), "");
 }
 
+TEST(a_closed_channel_waits_for_its_reason) {
+  Fixture fixture;
+  CHECK(!fixture.channels.departed(1));
+  fixture.channels.on_departed(1, /*in_order=*/false, "its process ended");
+  CHECK(fixture.channels.departed(1));
+  CHECK_EQ(fixture.channels.departure(1), "was lost: its process ended");
+}
+
+TEST(a_closed_channel_whose_reason_does_not_come_says_so) {
+  Engine engine{EngineConfig{.background = false}};
+  ChannelSet channels(
+      engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}, /*reason_limit=*/0);
+  CHECK(!channels.departed(2));
+  const TimeNs since = now_ns();
+  while (now_ns() == since) {
+  }
+  CHECK(channels.departed(2));
+  CHECK_EQ(channels.departure(2), "closed its connection and gave no reason within 0 ms");
+  CHECK_EQ(channels.departure(1), "");
+}
+
 }  // namespace
 }  // namespace fastgpu

@@ -49,6 +49,17 @@ std::size_t open_descriptors() {
   return static_cast<std::size_t>(std::distance(begin(all), end(all)));
 }
 
+TEST(the_last_words_of_a_peer_that_did_not_listen_arrive) {
+  Pair pair = connected();
+  CHECK(send_message(pair.left.get(), bytes_of("why"), {}));
+  CHECK(send_message(pair.right.get(), bytes_of("unread"), {}));
+  pair.left.reset();
+  Message message;
+  CHECK(recv_message(pair.right.get(), message) == Received::kMessage);
+  CHECK_EQ(text_of(message), "why");
+  CHECK(recv_message(pair.right.get(), message) == Received::kClosed);
+}
+
 TEST(messages_keep_their_borders) {
   const Pair pair = connected();
   Message message;
