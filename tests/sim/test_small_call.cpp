@@ -12,7 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <memory>
-#include <string>
+#include <sstream>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -127,12 +127,12 @@ TEST(a_small_call_takes_few_instructions) {
   CHECK_EQ(status, 0);
   std::printf("     %ld instructions\n", least);
   if (least > kMostInstructions) {
-    test::fail(__FILE__, __LINE__,
-               "an all_reduce of 8 bytes takes " + std::to_string(least) + " instructions, over " +
-                   std::to_string(kMostInstructions) +
-                   ": find what was added (valgrind --tool=callgrind"
-                   " build/release/bench/fastgpu_bench_core --ranks 1 all_reduce:float32:8), or "
-                   "raise kMostInstructions and say why");
+    std::ostringstream what;
+    what << "an all_reduce of 8 bytes takes " << least << " instructions, over "
+         << kMostInstructions << ": find what was added (valgrind --tool=callgrind"
+         << " build/release/bench/fastgpu_bench_core --ranks 1 all_reduce:float32:8),"
+         << " or raise kMostInstructions and say why";
+    test::fail(__FILE__, __LINE__, what.str());
   }
   CHECK(least > 100);  // else nothing was counted
 }
