@@ -1,0 +1,232 @@
+// The calls on a group: checked, planned, and handed to the engine as operations and messages.
+#include <cstring>
+#include <thread>
+
+#include "comm/group.h"
+#include "kernels/reduce.h"
+
+namespace fastgpu {
+namespace {
+
+// Below this an asynchronous operation is tried at once; above, it would hold up its caller.
+constexpr uint64_t kInlineBytes = 64 * 1024;
+
+bool has_root(Collective collective) {
+  return collective == Collective::kBroadcast || collective == Collective::kReduce ||
+         collective == Collective::kGather || collective == Collective::kScatter;
+}
+
+bool reduces(Collective collective) {
+  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
+         collective == Collective::kReduce;
+}
+
+PlanQuestion question_of(const CollectiveCall& call) {
+  PlanQuestion question;
+  question.collective = call.collective;
+  question.count = call.count;
+  question.element_size = static_cast<uint32_t>(size_of(call.dtype));
+  question.root = call.root;
+  question.send_counts = call.send_counts;
+  question.recv_counts = call.recv_counts;
+  return question;
+}
+
+[[noreturn]] void refuse(const CollectiveCall& call, const std::string& why) {
+  raise(ErrorKind::kInvalidArgument, std::string(name_of(call.collective)) + ": " + why);
+}
+
+}  // namespace
+
+std::shared_ptr<Work> Group::run(CollectiveCall call) {
+  check(call);
+  if (call.synchronous && process_.engine().begin()) return run_here(call);
+  const auto operation = std::make_shared<Operation>();
+  fill(*operation, call, *planner_.plan(question_of(call)));
+  while (collectives_->full()) {
+    process_.engine().submitted();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  collectives_->push(operation);
+  std::shared_ptr<Work> work = work_of(operation);
+  drive(*work, call.synchronous, call.count * operation->element_size);
+  return work;
+}
+
+// The caller holds the baton: it would wait next, so it runs the operation to its end.
+std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
+  Engine& engine = process_.engine();
+  std::shared_ptr<Operation> operation = std::move(spare_);
+  try {
+    if (operation == nullptr) operation = std::make_shared<Operation>();
+    const PlanQuestion question = question_of(call);
+    if (spare_plan_ == nullptr || !question.answered_by(*spare_plan_)) {
+      spare_plan_ = planner_.plan(question);
+    }
+    fill(*operation, call, *spare_plan_);
+    collectives_->begin(operation);
+  } catch (...) {
+    engine.release();
+    throw;
+  }
+  engine.run(operation->work);
+  std::shared_ptr<Work> work;
+  if (operation.use_count() == 1 && operation->work.ok()) {
+    operation->work.renew();
+    spare_ = std::move(operation);
+    work = done_work();
+  } else {
+    work = work_of(operation);
+  }
+  engine.release();
+  return work;
+}
+
+void Group::check(const CollectiveCall& call) const {
+  const auto ranks = static_cast<std::size_t>(config_.world);
+  if (has_root(call.collective) && (call.root < 0 || call.root >= config_.world)) {
+    refuse(call, "root " + std::to_string(call.root) + " is not a rank; allowed: 0 to " +
+                     std::to_string(config_.world - 1));
+  }
+  if (reduces(call.collective) && find_reduce(call.dtype, call.reduce_op) == nullptr) {
+    refuse(call, why_not(call.dtype, call.reduce_op));
+  }
+  if (call.send_counts.size() != call.recv_counts.size() ||
+      (!call.send_counts.empty() && call.send_counts.size() != ranks)) {
+    refuse(call, "send and receive counts must be given for each of the " + std::to_string(ranks) +
+                     " ranks, not for " + std::to_string(call.send_counts.size()) + " and " +
+                     std::to_string(call.recv_counts.size()));
+  }
+}
+
+void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
+  if (operation.schedule != plan.schedule) operation.schedule = plan.schedule;
+  operation.sent_bytes = plan.sent_bytes;
+  operation.received_bytes = plan.received_bytes;
+  operation.input = call.input;
+  operation.data = call.data;
+  operation.call.collective = call.collective;
+  operation.call.dtype = call.dtype;
+  operation.call.reduce_op = call.reduce_op;
+  operation.call.algorithm = plan.choice.algorithm;
+  operation.call.lanes = static_cast<uint8_t>(plan.choice.lanes);
+  operation.call.root = has_root(call.collective) ? static_cast<uint16_t>(call.root) : kNoRoot;
+  operation.call.count = call.count;
+  operation.rank = config_.rank;
+  operation.element_size = static_cast<uint32_t>(size_of(call.dtype));
+  operation.timeout_ns = timeout_ns(call.timeout_ms);
+  operation.deadline = kNever;
+  operation.started = false;
+  operation.prologue = std::move(call.prologue);
+  operation.epilogue = std::move(call.epilogue);
+  operation.keep_alive = std::move(call.keep_alive);
+  operation.reduce = nullptr;
+  if (reduces(call.collective)) {
+    operation.reduce = find_reduce(call.dtype, call.reduce_op);
+    add_scaling(call, operation);
+  }
+  if (const std::size_t size = plan.schedule->wire_bytes; size > operation.wire_bytes) {
+    const WirePool::Block block = wires_->take(size);
+    operation.wire = block.memory;
+    operation.wire_bytes = block.size_bytes;
+    operation.wire_owner = std::shared_ptr<void>(
+        block.memory, [pool = wires_, block](void*) { pool->give_back(block); });
+  }
+}
+
+// AVG and PREMUL_SUM are sums with a factor: before the sum where the caller asked for it, and for
+// float16, whose sum would overflow; else after it, where it costs no precision.
+void Group::add_scaling(CollectiveCall& call, Operation& operation) {
+  if (call.reduce_op != ReduceOp::kAvg && call.reduce_op != ReduceOp::kPremulSum) return;
+  const bool premultiplied = call.reduce_op == ReduceOp::kPremulSum;
+  const double factor = premultiplied ? call.premul_factor : 1.0 / config_.world;
+  const DType dtype = call.dtype;
+  const uint64_t count = call.count;
+  if (!premultiplied && dtype != DType::kFloat16) {
+    if (call.collective == Collective::kReduce && call.root != config_.rank) return;
+    operation.epilogue = [data = operation.data, count, dtype, factor,
+                          then = std::move(operation.epilogue)] {
+      scale(data, count, dtype, factor);
+      if (then) then();
+    };
+    return;
+  }
+  const bool in_place = call.collective == Collective::kAllReduce;
+  const uint64_t parts = call.collective == Collective::kReduceScatter
+                             ? static_cast<uint64_t>(config_.world)
+                             : uint64_t{1};
+  const uint64_t size_bytes = parts * count * size_of(dtype);
+  std::byte* scaled = operation.data;
+  std::shared_ptr<void> owner;
+  if (!in_place) {
+    // The caller's input is not ours to change.
+    const WirePool::Block block = wires_->take(size_bytes);
+    owner = std::shared_ptr<void>(block.memory,
+                                  [pool = wires_, block](void*) { pool->give_back(block); });
+    scaled = block.memory;
+    operation.input = scaled;
+  }
+  operation.prologue = [source = call.input, scaled, owner, size_bytes, dtype, factor,
+                        elements = parts * count, first = std::move(operation.prologue)] {
+    if (first) first();
+    if (owner != nullptr) std::memcpy(scaled, source, size_bytes);
+    scale(scaled, elements, dtype, factor);
+  };
+}
+
+std::shared_ptr<MessageOperation> Group::make_message(MessageCall& call, bool is_send) const {
+  const char* op = is_send ? "send" : "recv";
+  const bool any = !is_send && call.peer == kAnySource;
+  if (!any && (call.peer < 0 || call.peer >= config_.world || call.peer == config_.rank)) {
+    raise(ErrorKind::kInvalidArgument, std::string(op) + ": peer " + std::to_string(call.peer) +
+                                           " is not another rank of this group; allowed: 0 to " +
+                                           std::to_string(config_.world - 1) + " but not " +
+                                           std::to_string(config_.rank));
+  }
+  auto message = std::make_shared<MessageOperation>();
+  message->peer = any ? kNoRank : call.peer;
+  message->tag = call.tag;
+  message->data = call.data;
+  message->size_bytes = call.size_bytes;
+  const TimeNs limit = timeout_ns(call.timeout_ms);
+  message->deadline = limit == kNever ? kNever : now_ns() + limit;
+  message->epilogue = std::move(call.epilogue);
+  message->keep_alive = std::move(call.keep_alive);
+  message->work = std::make_shared<Work>();
+  return message;
+}
+
+std::shared_ptr<Work> Group::send(MessageCall call) {
+  const auto message = make_message(call, true);
+  messages_->post_send(message);
+  message_bytes_sent_.fetch_add(call.size_bytes, std::memory_order_relaxed);
+  drive(*message->work, call.synchronous, call.size_bytes);
+  return message->work;
+}
+
+std::shared_ptr<Work> Group::recv(MessageCall call) {
+  const auto message = make_message(call, false);
+  messages_->post_recv(message);
+  message_bytes_received_.fetch_add(call.size_bytes, std::memory_order_relaxed);
+  drive(*message->work, call.synchronous, call.size_bytes);
+  return message->work;
+}
+
+void Group::drive(Work& work, bool synchronous, uint64_t size_bytes) {
+  Engine& engine = process_.engine();
+  if (synchronous) {
+    engine.wait(work, kNever);
+  } else if (size_bytes <= kInlineBytes) {
+    engine.try_run(work, 0);
+  } else {
+    engine.submitted();
+  }
+}
+
+TimeNs Group::timeout_ns(int64_t timeout_ms) const {
+  if (timeout_ms < 0) timeout_ms = timeout_ms_.load(std::memory_order_relaxed);
+  return timeout_ms < 0 || timeout_ms > kNever / kMillisecond / 2 ? kNever
+                                                                  : timeout_ms * kMillisecond;
+}
+
+}  // namespace fastgpu
