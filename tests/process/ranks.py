@@ -24,6 +24,20 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+# What every rank would import for itself, in seconds each on a busy machine. assert_close imports
+# torch.distributed.tensor.
+PRELOADED = (
+    "pytest",
+    "torch",
+    "torch.distributed",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+    "torch.profiler",
+    "torch.testing",
+    __name__,
+)
 RUN_SECONDS = 60.0
 GROUP_SECONDS = 30.0  # the process group's own time-out, below the above
 
@@ -51,7 +65,7 @@ class Ranks:
     def __init__(self) -> None:
         """Starts none yet: they are forked from one process that has imported torch."""
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", "torch.distributed", __name__])
+        self._context.set_forkserver_preload(list(PRELOADED))
         self._ranks: list[Rank] = []
         self._setting: Setting | None = None
 
