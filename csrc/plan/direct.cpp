@@ -1,5 +1,6 @@
 #include "plan/direct.h"
 
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -49,6 +50,11 @@ void share_shards(LaneBuilder& steps, const Circle& circle, const Partition& sha
   }
 }
 
+bool takes_one_shot(uint64_t bytes, int world, int shots) {
+  if (shots > 0) return shots == 1;
+  return bytes <= kOneShotBytes / static_cast<uint64_t>(std::max(1, world - 1));
+}
+
 std::vector<int> all_ranks(int world) {
   std::vector<int> ranks(static_cast<std::size_t>(world));
   std::iota(ranks.begin(), ranks.end(), 0);
@@ -89,9 +95,8 @@ void direct_all_reduce(Draft& draft) {
   const PlanRequest& request = draft.request;
   const std::vector<int> ranks = all_ranks(request.world);
   const Circle circle{ranks, request.rank};
-  const uint64_t sent_bytes =
-      request.count * request.element_size * static_cast<uint64_t>(request.world - 1);
-  if (sent_bytes <= kOneShotBytes) return one_shot(draft, circle);
+  const uint64_t bytes = request.count * request.element_size;
+  if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(draft, circle);
   const Partition shards = draft.split(draft.data(), request.world);
   scatter_reduce(draft.steps, draft.wire, circle, shards);
   share_shards(draft.steps, circle, shards);
@@ -139,13 +144,14 @@ Region part_of(Buffer buffer, std::span<const uint64_t> counts, const PlanReques
 
 }  // namespace
 
-// At turn t rank r sends to r + t and hears from r - t, so that no rank is met by all at once. A
-// few turns are under way together: 1 hop for small worlds, (n - 1)/8 for large ones.
+// At turn t rank r sends to r + t and hears from r - t, so that no rank is met by all at once.
+// Small parts all leave before the first is waited for: 1 hop. Of large ones a few turns are under
+// way together, lest everyone's bytes stand in line everywhere: 1 hop for small worlds, (n - 1)/8
+// for large ones. How far ahead is a rank's own affair: each channel sees one frame either way.
 // Bytes: what is given to the others, each once.
 // An empty part travels as an empty frame: sizes are checked per frame, and a rank that expects
 // something must not wait for ever.
 void direct_all_to_all(Draft& draft) {
-  constexpr int kTurnsAhead = 7;
   const PlanRequest& request = draft.request;
   const auto sent = [&](int peer) {
     return draft.share_of(part_of(Buffer::kInput, request.send_counts, request, peer));
@@ -153,15 +159,18 @@ void direct_all_to_all(Draft& draft) {
   const auto received = [&](int peer) {
     return draft.share_of(part_of(Buffer::kData, request.recv_counts, request, peer));
   };
+  uint64_t sent_bytes = 0;
+  for (int peer = 0; peer < request.world; ++peer) sent_bytes += sent(peer).size_bytes;
+  const int turns_ahead = sent_bytes <= kPromptBytes ? request.world - 1 : kTurnsAhead;
   draft.steps.copy(sent(request.rank), received(request.rank));
-  for (int turn = 1; turn < request.world + kTurnsAhead; ++turn) {
+  for (int turn = 1; turn < request.world + turns_ahead; ++turn) {
     if (turn < request.world) {
       const int to = shifted(request.rank, turn, request.world);
       const Region out = sent(to);
       out.size_bytes > 0 ? draft.steps.send(to, out) : draft.steps.send_empty(to);
     }
-    if (turn > kTurnsAhead) {
-      const int from = shifted(request.rank, kTurnsAhead - turn, request.world);
+    if (turn > turns_ahead) {
+      const int from = shifted(request.rank, turns_ahead - turn, request.world);
       const Region in = received(from);
       in.size_bytes > 0 ? draft.steps.recv(from, in) : draft.steps.recv_empty(from);
     }

@@ -8,9 +8,15 @@
 
 namespace fastgpu {
 
-// One-shot as long as a rank sends no more than this: beyond it the second round trip of two-shot
-// costs less than the bytes that it saves.
+// One-shot as long as a rank sends no more than this, where nobody has said which: beyond it the
+// second round trip of two-shot costs less than the bytes that it saves. `choose` says by price.
 inline constexpr uint64_t kOneShotBytes = 128 * 1024;
+bool takes_one_shot(uint64_t bytes, int world, int shots);
+
+// all_to_all: a rank that sends no more than this sends all of it before it waits; one that sends
+// more keeps so many turns under way.
+inline constexpr uint64_t kPromptBytes = 1024 * 1024;
+inline constexpr int kTurnsAhead = 7;
 
 // Ranks that share shards: the one at `index` is me, and shard j belongs to ranks[j] (there may be
 // fewer shards than ranks).

@@ -198,6 +198,7 @@ void check(const PlanRequest& request) {
   if (!in_world(request.rank)) refuse(request, "rank " + std::to_string(request.rank));
   if (!in_world(request.root)) refuse(request, "root " + std::to_string(request.root));
   if (request.lanes < 1 || request.lanes > kMaxLanes) refuse(request, "1 to 255 lanes are");
+  if (request.shots < 0 || request.shots > 2) refuse(request, "1 or 2 shots are, or 0 for either");
   if (request.element_size < 1) refuse(request, "an element has 1 byte or more");
   const uint64_t limit = std::numeric_limits<int64_t>::max() / request.element_size / world;
   if (request.count > limit) refuse(request, "more bytes than memory can hold");

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 
+#include "base/error.h"
 #include "check.h"
 #include "schedule_cases.h"
 
@@ -24,6 +25,7 @@ void prove(PlanRequest request, uint64_t number) {
   if (draw % 6 != 0) request.host_of = hosts;
   request.element_size = kElementSizes[draw % 3];
   request.chunk_bytes = draw % 4 == 0 ? 7 : 64 + draw % 200;
+  request.shots = static_cast<int>(draw / 5 % 3);
   request.root = static_cast<int>(draw % static_cast<uint64_t>(request.world));
   const std::vector<uint64_t> counts = uneven_counts(request.world, request.count);
   VerifyOptions options{kCapacities[draw / 3 % 3], number + 1, {}};
@@ -174,6 +176,22 @@ TEST(closed_forms_of_all_reduce) {
   }
 }
 
+TEST(shots_may_be_told) {
+  for (const uint64_t bytes : {uint64_t{64}, kBytes}) {
+    for (const int shots : {1, 2}) {
+      PlanRequest request = request_of(Collective::kAllReduce, Algorithm::kDirect, 8, bytes);
+      request.shots = shots;
+      const Proof proof = verify(request);
+      check_proof(proof);
+      CHECK_EQ(proof.rounds, shots);
+      check_every_rank_sends(proof, shots == 1 ? 7 * bytes : 2 * 7 * bytes / 8);
+    }
+  }
+  PlanRequest request = request_of(Collective::kAllReduce, Algorithm::kDirect, 8, 64);
+  request.shots = 3;
+  CHECK_THROWS(build(request), InvalidArgumentError, "1 or 2 shots");
+}
+
 TEST(closed_forms_of_halving_in_odd_worlds) {
   for (const int world : {3, 5, 6, 7, 9, 12, 33}) {
     const auto core = std::bit_floor(static_cast<uint64_t>(world));
@@ -217,7 +235,8 @@ TEST(closed_forms_of_the_halves) {
     check_every_rank_sends(all_to_all, (n - 1) * kBytes);
     CHECK_EQ(all_to_all.rounds, 1);
   }
-  CHECK_EQ(proof_of(Collective::kAllToAll, Algorithm::kDirect, 33, 1024).rounds, 32 / 8);
+  CHECK_EQ(proof_of(Collective::kAllToAll, Algorithm::kDirect, 33, 1024).rounds, 1);
+  CHECK_EQ(proof_of(Collective::kAllToAll, Algorithm::kDirect, 33, 256 * 1024).rounds, 32 / 8);
 }
 
 TEST(closed_forms_of_rooted) {
