@@ -115,7 +115,8 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
       shared_(std::make_shared<Shared>(
           config, topology, process,
           (config.options.lanes > 0 ? config.options.lanes : kMaxChosenLanes) + 1)),
-      planner_(config.rank, config.world, topology.host_of, config.options),
+      planner_(config.rank, config.world, topology.host_of, topology.most_on_machine,
+               config.options),
       wires_(std::make_shared<WirePool>()),
       timeout_ms_(config.timeout_ms) {
   const auto shared = shared_;

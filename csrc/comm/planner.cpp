@@ -5,10 +5,12 @@
 
 namespace fastgpu {
 
-Planner::Planner(int rank, int world, std::vector<int> host_of, const Options& options)
+Planner::Planner(int rank, int world, std::vector<int> host_of, int most_per_machine,
+                 const Options& options)
     : rank_(rank),
       world_(world),
       host_of_(std::move(host_of)),
+      most_per_machine_(most_per_machine),
       options_(options),
       lanes_(options.lanes > 0 ? options.lanes : kMaxChosenLanes) {}
 
@@ -33,6 +35,7 @@ std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   choice.collective = question.collective;
   choice.bytes = question.count * question.element_size;
   choice.placement = placement_of(world_, host_of_);
+  choice.placement.most_per_machine = most_per_machine_;
   choice.forced = options_.algorithm;
   choice.lanes = options_.lanes;
   choice.deterministic = options_.deterministic;
@@ -52,6 +55,7 @@ std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   request.element_size = question.element_size;
   request.lanes = plan.choice.lanes;
   request.chunk_bytes = plan.choice.chunk_bytes;
+  request.shots = plan.choice.shots;
   request.root = std::max(question.root, 0);
   request.host_of = host_of_;
   request.send_counts = question.send_counts;

@@ -53,7 +53,8 @@ class Planner {
  public:
   static constexpr std::size_t kMaxPlans = 4096;  // then the cache starts afresh
 
-  Planner(int rank, int world, std::vector<int> host_of, const Options& options);
+  Planner(int rank, int world, std::vector<int> host_of, int most_per_machine,
+          const Options& options);
 
   // New constants make new choices; every rank must set them between the same two calls.
   void set_constants(const Constants& constants);
@@ -66,6 +67,7 @@ class Planner {
   const int rank_;
   const int world_;
   const std::vector<int> host_of_;
+  const int most_per_machine_;
   const Options options_;
   const int lanes_;
   mutable std::mutex mutex_;  // guards what follows

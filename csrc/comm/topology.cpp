@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <map>
 #include <random>
 #include <sstream>
 
@@ -232,10 +233,13 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
     topology.addresses.push_back(rank == request.rank ? PeerAddress{}
                                                       : address_of(request, topology, rank));
   }
-  const std::string& machine = topology.records[static_cast<std::size_t>(request.rank)].machine;
-  topology.ranks_on_machine = static_cast<int>(
-      std::count_if(topology.records.begin(), topology.records.end(),
-                    [&](const PeerRecord& record) { return record.machine == machine; }));
+  std::map<std::string, int> ranks_of_machine;
+  for (const PeerRecord& record : topology.records) {
+    topology.most_on_machine =
+        std::max(topology.most_on_machine, ++ranks_of_machine[record.machine]);
+  }
+  topology.ranks_on_machine =
+      ranks_of_machine[topology.records[static_cast<std::size_t>(request.rank)].machine];
   return topology;
 }
 

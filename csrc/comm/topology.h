@@ -35,6 +35,7 @@ struct Topology {
   std::vector<int> host_of;         // by rank: the host's index, dense, in order of first ranks
   std::vector<PeerAddress> addresses;
   int ranks_on_machine = 1;  // that share this rank's processors
+  int most_on_machine = 1;   // of all machines; the same on every rank
 };
 
 struct RendezvousRequest {

@@ -21,6 +21,13 @@ bool sensible(Algorithm algorithm, const Placement& placement) {
          (placement.hosts > 1 && placement.most_per_host > 1);
 }
 
+// What a direct all_reduce may do; other algorithms have nothing to decide here.
+std::span<const int> shots_of(Collective collective, Algorithm algorithm) {
+  static constexpr std::array<int, 3> kShots{0, 1, 2};
+  const bool two_ways = collective == Collective::kAllReduce && algorithm == Algorithm::kDirect;
+  return two_ways ? std::span(kShots).subspan(1) : std::span(kShots).first(1);
+}
+
 // The algorithms to compare: one where the caller, determinism or the collective leaves no choice.
 std::span<const Algorithm> candidates(const ChooseRequest& request,
                                       std::span<const Algorithm> algorithms) {
@@ -40,18 +47,23 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
       .collective = request.collective, .bytes = request.bytes, .placement = request.placement};
   Choice best;
   double best_us = -1;
+  const auto compare = [&] {
+    price.chunk_bytes = tree_chunk_bytes(price, constants);
+    const double us = predict_us(price, constants);
+    if (best_us >= 0 && us >= best_us) return;
+    best_us = us;
+    best = {price.algorithm, price.lanes, price.chunk_bytes, price.shots};
+  };
   for (const Algorithm algorithm : algorithms) {
     if (algorithms.size() > 1 && !sensible(algorithm, request.placement)) continue;
-    for (const int lanes : kLaneCounts) {
-      if (request.lanes > 0 && lanes > 1) break;
-      if (lanes > 1 && request.bytes / static_cast<uint64_t>(lanes) < kLeastLaneBytes) break;
-      price.algorithm = algorithm;
-      price.lanes = request.lanes > 0 ? request.lanes : lanes;
-      price.chunk_bytes = tree_chunk_bytes(price, constants);
-      const double us = predict_us(price, constants);
-      if (best_us < 0 || us < best_us) {
-        best_us = us;
-        best = {algorithm, price.lanes, price.chunk_bytes};
+    price.algorithm = algorithm;
+    for (const int shots : shots_of(request.collective, algorithm)) {
+      price.shots = shots;
+      for (const int lanes : kLaneCounts) {
+        if (request.lanes > 0 && lanes > 1) break;
+        if (lanes > 1 && request.bytes / static_cast<uint64_t>(lanes) < kLeastLaneBytes) break;
+        price.lanes = request.lanes > 0 ? request.lanes : lanes;
+        compare();
       }
     }
   }

@@ -26,6 +26,7 @@ struct Choice {
   Algorithm algorithm = Algorithm::kDirect;
   int lanes = 1;
   uint64_t chunk_bytes = 256 * 1024;
+  int shots = 0;  // of direct all_reduce; 0 for all else
 
   bool operator==(const Choice&) const = default;
 };

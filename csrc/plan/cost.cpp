@@ -29,7 +29,8 @@ int log2_ceiling(int value) {
 
 constexpr double kChannelBytes = 1 << 20;
 
-// A way for bytes to go: the link's costs with the host's crowding in them.
+// A way for bytes to go: the link's costs with the crowding in them. Where ranks outnumber cores,
+// bytes take their processors' time in proportion, and a frame waits for its receiver's turn.
 struct Way {
   double alpha;
   double beta;
@@ -45,7 +46,7 @@ class Pricer {
       : request_(request), constants_(constants), lanes_(std::max(1, request.lanes)) {
     const Placement& placement = request.placement;
     crowding_ = constants.cores_per_host > 0
-                    ? std::max(1.0, static_cast<double>(placement.most_per_host) /
+                    ? std::max(1.0, static_cast<double>(placement.most_per_machine) /
                                         static_cast<double>(constants.cores_per_host))
                     : 1.0;
     inside_ = way(constants.same_host, false);
@@ -57,7 +58,8 @@ class Pricer {
 
  private:
   Way way(const LinkCosts& link, bool leaves_host) const {
-    return {.alpha = link.alpha_us,
+    const double turns = crowding_ > 1 ? crowding_ * constants_.switch_us : 0;
+    return {.alpha = link.alpha_us + turns,
             .beta = link.beta_us_per_byte,
             .overhead = link.overhead_us * crowding_,
             .cpu = link.cpu_us_per_byte * crowding_,
@@ -113,6 +115,7 @@ class Pricer {
   double ring_broadcast() const;
   double direct_pass(double size, bool reduce) const;
   double direct_all_reduce() const;
+  double direct_all_to_all() const;
   double halving_all_reduce() const;
   double hierarchical_all_reduce() const;
   double rooted(bool to_root, bool reduce) const;
@@ -198,20 +201,44 @@ double Pricer::ring_broadcast() const {
          ring_pass(shard, false);
 }
 
-// Every rank to every other at once: `size` to each. Those who reduce take in rank order: where
-// frames are longer than a channel holds, all stand in line for the same sender.
+// Every rank to every other at once: `size` to each, most of it to other hosts if there are any,
+// through an interface that a host's ranks share. Those who reduce take in rank order, and the
+// first in that order serves the last one last: that one takes nothing before all have left.
+// Where frames are longer than a channel holds, all stand in line for the same sender.
 double Pricer::direct_pass(double size, bool reduce) const {
-  const double mine = request_.placement.most_per_host;
-  const double time = fan(widest(), {world() - 1, size, reduce, mine * (world() - mine) * size});
-  if (!reduce || size / lanes_ <= kChannelBytes) return time;
-  return time * (1 + (1 - 1.5 / world()) / lanes_);
+  const Way& way = widest();
+  const double locals = request_.placement.most_per_host;
+  const double inside = locals - 1;
+  const double outside = world() - locals;
+  const double send = inside * send_us(inside_, size) + outside * send_us(outside_, size);
+  const double take =
+      inside * take_us(inside_, size, reduce) + outside * take_us(outside_, size, reduce);
+  const double last_send = send_us(way, size) / lanes_;
+  const double last_take = take_us(way, size, reduce) / lanes_;
+  const double last_moves =
+      std::max({size / lanes_ * way.beta, last_send - way.overhead, last_take});
+  const double last = send - last_send + way.overhead + way.alpha + last_moves;
+  const double nic_us = locals * outside * size * constants_.nic_us_per_byte;
+  const double nic = way.leaves_host ? way.overhead + way.alpha + nic_us : 0;
+  if (!reduce) return std::max({send + take, last, nic});
+  const bool in_line = size / lanes_ > kChannelBytes;
+  const double waits = in_line ? 1 + (1 - 1.5 / world()) / lanes_ : 1;
+  return std::max(waits * (last + take - last_take), nic + take - last_take);
+}
+
+// Small parts go all at once, of large ones a few turns.
+double Pricer::direct_all_to_all() const {
+  const bool prompt = bytes() * world() <= kPromptBytes;
+  const double turns = prompt ? 1 : std::ceil((world() - 1) / (kTurnsAhead + 1.0));
+  const double turn = fan(widest(), {1, bytes(), false, 0});
+  return copy_us(bytes()) + std::max(direct_pass(bytes(), false), turns * turn);
 }
 
 // One-shot: everything to everyone. Two-shot: shards to their owners, sums back. My own part waits
 // in scratch for its turn.
 double Pricer::direct_all_reduce() const {
   const double all = bytes();
-  if (all * (world() - 1) <= static_cast<double>(kOneShotBytes)) {
+  if (takes_one_shot(request_.bytes, world(), request_.shots)) {
     return copy_us(all) + direct_pass(all, true) + copy_us(all, true);
   }
   const double shard = all / world();
@@ -377,8 +404,7 @@ double Pricer::price() const {
     case Collective::kScatter:
       return rooted(false, false);
     case Collective::kAllToAll:
-      return copy_us(bytes()) + std::max(direct_pass(bytes(), false),
-                                         (world() - 1) * fan(widest(), {1, bytes(), false, 0}));
+      return direct_all_to_all();
     case Collective::kBarrier:
       return barrier();
   }

@@ -38,7 +38,8 @@ struct Constants {
   double nic_us_per_byte = 3e-4;     // of all ranks of a host together, each direction by itself
   double copy_us_per_byte = 6e-5;    // from memory to memory within a rank
   double reduce_us_per_byte = 1e-5;  // what reducing a byte costs more than storing it
-  int cores_per_host = 0;            // more ranks than cores slow each other down; 0: enough
+  int cores_per_host = 0;            // more ranks than cores take turns on them; 0: enough
+  double switch_us = 2;              // from one rank to another on the same core
 
   bool operator==(const Constants&) const = default;
 };
@@ -54,11 +55,13 @@ struct Placement {
   int hosts = 1;
   int most_per_host = 1;
   int fewest_per_host = 1;
+  int most_per_machine = 1;  // ranks that share cores, also where they cannot share memory
 
   bool operator==(const Placement&) const = default;
 };
 
-// `host_of` as in PlanRequest: the dense host index of every rank; empty: one host.
+// `host_of` as in PlanRequest: the dense host index of every rank; empty: one host. Hosts are taken
+// to be machines.
 Placement placement_of(int world, std::span<const int> host_of);
 
 struct PriceRequest {
@@ -66,6 +69,7 @@ struct PriceRequest {
   Algorithm algorithm = Algorithm::kRing;
   uint64_t bytes = 0;  // count * element size, count as in Call
   int lanes = 1;
+  int shots = 0;  // as in PlanRequest
   uint64_t chunk_bytes = 256 * 1024;
   Placement placement;
 };

@@ -10,16 +10,16 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::string_view kTextForm = "fastgpu-costs-1";
+constexpr std::string_view kTextForm = "fastgpu-costs-2";
 
 // Every number of a Constants, in the order of its text.
-std::array<double*, 11> fields_of(Constants& c) {
+std::array<double*, 12> fields_of(Constants& c) {
   return {&c.same_host.alpha_us,        &c.same_host.beta_us_per_byte,
           &c.same_host.overhead_us,     &c.same_host.cpu_us_per_byte,
           &c.between_hosts.alpha_us,    &c.between_hosts.beta_us_per_byte,
           &c.between_hosts.overhead_us, &c.between_hosts.cpu_us_per_byte,
           &c.nic_us_per_byte,           &c.copy_us_per_byte,
-          &c.reduce_us_per_byte};
+          &c.reduce_us_per_byte,        &c.switch_us};
 }
 
 }  // namespace
@@ -61,7 +61,11 @@ Constants constants_from_text(std::string_view text) {
 
 Placement placement_of(int world, std::span<const int> host_of) {
   if (host_of.empty()) {
-    return {.world = world, .hosts = 1, .most_per_host = world, .fewest_per_host = world};
+    return {.world = world,
+            .hosts = 1,
+            .most_per_host = world,
+            .fewest_per_host = world,
+            .most_per_machine = world};
   }
   const int hosts = 1 + *std::max_element(host_of.begin(), host_of.end());
   std::vector<int> ranks(static_cast<std::size_t>(hosts));
@@ -69,7 +73,8 @@ Placement placement_of(int world, std::span<const int> host_of) {
   return {.world = world,
           .hosts = hosts,
           .most_per_host = *std::max_element(ranks.begin(), ranks.end()),
-          .fewest_per_host = *std::min_element(ranks.begin(), ranks.end())};
+          .fewest_per_host = *std::min_element(ranks.begin(), ranks.end()),
+          .most_per_machine = *std::max_element(ranks.begin(), ranks.end())};
 }
 
 }  // namespace fastgpu

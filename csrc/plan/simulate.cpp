@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <queue>
 #include <string>
 
@@ -38,6 +39,19 @@ class Simulation {
   const LinkCosts& costs_of(const ChannelState& channel) const {
     return channel.leaves_host ? machine_.constants.between_hosts : machine_.constants.same_host;
   }
+  // A rank's processor works: when it is done.
+  double serve(int rank, double now, double work_us) {
+    const auto index = static_cast<std::size_t>(rank);
+    if (!crowds_.empty()) {
+      const auto machine = static_cast<std::size_t>(machine_of(rank));
+      if (crowds_[machine]) return crowds_[machine]->serve(rank, processors_[index], now, work_us);
+    }
+    return processors_[index].serve(now, work_us) + work_us;
+  }
+  int machine_of(int rank) const {
+    return machine_.machine_of.empty() ? host_of(rank)
+                                       : machine_.machine_of[static_cast<std::size_t>(rank)];
+  }
   int host_of(int rank) const {
     return machine_.host_of.empty() ? 0 : machine_.host_of[static_cast<std::size_t>(rank)];
   }
@@ -47,10 +61,11 @@ class Simulation {
 
   const Program& program_;
   const Machine& machine_;
-  std::vector<Server> processors_;  // by rank
-  std::vector<double> slowness_;    // by rank: its own factor and its host's crowding
-  std::vector<double> finish_us_;   // by rank
-  std::vector<Server> nics_out_;    // by host
+  std::vector<Server> processors_;            // by rank
+  std::vector<std::optional<Cores>> crowds_;  // by machine: those with too few cores
+  std::vector<double> slowness_;              // by rank
+  std::vector<double> finish_us_;             // by rank
+  std::vector<Server> nics_out_;              // by host
   std::vector<Server> nics_in_;
   std::vector<ChannelState> channels_;
   std::vector<std::size_t> next_step_;  // by lane
@@ -69,6 +84,14 @@ void require_size(std::size_t size, int world, const char* what) {
   }
 }
 
+// How many ranks each index holds; an empty list has them all in one.
+std::vector<int> members(int world, const std::vector<int>& index_of) {
+  if (index_of.empty()) return {world};
+  std::vector<int> counts(1 + static_cast<std::size_t>(*std::ranges::max_element(index_of)));
+  for (const int index : index_of) ++counts[static_cast<std::size_t>(index)];
+  return counts;
+}
+
 Simulation::Simulation(int world, const Program& program, const Machine& machine)
     : program_(program), machine_(machine) {
   const auto ranks = static_cast<std::size_t>(world);
@@ -76,17 +99,15 @@ Simulation::Simulation(int world, const Program& program, const Machine& machine
   finish_us_.resize(ranks);
   slowness_.assign(ranks, 1.0);
   if (!machine.rank_slowness.empty()) slowness_ = machine.rank_slowness;
-  std::vector<int> crowd(1, world);
-  if (!machine.host_of.empty()) {
-    crowd.assign(1 + static_cast<std::size_t>(*std::ranges::max_element(machine.host_of)), 0);
-    for (const int host : machine.host_of) ++crowd[static_cast<std::size_t>(host)];
-  }
-  nics_out_.resize(crowd.size());
-  nics_in_.resize(crowd.size());
-  const int cores = machine.constants.cores_per_host;
-  for (int rank = 0; rank < world && cores > 0; ++rank) {
-    const int sharing = crowd[static_cast<std::size_t>(host_of(rank))];
-    slowness_[static_cast<std::size_t>(rank)] *= std::max(1.0, 1.0 * sharing / cores);
+  const std::size_t hosts = members(world, machine.host_of).size();
+  nics_out_.resize(hosts);
+  nics_in_.resize(hosts);
+  if (const int cores = machine.constants.cores_per_host; cores > 0) {
+    const auto& sharing = machine.machine_of.empty() ? machine.host_of : machine.machine_of;
+    for (const int ranks : members(world, sharing)) {
+      auto& crowd = crowds_.emplace_back();
+      if (ranks > cores) crowd.emplace(cores, machine.constants.switch_us);
+    }
   }
   make_channels(program);
   next_step_.resize(program.lanes().size());
@@ -169,7 +190,7 @@ void Simulation::step(uint32_t lane) {
     const double per_byte =
         constants.copy_us_per_byte + (current.reduce ? constants.reduce_us_per_byte : 0);
     const double work = static_cast<double>(current.size_bytes) * per_byte * slowness_[rank];
-    const double end = processors_[rank].serve(now_, work) + work;
+    const double end = serve(steps.rank, now_, work);
     ++next;
     return at(end, Kind::kStep, lane);
   }
@@ -213,7 +234,7 @@ void Simulation::offer(uint32_t index) {
   channel.held_bytes += piece;
   channel.moving = true;
   channel.piece_bytes = piece;
-  channel.piece_written_us = processors_[from].serve(now_, work) + work;
+  channel.piece_written_us = serve(channel.from, now_, work);
   at(channel.piece_written_us - work + overhead, Kind::kLeave, index);
 }
 
@@ -275,7 +296,7 @@ void Simulation::take(uint32_t lane) {
       costs.cpu_us_per_byte + (receive.reduce ? machine_.constants.reduce_us_per_byte : 0);
   const double work =
       (costs.overhead_us + static_cast<double>(frame.size_bytes) * per_byte) * slowness_[rank];
-  const double end = processors_[rank].serve(now_, work) + work;
+  const double end = serve(steps.rank, now_, work);
   at(std::max(end, frame.last_arrives_us), Kind::kTaken, lane);
 }
 
@@ -339,6 +360,7 @@ double Simulated::end_us() const {
 
 Simulated simulate(int world, const ScheduleOf& schedule_of, const Machine& machine) {
   require_size(machine.host_of.size(), world, "host_of");
+  require_size(machine.machine_of.size(), world, "machine_of");
   require_size(machine.rank_slowness.size(), world, "rank_slowness");
   require_size(machine.start_us.size(), world, "start_us");
   Program program;

@@ -5,7 +5,9 @@
 // The rules are the engine's. In a lane, receives and codec steps run in order; sends are posted
 // and leave in order per peer while the channel has room, the rest when the receiver stands at the
 // frame. What is serial: a rank's processor over its lanes and peers, a channel, and a host's
-// network interface in each direction. All three serve whoever came first.
+// network interface in each direction. All three serve whoever came first. Where ranks outnumber
+// the cores of a machine, their processors take turns on those, and a core's change from one rank
+// to another takes time.
 //
 // Ownership: values; a schedule is asked for once, compacted and let go. Threading: one thread, no
 // shared state. Equal arguments give equal times, bit for bit.
@@ -30,6 +32,7 @@ struct SlowLink {
 struct Machine {
   Constants constants;
   std::vector<int> host_of;           // as in PlanRequest; empty: one host
+  std::vector<int> machine_of;        // whose cores a rank runs on; empty: its host's
   uint64_t channel_bytes = 1 << 20;   // what a channel holds before its receiver is there
   std::vector<double> rank_slowness;  // factor of processor time, by rank; empty: 1
   std::vector<double> start_us;       // by rank; empty: 0

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace fastgpu::simulated {
 
@@ -22,6 +23,36 @@ struct Server {
     busy_us += work_us;
     return start;
   }
+};
+
+// Of a machine whose ranks outnumber its cores: work goes to the core that can begin it first.
+class Cores {
+ public:
+  Cores(int count, double switch_us)
+      : cores_(static_cast<std::size_t>(count)), switch_us_(switch_us) {}
+
+  // Serves `rank`, whose processor this is: when the work ends.
+  double serve(int rank, Server& processor, double now, double work_us) {
+    const double ready = std::max(now, processor.free_us);
+    const auto begin = [&](const Core& core) {
+      const bool changes = core.rank >= 0 && core.rank != rank;
+      return std::max(ready, core.free_us) + (changes ? switch_us_ : 0);
+    };
+    Core& core = *std::min_element(cores_.begin(), cores_.end(), [&](const Core& a, const Core& b) {
+      return begin(a) < begin(b);
+    });
+    const double end = processor.serve(begin(core), work_us) + work_us;
+    core = {.free_us = end, .rank = rank};
+    return end;
+  }
+
+ private:
+  struct Core {
+    double free_us = 0;
+    int rank = -1;
+  };
+  std::vector<Core> cores_;
+  double switch_us_;
 };
 
 struct Frame {

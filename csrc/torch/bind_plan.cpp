@@ -48,8 +48,10 @@ struct WorldPlan {
   uint32_t element_size = 4;
   int lanes = 1;
   uint64_t chunk_bytes = 256 * 1024;
+  int shots = 0;
   int root = 0;
   std::vector<int> host_of;
+  bool one_machine = false;          // all ranks share its cores, whatever host_of says of memory
   std::vector<uint64_t> all_counts;  // all_to_all: from rank i to rank j at i * world + j
 
   PlanRequest request() const {
@@ -61,6 +63,7 @@ struct WorldPlan {
     request.element_size = element_size;
     request.lanes = lanes;
     request.chunk_bytes = chunk_bytes;
+    request.shots = shots;
     request.root = root;
     request.host_of = host_of;
     return request;
@@ -71,8 +74,15 @@ struct WorldPlan {
             .algorithm = parse_algorithm(algorithm),
             .bytes = count * element_size,
             .lanes = lanes,
+            .shots = shots,
             .chunk_bytes = chunk_bytes,
-            .placement = placement_of(world, host_of)};
+            .placement = placement()};
+  }
+
+  Placement placement() const {
+    Placement placement = placement_of(world, host_of);
+    if (one_machine) placement.most_per_machine = world;
+    return placement;
   }
 };
 
@@ -113,21 +123,24 @@ Simulated simulate_world(const WorldPlan& plan, const Machine& machine) {
   const py::gil_scoped_release released;
   Machine own = machine;
   own.host_of = plan.host_of;
+  if (plan.one_machine) own.machine_of.assign(static_cast<std::size_t>(plan.world), 0);
   return simulate(plan.request(), own);
 }
 
-// (algorithm, lanes, chunk_bytes) of `plan`'s call; its algorithm and lanes are not looked at.
-std::tuple<std::string, int, uint64_t> choose_for(const WorldPlan& plan, const Constants& constants,
-                                                  const std::string& forced, int lanes,
-                                                  bool deterministic) {
+// (algorithm, lanes, chunk_bytes, shots) of `plan`'s call; its algorithm and lanes are not looked
+// at.
+std::tuple<std::string, int, uint64_t, int> choose_for(const WorldPlan& plan,
+                                                       const Constants& constants,
+                                                       const std::string& forced, int lanes,
+                                                       bool deterministic) {
   const Choice choice = choose({.collective = parse_collective(plan.collective),
                                 .bytes = plan.count * plan.element_size,
-                                .placement = placement_of(plan.world, plan.host_of),
+                                .placement = plan.placement(),
                                 .forced = parse_algorithm(forced),
                                 .lanes = lanes,
                                 .deterministic = deterministic},
                                constants);
-  return {std::string(name_of(choice.algorithm)), choice.lanes, choice.chunk_bytes};
+  return {std::string(name_of(choice.algorithm)), choice.lanes, choice.chunk_bytes, choice.shots};
 }
 
 std::vector<std::string> algorithm_names(const std::string& collective) {
@@ -174,6 +187,7 @@ void bind_costs(py::module_& module) {
       .def_readwrite("copy_us_per_byte", &Constants::copy_us_per_byte)
       .def_readwrite("reduce_us_per_byte", &Constants::reduce_us_per_byte)
       .def_readwrite("cores_per_host", &Constants::cores_per_host)
+      .def_readwrite("switch_us", &Constants::switch_us)
       .def("text", &to_text)
       .def_static("from_text", &constants_from_text, py::arg("text"));
 }
@@ -223,8 +237,10 @@ void bind_plan(py::module_& module) {
       .def_readwrite("element_size", &WorldPlan::element_size)
       .def_readwrite("lanes", &WorldPlan::lanes)
       .def_readwrite("chunk_bytes", &WorldPlan::chunk_bytes)
+      .def_readwrite("shots", &WorldPlan::shots)
       .def_readwrite("root", &WorldPlan::root)
       .def_readwrite("host_of", &WorldPlan::host_of)
+      .def_readwrite("one_machine", &WorldPlan::one_machine)
       .def_readwrite("all_counts", &WorldPlan::all_counts)
       .def("build", &build_rank, py::arg("rank"))
       .def("verify", &verify_world, py::arg("capacity") = 0, py::arg("seed") = 1)

@@ -64,6 +64,7 @@ class Constants:
     copy_us_per_byte: float
     reduce_us_per_byte: float
     cores_per_host: int
+    switch_us: float
     def text(self) -> str: ...
     @staticmethod
     def from_text(text: str) -> Constants: ...
@@ -133,8 +134,10 @@ class WorldPlan:
     count: int
     element_size: int
     lanes: int
+    shots: int
     root: int
     host_of: list[int]
+    one_machine: bool
     all_counts: list[int]
     chunk_bytes: int
     def build(self, rank: int) -> list[list[Step]]: ...
@@ -149,7 +152,7 @@ class WorldPlan:
         forced: str = "auto",
         lanes: int = 0,
         deterministic: bool = False,
-    ) -> tuple[str, int, int]: ...
+    ) -> tuple[str, int, int, int]: ...
 
 def algorithms_of(collective: str) -> list[str]: ...
 def collectives() -> list[str]: ...

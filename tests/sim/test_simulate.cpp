@@ -1,5 +1,6 @@
 // The simulator against closed forms, and what only it can show.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "base/error.h"
 #include "check.h"
 #include "plan/simulate.h"
+#include "schedule_cases.h"
 
 using namespace fastgpu;
 
@@ -44,6 +46,7 @@ double predicted(const PlanRequest& request, const Machine& machine) {
                      .algorithm = request.algorithm,
                      .bytes = request.count * request.element_size,
                      .lanes = request.lanes,
+                     .shots = request.shots,
                      .chunk_bytes = request.chunk_bytes,
                      .placement = placement_of(request.world, machine.host_of)},
                     machine.constants);
@@ -127,6 +130,59 @@ TEST(closed_forms_hold_over_hosts) {
       check_close(all_reduce(Algorithm::kTree, world, bytes), machine, 0.45);
     }
   }
+}
+
+// Most bytes of `direct` leave the host, through an interface that its ranks share. Shards that no
+// channel holds wait for each other in ways that no form follows.
+TEST(closed_forms_of_direct_hold_over_hosts) {
+  for (const int world : {8, 16, 24, 64}) {
+    for (const int ranks_per_host : {1, 4, 8}) {
+      const Machine machine = on_hosts(world, ranks_per_host);
+      for (const uint64_t bytes : {uint64_t{1} << 10, uint64_t{64} << 10, kMiB, 64 * kMiB}) {
+        PlanRequest request = all_reduce(Algorithm::kDirect, world, bytes);
+        request.shots = 2;
+        check_close(request, machine, bytes > kMiB ? 0.65 : 0.30);
+        request.shots = 1;
+        if (bytes <= kMiB) check_close(request, machine, 0.20);
+      }
+    }
+  }
+}
+
+// Small parts all leave before the first is waited for, whatever the world.
+TEST(a_small_all_to_all_waits_once) {
+  for (const int world : {3, 9, 16, 64}) {
+    for (const int ranks_per_host : {world, 4}) {
+      PlanRequest request = all_reduce(Algorithm::kDirect, world, 64);
+      request.collective = Collective::kAllToAll;
+      const Machine machine = on_hosts(world, ranks_per_host);
+      check_close(request, machine, 0.20);
+      const LinkCosts& slowest =
+          ranks_per_host < world ? machine.constants.between_hosts : machine.constants.same_host;
+      const double frames =
+          2.0 * (world - 1) * (slowest.overhead_us + 64 * slowest.cpu_us_per_byte);
+      CHECK(simulate(request, machine).end_us() < 1.1 * (frames + slowest.alpha_us));
+    }
+  }
+}
+
+// 4096 ranks on 512 and on 64 hosts. A host's interface carries 2 (H - 1)/H * S in all.
+TEST(thousands_of_ranks_take_seconds) {
+  const int world = test::kStride == 1 ? 4096 : 512;
+  const auto start = std::chrono::steady_clock::now();
+  for (const int ranks_per_host : {8, 64}) {
+    const Machine machine = on_hosts(world, ranks_per_host);
+    const double hosts = static_cast<double>(world) / ranks_per_host;
+    const PlanRequest request = all_reduce(Algorithm::kHierarchical, world, 64 * kMiB);
+    const double crossing = 2 * (hosts - 1) / hosts * 64 * kMiB * machine.constants.nic_us_per_byte;
+    const Simulated played = simulate(request, machine);
+    CHECK(within(played.end_us(), predicted(request, machine), 0.30));
+    CHECK(played.end_us() > crossing);
+    CHECK(played.end_us() < 2 * crossing);
+    for (const HostUse& host : played.hosts) CHECK(within(host.sending_us, crossing, 1e-6));
+  }
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  CHECK(spent.count() < 20);  // a busy machine; an idle one takes five at most
 }
 
 TEST(closed_forms_hold_in_large_worlds) {
@@ -230,6 +286,28 @@ TEST(more_ranks_than_cores_slow_each_other_down) {
   const double enough = simulate(request, machine).end_us();
   machine.constants.cores_per_host = 2;
   CHECK(within(simulate(request, machine).end_us(), 4 * enough, 0.01));
+  machine.machine_of.assign(8, 0);
+  machine.host_of = {0, 1, 2, 3, 4, 5, 6, 7};  // memory apart, cores shared
+  machine.constants.between_hosts = machine.constants.same_host;
+  machine.constants.nic_us_per_byte = 0;
+  CHECK(within(simulate(request, machine).end_us(), 4 * enough, 0.01));
+  machine.machine_of.clear();  // two cores each: enough
+  CHECK(within(simulate(request, machine).end_us(), enough, 1e-9));
+}
+
+// One core for two: whoever has the core sends, then the other one must be let in.
+TEST(a_core_changes_hands_at_a_price) {
+  Machine machine = links_only(1, 0);
+  machine.constants.same_host.overhead_us = 1;
+  machine.constants.cores_per_host = 1;
+  machine.constants.switch_us = 0;
+  const PlanRequest request = all_reduce(Algorithm::kDirect, 2, 8);
+  const double unpaid = simulate(request, machine).end_us();
+  CHECK(within(unpaid, 4, 1e-9));  // each sends and takes, one after the other
+  machine.constants.switch_us = 100;
+  const double paid = simulate(request, machine).end_us();
+  CHECK(paid >= unpaid + 2 * 100);  // 1 is let in to send, 0 is let in again to take
+  CHECK(paid <= unpaid + 4 * 100);
 }
 
 TEST(all_wait_for_a_late_rank) {
