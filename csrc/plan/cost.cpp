@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "plan/direct.h"
+#include "plan/pricer.h"
 
 // Sources of the forms (s: bytes of a step, n: ranks):
 //   alpha + beta*s: R. W. Hockney, "The communication challenge for MPP", Parallel Computing 20,
@@ -20,127 +21,13 @@
 namespace fastgpu {
 namespace {
 
-int log2_floor(int value) {
-  return static_cast<int>(std::bit_width(static_cast<unsigned>(value))) - 1;
-}
 int log2_ceiling(int value) {
   return static_cast<int>(std::bit_width(static_cast<unsigned>(value - 1)));
 }
 
 constexpr double kChannelBytes = 1 << 20;
 
-// A way for bytes to go: the link's costs with the crowding in them. Where ranks outnumber cores,
-// bytes take their processors' time in proportion, and a frame waits for its receiver's turn.
-struct Way {
-  double alpha;
-  double beta;
-  double overhead;
-  double cpu;
-  double take_reduce;  // processor time of a byte received and reduced
-  bool leaves_host;
-};
-
-class Pricer {
- public:
-  Pricer(const PriceRequest& request, const Constants& constants)
-      : request_(request), constants_(constants), lanes_(std::max(1, request.lanes)) {
-    const Placement& placement = request.placement;
-    crowding_ = constants.cores_per_host > 0
-                    ? std::max(1.0, static_cast<double>(placement.most_per_machine) /
-                                        static_cast<double>(constants.cores_per_host))
-                    : 1.0;
-    inside_ = way(constants.same_host, false);
-    outside_ = way(constants.between_hosts, true);
-  }
-
-  double price() const;
-  uint64_t best_chunk() const;
-
- private:
-  Way way(const LinkCosts& link, bool leaves_host) const {
-    const double turns = crowding_ > 1 ? crowding_ * constants_.switch_us : 0;
-    return {.alpha = link.alpha_us + turns,
-            .beta = link.beta_us_per_byte,
-            .overhead = link.overhead_us * crowding_,
-            .cpu = link.cpu_us_per_byte * crowding_,
-            .take_reduce = (link.cpu_us_per_byte + constants_.reduce_us_per_byte) * crowding_,
-            .leaves_host = leaves_host};
-  }
-
-  // The slowest way there is in this world.
-  const Way& widest() const { return request_.placement.hosts > 1 ? outside_ : inside_; }
-  double bytes() const { return static_cast<double>(request_.bytes); }
-  int world() const { return request_.placement.world; }
-
-  double send_us(const Way& way, double size) const {
-    return lanes_ * way.overhead + size * way.cpu;
-  }
-  double take_us(const Way& way, double size, bool reduce) const {
-    return lanes_ * way.overhead + size * (reduce ? way.take_reduce : way.cpu);
-  }
-
-  // Every rank sends `size` to each of `peers` others and takes as much from each; `nic_bytes` of
-  // all this leave one host.
-  struct Fan {
-    int peers;
-    double size;
-    bool reduce;
-    double nic_bytes;
-  };
-  double fan(const Way& way, const Fan& fan) const;
-  // One way only; of all lanes, and of one lane by itself.
-  double message(const Way& way, double size, bool reduce) const;
-  double hop(const Way& way, double size, bool reduce) const {
-    const double cpu = reduce ? way.take_reduce : way.cpu;
-    return way.overhead + way.alpha + std::max(size * way.beta, way.overhead + size * cpu);
-  }
-  double copy_us(double size, bool reduce = false) const {
-    const double per_byte =
-        constants_.copy_us_per_byte + (reduce ? constants_.reduce_us_per_byte : 0);
-    return size * per_byte * crowding_;
-  }
-  // Between ranks `distance` apart.
-  const Way& way_over(int distance) const {
-    const bool inside =
-        request_.placement.hosts == 1 || distance < request_.placement.most_per_host;
-    return inside ? inside_ : outside_;
-  }
-
-  double ring_hop(double shard, bool reduce) const;
-  double ring_pass(double shard, bool reduce) const {
-    return (world() - 1) * ring_hop(shard, reduce);
-  }
-  double hosts_ring_pass(double total, bool reduce) const;
-  double ring_reduce_scatter() const;
-  double ring_broadcast() const;
-  double direct_pass(double size, bool reduce) const;
-  double direct_all_reduce() const;
-  double direct_all_to_all() const;
-  double halving_all_reduce() const;
-  double hierarchical_all_reduce() const;
-  double rooted(bool to_root, bool reduce) const;
-  double barrier() const;
-
-  // Chunks that rise, fall, or both, in trees of `height` hops.
-  struct Flow {
-    bool rises;
-    bool falls;
-    int height;
-    int children;  // of an inner rank
-    int parents;
-  };
-  double tree(const Flow& flow) const;
-  double tree_hops(const Flow& flow, double chunk, bool reduce) const;
-  double tree_period(const Flow& flow, double chunk) const;
-  Flow flow() const;
-
-  const PriceRequest& request_;
-  const Constants& constants_;
-  double lanes_;
-  double crowding_ = 1;
-  Way inside_;
-  Way outside_;
-};
+}  // namespace
 
 // The slowest of: the processor, that sends all and takes all; the last frame's way, that starts
 // when the others have left; the host's network interface.
@@ -264,82 +151,6 @@ double Pricer::halving_all_reduce() const {
   return time + message(way_over(1), bytes(), true) + message(way_over(1), bytes(), false);
 }
 
-// Of a chunk, from the farthest leaf to the top or back. Going up, a rank takes from two children.
-double Pricer::tree_hops(const Flow& flow, double chunk, bool reduce) const {
-  const Placement& placement = request_.placement;
-  const int inner = std::min(flow.height, log2_floor(placement.most_per_host));
-  const int outer = placement.hosts > 1 ? std::min(flow.height, flow.height - inner + 1) : 0;
-  double time = 0;
-  for (const auto& [way, hops] :
-       {std::pair(&inside_, flow.height - outer), std::pair(&outside_, outer)}) {
-    const double second = way->overhead + chunk * (reduce ? way->take_reduce : way->cpu);
-    time += hops * (hop(*way, chunk, reduce) + (flow.children - 1) * second);
-  }
-  return time;
-}
-
-// Chunks of all lanes follow each other as fast as the busiest rank or wire moves them. A rank is
-// inside one of the two trees (two children where the world has them) and a leaf of the other.
-double Pricer::tree_period(const Flow& flow, double chunk) const {
-  const Way& way = widest();
-  const double move = way.overhead + chunk * way.cpu;  // a send, or a receive that stores
-  const double take_reduce = way.overhead + chunk * way.take_reduce;
-  double inner = 0;
-  double leaf = 0;
-  if (flow.rises) {
-    inner += flow.children * take_reduce + flow.parents * move;
-    leaf += move;
-  }
-  if (flow.falls) {
-    inner += (flow.parents + flow.children) * move;
-    leaf += move;
-  }
-  if (!flow.falls) inner += copy_us(chunk);  // the input stays as it is
-  const double first_trees = std::ceil(lanes_ / 2);
-  const double processor = first_trees * inner + (lanes_ - first_trees) * leaf;
-  const double passes = (flow.rises ? 1 : 0) + (flow.falls ? 1 : 0);
-  const double nic = way.leaves_host ? lanes_ * chunk * passes * constants_.nic_us_per_byte : 0;
-  return std::max({processor, chunk * way.beta, nic});
-}
-
-double Pricer::tree(const Flow& flow) const {
-  const double lane = bytes() / lanes_;
-  const double chunk = std::min(lane, static_cast<double>(request_.chunk_bytes));
-  const double chunks = std::ceil(lane / chunk);
-  double fill = 0;
-  for (const bool reduce : {true, false}) {
-    if (reduce ? flow.rises : flow.falls) fill += tree_hops(flow, chunk, reduce);
-  }
-  const double other_lanes = (lanes_ - 1) / lanes_;  // wait their turn once
-  return fill + (chunks - 1 + other_lanes) * tree_period(flow, chunk);
-}
-
-// All-reduce: over all ranks; else over all but the root, which is tied to the top.
-Pricer::Flow Pricer::flow() const {
-  const bool rises = request_.collective != Collective::kBroadcast;
-  const bool falls = request_.collective != Collective::kReduce;
-  const int tied = rises && falls ? 0 : 1;
-  const int size = world() - tied;
-  return {.rises = rises,
-          .falls = falls,
-          .height = log2_floor(size) + tied,
-          .children = size >= 3 ? 2 : 1,
-          .parents = size >= 4 ? 1 : tied};
-}
-
-// k chunks cost k*a + (levels + k)*b*bytes/k: least at k = sqrt(levels * bytes * b / a).
-uint64_t Pricer::best_chunk() const {
-  const Way& way = widest();
-  const double per_byte = std::max(way.beta, 2 * (way.cpu + way.take_reduce));
-  const double per_step = way.alpha + 2 * way.overhead;
-  const double lane = bytes() / lanes_;
-  const double levels = 2.0 * std::max(1, log2_floor(world()));
-  const double ideal = per_byte > 0 ? std::sqrt(lane * per_step / (levels * per_byte)) : lane;
-  uint64_t chunk = uint64_t{4} << 10;
-  while (chunk < uint64_t{1} << 20 && static_cast<double>(chunk) * 1.5 < ideal) chunk *= 2;
-  return chunk;
-}
-
 // Reduce-scatter inside the hosts, all-reduce of each shard between them, all-gather inside. There
 // are as many shards as the smallest host has ranks.
 double Pricer::hierarchical_all_reduce() const {
@@ -410,8 +221,6 @@ double Pricer::price() const {
   }
   raise(ErrorKind::kInvalidArgument, "predict_us: unknown collective");
 }
-
-}  // namespace
 
 double predict_us(const PriceRequest& request, const Constants& constants) {
   return Pricer(request, constants).price();

@@ -58,7 +58,7 @@ def test_simulations_end_and_move_the_bytes_of_the_proof(
 @given(plan=plans(), lanes=st.integers(0, 8), deterministic=st.booleans())
 def test_a_choice_is_one_that_there_is(plan: WorldPlan, lanes: int, deterministic: bool) -> None:
     constants = Constants()
-    algorithm, chosen_lanes, chunk_bytes = plan.choose(
+    algorithm, chosen_lanes, chunk_bytes, shots = plan.choose(
         constants, lanes=lanes, deterministic=deterministic
     )
     assert algorithm in algorithms_of(plan.collective)
@@ -67,7 +67,9 @@ def test_a_choice_is_one_that_there_is(plan: WorldPlan, lanes: int, deterministi
     )
     assert chosen_lanes == lanes or (lanes == 0 and chosen_lanes >= 1)
     assert chunk_bytes >= 4096
+    by_shots = plan.collective == "all_reduce" and algorithm == "direct"
+    assert shots in ((1, 2) if by_shots else (0,))
     again = plan.choose(
         Constants.from_text(constants.text()), lanes=lanes, deterministic=deterministic
     )
-    assert again == (algorithm, chosen_lanes, chunk_bytes)
+    assert again == (algorithm, chosen_lanes, chunk_bytes, shots)

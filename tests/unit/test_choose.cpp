@@ -31,6 +31,37 @@ TEST(latency_matters_when_small_and_bytes_when_large) {
   CHECK_EQ(choose(all_reduce(8, 4, 4), constants).lanes, 1);
 }
 
+// The least number of hops there is: docs/schedules.md says so of these sizes.
+TEST(small_ones_take_one_shot) {
+  for (int world = 2; world <= 8; ++world) {
+    for (uint64_t bytes = 8; bytes <= 1024; bytes *= 2) {
+      const Choice choice = choose(all_reduce(bytes, world, world), Constants{});
+      CHECK(choice.algorithm == Algorithm::kDirect);
+      CHECK_EQ(choice.shots, 1);
+      CHECK_EQ(choice.lanes, 1);
+    }
+  }
+  ChooseRequest large = all_reduce(16 << 20, 4, 4);
+  large.forced = Algorithm::kDirect;
+  CHECK_EQ(choose(large, Constants{}).shots, 2);
+  large.forced = Algorithm::kRing;
+  CHECK_EQ(choose(large, Constants{}).shots, 0);
+}
+
+// The dearer a hop is beside a byte, the longer everything in one of them pays.
+TEST(shots_follow_from_prices) {
+  const auto least_of_two_shots = [](const Constants& constants) {
+    ChooseRequest request = all_reduce(8, 4, 4);
+    request.forced = Algorithm::kDirect;
+    while (choose(request, constants).shots == 1) request.bytes *= 2;
+    return request.bytes;
+  };
+  Constants slow_hops;
+  slow_hops.same_host.alpha_us *= 10;
+  slow_hops.same_host.overhead_us *= 10;
+  CHECK(least_of_two_shots(slow_hops) >= 4 * least_of_two_shots(Constants{}));
+}
+
 TEST(many_streams_fill_a_quick_network) {
   Constants constants;
   constants.nic_us_per_byte = 4e-5;
