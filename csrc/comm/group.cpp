@@ -141,8 +141,9 @@ Group::~Group() { shutdown(); }
 void Group::calibrate() {
   const std::string& known = shared_->topology.records[0].constants;
   if (config_.world == 1) return;
-  const std::string constants =
-      known.empty() ? measure_constants(*this, shared_->topology.host_of) : known;
+  const std::string constants = known.empty() ? measure_constants(*this, shared_->topology.host_of,
+                                                                  shared_->topology.most_on_machine)
+                                              : known;
   process_.set_constants(constants);
   planner_.set_constants(constants_from_text(constants));
   spare_plan_.reset();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/process.h"
 #include "plan/choose.h"
 #include "plan/simulate.h"
 #include "plan/verify.h"
@@ -261,6 +262,10 @@ void bind_plan(py::module_& module) {
            py::arg("lanes") = 0, py::arg("deterministic") = false);
   module.def("algorithms_of", &algorithm_names, py::arg("collective"));
   module.def("collectives", &collective_names);
+  module.def("measured_constants", [] {
+    const std::string text = Process::shared().constants();
+    return text.empty() ? Constants{} : constants_from_text(text);
+  });
 }
 
 }  // namespace fastgpu

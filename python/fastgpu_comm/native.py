@@ -34,6 +34,7 @@ from fastgpu_comm._native import (  # noqa: E402
     algorithms_of,
     collectives,
     empty,
+    measured_constants,
 )
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "algorithms_of",
     "collectives",
     "empty",
+    "measured_constants",
 ]
