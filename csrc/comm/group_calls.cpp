@@ -32,6 +32,11 @@ PlanQuestion question_of(const CollectiveCall& call) {
   return question;
 }
 
+// Whether sums of few numbers overflow: float16 and the 8-bit floats.
+bool is_narrow(DType dtype) {
+  return dtype == DType::kFloat16 || (dtype >= DType::kFloat8E4M3 && dtype < DType::kInt8);
+}
+
 [[noreturn]] void refuse(const CollectiveCall& call, const std::string& why) {
   raise(ErrorKind::kInvalidArgument, std::string(name_of(call.collective)) + ": " + why);
 }
@@ -134,15 +139,15 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   }
 }
 
-// AVG and PREMUL_SUM are sums with a factor: before the sum where the caller asked for it, and for
-// float16, whose sum would overflow; else after it, where it costs no precision.
+// AVG and PREMUL_SUM are sums with a factor: before the sum where the caller asked for it, and
+// where the sum would overflow; else after it, where it costs no precision.
 void Group::add_scaling(CollectiveCall& call, Operation& operation) {
   if (call.reduce_op != ReduceOp::kAvg && call.reduce_op != ReduceOp::kPremulSum) return;
   const bool premultiplied = call.reduce_op == ReduceOp::kPremulSum;
   const double factor = premultiplied ? call.premul_factor : 1.0 / config_.world;
   const DType dtype = call.dtype;
   const uint64_t count = call.count;
-  if (!premultiplied && dtype != DType::kFloat16) {
+  if (!premultiplied && !is_narrow(dtype)) {
     if (call.collective == Collective::kReduce && call.root != config_.rank) return;
     operation.epilogue = [data = operation.data, count, dtype, factor,
                           then = std::move(operation.epilogue)] {

@@ -182,6 +182,7 @@ def float8_like_torch(dtype: torch.dtype) -> None:
         "PRODUCT": wide[0] * wide[1],
         "MIN": torch.minimum(*wide),
         "MAX": torch.maximum(*wide),
+        "AVG": (wide[0] / 2).to(dtype).float() + (wide[1] / 2).to(dtype).float(),
     }
     for name, result in expected.items():
         tensor = (rows, columns)[rank].clone()
@@ -353,6 +354,10 @@ def over_two_gibibytes() -> None:
     """Counts and offsets that do not fit 31 bits."""
     rank, world = me_and_world()
     tensor = torch.full((2**31 + 5,), rank + 1, dtype=torch.uint8)
-    dist.all_reduce(tensor)
     total = world * (world + 1) // 2
+    marks = tensor[:: 2**20]  # so that a part that went elsewhere shows
+    marks.copy_(torch.arange(len(marks)) % 50)
+    dist.all_reduce(tensor)
+    same(marks, (torch.arange(len(marks)) % 50 * world).to(torch.uint8))
+    marks.fill_(total)
     assert int(tensor.min()) == int(tensor.max()) == total
