@@ -1,8 +1,9 @@
 """Measures all_reduce between two hosts against gloo, and against what the wire can carry.
 
     python bench/net.py                           # every rate: bench/results/net.md
-    python bench/net.py --write                   # every link: prints and writes the page
+    python bench/net.py                           # every link
     python bench/net.py --rates 1gbit --end 16M   # one link, not the largest size
+    python bench/net.py --rates 1gbit --write     # its lines of bench/results/net.md anew
 
 The hosts are two network namespaces of this machine, joined by one cable (veth); `tc` holds each to
 the rate. On each host `fastgpu-comm bench` runs as one rank, fastgpu and gloo by turns in the same
@@ -105,8 +106,8 @@ def bench(
             process.kill()
     if any(statuses):
         raise SystemExit(f"bench/net.py: the ranks ended with {statuses}")
-    rows: list[dict[str, Any]] = json.loads(results.read_text())["rows"]
-    return rows
+    found: list[dict[str, Any]] = json.loads(results.read_text())["rows"]
+    return found
 
 
 def measure(link: Link, end_bytes: int, backends: Sequence[str]) -> list[Line]:
@@ -127,11 +128,30 @@ def measure(link: Link, end_bytes: int, backends: Sequence[str]) -> list[Line]:
     return list(lines.values())
 
 
-def page(lines: Sequence[Line], backends: Sequence[str], command: str) -> Iterator[str]:
+def rows(lines: Sequence[Line], backends: Sequence[str]) -> Iterator[str]:
+    """Yields the lines of the page's table."""
+    for line in lines:
+        reference = line.link.reference_us(line.size_bytes) if line.size_bytes > 8 else None
+        mine = line.times_us[backends[0]]
+        cells = [line.link.rate, format_size(line.size_bytes), _milliseconds(reference)]
+        cells += [_milliseconds(line.times_us[backend]) for backend in backends]
+        cells.append(f"{mine / reference:.3f}" if reference else "")
+        cells += [f"{mine / line.times_us[other]:.3f}" for other in backends[1:]]
+        yield f"| {' | '.join(cells)} |"
+
+
+def kept(rates: Sequence[str]) -> Iterator[str]:
+    """Yields what the written page says of links other than `rates`."""
+    for line in PAGE.read_text().splitlines() if PAGE.exists() else []:
+        if line.startswith("| ") and line.split(" ")[1] in set(LINKS) - set(rates):
+            yield line
+
+
+def page(table: Sequence[str], backends: Sequence[str]) -> Iterator[str]:
     """Yields the lines of the page."""
     yield "# all_reduce between two hosts"
     yield ""
-    yield f"    {command}"
+    yield "    python bench/net.py --write"
     yield ""
     yield from (f"- {name}: {value}" for name, value in machine.describe().items())
     yield ""
@@ -140,19 +160,11 @@ def page(lines: Sequence[Line], backends: Sequence[str], command: str) -> Iterat
     yield "same processes. The reference is the bytes each way at the link's rate. The ratios are"
     yield f"the times of {backends[0]} over the reference, and over the other's."
     yield ""
-    others = backends[1:]
     head = ["link", "size", "reference", *backends, "over reference"]
-    head += [f"over {other}" for other in others]
+    head += [f"over {other}" for other in backends[1:]]
     yield f"| {' | '.join(head)} |"
     yield f"| --- | {' | '.join(['---:'] * (len(head) - 1))} |"
-    for line in lines:
-        reference = line.link.reference_us(line.size_bytes) if line.size_bytes > 8 else None
-        mine = line.times_us[backends[0]]
-        cells = [line.link.rate, format_size(line.size_bytes), _milliseconds(reference)]
-        cells += [_milliseconds(line.times_us[backend]) for backend in backends]
-        cells.append(f"{mine / reference:.3f}" if reference else "")
-        cells += [f"{mine / line.times_us[other]:.3f}" for other in others]
-        yield "| " + " | ".join(cells) + " |"
+    yield from sorted(table, key=lambda row: list(LINKS).index(row.split(" ")[1]))
 
 
 def _milliseconds(time_us: float | None) -> str:
@@ -167,7 +179,7 @@ def main() -> None:
     parser.add_argument("--rates", default=",".join(LINKS), help="of: %(default)s")
     parser.add_argument("--end", type=parse_size, default=parse_size("64M"), help="largest size")
     parser.add_argument("--backend", default="fastgpu,gloo", help="default: %(default)s")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     rates = arguments.rates.split(",")
     unknown = [rate for rate in rates if rate not in LINKS]
@@ -179,11 +191,10 @@ def main() -> None:
         return
     backends = arguments.backend.split(",")
     lines = [line for rate in rates for line in measure(LINKS[rate], arguments.end, backends)]
-    command = " ".join(["python", "bench/net.py", *sys.argv[1:]])
-    text = "\n".join(page(lines, backends, command)) + "\n"
-    print(text)
+    table = list(rows(lines, backends))
+    print("\n".join(page(table, backends)))
     if arguments.write:
-        PAGE.write_text(text)
+        PAGE.write_text("\n".join(page([*kept(rates), *table], backends)) + "\n")
 
 
 if __name__ == "__main__":
