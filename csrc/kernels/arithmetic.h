@@ -112,14 +112,14 @@ struct Product {
 struct Min {
   template <typename Value>
   FASTGPU_HD static Value apply(Value a, Value b) {
-    return (b < a) | (b != b) ? b : a;
+    return ((b < a) | (b != b)) ? b : a;
   }
 };
 
 struct Max {
   template <typename Value>
   FASTGPU_HD static Value apply(Value a, Value b) {
-    return (b > a) | (b != b) ? b : a;
+    return ((b > a) | (b != b)) ? b : a;
   }
 };
 

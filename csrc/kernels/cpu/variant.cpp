@@ -8,10 +8,25 @@
 
 #include "base/error.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace fastgpu::cpu {
 namespace {
 
 constexpr std::array<std::string_view, 3> kNames{"base", "avx2", "avx512"};
+
+#if defined(__x86_64__)
+// Not by __builtin_cpu_supports, which does not know this name in every clang.
+bool has_f16c() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 
 }  // namespace
 
@@ -19,8 +34,7 @@ std::vector<const Variant*> usable_variants() {
   std::vector<const Variant*> usable{&kBaseVariant};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c"))
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
     return usable;
   usable.push_back(&kAvx2Variant);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
