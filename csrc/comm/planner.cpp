@@ -56,6 +56,7 @@ std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   request.lanes = plan.choice.lanes;
   request.chunk_bytes = plan.choice.chunk_bytes;
   request.shots = plan.choice.shots;
+  request.block_bytes = plan.choice.block_bytes;
   request.root = std::max(question.root, 0);
   request.host_of = host_of_;
   request.send_counts = question.send_counts;

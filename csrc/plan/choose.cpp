@@ -16,6 +16,17 @@ bool has(std::span<const Algorithm> algorithms, Algorithm algorithm) {
   return std::find(algorithms.begin(), algorithms.end(), algorithm) != algorithms.end();
 }
 
+// Blocks pay where hops are short: on one host. Each rank's shard of one is then this large, few of
+// which fill a cache, and large enough for the frames' own cost not to show.
+constexpr uint64_t kShardBytes = 256 * 1024;
+constexpr uint64_t kMostBlocks = 2048;
+
+uint64_t block_bytes_of(const ChooseRequest& request) {
+  if (request.placement.hosts > 1) return 0;
+  const uint64_t least = kShardBytes * static_cast<uint64_t>(request.placement.world);
+  return std::max(least, request.bytes / kMostBlocks);
+}
+
 bool sensible(Algorithm algorithm, const Placement& placement) {
   return algorithm != Algorithm::kHierarchical ||
          (placement.hosts > 1 && placement.most_per_host > 1);
@@ -52,7 +63,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
     const double us = predict_us(price, constants);
     if (best_us >= 0 && us >= best_us) return;
     best_us = us;
-    best = {price.algorithm, price.lanes, price.chunk_bytes, price.shots};
+    best = {price.algorithm, price.lanes, price.chunk_bytes, price.shots, 0};
   };
   for (const Algorithm algorithm : algorithms) {
     if (algorithms.size() > 1 && !sensible(algorithm, request.placement)) continue;
@@ -67,6 +78,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
       }
     }
   }
+  best.block_bytes = block_bytes_of(request);
   return best;
 }
 

@@ -20,8 +20,8 @@ void reduce_in_order(LaneBuilder& steps, const Circle& circle, const Region& own
   }
 }
 
-void scatter_reduce(LaneBuilder& steps, Scratch& wire, const Circle& circle,
-                    const Partition& shards) {
+void scatter_reduce(LaneBuilder& steps, const Circle& circle, const Partition& shards,
+                    const Region& kept) {
   for (int ahead = 1; ahead < circle.size(); ++ahead) {
     const int peer = shifted(circle.index, ahead, circle.size());
     if (peer < shards.parts()) {
@@ -32,10 +32,15 @@ void scatter_reduce(LaneBuilder& steps, Scratch& wire, const Circle& circle,
   const Region mine = shards[circle.index];
   Region own = mine;
   if (circle.index > 0) {  // the first member's contribution is stored over mine
-    own = wire.take(mine.size_bytes);
+    own = {kept.buffer, kept.offset_bytes, mine.size_bytes};
     steps.encode(mine, own);
   }
   reduce_in_order(steps, circle, own, mine);
+}
+
+Region keep_for(const Circle& circle, const Partition& shards, Scratch& wire) {
+  if (circle.index == 0 || circle.index >= shards.parts()) return {};
+  return wire.take(shards[circle.index].size_bytes);
 }
 
 void share_shards(LaneBuilder& steps, const Circle& circle, const Partition& shards) {
@@ -97,9 +102,14 @@ void direct_all_reduce(Draft& draft) {
   const Circle circle{ranks, request.rank};
   const uint64_t bytes = request.count * request.element_size;
   if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(draft, circle);
-  const Partition shards = draft.split(draft.data(), request.world);
-  scatter_reduce(draft.steps, draft.wire, circle, shards);
-  share_shards(draft.steps, circle, shards);
+  const Chunks blocks = draft.blocks();
+  const auto shards = [&](int64_t block) { return draft.split(blocks[block], request.world); };
+  // The first block is a largest one, and so are its shards.
+  const Region kept = keep_for(circle, shards(0), draft.wire);
+  for (int64_t block = 0; block < blocks.count(); ++block) {
+    scatter_reduce(draft.steps, circle, shards(block), kept);
+    share_shards(draft.steps, circle, shards(block));
+  }
 }
 
 // Each part goes straight to its rank, which sums in rank order.

@@ -35,9 +35,11 @@ void reduce_in_order(LaneBuilder& steps, const Circle& circle, const Region& own
                      const Region& target);
 
 // The two halves of two-shot, blocks that hierarchical uses too: first each owner holds its shard
-// reduced in the circle's order, then everybody holds every shard.
-void scatter_reduce(LaneBuilder& steps, Scratch& wire, const Circle& circle,
-                    const Partition& shards);
+// reduced in the circle's order, `kept` holding its own contribution meanwhile (keep_for: nothing
+// where it is the first); then everybody holds every shard.
+Region keep_for(const Circle& circle, const Partition& shards, Scratch& wire);
+void scatter_reduce(LaneBuilder& steps, const Circle& circle, const Partition& shards,
+                    const Region& kept);
 void share_shards(LaneBuilder& steps, const Circle& circle, const Partition& shards);
 
 void direct_all_reduce(Draft& draft);

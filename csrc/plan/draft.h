@@ -36,6 +36,11 @@ struct Draft {
   Region share_of(const Region& whole) const {
     return Partition(whole, request.lanes, request.element_size)[lane];
   }
+  // This lane's data in blocks of request.block_bytes, or in one.
+  Chunks blocks() const {
+    const uint64_t block_bytes = request.block_bytes / static_cast<uint64_t>(request.lanes);
+    return {data(), block_bytes > 0 ? block_bytes : data().size_bytes, request.element_size};
+  }
   // `regions` into as many parts of whole elements.
   Partition split(const Region& region, int parts) const {
     return Partition(region, parts, request.element_size);

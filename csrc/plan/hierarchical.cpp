@@ -69,7 +69,7 @@ void hierarchical_all_reduce(Draft& draft) {
   const Hosts hosts = find_hosts(draft.request);
   const Circle circle{hosts.locals, hosts.local_index};
   const Partition shards = draft.split(draft.data(), hosts.owners);
-  scatter_reduce(draft.steps, draft.wire, circle, shards);
+  scatter_reduce(draft.steps, circle, shards, keep_for(circle, shards, draft.wire));
   if (hosts.local_index < hosts.owners) {
     const Ring ring = ring_of(hosts.counterparts, hosts.host, draft.lane);
     const Region mine = shards[hosts.local_index];

@@ -38,8 +38,11 @@ void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shar
 }
 
 void ring_all_reduce(Draft& draft) {
-  ring_all_reduce(draft.steps, ring_of_world(draft.request, draft.lane),
-                  draft.split(draft.data(), draft.request.world));
+  const Ring ring = ring_of_world(draft.request, draft.lane);
+  const Chunks blocks = draft.blocks();
+  for (int64_t block = 0; block < blocks.count(); ++block) {
+    ring_all_reduce(draft.steps, ring, draft.split(blocks[block], draft.request.world));
+  }
 }
 
 // The first half of the all-reduce, one hop earlier, so that part j ends at rank j.

@@ -127,6 +127,7 @@ std::string describe(const PlanRequest& like, const VerifyOptions& options) {
          " element_size=" + std::to_string(like.element_size) +
          " lanes=" + std::to_string(like.lanes) + " root=" + std::to_string(like.root) +
          " chunk_bytes=" + std::to_string(like.chunk_bytes) +
+         " block_bytes=" + std::to_string(like.block_bytes) +
          " capacity=" + std::to_string(options.capacity) + " seed=" + std::to_string(options.seed) +
          ": ";
 }

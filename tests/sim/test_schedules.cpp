@@ -25,6 +25,7 @@ void prove(PlanRequest request, uint64_t number) {
   if (draw % 6 != 0) request.host_of = hosts;
   request.element_size = kElementSizes[draw % 3];
   request.chunk_bytes = draw % 4 == 0 ? 7 : 64 + draw % 200;
+  request.block_bytes = draw % 3 == 0 ? 0 : 7 + draw % 900;
   request.shots = static_cast<int>(draw / 5 % 3);
   request.root = static_cast<int>(draw % static_cast<uint64_t>(request.world));
   const std::vector<uint64_t> counts = uneven_counts(request.world, request.count);
