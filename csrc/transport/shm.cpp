@@ -25,8 +25,8 @@ class ShmSender : public SendChannel {
   ShmSender& operator=(const ShmSender&) = delete;
 
   Io try_send(Outgoing& frame) override {
-    if (ring_.closed()) return Io::kClosed;
     if (frame.taken) return await_receiver(frame);
+    if (ring_.closed()) return Io::kClosed;
     if (!has_room()) return Io::kBlocked;
     if (frame.place != nullptr) return place(frame);
     if (frame.progress == 0 && refer(frame)) return Io::kMoved;
@@ -103,10 +103,12 @@ class ShmSender : public SendChannel {
     return Io::kMoved;
   }
 
-  // `progress` of a frame that is read where it lies: the slots consumed once it has been.
+  // `progress` of a frame that is read where it lies: the slots consumed once it has been. A
+  // receiver that closed may have read it before.
   Io await_receiver(Outgoing& frame) {
+    const bool closed = ring_.closed();
     load_consumed();
-    if (consumed_ < frame.progress) return Io::kBlocked;
+    if (consumed_ < frame.progress) return closed ? Io::kClosed : Io::kBlocked;
     frame.done = true;
     return Io::kMoved;
   }
