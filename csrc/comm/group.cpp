@@ -133,7 +133,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   process_.connector().attach(shared->id, config.rank, shared->channels, topology.addresses);
   process_.engine().add(collectives_);
   process_.engine().add(messages_);
-  if (topology.ranks_on_machine > available_cores()) process_.engine().set_crowded(true);
+  if (topology.ranks_on_machine > topology.cores_on_machine) process_.engine().set_crowded(true);
 }
 
 Group::~Group() { shutdown(); }
@@ -141,9 +141,7 @@ Group::~Group() { shutdown(); }
 void Group::calibrate() {
   const std::string& known = shared_->topology.records[0].constants;
   if (config_.world == 1) return;
-  const std::string constants = known.empty() ? measure_constants(*this, shared_->topology.host_of,
-                                                                  shared_->topology.most_on_machine)
-                                              : known;
+  const std::string constants = known.empty() ? measure_constants(*this, shared_->topology) : known;
   process_.set_constants(constants);
   planner_.set_constants(constants_from_text(constants));
   spare_plan_.reset();

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <random>
+#include <set>
 #include <sstream>
 
 #include "base/error.h"
@@ -74,6 +75,7 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
   record.transport = request.options.transport;
   record.communicator = random_id();
   record.constants = request.constants;
+  record.cores = available_cores();
   const uint16_t port = connector.listen(request.options.port_range);
   for (const std::string& address : own_addresses(request)) {
     if (record.endpoints.size() < kMaxEndpoints) record.endpoints.push_back({address, port});
@@ -177,6 +179,7 @@ std::string to_text(const PeerRecord& record) {
   text << "host=" << record.host << "\npid=" << record.pid << "\nmachine=" << record.machine
        << "\nunix=" << record.unix_name << "\ntransport=" << static_cast<int>(record.transport)
        << "\ncommunicator=" << record.communicator << "\nconstants=" << record.constants << "\n";
+  for (const int core : record.cores) text << "core=" << core << "\n";
   for (const Endpoint& endpoint : record.endpoints) {
     text << "endpoint=" << endpoint.port << " " << endpoint.address << "\n";
   }
@@ -198,6 +201,7 @@ PeerRecord record_from_text(const std::string& text) {
       if (name == "transport") record.transport = static_cast<Transport>(std::stoi(value));
       if (name == "communicator") record.communicator = std::stoull(value);
       if (name == "constants") record.constants = value;
+      if (name == "core") record.cores.push_back(std::stoi(value));
       if (name == "endpoint") {
         const std::size_t space = value.find(' ');
         record.endpoints.push_back(
@@ -238,8 +242,13 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
     topology.most_on_machine =
         std::max(topology.most_on_machine, ++ranks_of_machine[record.machine]);
   }
-  topology.ranks_on_machine =
-      ranks_of_machine[topology.records[static_cast<std::size_t>(request.rank)].machine];
+  const std::string& machine = topology.records[static_cast<std::size_t>(request.rank)].machine;
+  topology.ranks_on_machine = ranks_of_machine[machine];
+  std::set<int> cores;
+  for (const PeerRecord& record : topology.records) {
+    if (record.machine == machine) cores.insert(record.cores.begin(), record.cores.end());
+  }
+  topology.cores_on_machine = std::max(1, static_cast<int>(cores.size()));
   return topology;
 }
 
@@ -250,10 +259,15 @@ std::string name_of_rank(const Topology& topology, int rank) {
          std::to_string(record.pid) + ")";
 }
 
-int available_cores() {
+std::vector<int> available_cores() {
+  std::vector<int> cores;
   cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return {0};
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  }
+  return cores;
 }
 
 }  // namespace fastgpu

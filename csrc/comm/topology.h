@@ -21,6 +21,7 @@ struct PeerRecord {
   int pid = 0;
   std::string machine;  // the kernel's boot id: ranks with different ones cannot share memory
   std::string unix_name;
+  std::vector<int> cores;  // that its process may use
   std::vector<Endpoint> endpoints;
   Transport transport = Transport::kAuto;
   uint64_t communicator = 0;  // rank 0's is everyone's
@@ -34,7 +35,8 @@ struct Topology {
   std::vector<PeerRecord> records;  // by rank
   std::vector<int> host_of;         // by rank: the host's index, dense, in order of first ranks
   std::vector<PeerAddress> addresses;
-  int ranks_on_machine = 1;  // that share this rank's processors
+  int ranks_on_machine = 1;  // this rank's machine
+  int cores_on_machine = 1;  // that those ranks together may use: each may be bound to its own
   int most_on_machine = 1;   // of all machines; the same on every rank
 };
 
@@ -56,6 +58,7 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
 // "rank 3 (host node7, pid 4711)".
 std::string name_of_rank(const Topology& topology, int rank);
 
-int available_cores();
+// The processors that this process may use.
+std::vector<int> available_cores();
 
 }  // namespace fastgpu

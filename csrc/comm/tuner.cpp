@@ -171,10 +171,10 @@ int partner(std::span<const int> host_of, bool same_host) {
 
 }  // namespace
 
-std::string measure_constants(Communicator& communicator, std::span<const int> host_of,
-                              int most_per_machine) {
+std::string measure_constants(Communicator& communicator, const Topology& topology) {
+  const std::span<const int> host_of = topology.host_of;
   Constants constants;
-  constants.cores_per_host = available_cores();
+  constants.cores_per_host = topology.cores_on_machine;
   for (const bool same_host : {true, false}) {
     const int other = partner(host_of, same_host);
     const bool first = communicator.rank() == 0;
@@ -187,7 +187,7 @@ std::string measure_constants(Communicator& communicator, std::span<const int> h
   }
   if (communicator.rank() == 0) measure_memory(constants);
   Placement placement = placement_of(static_cast<int>(host_of.size()), host_of);
-  placement.most_per_machine = most_per_machine;
+  placement.most_per_machine = topology.most_on_machine;
   measure_turns(communicator, placement, constants);
   std::array<char, kTextBytes> text{};
   const std::string mine = to_text(constants);

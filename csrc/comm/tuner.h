@@ -1,10 +1,10 @@
 // Measures what the planner needs: the links of this topology, and this host's memory.
 #pragma once
 
-#include <span>
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/topology.h"
 
 namespace fastgpu {
 
@@ -12,7 +12,6 @@ namespace fastgpu {
 // one of another, times its own memory, all reduce a number to see how long taking turns takes, and
 // rank 0 tells everyone. Least times count, within plausible bounds, so that constants speak of the
 // machine and not of what else it does. Returns the same (as text, plan/cost.h) on every rank.
-std::string measure_constants(Communicator& communicator, std::span<const int> host_of,
-                              int most_per_machine);
+std::string measure_constants(Communicator& communicator, const Topology& topology);
 
 }  // namespace fastgpu
