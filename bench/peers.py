@@ -234,6 +234,7 @@ def main() -> int:
             rows.extend(measure(peers, ranks, round_, arguments))
             print(f"round {round_}, {ranks} ranks: done", file=sys.stderr)
             kept.write_text(json.dumps(rows))
+    rows.sort(key=lambda row: ENTRIES.index(f"{row['op']}:{row['dtype']}:{row['bytes']}"))
     write_report(arguments.out, rows, missing)
     print(arguments.out.read_text())
     return 0
