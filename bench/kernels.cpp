@@ -112,9 +112,8 @@ void measure_all(std::size_t size_bytes) {
   std::printf("   GB/s\n");
   for (int dtype = 0; dtype < kDTypeCount; ++dtype)
     measure_dtype(arrays, static_cast<DType>(dtype));
-  for (const DType dtype :
-       {DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3, DType::kFloat8E5M2,
-        DType::kFloat8E4M3Fnuz, DType::kFloat8E5M2Fnuz})
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3,
+                            DType::kFloat8E5M2, DType::kFloat8E4M3Fnuz, DType::kFloat8E5M2Fnuz})
     measure_conversions(arrays, dtype);
 }
 

@@ -11,25 +11,11 @@ struct DTypeFacts {
 };
 
 constexpr std::array<DTypeFacts, kDTypeCount> kDTypes{{
-    {8, "float64"},
-    {4, "float32"},
-    {2, "float16"},
-    {2, "bfloat16"},
-    {1, "float8_e4m3fn"},
-    {1, "float8_e5m2"},
-    {1, "float8_e4m3fnuz"},
-    {1, "float8_e5m2fnuz"},
-    {1, "int8"},
-    {1, "uint8"},
-    {2, "int16"},
-    {2, "uint16"},
-    {4, "int32"},
-    {4, "uint32"},
-    {8, "int64"},
-    {8, "uint64"},
-    {1, "bool"},
-    {8, "complex64"},
-    {16, "complex128"},
+    {8, "float64"},       {4, "float32"},     {2, "float16"},         {2, "bfloat16"},
+    {1, "float8_e4m3fn"}, {1, "float8_e5m2"}, {1, "float8_e4m3fnuz"}, {1, "float8_e5m2fnuz"},
+    {1, "int8"},          {1, "uint8"},       {2, "int16"},           {2, "uint16"},
+    {4, "int32"},         {4, "uint32"},      {8, "int64"},           {8, "uint64"},
+    {1, "bool"},          {8, "complex64"},   {16, "complex128"},
 }};
 
 constexpr std::array<std::string_view, kReduceOpCount> kReduceOps{

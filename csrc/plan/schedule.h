@@ -119,7 +119,7 @@ struct PlanRequest {
   int shots = 0;                      // of direct all_reduce, 1 or 2; 0: by size, see kOneShotBytes
   uint64_t block_bytes = 0;  // ring and two-shot all_reduce go over the data block by block, so
                              // that a sum is still in the cache when it is sent on; 0: all at once
-  int root = 0;                  // of broadcast, reduce, gather, scatter
+  int root = 0;              // of broadcast, reduce, gather, scatter
   std::span<const int> host_of;  // host index of every rank, 0-based and dense; empty: one host
   std::span<const uint64_t> send_counts;  // all_to_all only: elements to each rank; both empty:
   std::span<const uint64_t> recv_counts;  // and from each rank                  `count` each
