@@ -54,11 +54,11 @@ void Work::finish(uint32_t flags) noexcept {
   for (auto& callback : callbacks) callback();
 }
 
-std::shared_ptr<Work> done_work() noexcept {
+std::shared_ptr<Work> done_work() {
   static Work* const work = [] {
-    auto* made = new Work;
+    auto made = std::make_unique<Work>();
     made->complete();
-    return made;
+    return made.release();  // never destroyed: a process may exit while somebody holds it
   }();
   return {std::shared_ptr<void>(), work};
 }

@@ -61,6 +61,6 @@ class Work {
 };
 
 // One that is done and ok, for all that are; nobody owns it.
-std::shared_ptr<Work> done_work() noexcept;
+std::shared_ptr<Work> done_work();
 
 }  // namespace fastgpu

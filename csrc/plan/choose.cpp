@@ -32,6 +32,17 @@ bool sensible(Algorithm algorithm, const Placement& placement) {
          (placement.hosts > 1 && placement.most_per_host > 1);
 }
 
+// The most that a rank sends in one shot. By price alone a hop that was slow when it was measured
+// would carry one-shot far beyond, where every byte is copied n times over (1 MiB: 98 us, not 62).
+constexpr uint64_t kMostOneShotBytes = 32 * 1024;
+constexpr uint64_t kMostOneShotBytesBetweenHosts = 256 * 1024;
+
+bool too_large_for(int shots, const ChooseRequest& request) {
+  const Placement& placement = request.placement;
+  const uint64_t most = placement.hosts > 1 ? kMostOneShotBytesBetweenHosts : kMostOneShotBytes;
+  return shots == 1 && request.bytes * static_cast<uint64_t>(placement.world - 1) > most;
+}
+
 // What a direct all_reduce may do; other algorithms have nothing to decide here.
 std::span<const int> shots_of(Collective collective, Algorithm algorithm) {
   static constexpr std::array<int, 3> kShots{0, 1, 2};
@@ -69,6 +80,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
     if (algorithms.size() > 1 && !sensible(algorithm, request.placement)) continue;
     price.algorithm = algorithm;
     for (const int shots : shots_of(request.collective, algorithm)) {
+      if (too_large_for(shots, request)) continue;
       price.shots = shots;
       for (const int lanes : kLaneCounts) {
         if (request.lanes > 0 && lanes > 1) break;

@@ -154,9 +154,10 @@ std::optional<SegmentSpan> SymmetricHeap::find(const std::byte* memory,
     if (!segment.holds(memory)) continue;
     const auto offset = static_cast<uint64_t>(memory - segment.base);
     if (size_bytes > segment.size_bytes - offset) return std::nullopt;
-    auto alone = segment.taken_back.lower_bound(offset + size_bytes);
-    if (alone != segment.taken_back.begin() && (--alone)->first + alone->second > offset) {
-      return std::nullopt;
+    const auto after = segment.taken_back.lower_bound(offset + size_bytes);
+    if (after != segment.taken_back.begin()) {
+      const auto [begin, alone_bytes] = *std::prev(after);
+      if (begin + alone_bytes > offset) return std::nullopt;
     }
     return SegmentSpan{.segment = static_cast<uint32_t>(i), .answer = 0, .offset_bytes = offset};
   }

@@ -19,7 +19,9 @@ std::string flaw_of(const Lane& lane, std::size_t asking) {
   const Step& send = lane[asking];
   const Region region = send.source;
   // What was sent out of the region before must be known to have left: something was stored there.
-  for (std::size_t i = asking; i-- > 0 && !writes(lane[i], region);) {
+  for (std::size_t before = asking; before > 0; --before) {
+    const std::size_t i = before - 1;
+    if (writes(lane[i], region)) break;
     if (touches(lane[i], region)) return "is read by step " + std::to_string(i) + " before";
   }
   for (std::size_t i = asking + 1; i < lane.size(); ++i) {
