@@ -362,9 +362,9 @@ void pin_to_core(int index) {
 int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
              Board& board) {
   try {
+    if (arguments.pin) pin_to_core(rank);  // set-up measures links, so it comes first
     FolderStore store(folder);
     Rank self(rank, arguments, store, board);
-    if (arguments.pin) pin_to_core(rank);
     for (const Entry& entry : arguments.entries) self.measure(entry);
     return 0;
   } catch (const std::exception& error) {
