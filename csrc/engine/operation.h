@@ -45,6 +45,12 @@ struct Operation {
   int lanes_left = 0;
   bool started = false;
 
+  // Once it is done, nothing of the caller's is kept alive by it: it may be kept for the next call.
+  void let_go() {
+    prologue = nullptr;
+    epilogue = nullptr;
+    keep_alive.reset();
+  }
   void give_back_wire() {
     wire = nullptr;
     wire_bytes = 0;

@@ -140,7 +140,7 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
 
 void OperationQueue::finish(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
-  operation.keep_alive.reset();
+  operation.let_go();
   if (operation.wire_bytes > kKeptWireBytes) operation.give_back_wire();
   one_less();
   operation.work.complete();
@@ -226,12 +226,12 @@ void OperationQueue::fail_all(Failure failure) {
   std::deque<std::shared_ptr<Operation>> failed;
   failed.swap(running_);
   for (const auto& operation : failed) {
-    if (operation->lanes_left == 0) continue;
+    if (operation->work.done()) continue;
     Failure own = failure;
     own.op = name_of(operation->call.collective);
     own.sequence = static_cast<int64_t>(operation->sequence);
     if (operation->started && on_abandoned_) on_abandoned_(operation->data);
-    operation->keep_alive.reset();
+    operation->let_go();
     operation->give_back_wire();
     one_less();
     operation->work.fail(std::move(own));

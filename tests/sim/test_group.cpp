@@ -143,6 +143,25 @@ TEST(failing_takes_symmetric_memory_back) {
   });
 }
 
+// A small operation is kept for the next call, but not what its caller gave it.
+TEST(a_done_operation_lets_go_of_its_callers_memory) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    for (const bool synchronous : {true, false}) {
+      const auto memory = std::make_shared<std::vector<float>>(10, 1.0F);
+      CollectiveCall call = all_reduce_of(*memory);
+      call.synchronous = synchronous;
+      call.prologue = [memory] { memory->at(0) = 2; };
+      call.epilogue = [memory] { memory->at(1) = 3; };
+      call.keep_alive = memory;
+      const auto work = communicator.run(std::move(call));
+      communicator.wait(*work, -1);
+      CHECK_EQ(memory->at(0), 4.0F);
+      CHECK_EQ(memory->at(1), 3.0F);
+      CHECK_EQ(memory.use_count(), 1);
+    }
+  });
+}
+
 TEST(many_asynchronous_operations_stay_in_order) {
   with_world(3, Options{}, [](Communicator& communicator) {
     std::vector<std::vector<float>> buffers(200, std::vector<float>(777));
