@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
+#include <new>
 
 #include "comm/process.h"
 #include "torch/bind.h"
@@ -14,12 +15,11 @@ namespace fastgpu {
 namespace {
 
 at::Tensor empty(const std::vector<int64_t>& sizes, at::ScalarType dtype) {
-  int64_t count = 1;
+  std::size_t size_bytes = c10::elementSize(dtype);
   for (const int64_t size : sizes) {
     if (size < 0) throw py::value_error("sizes must not be negative");
-    count *= size;
+    if (__builtin_mul_overflow(size_bytes, size, &size_bytes)) throw std::bad_alloc();
   }
-  const std::size_t size_bytes = static_cast<std::size_t>(count) * c10::elementSize(dtype);
   SymmetricHeap& heap = Process::shared().heap();
   std::byte* memory = heap.allocate(std::max<std::size_t>(size_bytes, 1));
   return at::from_blob(
