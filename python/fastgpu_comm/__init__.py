@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_BACKEND = "fastgpu"
+
 _HOMES = {
     "AbortedError": "errors",
     "AuthenticationError": "errors",
@@ -58,15 +60,26 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
 
 
+def _create(group: Any, options: Any) -> Any:
+    """Makes the backend of one process group (backend.create); loads it for the first one."""
+    from fastgpu_comm.backend import create
+
+    return create(group, options)
+
+
 def _autoload() -> None:
     """Registers the backend: what `import torch` calls, as it ends, through our entry point.
 
-    It must not raise, for that would break `import torch` for every program of the environment.
+    It must not raise, for that would break `import torch` for every program of the environment. Nor
+    may it import the package's own modules: one of them may be what imports torch just now.
     """
     try:
-        from fastgpu_comm.backend import register
+        import torch.distributed as dist
 
-        register()
+        if dist.is_available() and _BACKEND not in dist.Backend.backend_list:
+            dist.Backend.register_backend(
+                _BACKEND, _create, extended_api=True, devices=["cpu", "cuda"]
+            )
     except Exception as error:
         import warnings
 

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 NAME = "fastgpu"
 
 
-def register() -> None:
-    """Makes torch.distributed know the backend; again does nothing."""
-    if dist.is_available() and NAME not in dist.Backend.backend_list:
-        dist.Backend.register_backend(NAME, create, extended_api=True, devices=["cpu", "cuda"])
-
-
 def create(group: Any, options: Options | None) -> Backend:
     """Makes the backend of one process group: what torch calls for `backend="fastgpu"`.
 
