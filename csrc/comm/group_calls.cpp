@@ -9,7 +9,7 @@ namespace fastgpu {
 namespace {
 
 // Below this an asynchronous operation is tried at once; above, it would hold up its caller.
-constexpr uint64_t kInlineBytes = 64 * 1024;
+constexpr uint64_t kTriedAtOnceBytes = 64 * 1024;
 
 bool has_root(Collective collective) {
   return collective == Collective::kBroadcast || collective == Collective::kReduce ||
@@ -221,7 +221,7 @@ void Group::drive(Work& work, bool synchronous, uint64_t size_bytes) {
   Engine& engine = process_.engine();
   if (synchronous) {
     engine.wait(work, kNever);
-  } else if (size_bytes <= kInlineBytes) {
+  } else if (size_bytes <= kTriedAtOnceBytes) {
     engine.try_run(work, 0);
   } else {
     engine.submitted();

@@ -46,7 +46,6 @@ class PointToPoint : public Pollable {
   static constexpr uint32_t kMessageBudget = 1024;      // unmatched messages per peer
   static constexpr uint64_t kByteBudget = 1024 * 1024;  // their payload
   static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a granted message, per frame
-  static constexpr int kMaxPending = 1 << 16;
 
   using FailureHandler = std::function<void(Failure&)>;
 
@@ -56,7 +55,6 @@ class PointToPoint : public Pollable {
   void post_send(std::shared_ptr<MessageOperation> message);
   void post_recv(std::shared_ptr<MessageOperation> message);
   void fail_with(Failure failure);
-  bool full() const noexcept { return pending_.load() >= kMaxPending; }
 
   bool poll() noexcept override;
   void expire(TimeNs now) noexcept override;
