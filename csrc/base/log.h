@@ -1,5 +1,5 @@
 // One key=value line to standard error for each thing worth telling, at FASTGPU_LOG's level:
-//   fastgpu level=warn rank=1 generation=0 event=shm_unavailable host=node7 reason="..."
+//   fastgpu level=info event=group_failed reason="rank 1, group 'default': ..."
 // Thread safety: any thread; a line is written whole.
 #pragma once
 

@@ -4,11 +4,10 @@
 //
 // Invariants:
 //  1. Only the holder of baton_ (the runner) polls, so what it polls needs no locks of its own.
-//  2. Whoever adds work makes it known (submitted) after the work can be seen by busy(); then
-//  either
-//     it runs the loop itself, or the runner is woken, or the engine's thread is.
+//  2. Whoever adds work makes it known (submitted) after the work can be seen by busy(); then it
+//     runs the loop itself, or the runner is woken, or the engine's thread is.
 //  3. The runner sleeps only in the poller, after one more look at everything with its doorbell
-//  set.
+//     set.
 // Waiting is spin, then yield, then sleep. Never takes the GIL.
 #pragma once
 
@@ -33,8 +32,8 @@ class Pollable {
   virtual bool poll() noexcept = 0;
   // Any thread: whether something is pending.
   virtual bool busy() const noexcept = 0;
-  // Any thread: whether to poll it, also when nothing is pending, now and then while the engine
-  // runs.
+  // Any thread: whether to poll it now and then while the engine runs, also when nothing is
+  // pending.
   virtual bool attentive() const noexcept { return busy(); }
   // Runner only, when nothing moved: fails what has run out of time. Does not throw.
   virtual void expire(TimeNs now) noexcept = 0;

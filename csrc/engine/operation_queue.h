@@ -1,7 +1,8 @@
 // The collectives of one communicator: they start in the order pushed, the same on every rank, each
 // when its lanes are free; so several may be under way, and each lane carries them one after
-// another. Threading: push, fail_with and busy from any thread; the rest is the runner's. Bounded:
-// kMaxPending operations; a push beyond that waits for room (the caller helps meanwhile).
+// another. Ownership: shares the operations until they are done; the channels outlive it.
+// Threading: push, fail_with, failure, busy, full and the counters from any thread; the rest is the
+// runner's. Bounded: whoever pushes waits first while it is full().
 #pragma once
 
 #include <atomic>
@@ -76,9 +77,9 @@ class OperationQueue : public Pollable {
   ChannelSource& channels_;
   const FailureHandler on_failure_;
   const AbandonHandler on_abandoned_;
-  std::vector<LaneQueue> lanes_;  // the runner's
-  std::deque<std::shared_ptr<Operation>>
-      running_;  // the runner's; in call order, done ones dropped
+  // The runner's.
+  std::vector<LaneQueue> lanes_;
+  std::deque<std::shared_ptr<Operation>> running_;  // in call order; done ones leave at the front
 
   std::atomic<int> pending_{0};
   std::atomic<TimeNs> busy_since_{0};  // 0: not known yet

@@ -20,8 +20,8 @@ namespace fastgpu {
 class Doorbell {
  public:
   static Doorbell create();  // the owner's
-  static Doorbell attach(UniqueFd page_fd,
-                         UniqueFd event_fd);  // a ringer's, from passed descriptors
+  // A ringer's, from passed descriptors.
+  static Doorbell attach(UniqueFd page_fd, UniqueFd event_fd);
   Doorbell(Doorbell&& other) noexcept;
   Doorbell& operator=(Doorbell&& other) noexcept;
   ~Doorbell();
@@ -29,8 +29,8 @@ class Doorbell {
   int page_fd() const noexcept { return page_fd_.get(); }
   int event_fd() const noexcept { return event_fd_.get(); }
 
-  void
-  ring() noexcept;  // wakes the owner if it sleeps or is about to; else costs a fence and a load
+  // Wakes the owner if it sleeps or is about to; else costs a fence and a load.
+  void ring() noexcept;
   void prepare_sleep() noexcept;
   void finish_sleep() noexcept;  // also empties the eventfd
 

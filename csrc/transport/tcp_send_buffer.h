@@ -1,7 +1,7 @@
 // How much a TCP sender may have under way. Little: on a short path what it wrote then still lies
 // in the caches when the peer reads it, and the peer's window stays small as well (measured in
-// docs/performance.md). A path that holds more, because it is long and fast, gets the kernel's own
-// tuning, as every path did where the kernel cannot be asked to take that up again (before 5.14).
+// docs/performance.md). A path that holds more, because it is long and fast, is handed back to the
+// kernel's own tuning. Before Linux 5.14 nothing could be handed back: there the kernel tunes all.
 // Ownership: the socket stays the channel's. Threading: the channel's.
 #pragma once
 
