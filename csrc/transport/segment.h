@@ -35,7 +35,8 @@ class SymmetricHeap {
   // Makes the allocation that holds `memory` this process's alone, with what it holds: what a peer
   // writes there from now on is lost. For an operation that has failed while a peer may be about to
   // place an answer. Other threads may go on reading and writing it meanwhile. It is not found, nor
-  // handed out, again. Memory that is not the heap's is left alone.
+  // handed out, again: whoever else has asked for an answer in it must look. Memory that is not the
+  // heap's is left alone.
   void take_back(const std::byte* memory) noexcept;
 
   // The segment that holds all of [memory, memory + size_bytes), if one does and it was not taken

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/error.h"
 #include "transport/fence.h"
 #include "transport/shm_ring.h"
 
@@ -125,10 +126,11 @@ class ShmSender : public SendChannel {
 class ShmReceiver : public RecvChannel {
  public:
   ShmReceiver(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
-              std::shared_ptr<PeerSegments> segments)
+              std::shared_ptr<PeerSegments> segments, const SymmetricHeap* heap)
       : ring_(ring),
         peer_(std::move(peer)),
         segments_(std::move(segments)),
+        heap_(heap),
         publish_every_(std::max<uint64_t>(ring_.slots() / 4, 1)) {}
   ~ShmReceiver() override { close(); }
   ShmReceiver(const ShmReceiver&) = delete;
@@ -206,7 +208,14 @@ class ShmReceiver : public RecvChannel {
     return Io::kMoved;
   }
 
+  // What was written to memory that another group's failure took back meanwhile may be lost.
   Io take_placed(Incoming& incoming) {
+    if (heap_ != nullptr && !heap_->find(incoming.target, incoming.size_bytes)) {
+      raise(ErrorKind::kAborted,
+            "an operation of another group failed on the same symmetric memory, and took it back "
+            "from the peers while a result was written there; give groups that work at once "
+            "tensors of their own from fastgpu_comm.empty()");
+    }
     incoming.received_bytes = incoming.size_bytes;
     incoming.done = true;
     in_frame_ = false;
@@ -228,6 +237,7 @@ class ShmReceiver : public RecvChannel {
   const ShmRing ring_;
   const std::shared_ptr<Doorbell> peer_;
   const std::shared_ptr<PeerSegments> segments_;
+  const SymmetricHeap* const heap_;
   const uint64_t publish_every_;  // slots
   uint64_t consumed_ = 0;         // slots
   uint64_t published_ = 0;        // slots that the sender was told of
@@ -246,8 +256,9 @@ std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Door
 }
 
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                               std::shared_ptr<PeerSegments> segments) {
-  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(segments));
+                                               std::shared_ptr<PeerSegments> segments,
+                                               const SymmetricHeap* heap) {
+  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(segments), heap);
 }
 
 }  // namespace fastgpu

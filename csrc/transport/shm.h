@@ -27,10 +27,13 @@ UniqueFd create_shm_ring(const ShmRingConfig& config);
 // `peer` is rung when the other end may be asleep and has something to look at.
 // `share` is called, once a segment, before the first frame that names it: it must get the
 // segment's descriptor to the peer, which adds it to its PeerSegments.
+// `heap` is this process's, where answers in place arrive; memory of it that was taken back cannot
+// hold one any more, which try_recv raises as AbortedError.
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
                                              const SymmetricHeap* heap,
                                              std::function<void(uint32_t segment)> share);
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                               std::shared_ptr<PeerSegments> segments);
+                                               std::shared_ptr<PeerSegments> segments,
+                                               const SymmetricHeap* heap = nullptr);
 
 }  // namespace fastgpu

@@ -93,7 +93,8 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Returns a CPU tensor in symmetric memory, which ranks of this host read where it lies.
 
     Collectives on it copy less. The memory is freed with the tensor. After a collective on it has
-    failed it is this process's alone, and later collectives on it copy again.
+    failed it is this process's alone, and later collectives on it copy again; those of other groups
+    that are under way on it may fail, too.
 
     Args:
         size: Its shape, as torch.empty takes it: numbers, or one sequence of them.

@@ -143,6 +143,42 @@ TEST(failing_takes_symmetric_memory_back) {
   });
 }
 
+// The peer writes the other group's answer where nobody will see it: that must not pass for a sum.
+TEST(an_answer_to_memory_that_was_taken_back_is_not_believed) {
+  MemoryStore others;
+  with_world(2, {}, [&others](Communicator& failing, Process& process) {
+    CommunicatorConfig config;
+    config.rank = failing.rank();
+    config.world = 2;
+    config.name = "other";
+    config.options.algorithm = Algorithm::kRing;
+    config.timeout_ms = 20'000;
+    const auto other = Communicator::create(config, others, process);
+    constexpr std::size_t kCount = 100'000;
+    std::byte* memory = process.heap().allocate(2 * kCount * sizeof(float));
+    float* const values = reinterpret_cast<float*>(memory);
+    CollectiveCall pending = all_reduce_of({values, kCount});
+    other->wait(*other->run(pending), -1);
+    failing.wait(*failing.run(CollectiveCall{}), -1);  // a barrier
+    if (failing.rank() == 0) {
+      pending.synchronous = false;
+      const auto work = other->run(pending);
+      CollectiveCall late = all_reduce_of({values + kCount, kCount});
+      late.timeout_ms = 100;
+      CHECK_THROWS(failing.wait(*failing.run(late), -1), CollectiveTimeoutError, "timed out");
+      CHECK_THROWS(other->wait(*work, -1), AbortedError, "took it back");
+    } else {
+      while (failing.failure() == nullptr) std::this_thread::yield();
+      try {
+        other->wait(*other->run(pending), -1);
+      } catch (const AbortedError&) {  // unless it was done before rank 0 saw
+      }
+    }
+    process.heap().free(memory);
+    other->shutdown();
+  });
+}
+
 // A small operation is kept for the next call, but not what its caller gave it.
 TEST(a_done_operation_lets_go_of_its_callers_memory) {
   with_world(2, Options{}, [](Communicator& communicator) {
