@@ -58,14 +58,14 @@ void all_gather(Launch& launch, const TensorList& outputs, const at::Tensor& inp
     launch.run(std::move(call));
     return;
   }
+  const int64_t own_elements = outputs[static_cast<std::size_t>(rank)].numel();
+  if (own_elements != input.numel()) {
+    raise_invalid(launch.op(), "the output for this rank has " + std::to_string(own_elements) +
+                                   " elements, and its input " + std::to_string(input.numel()));
+  }
   // Parts of different sizes: a broadcast from each rank.
   for (std::size_t root = 0; root < outputs.size(); ++root) {
     const bool mine = root == static_cast<std::size_t>(rank);
-    if (mine && outputs[root].numel() != input.numel()) {
-      raise_invalid(launch.op(), "the output for this rank has " +
-                                     std::to_string(outputs[root].numel()) +
-                                     " elements, and its input " + std::to_string(input.numel()));
-    }
     CollectiveCall call = launch.call(Collective::kBroadcast, elements_of(outputs[root]));
     call.root = static_cast<int>(root);
     call.data = launch.memory().write(outputs[root]);
@@ -157,20 +157,19 @@ TorchBackend::WorkPtr TorchBackend::reduce_scatter(TensorList& outputs, Lists& i
     launch.run(std::move(call));
     return launch.finish(outputs);
   }
+  const int64_t own_elements = list[static_cast<std::size_t>(getRank())].numel();
+  if (output.numel() != own_elements) {
+    raise_invalid(launch.op(), "the output has " + std::to_string(output.numel()) +
+                                   " elements, and this rank's part of the input " +
+                                   std::to_string(own_elements));
+  }
   // Parts of different sizes: a reduce to each rank.
   for (std::size_t root = 0; root < list.size(); ++root) {
     CollectiveCall call = launch.call(Collective::kReduce, reducible_of(launch.op(), list[root]));
     call.reduce_op = reduction.op;
     call.premul_factor = reduction.premul_factor;
     call.root = static_cast<int>(root);
-    if (call.root == getRank()) {
-      if (output.numel() != list[root].numel()) {
-        raise_invalid(launch.op(), "the output has " + std::to_string(output.numel()) +
-                                       " elements, and this rank's part of the input " +
-                                       std::to_string(list[root].numel()));
-      }
-      call.data = launch.memory().write(output);
-    }
+    if (call.root == getRank()) call.data = launch.memory().write(output);
     call.input = read_beside(launch.memory(), {list[root]}, call.data,
                              call.data == nullptr ? 0 : size_bytes(outputs));
     launch.run(std::move(call));

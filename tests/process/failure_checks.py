@@ -245,3 +245,16 @@ def bad_environment() -> None:
         finally:
             del os.environ[name]
     assert rank < world
+
+
+def uneven_parts_of_another_size() -> None:
+    """A rank's own part that does not fit is refused before any other rank's has begun."""
+    rank, world = me_and_world()
+    parts, other_size = [torch.zeros(p + 1) for p in range(world)], torch.zeros(rank + 2)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match=f"{rank + 1} elements"):
+        dist.all_gather(parts, other_size)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match=f"input {rank + 1}"):
+        dist.reduce_scatter(other_size, parts)
+    ones = torch.ones(3)
+    dist.all_reduce(ones)
+    assert ones.tolist() == [world] * 3

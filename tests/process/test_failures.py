@@ -36,6 +36,7 @@ KEEP_THE_GROUP = (
     checks.aborted,
     checks.destroyed_while_pending,
     checks.bad_environment,
+    checks.uneven_parts_of_another_size,
 )
 
 
