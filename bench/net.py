@@ -1,6 +1,5 @@
 """Measures all_reduce between two hosts against gloo, and against what the wire can carry.
 
-    python bench/net.py                           # every rate: bench/results/net.md
     python bench/net.py                           # every link
     python bench/net.py --rates 1gbit --end 16M   # one link, not the largest size
     python bench/net.py --rates 1gbit --write     # its lines of bench/results/net.md anew
