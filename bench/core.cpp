@@ -142,6 +142,11 @@ Arguments parse(std::vector<std::string> words) {
   }
   if (arguments.entries.empty()) stop("nothing to measure");
   if (arguments.ranks < 1 || arguments.ranks > kMostRanks) stop("--ranks is 1 to 64");
+  for (const Entry& entry : arguments.entries) {
+    if (entry.bytes < size_of(entry.dtype) * static_cast<uint64_t>(arguments.ranks)) {
+      stop("each rank needs an element, and there are fewer bytes");
+    }
+  }
   return arguments;
 }
 

@@ -65,8 +65,9 @@ class Connector {
   void open(uint64_t communicator, int rank, int peer, int lane);
   // Tells every linked peer that this communicator failed.
   void fail(uint64_t communicator, int rank, const Failure& failure);
-  // Tells every linked peer that this rank leaves, and forgets the communicator; afterwards the
-  // sink is not called any more. Waits until the messages are out, for at most a second.
+  // Tells every linked peer that this rank leaves, and forgets the communicator. Waits until the
+  // messages are out, for at most a second: if the control thread is held up for longer, the sink,
+  // which it shares, may be called a little later still.
   void detach(uint64_t communicator, int rank);
 
  private:

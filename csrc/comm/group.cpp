@@ -16,17 +16,31 @@ constexpr TimeNs kDrainLimit = 2 * kSecond;
 
 // The group's channels and who fails with them: called by the runner and by the control thread.
 struct Group::Shared {
-  Shared(const CommunicatorConfig& config, Topology ranks, Process& process, int lanes)
+  Shared(const CommunicatorConfig& config, Topology ranks, Process& process)
       : topology(std::move(ranks)),
         rank(config.rank),
         name(config.name),
         id(config.world > 0 ? topology.records[0].communicator : 0),
         connector(process.connector()),
-        engine(process.engine()),
-        channels(std::make_shared<ChannelSet>(
-            process.engine(), config.world, lanes,
-            [this](int peer, int lane) { connector.open(id, rank, peer, lane); },
-            [this](int peer, const Failure& failure) { peer_failed(peer, failure); })) {}
+        engine(process.engine()) {}
+
+  // The channels outlive this where the connector is slow to let go of them.
+  static std::shared_ptr<Shared> make(const CommunicatorConfig& config, const Topology& ranks,
+                                      Process& process, int lanes) {
+    auto shared = std::make_shared<Shared>(config, ranks, process);
+    const std::weak_ptr<Shared> self = shared;
+    shared->channels = std::make_shared<ChannelSet>(
+        process.engine(), config.world, lanes,
+        [self](int peer, int lane) {
+          if (const auto alive = self.lock()) {
+            alive->connector.open(alive->id, alive->rank, peer, lane);
+          }
+        },
+        [self](int peer, const Failure& failure) {
+          if (const auto alive = self.lock()) alive->peer_failed(peer, failure);
+        });
+    return shared;
+  }
 
   // The first failure: says who and what, tells the peers, and takes everything down.
   void on_failure(Failure& failure) {
@@ -112,9 +126,9 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
 Group::Group(const CommunicatorConfig& config, const Topology& topology, Process& process)
     : config_(config),
       process_(process),
-      shared_(std::make_shared<Shared>(
-          config, topology, process,
-          (config.options.lanes > 0 ? config.options.lanes : kMaxChosenLanes) + 1)),
+      shared_(
+          Shared::make(config, topology, process,
+                       (config.options.lanes > 0 ? config.options.lanes : kMaxChosenLanes) + 1)),
       planner_(config.rank, config.world, topology.host_of, topology.most_on_machine,
                config.options),
       wires_(std::make_shared<WirePool>()),

@@ -92,12 +92,12 @@ bool Engine::poll_all(bool attentive_too) {
 
 bool Engine::anything_busy() const {
   return std::any_of(pollables_.begin(), pollables_.end(),
-                     [](const auto& pollable) { return pollable->busy(); });
+                     [](const auto& each) { return each != nullptr && each->busy(); });
 }
 
 void Engine::expire_all(TimeNs now) {
   for (const auto& pollable : pollables_) {
-    if (pollable->busy()) pollable->expire(now);
+    if (pollable != nullptr && pollable->busy()) pollable->expire(now);
   }
 }
 
@@ -141,7 +141,9 @@ void Engine::sleep(TimeNs deadline) {
   }
   deadline = std::min(deadline, now_ns() + kLongestSleep);
   for (const auto& pollable : pollables_) {
-    if (pollable->busy()) deadline = std::min(deadline, pollable->next_deadline());
+    if (pollable != nullptr && pollable->busy()) {
+      deadline = std::min(deadline, pollable->next_deadline());
+    }
   }
   poller_.sleep(deadline);
 }
@@ -179,8 +181,10 @@ void Engine::wait(Work& work, TimeNs deadline) {
 
 bool Engine::poll_once() {
   if (!baton_.try_lock()) return false;
+  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   const bool moved = poll_all(true);
   if (!moved) expire_all(now_ns());
+  runner_.store(std::thread::id{}, std::memory_order_relaxed);
   baton_.unlock();
   return moved;
 }

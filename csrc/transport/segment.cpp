@@ -131,17 +131,20 @@ void SymmetricHeap::take_back(const std::byte* memory) noexcept {
     if (used == segment.used_ranges.begin()) return;
     const auto [offset, size_bytes] = *--used;
     if (memory >= segment.base + offset + size_bytes || segment.taken_back.contains(offset)) return;
+    segment.taken_back[offset] = size_bytes;
     std::byte* const first = segment.base + offset;
     if (::mmap(first, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(),
                static_cast<off_t>(offset)) == MAP_FAILED) {
       log(LogLevel::kError, "symmetric_memory_not_taken_back",
-          "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno));
+          "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno) +
+              " meaning=" +
+              quoted("a peer of the failed operation may still write to its tensor; do not use "
+                     "the tensor again"));
       return;
     }
     for (uint64_t at = 0; at < size_bytes; at += kPageBytes) {
       __atomic_fetch_or(reinterpret_cast<unsigned char*>(first + at), 0, __ATOMIC_RELAXED);
     }
-    segment.taken_back[offset] = size_bytes;
     return;
   }
 }
