@@ -31,7 +31,8 @@ ChannelSet::ChannelSet(Engine& engine, int world, int lanes, Open open, Failed f
       failed_(std::move(failed)),
       slots_(static_cast<std::size_t>(world) * static_cast<std::size_t>(lanes)),
       closed_since_(static_cast<std::size_t>(world)),
-      departures_(static_cast<std::size_t>(world)) {}
+      departures_(static_cast<std::size_t>(world)),
+      presences_(static_cast<std::size_t>(world), Presence::kHere) {}
 
 SendChannel* ChannelSet::sender(int peer, int lane) {
   Slot& at = slot(peer, lane);
@@ -80,6 +81,7 @@ void ChannelSet::on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> ch
 void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
   {
     const std::lock_guard lock(mutex_);
+    presences_[static_cast<std::size_t>(peer)] = in_order ? Presence::kLeft : Presence::kLost;
     departures_[static_cast<std::size_t>(peer)] =
         in_order ? "has left the group (it destroyed its process group)" : "was lost: " + why;
     for (int lane = 0; lane < lanes_; ++lane) {
@@ -110,6 +112,11 @@ bool ChannelSet::departed(int peer) {
           std::to_string(reason_limit_ / kMillisecond) + " ms";
   }
   return !why.empty();
+}
+
+Presence ChannelSet::presence(int peer) const {
+  const std::lock_guard lock(mutex_);
+  return presences_[static_cast<std::size_t>(peer)];
 }
 
 std::string ChannelSet::departure(int peer) const {

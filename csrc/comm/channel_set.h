@@ -44,6 +44,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   // Why the peer is gone: "has left the group", "was lost: its process ended", "closed its
   // connection and gave no reason"; empty if it is not.
   std::string departure(int peer) const;
+  Presence presence(int peer) const override;
   // Hangs up every channel, and those still to come.
   void hang_up() noexcept;
 
@@ -71,6 +72,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   std::vector<std::unique_ptr<SendChannel>> senders_;
   std::vector<std::unique_ptr<RecvChannel>> receivers_;
   std::vector<std::string> departures_;  // by peer; empty: still there
+  std::vector<Presence> presences_;      // by peer
   bool hung_up_ = false;
 };
 

@@ -174,6 +174,7 @@ void Group::wait(Work& work, int64_t timeout_ms) {
 }
 
 void Group::abort(const std::string& reason) {
+  if (forked()) return;
   if (failure() != nullptr) return;
   Failure failure;
   failure.kind = ErrorKind::kAborted;
@@ -192,6 +193,7 @@ void Group::drain() {
 }
 
 void Group::shutdown() {
+  if (forked()) return;  // it is the parent's: the connector keeps its channels open
   std::call_once(shut_down_, [this] {
     if (collectives_->busy() || messages_->busy()) {
       abort("the process group was destroyed while operations were pending");

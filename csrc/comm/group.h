@@ -46,6 +46,8 @@ class Group : public Communicator {
   // What failing needs; it outlives the group while the engine or the connector still calls it.
   struct Shared;
 
+  bool forked() const noexcept { return forks() != made_at_fork_; }
+  void check_process() const;
   void check(const CollectiveCall& call) const;
   std::shared_ptr<Work> run_here(CollectiveCall& call);
   void fill(Operation& operation, CollectiveCall& call, const Plan& plan);
@@ -56,6 +58,7 @@ class Group : public Communicator {
   void drain();
 
   const CommunicatorConfig config_;
+  const int made_at_fork_ = forks();
   Process& process_;
   const std::shared_ptr<Shared> shared_;
   std::shared_ptr<OperationQueue> collectives_;

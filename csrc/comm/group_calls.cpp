@@ -87,7 +87,16 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   return work;
 }
 
+void Group::check_process() const {
+  if (!forked()) return;
+  raise(ErrorKind::kInvalidArgument,
+        "this process was forked from rank " + std::to_string(config_.rank) +
+            " after its group was made, and cannot use the group: start it with spawn, or let it "
+            "make a group of its own");
+}
+
 void Group::check(const CollectiveCall& call) const {
+  check_process();
   const auto ranks = static_cast<std::size_t>(config_.world);
   if (has_root(call.collective) && (call.root < 0 || call.root >= config_.world)) {
     refuse(call, "root " + std::to_string(call.root) + " is not a rank; allowed: 0 to " +
@@ -101,6 +110,13 @@ void Group::check(const CollectiveCall& call) const {
     refuse(call, "send and receive counts must be given for each of the " + std::to_string(ranks) +
                      " ranks, not for " + std::to_string(call.send_counts.size()) + " and " +
                      std::to_string(call.recv_counts.size()));
+  }
+  if (call.send_counts.empty()) return;
+  const auto me = static_cast<std::size_t>(config_.rank);
+  if (call.send_counts[me] != call.recv_counts[me]) {
+    refuse(call, "this rank sends itself " + std::to_string(call.send_counts[me]) +
+                     " elements, and has room for " + std::to_string(call.recv_counts[me]) +
+                     " of its own; both must be the same");
   }
 }
 
@@ -180,6 +196,7 @@ void Group::add_scaling(CollectiveCall& call, Operation& operation) {
 }
 
 std::shared_ptr<MessageOperation> Group::make_message(MessageCall& call, bool is_send) const {
+  check_process();
   const char* op = is_send ? "send" : "recv";
   const bool any = !is_send && call.peer == kAnySource;
   if (!any && (call.peer < 0 || call.peer >= config_.world || call.peer == config_.rank)) {

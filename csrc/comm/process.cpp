@@ -1,8 +1,23 @@
 #include "comm/process.h"
 
+#include <pthread.h>
+
+#include <atomic>
+
 #include "comm/connector.h"
 
 namespace fastgpu {
+namespace {
+
+std::atomic<int> fork_count{0};
+
+}  // namespace
+
+int forks() noexcept {
+  static const int registered = ::pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1); });
+  static_cast<void>(registered);
+  return fork_count.load(std::memory_order_relaxed);
+}
 
 Process::Process(const EngineConfig& config) : engine_(config) {}
 

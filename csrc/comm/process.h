@@ -39,4 +39,8 @@ class Process {
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 
+// How many forks lie between this process and the one in which it was first asked. A forked process
+// has none of its parent's threads, so it must not touch what they share with peers.
+int forks() noexcept;
+
 }  // namespace fastgpu

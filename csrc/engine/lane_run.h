@@ -10,6 +10,8 @@
 
 namespace fastgpu {
 
+enum class Presence : uint8_t { kHere, kLeft, kLost };  // kLeft: in order
+
 // Where the channels come from. nullptr: not connected yet; asking is what makes it connect.
 class ChannelSource {
  public:
@@ -19,6 +21,8 @@ class ChannelSource {
   // A channel to or from `peer` is closed: whether the peer is known to be gone. Until it is, a
   // word from it about why may still be on its way, and is worth waiting for.
   virtual bool departed(int peer) = 0;
+  // What is known of the peer now.
+  virtual Presence presence(int) const { return Presence::kHere; }
   // Changes when there are new receivers, or a peer has departed.
   virtual uint64_t version() const = 0;
 };

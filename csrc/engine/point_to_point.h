@@ -111,6 +111,7 @@ class PointToPoint : public Pollable {
   bool next_frame(Peer& peer);
   void frame_left(Peer& peer);
   bool poll_in(int rank, Peer& peer);
+  const char* awaited(int rank, const Peer& peer) const;
   void begin_frame(int rank, Peer& peer, const FrameHeader& frame);
   void frame_arrived(int rank, Peer& peer);
   void accept_offer(int rank, Peer& peer, const Header& header);

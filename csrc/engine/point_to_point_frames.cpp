@@ -118,10 +118,8 @@ bool PointToPoint::poll_in(int rank, Peer& peer) {
       FrameHeader frame;
       const Io io = channel->peek(frame);
       if (io == Io::kClosed) {
-        const bool awaited =
-            !peer.receiving.empty() || std::any_of(posted_.begin(), posted_.end(),
-                                                   [&](auto& recv) { return recv->peer == rank; });
-        if (awaited) raise_if_departed(channels_, rank, "recv");
+        const char* op = awaited(rank, peer);
+        if (op != nullptr) raise_if_departed(channels_, rank, op);
       }
       if (io != Io::kMoved) return moved;
       begin_frame(rank, peer, frame);
@@ -133,6 +131,24 @@ bool PointToPoint::poll_in(int rank, Peer& peer) {
     frame_arrived(rank, peer);
     moved = true;
   }
+}
+
+// What waits for word from a peer that has closed its channel; nullptr: nothing. A receive from any
+// rank may still be served by the others where a peer left in order, but not where it was lost.
+const char* PointToPoint::awaited(int rank, const Peer& peer) const {
+  if (!peer.receiving.empty()) return "recv";
+  for (const Message& recv : posted_) {
+    if (recv->peer == rank) return "recv";
+    if (recv->peer != kNoRank) continue;
+    if (channels_.presence(rank) == Presence::kLost) return "recv";
+    int departed = 0;
+    for (int other = 0; other < world_; ++other) {
+      departed += channels_.presence(other) != Presence::kHere ? 1 : 0;
+    }
+    if (departed >= world_ - 1) return "recv";
+  }
+  if (!peer.offered.empty()) return "send";
+  return !peer.queue.empty() && peer.message_budget == 0 ? "send" : nullptr;
 }
 
 // Decides where the payload of an arriving frame goes.

@@ -154,6 +154,85 @@ def peer_killed(with_futures: bool) -> None:
         dist.barrier()
 
 
+def message_to_killed_peer(kind: str) -> None:
+    """A message that is pending when a rank dies names it, whichever way it waits."""
+    rank, world = me_and_world()
+    last = world - 1
+    dist.all_reduce(torch.ones(4))
+    if rank == last:
+        time.sleep(0.5)  # so that the others are blocked by then
+        os.kill(os.getpid(), signal.SIGKILL)
+    start = time.monotonic()
+    calls: dict[str, Call] = {
+        "large send": lambda: dist.send(torch.ones(1 << 18), last),
+        "receive": lambda: dist.recv(torch.ones(4), last),
+        "receive from any": lambda: dist.recv(torch.ones(4)),
+        "collective": lambda: dist.all_reduce(torch.ones(4)),
+    }
+    with pytest.raises(fastgpu_comm.PeerLostError) as caught:
+        # Of two survivors one waits for the other, who must not be blamed.
+        calls[kind if rank == 0 else "collective"]()
+    assert caught.value.peer == last, caught.value
+    assert time.monotonic() - start < 5
+
+
+def any_source_outlives_a_leaver() -> None:
+    """A rank that leaves in order does not end a receive that another can still serve."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    dist.all_reduce(torch.ones(1), group=group)
+    if rank == 0:
+        result = torch.zeros(2)
+        assert dist.recv(result, group=group) == 1
+        assert result.tolist() == [7, 7]
+        with pytest.raises(fastgpu_comm.PeerLostError):  # nobody is left
+            dist.recv(result, group=group)
+    elif rank == 1:
+        time.sleep(0.5)  # rank 2 has left by then
+        dist.send(torch.full((2,), 7.0), 0, group=group)
+        dist.destroy_process_group(group)
+    else:
+        dist.destroy_process_group(group)
+
+
+def own_part_of_another_size() -> None:
+    """What a rank sends itself must fit what it gets from itself."""
+    rank, world = me_and_world()
+    splits = [1] * world
+    other = [2 if peer == rank else 1 for peer in range(world)]
+    received = torch.full((world + 1,), -1.0)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="sends itself 1 elements"):
+        dist.all_to_all_single(received, torch.ones(world), other, splits)
+    assert received.tolist() == [-1.0] * (world + 1)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="sends itself 2 elements"):
+        dist.all_to_all_single(torch.ones(world), torch.ones(world + 1), splits, other)
+    dist.barrier()
+
+
+def forked_process() -> None:
+    """A forked process cannot use the group, nor harm it; its parent goes on."""
+    rank, world = me_and_world()
+    ones = torch.ones(3)
+    dist.all_reduce(ones)
+    if rank == 0:
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            for call in (lambda: dist.all_reduce(ones), lambda: dist.send(ones, 1)):
+                try:
+                    call()
+                except fastgpu_comm.InvalidArgumentError as error:
+                    refused += "forked" in str(error)
+            dist.destroy_process_group()
+            os._exit(0 if refused == 2 else 1)
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+    dist.barrier()
+    ones = torch.ones(1 << 18)
+    dist.all_reduce(ones)
+    assert ones[-1] == world
+
+
 def aborted() -> None:
     """abort() from another thread ends a blocked collective, at once, at the peers too."""
     rank, world = me_and_world()

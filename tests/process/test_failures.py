@@ -37,6 +37,9 @@ KEEP_THE_GROUP = (
     checks.destroyed_while_pending,
     checks.bad_environment,
     checks.uneven_parts_of_another_size,
+    checks.own_part_of_another_size,
+    checks.any_source_outlives_a_leaver,
+    checks.forked_process,
 )
 
 
@@ -50,6 +53,12 @@ def test_failure(ranks: Ranks, setting: Setting, check: Callable[[], None]) -> N
 @pytest.mark.parametrize("with_futures", [False, True], ids=["wait", "future"])
 def test_killed_peer_is_named(ranks: Ranks, setting: Setting, with_futures: bool) -> None:
     ranks.run(checks.peer_killed, setting, with_futures, expect_killed=(2,))
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["large send", "receive", "receive from any", "collective"])
+def test_message_to_killed_peer(ranks: Ranks, setting: Setting, kind: str) -> None:
+    ranks.run(checks.message_to_killed_peer, setting, kind, expect_killed=(2,))
 
 
 def test_killed_peer_surfaces_in_backward(ranks: Ranks) -> None:
