@@ -75,8 +75,11 @@ std::vector<uint64_t> split_counts(const char* op, const at::Tensor& tensor,
     raise_invalid(op, "Number of tensor splits not equal to group size: " +
                           std::to_string(splits.size()) + " and " + std::to_string(world));
   }
+  for (const int64_t split : splits) {
+    if (split < 0) raise_invalid(op, "split " + std::to_string(split) + " is negative");
+  }
   const int64_t sum = std::accumulate(splits.begin(), splits.end(), int64_t{0});
-  if (sum != rows || std::ranges::any_of(splits, [](int64_t split) { return split < 0; })) {
+  if (sum != rows) {
     raise_invalid(op, "Split sizes doesn't match total dim 0 size: they sum to " +
                           std::to_string(sum) + ", and there are " + std::to_string(rows));
   }

@@ -334,6 +334,9 @@ def uneven_parts_of_another_size() -> None:
         dist.all_gather(parts, other_size)
     with pytest.raises(fastgpu_comm.InvalidArgumentError, match=f"input {rank + 1}"):
         dist.reduce_scatter(other_size, parts)
+    rows = torch.ones(world)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="split -1 is negative"):
+        dist.all_to_all_single(rows.clone(), rows, None, [-1, *[1] * (world - 1)])
     ones = torch.ones(3)
     dist.all_reduce(ones)
     assert ones.tolist() == [world] * 3
