@@ -24,18 +24,24 @@ if installed != TORCH_VERSION:
         f"built for this one, or install torch {TORCH_VERSION}"
     )
 
-from fastgpu_comm._native import (  # noqa: E402
-    Backend,
-    Constants,
-    Machine,
-    Options,
-    SlowLink,
-    WorldPlan,
-    algorithms_of,
-    collectives,
-    empty,
-    measured_constants,
-)
+try:
+    from fastgpu_comm._native import (
+        Backend,
+        Constants,
+        Machine,
+        Options,
+        SlowLink,
+        WorldPlan,
+        algorithms_of,
+        collectives,
+        empty,
+        measured_constants,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"fastgpu_comm's native extension does not fit its Python code: {error}; build it "
+        "anew: run `make build` in its source, or reinstall fastgpu_comm"
+    ) from error
 
 __all__ = [
     "Backend",
