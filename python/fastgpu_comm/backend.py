@@ -61,6 +61,18 @@ def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
     return backend
 
 
+def why_not_available(name: str) -> str | None:
+    """Returns why no process group can have the backend `name` here; None when one can."""
+    try:
+        if name and name != "undefined" and dist.is_backend_available(name):
+            return None
+    except ValueError as error:  # no way to write several backends
+        return str(error)
+    listed = [each for each in dist.Backend.backend_list if each != "undefined"]
+    have = ", ".join(each for each in listed if dist.is_backend_available(each))
+    return f"torch has no backend {name!r} here; it has {have}"
+
+
 def stats(group: dist.ProcessGroup | None = None) -> dict[str, float]:
     """Counts what went through a group since it was made.
 

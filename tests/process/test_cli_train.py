@@ -67,6 +67,7 @@ def test_a_worker_that_fails_ends_the_command_with_its_error(tmp_path: Path) -> 
     [
         (["--steps", "0"], "whole number of at least 1"),
         (["--learning-rate", "nan"], "invalid number above 0 value: 'nan'"),
+        (["--backend", "foo"], "no backend 'foo' here; it has gloo"),
         (["--resume"], "--resume needs --out"),
         (["--batch", "2", "--accumulation", "3"], "at most batch_size, which is 2"),
         (["--seed", "-1"], "TrainerSettings.seed is -1"),

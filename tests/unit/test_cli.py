@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch.distributed as dist
 
 import fastgpu_comm
 from fastgpu_comm.cli import main
@@ -48,6 +49,7 @@ def test_arguments_that_cannot_be_read(
     [
         (["-b", "8M", "-e", "1K"], "is above the last"),
         (["--backend", "gloo,nope"], "no backend 'nope'"),
+        (["--plot", "x.foo"], "x.foo names no kind of picture: end it in one of .*png"),
         (["--backend", "gloo", "--root", "2"], "root 2 is none of the 2 ranks"),
         (["--backend", "gloo", "--nproc", "1"], "nobody to talk to"),
         (["--backend", "gloo", "--dtype", "float32", "--redop", "bxor"], "bxor is for whole"),
@@ -58,3 +60,39 @@ def test_arguments_that_cannot_be_read(
 def test_arguments_that_contradict_each_other(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         main(["bench", "all_reduce", *arguments])
+
+
+def test_a_world_of_nobody_is_one_complaint() -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "all_reduce", "--backend", "gloo", "--nproc", "0"])
+    assert str(end.value).splitlines() == [
+        "fastgpu-comm bench: a world of 0 has nobody to talk to: use 2 ranks or more"
+    ]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_backend_that_torch_lacks_is_named_with_those_it_has(
+    known: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "lacking"
+    if known:  # as nccl where torch was built without CUDA
+        monkeypatch.setattr(dist.Backend, "backend_list", [*dist.Backend.backend_list, name])
+    monkeypatch.setattr(dist, "is_backend_available", lambda backend: backend != name)
+    assert main(["train", "--backend", name]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("fastgpu-comm train: torch has no backend 'lacking' here; it has gloo")
+    assert "fastgpu" in said.split("it has")[1]
+    assert "undefined" not in said
+    with pytest.raises(SystemExit, match=r"no backend 'lacking' here; it has gloo"):
+        main(["bench", "all_reduce", "--backend", name])
+
+
+def test_help_is_for_users(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "Measures, tries out and simulates" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["bench", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for default in ("8", "64M", "fastgpu,gloo", "float32", "sum"):
+        assert f"(default: {default})" in told

@@ -61,6 +61,7 @@ def test_arguments_that_cannot_be_read(
         (["--algorithm", "rung"], "has no 'rung'; it has ring"),
         (["--ranks", "2,4", "--slow-rank", "4=2"], "rank 4 is in none"),
         (["--json", "no/such/folder.json"], "no folder"),
+        (["--plot", "x.foo"], "x.foo names no kind of picture"),
         (["--constants", "other"], "not the costs of links"),
         (["--ranks", "2", "--lanes", "256"], "1 to 255 lanes"),
     ],

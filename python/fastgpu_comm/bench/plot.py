@@ -10,8 +10,18 @@ from fastgpu_comm.bench.results import Results, Row
 from fastgpu_comm.bench.sizes import format_size
 
 
+def why_not_drawn(path: Path) -> str | None:
+    """Returns why no picture can be written to `path`; None when one can, by its name."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if not path.suffix or path.suffix[1:].lower() in known:  # without a suffix it is a PNG
+        return None
+    return f"{path.name} names no kind of picture: end it in one of {', '.join(sorted(known))}"
+
+
 def draw(results: Results, path: Path) -> None:
-    """Writes a PNG with a row of two charts for each collective that has sizes.
+    """Writes a picture with a row of two charts for each collective that has sizes.
 
     Raises:
         ValueError: No call that succeeded has a size, so there is nothing to draw.

@@ -36,6 +36,8 @@ DTYPES = (
     "bfloat16",
     "float8_e4m3fn",
     "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
     "int8",
     "uint8",
     "int16",
@@ -78,14 +80,32 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure")
-    what.add_argument("-b", "--begin", type=parse_size, default=8, metavar="SIZE")
-    what.add_argument("-e", "--end", type=parse_size, default=parse_size("64M"), metavar="SIZE")
+    for flags, default, meaning in (
+        (("-b", "--begin"), "8", "first size in bytes, such as 64, 4K, 1.5M"),
+        (("-e", "--end"), "64M", "last size"),
+    ):
+        what.add_argument(
+            *flags,
+            type=parse_size,
+            default=parse_size(default),
+            metavar="SIZE",
+            help=f"{meaning} (default: {default})",
+        )
     steps = what.add_mutually_exclusive_group()
     steps.add_argument("-f", "--factor", type=float, default=4.0, help="between sizes (default: 4)")
     steps.add_argument("-i", "--step", type=parse_size, metavar="SIZE", help="added instead")
-    what.add_argument("--backend", type=_names, default=["fastgpu", "gloo"], metavar="A,B")
-    what.add_argument("--dtype", type=_one_of(DTYPES), default=["float32"], metavar="A,B")
-    what.add_argument("--redop", type=_one_of(REDOPS), default=["sum"], metavar="A,B")
+    for flag, kind, default, meaning in (
+        ("--backend", _names, "fastgpu,gloo", "of torch.distributed, to take turns"),
+        ("--dtype", _one_of(DTYPES), "float32", "of: " + ", ".join(DTYPES)),
+        ("--redop", _one_of(REDOPS), "sum", "of: " + ", ".join(REDOPS)),
+    ):
+        what.add_argument(
+            flag,
+            type=kind,
+            default=kind(default),
+            metavar="A,B",
+            help=f"{meaning} (default: {default})",
+        )
     what.add_argument("--root", type=int, default=0, help="of broadcast, reduce, gather, scatter")
 
 
@@ -153,24 +173,21 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _check(settings: Settings, world_size: int) -> None:
     """Ends the process with a message where the arguments contradict each other."""
     import torch
-    from torch.distributed import Backend
 
+    from fastgpu_comm.backend import why_not_available
     from fastgpu_comm.bench import data
     from fastgpu_comm.bench.collectives import COLLECTIVES
     from fastgpu_comm.bench.worker import lines
 
-    complaints = []
-    for backend in settings.backends:
-        if backend not in Backend.backend_list:
-            known = ", ".join(Backend.backend_list)
-            complaints.append(f"torch knows no backend {backend!r}; it knows {known}")
+    reasons = (why_not_available(backend) for backend in settings.backends)
+    complaints = [reason for reason in reasons if reason]
     if any(COLLECTIVES[name].reduces for name in settings.collectives):
         pairs = ((redop, dtype) for redop in settings.redops for dtype in settings.dtypes)
         reasons = (data.why_not(redop, getattr(torch, dtype)) for redop, dtype in pairs)
         complaints += [reason for reason in reasons if reason]
     if world_size < 2:
-        complaints.append(f"{world_size} rank has nobody to talk to: use 2 or more")
-    if not 0 <= settings.root < world_size:
+        complaints.append(f"a world of {world_size} has nobody to talk to: use 2 ranks or more")
+    elif not 0 <= settings.root < world_size:
         complaints.append(f"root {settings.root} is none of the {world_size} ranks")
     if not complaints and not lines(settings, world_size):
         complaints.append(f"no size has an element for each of {world_size} ranks")
@@ -179,6 +196,8 @@ def _check(settings: Settings, world_size: int) -> None:
 
 def _check_output(arguments: argparse.Namespace) -> None:
     """Ends the process with a message where what it measures could not be written."""
+    from fastgpu_comm.bench.plot import why_not_drawn
+
     files = [path for path in (arguments.json, arguments.plot) if path]
     complaints = [
         f"there is no folder {path.parent} for {path.name}"
@@ -187,6 +206,8 @@ def _check_output(arguments: argparse.Namespace) -> None:
     ]
     if (arguments.plot or arguments.report) and not importlib.util.find_spec("matplotlib"):
         complaints.append("charts need matplotlib: pip install 'fastgpu-comm[plot]'")
+    elif arguments.plot and (reason := why_not_drawn(arguments.plot)):
+        complaints.append(reason)
     _end_with(complaints)
 
 

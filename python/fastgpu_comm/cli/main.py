@@ -17,10 +17,15 @@ from collections.abc import Sequence
 import fastgpu_comm
 from fastgpu_comm import cli
 
+DESCRIPTION = (
+    "Measures, tries out and simulates fastgpu, a torch.distributed backend for CPU tensors. "
+    "`fastgpu-comm COMMAND --help` tells what a command takes."
+)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `fastgpu-comm` with every command in it."""
-    parser = argparse.ArgumentParser(prog="fastgpu-comm", description=fastgpu_comm.__doc__)
+    parser = argparse.ArgumentParser(prog="fastgpu-comm", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=fastgpu_comm.__version__)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in command_names():

@@ -228,6 +228,10 @@ def _check(arguments: argparse.Namespace, scenario: Scenario) -> None:
             import matplotlib  # noqa: F401
         except ImportError:
             _refuse("--plot needs matplotlib: pip install 'fastgpu-comm[plot]'")
+        from fastgpu_comm.bench.plot import why_not_drawn
+
+        if reason := why_not_drawn(arguments.plot):
+            _refuse(reason)
 
 
 def _points(scenario: Scenario) -> list[Point]:

@@ -102,8 +102,11 @@ def _run_as_rank(options: DemoOptions) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> DemoOptions:
+    from fastgpu_comm.backend import why_not_available
     from fastgpu_comm.trainer import demo, gpt, settings
 
+    if reason := why_not_available(arguments.backend):
+        raise ValueError(reason)
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
     return demo.DemoOptions(
