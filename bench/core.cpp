@@ -32,6 +32,7 @@
 #include "comm/communicator.h"
 #include "comm/process.h"
 #include "comm/store.h"
+#include "folder_store.h"
 
 namespace {
 
@@ -63,35 +64,6 @@ struct Board {
   double seconds[kMostRanks][kMostCalls];
   double cpu_seconds[kMostRanks];
   int calls;
-};
-
-// A key is a file of a folder: a store for processes of one host.
-class FolderStore : public Store {
- public:
-  explicit FolderStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
-  void set(const std::string& key, const std::string& value) override {
-    const std::string name = name_of_file(key);
-    const std::filesystem::path draft = folder_ / (name + "." + std::to_string(::getpid()));
-    std::ofstream(draft, std::ios::binary) << value;
-    std::filesystem::rename(draft, folder_ / name);
-  }
-  std::string get(const std::string& key, TimeNs deadline) override {
-    const std::filesystem::path path = folder_ / name_of_file(key);
-    while (!std::filesystem::exists(path)) {
-      if (now_ns() > deadline) raise(ErrorKind::kRendezvous, "no rank wrote " + key);
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    std::ostringstream text;
-    text << std::ifstream(path, std::ios::binary).rdbuf();
-    return text.str();
-  }
-
- private:
-  static std::string name_of_file(std::string key) {
-    std::ranges::replace(key, '/', '_');
-    return "key_" + key;
-  }
-  const std::filesystem::path folder_;
 };
 
 [[noreturn]] void stop(const std::string& why) {
