@@ -158,7 +158,7 @@ void Group::calibrate() {
   const std::string constants = known.empty() ? measure_constants(*this, shared_->topology) : known;
   process_.set_constants(constants);
   planner_.set_constants(constants_from_text(constants));
-  spare_plan_.reset();
+  prepared_ = {};
 }
 
 void Group::wait(Work& work, int64_t timeout_ms) {

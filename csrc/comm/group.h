@@ -2,6 +2,7 @@
 // Threading and ownership as communicator.h says.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -49,8 +50,20 @@ class Group : public Communicator {
   bool forked() const noexcept { return forks() != made_at_fork_; }
   void check_process() const;
   void check(const CollectiveCall& call) const;
+  // An operation that ran at once for its caller, kept for the next call like it: a small call
+  // then neither allocates nor looks anything up.
+  struct Prepared {
+    std::shared_ptr<Operation> operation;
+    std::shared_ptr<const Plan> plan;
+
+    bool fits(const CollectiveCall& call) const;
+  };
+  static constexpr std::size_t kPrepared = 8;
+
   std::shared_ptr<Work> run_here(CollectiveCall& call);
+  void prepare(Prepared& prepared, CollectiveCall& call);
   void fill(Operation& operation, CollectiveCall& call, const Plan& plan);
+  void bind(Operation& operation, CollectiveCall& call);
   void add_scaling(CollectiveCall& call, Operation& operation);
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
   TimeNs timeout_ns(int64_t timeout_ms) const;
@@ -65,10 +78,7 @@ class Group : public Communicator {
   std::shared_ptr<PointToPoint> messages_;
   Planner planner_;
   std::shared_ptr<WirePool> wires_;
-  // Of the last call that its caller ran: used again by the next one, so that a small call
-  // allocates nothing. The engine's baton guards both.
-  std::shared_ptr<Operation> spare_;
-  std::shared_ptr<const Plan> spare_plan_;
+  std::array<Prepared, kPrepared> prepared_;  // guarded by the engine's baton
   std::atomic<int64_t> timeout_ms_;
   std::atomic<uint64_t> message_bytes_sent_{0};
   std::atomic<uint64_t> message_bytes_received_{0};

@@ -44,8 +44,9 @@ bool is_narrow(DType dtype) {
 }  // namespace
 
 std::shared_ptr<Work> Group::run(CollectiveCall call) {
-  check(call);
+  check_process();
   if (call.synchronous && process_.engine().begin()) return run_here(call);
+  check(call);
   const auto operation = std::make_shared<Operation>();
   fill(*operation, call, *planner_.plan(question_of(call)));
   while (collectives_->full()) {
@@ -61,30 +62,47 @@ std::shared_ptr<Work> Group::run(CollectiveCall call) {
 // The caller holds the baton: it would wait next, so it runs the operation to its end.
 std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   Engine& engine = process_.engine();
-  std::shared_ptr<Operation> operation = std::move(spare_);
+  Prepared& prepared = prepared_[(call.count ^ static_cast<uint64_t>(call.collective)) % kPrepared];
   try {
-    if (operation == nullptr) operation = std::make_shared<Operation>();
-    const PlanQuestion question = question_of(call);
-    if (spare_plan_ == nullptr || !question.answered_by(*spare_plan_)) {
-      spare_plan_ = planner_.plan(question);
+    prepare(prepared, call);
+    if (collectives_->begin(prepared.operation, engine.looks_alone())) {
+      engine.end();
+      return done_work();
     }
-    fill(*operation, call, *spare_plan_);
-    collectives_->begin(operation);
   } catch (...) {
+    if (prepared.operation != nullptr) prepared.operation->let_go();
     engine.release();
     throw;
   }
+  std::shared_ptr<Operation>& operation = prepared.operation;
   engine.run(operation->work);
   std::shared_ptr<Work> work;
   if (operation.use_count() == 1 && operation->work.ok()) {
     operation->work.renew();
-    spare_ = std::move(operation);
     work = done_work();
   } else {
-    work = work_of(operation);
+    work = work_of(std::exchange(operation, nullptr));
   }
   engine.release();
   return work;
+}
+
+bool Group::Prepared::fits(const CollectiveCall& call) const {
+  return operation != nullptr && plan != nullptr && call.count == plan->key.count &&
+         call.collective == plan->key.collective && call.root == plan->key.root &&
+         call.dtype == operation->call.dtype && call.reduce_op == operation->call.reduce_op &&
+         plan->even && call.send_counts.empty() && call.recv_counts.empty() &&
+         plan->schedule->wire_bytes <= operation->wire_bytes;
+}
+
+void Group::prepare(Prepared& prepared, CollectiveCall& call) {
+  if (prepared.fits(call)) return bind(*prepared.operation, call);
+  check(call);
+  const std::shared_ptr<const Plan> plan = planner_.plan(question_of(call));
+  prepared.plan.reset();  // until the rest fits it
+  if (prepared.operation == nullptr) prepared.operation = std::make_shared<Operation>();
+  fill(*prepared.operation, call, *plan);
+  prepared.plan = plan;
 }
 
 void Group::check_process() const {
@@ -96,7 +114,6 @@ void Group::check_process() const {
 }
 
 void Group::check(const CollectiveCall& call) const {
-  check_process();
   const auto ranks = static_cast<std::size_t>(config_.world);
   if (has_root(call.collective) && (call.root < 0 || call.root >= config_.world)) {
     refuse(call, "root " + std::to_string(call.root) + " is not a rank; allowed: 0 to " +
@@ -120,12 +137,11 @@ void Group::check(const CollectiveCall& call) const {
   }
 }
 
+// All that follows from what is called, and so holds for the next call like it, too.
 void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
-  if (operation.schedule != plan.schedule) operation.schedule = plan.schedule;
+  operation.schedule = plan.schedule;
   operation.sent_bytes = plan.sent_bytes;
   operation.received_bytes = plan.received_bytes;
-  operation.input = call.input;
-  operation.data = call.data;
   operation.call.collective = call.collective;
   operation.call.dtype = call.dtype;
   operation.call.reduce_op = call.reduce_op;
@@ -133,19 +149,11 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   operation.call.lanes = static_cast<uint8_t>(plan.choice.lanes);
   operation.call.root = has_root(call.collective) ? static_cast<uint16_t>(call.root) : kNoRoot;
   operation.call.count = call.count;
+  operation.key = pack(operation.call);
   operation.rank = config_.rank;
   operation.element_size = static_cast<uint32_t>(size_of(call.dtype));
-  operation.timeout_ns = timeout_ns(call.timeout_ms);
-  operation.deadline = kNever;
-  operation.started = false;
-  operation.prologue = std::move(call.prologue);
-  operation.epilogue = std::move(call.epilogue);
-  operation.keep_alive = std::move(call.keep_alive);
-  operation.reduce = nullptr;
-  if (reduces(call.collective)) {
-    operation.reduce = find_reduce(call.dtype, call.reduce_op);
-    add_scaling(call, operation);
-  }
+  operation.reduce =
+      reduces(call.collective) ? find_reduce(call.dtype, call.reduce_op) : ReduceKernel{};
   if (const std::size_t size = plan.schedule->wire_bytes; size > operation.wire_bytes) {
     const WirePool::Block block = wires_->take(size);
     operation.wire = block.memory;
@@ -153,6 +161,20 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
     operation.wire_owner = std::shared_ptr<void>(
         block.memory, [pool = wires_, block](void*) { pool->give_back(block); });
   }
+  bind(operation, call);
+}
+
+// What is this call's own.
+void Group::bind(Operation& operation, CollectiveCall& call) {
+  operation.input = call.input;
+  operation.data = call.data;
+  operation.timeout_ns = timeout_ns(call.timeout_ms);
+  operation.deadline = kNever;
+  operation.started = false;
+  operation.prologue = std::move(call.prologue);
+  operation.epilogue = std::move(call.epilogue);
+  operation.keep_alive = std::move(call.keep_alive);
+  if (operation.reduce != nullptr) add_scaling(call, operation);
 }
 
 // AVG and PREMUL_SUM are sums with a factor: before the sum where the caller asked for it, and

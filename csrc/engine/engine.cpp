@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/pause.h"
+
 namespace fastgpu {
 namespace {
 
@@ -11,14 +13,10 @@ constexpr TimeNs kLongestSleep = kSecond;
 constexpr unsigned kLooksPerClock = 8;
 // How often those that are attentive, but not busy, get their turn.
 constexpr unsigned kPassesPerRound = 8;
-
-inline void pause() noexcept {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield" ::: "memory");
-#endif
-}
+// The looks of a caller that has the engine to itself: about a microsecond. And how often such a
+// caller runs the engine all the same, for the sake of those that are attentive.
+constexpr int kLooksAlone = 32;
+constexpr unsigned kCallsPerRound = 64;
 
 }  // namespace
 
@@ -148,14 +146,29 @@ void Engine::sleep(TimeNs deadline) {
   poller_.sleep(deadline);
 }
 
+// Says whether anything is pending. Work is pushed before it is announced: so either it is seen
+// here, or the announcement comes after.
+bool Engine::settle() {
+  wanted_.exchange(false);
+  const bool left = anything_busy();
+  if (left) wanted_.store(true);
+  return left;
+}
+
+int Engine::looks_alone() noexcept {
+  if (wanted_.load() || ++calls_alone_ % kCallsPerRound == 0) return 0;
+  return crowded_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
+}
+
 // Gives the baton back; what is still pending goes on in the background.
 void Engine::release() {
-  const bool left = anything_busy();
+  const bool left = settle();
   baton_.unlock();
   if (left) delegate();
 }
 
 void Engine::submitted() {
+  wanted_.store(true);
   poller_.wake();
   delegate();
 }
@@ -210,6 +223,7 @@ void Engine::background_loop() {
     lock.unlock();
     baton_.lock();
     run(nullptr, kNever, true);
+    settle();
     baton_.unlock();
     lock.lock();
   }

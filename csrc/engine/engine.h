@@ -64,6 +64,11 @@ class Engine {
   bool begin() noexcept { return baton_.try_lock(); }
   void run(const Work& work) { run(&work, kNever, true); }
   void release();
+  // The same where the holder has left nothing pending, nor seen to anything but what is its own.
+  void end() noexcept { baton_.unlock(); }
+  // How often the holder of the baton may look at its own work before it must run the engine: not
+  // at all while others have work, and not in every call.
+  int looks_alone() noexcept;
 
   // Says that there is new work, to be finished without a waiter.
   void submitted();
@@ -87,6 +92,7 @@ class Engine {
   bool anything_busy() const;
   void run(const Work* work, TimeNs deadline, bool may_sleep);
   void sleep(TimeNs deadline);
+  bool settle();
   void delegate();
   void background_loop();
   void merge_changes();
@@ -94,12 +100,14 @@ class Engine {
   const EngineConfig config_;
   Poller poller_;
   std::atomic<bool> crowded_{false};
+  std::atomic<bool> wanted_{false};  // somebody else may have work: false only if nobody has
 
   std::mutex baton_;
   std::atomic<std::thread::id> runner_{};
   std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by baton_
   std::vector<std::shared_ptr<Pollable>> removed_;    // by the runner itself, in the current pass
   unsigned passes_ = 0;                               // guarded by baton_
+  unsigned calls_alone_ = 0;                          // guarded by baton_
 
   mutable std::mutex registry_mutex_;
   std::vector<std::shared_ptr<Pollable>> registry_;  // guarded by registry_mutex_

@@ -46,12 +46,7 @@ LaneState LaneRun::poll(ChannelSource& channels) {
   while (next_ < steps_->size()) {
     const Step& step = (*steps_)[next_];
     if (step.verb == Verb::kSend) {
-      Outgoing frame;
-      frame.header = header_of(step, step.source.size_bytes);
-      frame.payload = operation_->source(step.source);
-      frame.answer = step.answer;
-      frame.place = place_of(step);
-      posted_.push_back({step.peer, step.source, frame});
+      post(step, channels);
       moved = true;
     } else {
       // What was posted leaves before we wait for, or overwrite, anything.
@@ -68,7 +63,7 @@ LaneState LaneRun::poll(ChannelSource& channels) {
     }
     ++next_;
   }
-  moved |= flush(channels);
+  if (!posted_.empty()) moved |= flush(channels);
   if (posted_.empty()) return LaneState::kDone;
   return moved ? LaneState::kMoved : LaneState::kBlocked;
 }
@@ -81,6 +76,22 @@ FrameHeader LaneRun::header_of(const Step& step, uint64_t size_bytes) const {
   header.size_bytes = size_bytes;
   header.key = operation_->key;
   return header;
+}
+
+// Sends at once what nothing is in front of; the rest is flush's.
+void LaneRun::post(const Step& step, ChannelSource& channels) {
+  Outgoing frame;
+  frame.header = header_of(step, step.source.size_bytes);
+  frame.payload = operation_->source(step.source);
+  frame.answer = step.answer;
+  if (!places_.empty()) frame.place = place_of(step);
+  if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
+    SendChannel* channel = channels.sender(step.peer, lane_);
+    const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(frame);
+    if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
+    if (frame.done) return;
+  }
+  posted_.push_back({step.peer, step.source, frame});
 }
 
 bool LaneRun::flush(ChannelSource& channels) {

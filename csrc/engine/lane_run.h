@@ -57,6 +57,7 @@ class LaneRun {
   };
 
   FrameHeader header_of(const Step& step, uint64_t size_bytes) const;
+  void post(const Step& step, ChannelSource& channels);
   bool flush(ChannelSource& channels);
   bool receive(const Step& step, ChannelSource& channels, bool* moved);
   std::byte* place_of(const Step& step);

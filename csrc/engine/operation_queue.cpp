@@ -4,6 +4,8 @@
 #include <set>
 #include <string>
 
+#include "base/pause.h"
+
 namespace fastgpu {
 namespace {
 
@@ -11,6 +13,12 @@ namespace {
 constexpr uint64_t kClockedBytes = 64 * 1024;
 // An operation keeps no more scratch than this for its next use.
 constexpr std::size_t kKeptWireBytes = 64 * 1024;
+
+Failure unexpected(const std::exception& error) {
+  Failure failure;
+  failure.message = std::string("the engine met an unexpected error: ") + error.what();
+  return failure;
+}
 
 }  // namespace
 
@@ -21,33 +29,68 @@ OperationQueue::OperationQueue(ChannelSource& channels, int lanes, FailureHandle
       on_abandoned_(std::move(on_abandoned)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
-void OperationQueue::number(Operation& operation) {
-  if (failure_ != nullptr) raise(*failure_);
-  operation.key = pack(operation.call);
-  operation.sequence = sequence_.load(std::memory_order_relaxed) + 1;
-  sequence_.store(operation.sequence, std::memory_order_release);
-  sent_bytes_.store(sent_bytes() + operation.sent_bytes, std::memory_order_relaxed);
-  received_bytes_.store(received_bytes() + operation.received_bytes, std::memory_order_relaxed);
-  if (pending_.fetch_add(1) == 0 &&
-      operation.call.count * operation.element_size >= kClockedBytes) {
-    busy_since_.store(now_ns(), std::memory_order_relaxed);
-  }
+void OperationQueue::clock(const Operation& operation) {
+  if (operation.call.count * operation.element_size < kClockedBytes || pending() > 0) return;
+  busy_since_.store(now_ns(), std::memory_order_relaxed);
 }
 
-void OperationQueue::push(std::shared_ptr<Operation> operation) {
+void OperationQueue::push(const std::shared_ptr<Operation>& operation) {
   const std::lock_guard lock(mutex_);
-  number(*operation);
-  inbox_.push_back(std::move(operation));
-  filled_.store(true);
+  if (failure_ != nullptr) raise(*failure_);
+  clock(*operation);
+  inbox_.push_back(operation);
+  uint64_t last = tickets_.load();
+  while (!tickets_.compare_exchange_weak(last, (last + kTicket) | kFilled)) {
+  }
+  operation->sequence = last / kTicket + 1;
 }
 
-void OperationQueue::begin(const std::shared_ptr<Operation>& operation) {
+// False when others pushed just now, and so come first.
+bool OperationQueue::number(Operation& operation) {
   take_inbox();
-  std::unique_lock lock(mutex_);
-  number(*operation);
-  if (!inbox_.empty()) return inbox_.push_back(operation);  // behind one that came just now
-  lock.unlock();
+  uint64_t last = tickets_.load(std::memory_order_relaxed);
+  while ((last & kFilled) == 0) {
+    if (!tickets_.compare_exchange_weak(last, last + kTicket)) continue;
+    operation.sequence = last / kTicket + 1;
+    return true;
+  }
+  return false;
+}
+
+bool OperationQueue::begin(const std::shared_ptr<Operation>& operation, int looks) {
+  if (failure_ != nullptr) raise(*failure_);
+  clock(*operation);
+  if (!number(*operation)) {
+    push(operation);
+    return false;
+  }
+  count(*operation);
+  if (looks > 0 && running_.empty() && operation->schedule->lanes.size() == 1 &&
+      operation->call.count * operation->element_size < kClockedBytes) {
+    try {
+      if (run_alone(*operation, looks)) return true;
+    } catch (const CommError& error) {
+      fail_with(error.failure());
+    } catch (const std::exception& error) {
+      fail_with(unexpected(error));
+    }
+  }
   enqueue(operation);
+  return false;
+}
+
+// What it did not get done, poll() goes on with.
+bool OperationQueue::run_alone(Operation& operation, int looks) {
+  LaneRun& run = lanes_.front().run;
+  start(operation);
+  run.start(operation, 0);
+  while (run.poll(channels_) != LaneState::kDone) {
+    if (--looks <= 0) return false;
+    pause();
+  }
+  run.clear();
+  wind_up(operation);
+  return true;
 }
 
 void OperationQueue::fail_with(Failure failure) {
@@ -79,21 +122,27 @@ bool OperationQueue::poll() noexcept {
   } catch (const CommError& error) {
     fail_all(error.failure());
   } catch (const std::exception& error) {
-    Failure failure;
-    failure.message = std::string("the engine met an unexpected error: ") + error.what();
-    fail_all(std::move(failure));
+    fail_all(unexpected(error));
   }
   return true;
 }
 
+void OperationQueue::count(const Operation& operation) noexcept {
+  sent_bytes_.store(sent_bytes() + operation.sent_bytes, std::memory_order_relaxed);
+  received_bytes_.store(received_bytes() + operation.received_bytes, std::memory_order_relaxed);
+}
+
 void OperationQueue::take_inbox() {
-  if (!filled_.load()) return;
+  if ((tickets_.load() & kFilled) == 0) return;
   {
     const std::lock_guard lock(mutex_);
-    filled_.store(false);
+    tickets_.fetch_and(~kFilled);
     taken_.swap(inbox_);
   }
-  for (auto& operation : taken_) enqueue(std::move(operation));
+  for (auto& operation : taken_) {
+    count(*operation);
+    enqueue(std::move(operation));
+  }
   taken_.clear();
 }
 
@@ -138,17 +187,22 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
   while (!running_.empty() && running_.front()->lanes_left == 0) running_.pop_front();
 }
 
-void OperationQueue::finish(Operation& operation) {
+void OperationQueue::wind_up(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
   operation.let_go();
   if (operation.wire_bytes > kKeptWireBytes) operation.give_back_wire();
   one_less();
+}
+
+void OperationQueue::finish(Operation& operation) {
+  wind_up(operation);
   operation.work.complete();
 }
 
 void OperationQueue::one_less() noexcept {
+  finished_.store(finished_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   const TimeNs since = busy_since_.load(std::memory_order_relaxed);
-  if (pending_.fetch_sub(1) != 1 || since == 0) return;
+  if (since == 0 || pending() > 0) return;
   busy_ns_.fetch_add(now_ns() - since, std::memory_order_relaxed);
   busy_since_.store(0, std::memory_order_relaxed);
 }

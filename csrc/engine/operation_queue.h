@@ -21,7 +21,7 @@ namespace fastgpu {
 
 class OperationQueue : public Pollable {
  public:
-  static constexpr int kMaxPending = 1 << 16;
+  static constexpr uint64_t kMaxPending = 1 << 16;
 
   // Called once, by the runner, with the first failure, before any pending work fails; it may add
   // to the message.
@@ -34,15 +34,17 @@ class OperationQueue : public Pollable {
                  AbandonHandler on_abandoned = {});
 
   // Numbers the operation and takes it. Raises the latched failure when there is one.
-  void push(std::shared_ptr<Operation> operation);
-  // The same by the holder of the engine's baton, who runs it next.
-  void begin(const std::shared_ptr<Operation>& operation);
+  void push(const std::shared_ptr<Operation>& operation);
+  // The same by the holder of the engine's baton, who runs it next. Tries it at once, with so many
+  // looks, where it has the queue to itself, needs one lane and is small: true when that did it,
+  // and then its work is not touched.
+  bool begin(const std::shared_ptr<Operation>& operation, int looks);
   uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const noexcept {
     return received_bytes_.load(std::memory_order_relaxed);
   }
-  bool full() const noexcept { return pending_.load() >= kMaxPending; }
-  uint64_t sequence() const noexcept { return sequence_.load(); }
+  bool full() const noexcept { return pending() >= kMaxPending; }
+  uint64_t sequence() const noexcept { return tickets_.load() / kTicket; }
 
   // Fails everything pending, and every later push, at the next poll.
   void fail_with(Failure failure);
@@ -50,7 +52,7 @@ class OperationQueue : public Pollable {
 
   bool poll() noexcept override;
   void expire(TimeNs now) noexcept override;
-  bool busy() const noexcept override { return pending_.load() > 0 || requested_.load(); }
+  bool busy() const noexcept override { return pending() > 0 || requested_.load(); }
   TimeNs next_deadline() const noexcept override;
   // For how long, in all, at least one operation was pending. Small ones that never had to wait
   // are not counted: to time them would take a tenth of their time.
@@ -62,12 +64,26 @@ class OperationQueue : public Pollable {
     LaneRun run;
   };
 
-  void number(Operation& operation);  // with mutex_ held
+  // The low bit says that inbox_ holds something, the rest is the number of the last operation. So
+  // the holder of the baton numbers one without the mutex, unless another thread pushed meanwhile.
+  static constexpr uint64_t kFilled = 1;
+  static constexpr uint64_t kTicket = 2;
+
+  uint64_t pending() const noexcept {
+    const uint64_t numbered = sequence();
+    const uint64_t finished = finished_.load(std::memory_order_acquire);
+    return numbered > finished ? numbered - finished : 0;
+  }
+  void clock(const Operation& operation);
+  bool number(Operation& operation);
+  void count(const Operation& operation) noexcept;
+  bool run_alone(Operation& operation, int looks);
   void take_inbox();
   void enqueue(std::shared_ptr<Operation> operation);
   bool poll_lane(int lane);
   void start(Operation& operation);
   void finish_lane(LaneQueue& queue);
+  void wind_up(Operation& operation);
   void finish(Operation& operation);
   void one_less() noexcept;
   void check_deadlines(TimeNs now);
@@ -81,16 +97,15 @@ class OperationQueue : public Pollable {
   std::vector<LaneQueue> lanes_;
   std::deque<std::shared_ptr<Operation>> running_;  // in call order; done ones leave at the front
 
-  std::atomic<int> pending_{0};
+  std::atomic<uint64_t> tickets_{0};
+  std::atomic<uint64_t> finished_{0};  // operations; the runner's to write
   std::atomic<TimeNs> busy_since_{0};  // 0: not known yet
   std::atomic<TimeNs> busy_ns_{0};
-  std::atomic<uint64_t> sequence_{0};  // this and the next two are written under mutex_
-  std::atomic<uint64_t> sent_bytes_{0};
+  std::atomic<uint64_t> sent_bytes_{0};  // this and the next are the runner's to write
   std::atomic<uint64_t> received_bytes_{0};
   std::atomic<bool> requested_{false};  // a failure waits to be taken
-  std::atomic<bool> filled_{false};     // inbox_ holds something
   TimeNs next_expiry_ = kNever;         // the runner's: no deadline passes before it
-  mutable std::mutex mutex_;            // guards inbox_, request_, failure_
+  mutable std::mutex mutex_;  // guards inbox_, request_, failure_, which only the runner sets
   std::vector<std::shared_ptr<Operation>> inbox_;
   std::vector<std::shared_ptr<Operation>> taken_;  // the runner's; inbox_'s other half
   std::optional<Failure> request_;

@@ -117,6 +117,7 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   operation->call.dtype = DType::kInt32;
   operation->call.algorithm = algorithm;
   operation->call.count = memory.data.size();
+  operation->key = pack(operation->call);
   operation->reduce = add_int32;
   operation->element_size = sizeof(int32_t);
   world.queues[static_cast<std::size_t>(rank)]->push(operation);

@@ -91,6 +91,43 @@ TEST(all_reduce_by_every_algorithm_and_transport) {
   }
 }
 
+// A caller that runs its small calls itself, one after another, still lets the engine see to the
+// rest: here an operation of another group, which each rank has left to it.
+TEST(small_calls_do_not_hold_up_another_group) {
+  constexpr int kMostCalls = 1'000'000;
+  MemoryStore store;
+  const auto be_rank = [&store](int rank) {
+    Process process;
+    CommunicatorConfig config;
+    config.rank = rank;
+    config.world = 2;
+    config.timeout_ms = 20'000;
+    config.name = "small";
+    const auto small = Communicator::create(config, store, process);
+    config.name = "large";
+    const auto large = Communicator::create(config, store, process);
+    std::vector<float> many(1'000'000, 1.0F);
+    CollectiveCall call = all_reduce_of(many);
+    call.synchronous = false;
+    const std::shared_ptr<Work> work = large->run(call);
+    int calls = 0;
+    for (float done = 0; done < 2 && calls < kMostCalls; ++calls) {
+      done = work->done() ? 1.0F : 0.0F;
+      small->wait(*small->run(all_reduce_of({&done, 1})), -1);
+    }
+    const bool in_time = work->done();
+    large->wait(*work, -1);
+    small->shutdown();
+    large->shutdown();
+    return in_time && many.front() == 2 && many.back() == 2;
+  };
+  bool other_in_time = false;
+  std::thread other([&] { other_in_time = be_rank(1); });
+  const bool in_time = be_rank(0);
+  other.join();
+  CHECK(in_time && other_in_time);
+}
+
 TEST(all_reduce_in_symmetric_memory) {
   for (const Algorithm algorithm :
        {Algorithm::kRing, Algorithm::kDirect, Algorithm::kTree, Algorithm::kHalving}) {
