@@ -39,6 +39,24 @@ double gigabytes_a_second(std::size_t size_bytes, const std::function<void()>& b
   return best;
 }
 
+// As the tensors and chunks that collectives work on begin: at a cache line.
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
+
+class Array {
+ public:
+  explicit Array(std::size_t size_bytes)
+      : lines_((size_bytes + sizeof(Line) - 1) / sizeof(Line)), size_bytes_(size_bytes) {}
+  std::byte* data() { return lines_.front().bytes; }
+  std::size_t size() const { return size_bytes_; }
+  std::byte& operator[](std::size_t i) { return data()[i]; }
+
+ private:
+  std::vector<Line> lines_;
+  std::size_t size_bytes_;
+};
+
 struct Arrays {
   explicit Arrays(std::size_t size_bytes) : target(size_bytes), source(size_bytes) { refill(); }
   // Small numbers in every dtype, and no subnormals that would grow out of them.
@@ -48,8 +66,8 @@ struct Arrays {
       source[i] = std::byte{static_cast<uint8_t>(0x39 + i % 3)};
     }
   }
-  std::vector<std::byte> target;
-  std::vector<std::byte> source;
+  Array target;
+  Array source;
 };
 
 using Measure = std::function<double(const cpu::Variant&)>;  // 0 where the kernel does not exist

@@ -90,6 +90,7 @@ struct Float8E5M2Fnuz {
 
 struct BFloat16 {
   using Storage = uint16_t;
+  static constexpr uint32_t kInfinity = 0x7f80;
   static constexpr uint32_t kNaN = 0x7fc0;
 };
 

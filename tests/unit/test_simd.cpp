@@ -3,6 +3,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -172,6 +173,47 @@ TEST(reduce_variants_agree_on_pairs_of_16_and_8_bits) {
   for (const DType dtype : {DType::kFloat8E4M3, DType::kFloat8E5M2, DType::kFloat8E4M3Fnuz,
                             DType::kFloat8E5M2Fnuz, DType::kInt8, DType::kUInt8, DType::kBool})
     check_same_bits(dtype, rows, columns, {0, rows.size()});
+}
+
+// A loop may notice NaN in passing and only then look for them: it must notice any one.
+TEST(a_lone_nan_becomes_the_one_of_its_dtype_wherever_it_is) {
+  constexpr std::size_t kElements = 1200;
+  for (const auto& [dtype, code] : {std::pair{DType::kFloat16, uint16_t{0xfd01}},
+                                    std::pair{DType::kBFloat16, uint16_t{0xff83}}}) {
+    const Bytes ones(kElements * 2, std::byte{0x3c});
+    for (const std::size_t count : {5, 64, 100, 1100}) {
+      for (std::size_t at = 0; at < count; at += 1 + count / 150) {
+        Bytes one_nan = ones;
+        std::memcpy(&one_nan[2 * (at + 1)], &code, 2);
+        check_same_bits(dtype, ones, one_nan, {1, count});
+        check_same_bits(dtype, one_nan, ones, {1, count});
+      }
+    }
+  }
+}
+
+TEST(scaling_by_any_nan_gives_the_one_of_the_dtype) {
+  constexpr std::size_t kElements = 77;
+  for (const uint64_t bits :
+       {0x7ff8000000000000ull, 0x7fffffffffffffffull, 0xfff0000040000000ull}) {
+    double factor = 0;
+    std::memcpy(&factor, &bits, sizeof factor);
+    for (const DType dtype : all_dtypes()) {
+      if (!has_meaning(dtype, ReduceOp::kPremulSum) || dtype == DType::kBool) continue;
+      const Bytes data = random_bytes(kElements * size_of(dtype), 6);
+      Bytes expected = data;
+      cpu::kBaseVariant.scale(expected.data(), kElements, dtype, factor);
+      for (const cpu::Variant* variant : cpu::usable_variants()) {
+        Bytes same = data;
+        variant->scale(same.data(), kElements, dtype, factor);
+        CHECK(same == expected);
+      }
+      if (dtype != DType::kBFloat16) continue;
+      for (std::size_t i = 0; i < expected.size(); i += 2) {
+        CHECK(expected[i] == std::byte{0xc0} && expected[i + 1] == std::byte{0x7f});
+      }
+    }
+  }
 }
 
 TEST(scale_variants_give_the_bits_of_the_base) {

@@ -1,5 +1,5 @@
-// Short floats by the SIMD register, in the arithmetic of short_float.h on compiler vectors;
-// float16 by the CPU's own conversions where it has them.
+// Short floats by the SIMD register, in the arithmetic of short_float.h on compiler vectors; x86
+// has float16 and bfloat16 of its own (kernels/cpu/lanes_x86.h).
 //   InOrder<Format>: one register of fp32 numbers, in the order of memory.
 //   Packed<Format>: all the numbers of one register of codes. A 32-bit word holds 2 or 4 codes and
 //   part k is the k-th of every word, so nothing is moved between lanes: what a reduction wants.
@@ -9,10 +9,6 @@
 #include <cstddef>
 
 #include "kernels/arithmetic.h"
-
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
@@ -57,14 +53,21 @@ struct InOrder {
   }
 };
 
+// For a Packed whose store() writes one NaN only, and has nothing to watch.
+struct NoWatch {
+  FASTGPU_INLINE static constexpr bool saw_nan() { return false; }
+};
+
 template <typename Format>
 struct Packed {
   using Storage = typename Format::Storage;
+  using Watch = NoWatch;
   static constexpr std::size_t kParts = sizeof(uint32_t) / sizeof(Storage);
   static constexpr std::size_t kCount = kParts * kLanes;  // elements
   struct Value {
     FloatLanes part[kParts];
   };
+  FASTGPU_INLINE static FloatLanes sum(FloatLanes a, FloatLanes b) { return a + b; }
 
   FASTGPU_INLINE static Value load(const Storage* from) {
     constexpr uint32_t kCode = (1u << (8 * sizeof(Storage))) - 1;
@@ -75,7 +78,7 @@ struct Packed {
       value.part[k] = widen_lanes<Format, ManyLanes>((words >> shift(k)) & kCode);
     return value;
   }
-  FASTGPU_INLINE static void store(Storage* to, const Value& value) {
+  FASTGPU_INLINE static void store(Storage* to, const Value& value, Watch&) {
     WordLanes words{};
     for (std::size_t k = 0; k < kParts; ++k)
       words |= narrow_lanes<Format, ManyLanes>(value.part[k]) << shift(k);
@@ -88,22 +91,26 @@ struct Packed {
   }
 };
 
+#if !defined(__AVX2__)
+
 // A bfloat16 is half an fp32 number: the shifts that load and store it need not be undone.
 template <>
 struct Packed<BFloat16> {
   using Storage = uint16_t;
+  using Watch = NoWatch;
   static constexpr std::size_t kParts = 2;
   static constexpr std::size_t kCount = kParts * kLanes;
   static constexpr uint32_t kUpper = 0xffff0000;
   struct Value {
     FloatLanes part[kParts];
   };
+  FASTGPU_INLINE static FloatLanes sum(FloatLanes a, FloatLanes b) { return a + b; }
   FASTGPU_INLINE static Value load(const Storage* from) {
     WordLanes words;
     __builtin_memcpy(&words, from, sizeof(words));
     return {{ManyLanes::floats(words << 16), ManyLanes::floats(words & kUpper)}};
   }
-  FASTGPU_INLINE static void store(Storage* to, const Value& value) {
+  FASTGPU_INLINE static void store(Storage* to, const Value& value, Watch&) {
     const WordLanes words = (rounded(value.part[0]) >> 16) | (rounded(value.part[1]) & kUpper);
     __builtin_memcpy(to, &words, sizeof(words));
   }
@@ -117,56 +124,11 @@ struct Packed<BFloat16> {
   }
 };
 
-#if defined(__F16C__)
-
-template <>
-struct InOrder<Float16> {
-#if defined(FASTGPU_AVX512)
-  // All lanes by mask: gcc 12 warns of its own unmasked intrinsics (undefined sources).
-  static constexpr __mmask16 kAll = 0xffff;
-  FASTGPU_INLINE static FloatLanes load(const uint16_t* from) {
-    return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  }
-  FASTGPU_INLINE static void store(uint16_t* to, FloatLanes values) {
-    const __m256i halves =
-        _mm512_maskz_cvtps_ph(kAll, values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                        _mm256_mask_set1_epi16(halves, nan, Float16::kNaN));
-  }
-#else
-  FASTGPU_INLINE static FloatLanes load(const uint16_t* from) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  }
-  FASTGPU_INLINE static void store(uint16_t* to, FloatLanes values) {
-    // The one NaN in fp32 narrows to the one NaN in float16.
-    const __m256 nan = _mm256_set1_ps(float_of(kFloatInfinity | kFloatQuiet));
-    const __m256 one_nan =
-        _mm256_blendv_ps(values, nan, _mm256_cmp_ps(values, values, _CMP_UNORD_Q));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                     _mm256_cvtps_ph(one_nan, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
-#endif
-};
-
-template <>
-struct Packed<Float16> {
-  using Storage = uint16_t;
-  static constexpr std::size_t kParts = 2;
-  static constexpr std::size_t kCount = kParts * kLanes;
-  struct Value {
-    FloatLanes part[kParts];
-  };
-  FASTGPU_INLINE static Value load(const Storage* from) {
-    return {{InOrder<Float16>::load(from), InOrder<Float16>::load(from + kLanes)}};
-  }
-  FASTGPU_INLINE static void store(Storage* to, const Value& value) {
-    InOrder<Float16>::store(to, value.part[0]);
-    InOrder<Float16>::store(to + kLanes, value.part[1]);
-  }
-};
-
 #endif
 
 }  // namespace FASTGPU_ISA
 }  // namespace fastgpu
+
+#if defined(__AVX2__)
+#include "kernels/cpu/lanes_x86.h"
+#endif

@@ -1,4 +1,4 @@
-// Servers from 2017 on: AVX-512 F, BW, DQ and VL.
+// Servers from 2019 on: AVX-512 F, BW, DQ, VL and VNNI.
 #if defined(__x86_64__)
 #define FASTGPU_ISA avx512
 #include "kernels/cpu/loops.h"

@@ -38,7 +38,8 @@ std::vector<const Variant*> usable_variants() {
     return usable;
   usable.push_back(&kAvx2Variant);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni"))
     usable.push_back(&kAvx512Variant);
 #endif
   return usable;
