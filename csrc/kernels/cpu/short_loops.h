@@ -1,0 +1,161 @@
+// The loops over arrays of float16, bfloat16 and fp8, by the registers of kernels/cpu/lanes.h. Part
+// of kernels/cpu/loops.h, which says how it is compiled.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/arithmetic.h"
+#include "kernels/cpu/lanes.h"
+
+namespace fastgpu {
+inline namespace FASTGPU_ISA {
+
+template <typename Format, typename Op>
+FASTGPU_INLINE void reduce_block(typename Format::Storage* target,
+                                 const typename Format::Storage* source,
+                                 typename Packed<Format>::Watch& watch) {
+  using P = Packed<Format>;
+  auto value = P::load(target);
+  const auto other = P::load(source);
+  for (std::size_t k = 0; k < P::kParts; ++k) {
+    if constexpr (std::is_same_v<Op, Sum>) {
+      value.part[k] = P::sum(value.part[k], other.part[k]);
+    } else {
+      value.part[k] = Op::apply(value.part[k], other.part[k]);
+    }
+  }
+  P::store(target, value, watch);
+}
+
+// Makes every NaN the one of the format.
+template <typename Format>
+void unify(typename Format::Storage* codes, std::size_t count) {
+  constexpr uint32_t kMagnitude = 0x7fff;
+  for (std::size_t i = 0; i < count; ++i)
+    codes[i] = (codes[i] & kMagnitude) > Format::kInfinity ? Format::kNaN : codes[i];
+}
+
+template <typename Format>
+FASTGPU_INLINE void unify_if(bool saw_nan, typename Format::Storage* codes, std::size_t count) {
+  if constexpr (!std::is_same_v<typename Packed<Format>::Watch, NoWatch>) {
+    if (saw_nan) unify<Format>(codes, count);
+  }
+}
+
+// Fewer elements than a block, without touching what lies around them.
+template <typename Format, typename Op>
+void reduce_part(typename Format::Storage* target, const typename Format::Storage* source,
+                 std::size_t count) {
+  using Storage = typename Format::Storage;
+  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  Storage padded_target[kBlock] = {};
+  Storage padded_source[kBlock] = {};
+  __builtin_memcpy(padded_target, target, count * sizeof(Storage));
+  __builtin_memcpy(padded_source, source, count * sizeof(Storage));
+  typename Packed<Format>::Watch watch;
+  reduce_block<Format, Op>(padded_target, padded_source, watch);
+  unify_if<Format>(watch.saw_nan(), padded_target, kBlock);
+  __builtin_memcpy(target, padded_target, count * sizeof(Storage));
+}
+
+// A long target is first brought to a register boundary: stores that straddle cache lines halve the
+// speed of AVX-512 in memory.
+template <typename Format, typename Op>
+void reduce_short(std::byte* target_bytes, const std::byte* source_bytes, std::size_t count) {
+  using Storage = typename Format::Storage;
+  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  constexpr std::size_t kLong = 16 * kBlock;
+  auto* target = reinterpret_cast<Storage*>(target_bytes);
+  const auto* source = reinterpret_cast<const Storage*>(source_bytes);
+  std::size_t i = 0;
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(target) % kRegisterBytes;
+  if (count >= kLong && past != 0) {
+    i = (kRegisterBytes - past) / sizeof(Storage);
+    reduce_part<Format, Op>(target, source, i);
+  }
+  typename Packed<Format>::Watch watch;
+  typename Packed<Format>::Watch second_watch;
+  const std::size_t first = i;
+  for (; i + 2 * kBlock <= count; i += 2 * kBlock) {
+    reduce_block<Format, Op>(target + i, source + i, watch);
+    reduce_block<Format, Op>(target + i + kBlock, source + i + kBlock, second_watch);
+  }
+  if (i + kBlock <= count) {
+    reduce_block<Format, Op>(target + i, source + i, watch);
+    i += kBlock;
+  }
+  unify_if<Format>(watch.saw_nan() | second_watch.saw_nan(), target + first, i - first);
+  if (i < count) reduce_part<Format, Op>(target + i, source + i, count - i);
+}
+
+template <typename Format>
+FASTGPU_INLINE void scale_block(typename Format::Storage* data, float factor,
+                                typename Packed<Format>::Watch& watch) {
+  using P = Packed<Format>;
+  auto value = P::load(data);
+  for (std::size_t k = 0; k < P::kParts; ++k) value.part[k] *= factor;
+  P::store(data, value, watch);
+}
+
+template <typename Format>
+void scale_short(std::byte* bytes, std::size_t count, float any_factor) {
+  using Storage = typename Format::Storage;
+  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  const float factor = Real<float>::store(any_factor);  // a NaN that NanWatch may meet
+  auto* data = reinterpret_cast<Storage*>(bytes);
+  typename Packed<Format>::Watch watch;
+  typename Packed<Format>::Watch second_watch;
+  std::size_t i = 0;
+  for (; i + 2 * kBlock <= count; i += 2 * kBlock) {
+    scale_block<Format>(data + i, factor, watch);
+    scale_block<Format>(data + i + kBlock, factor, second_watch);
+  }
+  if (i + kBlock <= count) {
+    scale_block<Format>(data + i, factor, watch);
+    i += kBlock;
+  }
+  unify_if<Format>(watch.saw_nan() | second_watch.saw_nan(), data, i);
+  const std::size_t rest_bytes = (count - i) * sizeof(Storage);
+  if (rest_bytes == 0) return;
+  Storage padded[kBlock] = {};
+  __builtin_memcpy(padded, data + i, rest_bytes);
+  scale_block<Format>(padded, factor, watch);
+  unify_if<Format>(watch.saw_nan(), padded, kBlock);
+  __builtin_memcpy(data + i, padded, rest_bytes);
+}
+
+template <typename Format>
+void widen_all(const std::byte* bytes, float* target, std::size_t count) {
+  using Storage = typename Format::Storage;
+  const auto* source = reinterpret_cast<const Storage*>(bytes);
+  std::size_t i = 0;
+  FloatLanes values;
+  for (; i + kLanes <= count; i += kLanes) {
+    values = InOrder<Format>::load(source + i);
+    __builtin_memcpy(target + i, &values, sizeof(values));
+  }
+  Storage padded[kLanes] = {};
+  __builtin_memcpy(padded, source + i, (count - i) * sizeof(Storage));
+  values = InOrder<Format>::load(padded);
+  __builtin_memcpy(target + i, &values, (count - i) * sizeof(float));
+}
+
+template <typename Format>
+void narrow_all(const float* source, std::byte* bytes, std::size_t count) {
+  using Storage = typename Format::Storage;
+  auto* target = reinterpret_cast<Storage*>(bytes);
+  std::size_t i = 0;
+  FloatLanes values{};
+  for (; i + kLanes <= count; i += kLanes) {
+    __builtin_memcpy(&values, source + i, sizeof(values));
+    InOrder<Format>::store(target + i, values);
+  }
+  __builtin_memcpy(&values, source + i, (count - i) * sizeof(float));
+  Storage padded[kLanes];
+  InOrder<Format>::store(padded, values);
+  __builtin_memcpy(target + i, padded, (count - i) * sizeof(Storage));
+}
+
+}  // namespace FASTGPU_ISA
+}  // namespace fastgpu
