@@ -138,7 +138,7 @@ class ShmReceiver : public RecvChannel {
 
   Io peek(FrameHeader& header) override {
     if (!in_frame_) {
-      if (!arrived() && (!ring_.closed() || !arrived())) return nothing();
+      if (const Io io = look(); io != Io::kMoved) return io;
       begin_frame();
     }
     header = header_;
@@ -153,7 +153,7 @@ class ShmReceiver : public RecvChannel {
     uint64_t pieces = 0;
     // At most a ring's worth, so that other channels get their turn.
     for (; in_frame_ && pieces < ring_.slots(); ++pieces) {
-      if (!arrived() && (pieces > 0 || !ring_.closed() || !arrived())) break;
+      if (const Io io = look(); io != Io::kMoved) return pieces > 0 ? Io::kMoved : io;
       const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes, piece_bytes);
       incoming.take(header_.size_bytes <= kInlineBytes ? control().inline_bytes.data()
                                                        : ring_.payload(consumed_),
@@ -162,7 +162,7 @@ class ShmReceiver : public RecvChannel {
       ++consumed_;
       if (consumed_ - published_ >= publish_every_) publish(false);
     }
-    return pieces > 0 ? Io::kMoved : nothing();
+    return Io::kMoved;
   }
 
   void hang_up() noexcept override { close(); }
@@ -174,6 +174,13 @@ class ShmReceiver : public RecvChannel {
   }
 
   Io nothing() const { return ring_.closed() ? Io::kClosed : Io::kBlocked; }
+  // A sender may publish its last slot and close between two looks: closed is what was closed
+  // before nothing was there.
+  Io look() const {
+    if (arrived()) return Io::kMoved;
+    if (!ring_.closed()) return Io::kBlocked;
+    return arrived() ? Io::kMoved : Io::kClosed;
+  }
   const SlotControl& control() const { return ring_.control(consumed_); }
   bool arrived() const {
     return control().flag.load(std::memory_order_acquire) >= flag_of(consumed_);
