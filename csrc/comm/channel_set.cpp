@@ -102,10 +102,10 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
 void ChannelSet::on_failed(int peer, const Failure& failure) { failed_(peer, failure); }
 
 bool ChannelSet::departed(int peer) {
-  TimeNs& since = closed_since_[static_cast<std::size_t>(peer)];
   const TimeNs now = now_ns();
-  if (since == 0) since = now;
   const std::lock_guard lock(mutex_);
+  TimeNs& since = closed_since_[static_cast<std::size_t>(peer)];
+  if (since == 0) since = now;
   std::string& why = departures_[static_cast<std::size_t>(peer)];
   if (why.empty() && now - since > reason_limit_) {
     why = "closed its connection and gave no reason within " +

@@ -1,7 +1,8 @@
 // The channels of one communicator: where its schedules' peers and lanes become connections, opened
 // at first use. Between the runner, who asks for channels, and the connector's control thread, who
 // brings them.
-// Threading: sender and receiver are the runner's; on_* the control thread's; the rest any thread.
+// Threading: sender and receiver are the runner's and, for lanes of their own, its crew's; on_* the
+// control thread's; the rest any thread.
 #pragma once
 
 #include <atomic>
@@ -52,7 +53,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   struct Slot {
     std::atomic<SendChannel*> sender{nullptr};
     std::atomic<RecvChannel*> receiver{nullptr};
-    bool opening = false;  // the runner's
+    bool opening = false;  // whose the lane is
   };
   Slot& slot(int peer, int lane) {
     return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +
@@ -66,11 +67,11 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   const Failed failed_;
   std::vector<Slot> slots_;
   std::atomic<uint64_t> version_{0};
-  std::vector<TimeNs> closed_since_;  // by peer, 0: not closed; the runner's
 
   mutable std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<SendChannel>> senders_;
   std::vector<std::unique_ptr<RecvChannel>> receivers_;
+  std::vector<TimeNs> closed_since_;     // by peer; 0: not closed
   std::vector<std::string> departures_;  // by peer; empty: still there
   std::vector<Presence> presences_;      // by peer
   bool hung_up_ = false;

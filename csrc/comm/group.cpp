@@ -11,6 +11,8 @@ namespace fastgpu {
 namespace {
 
 constexpr TimeNs kDrainLimit = 2 * kSecond;
+// With less in a lane the crew is left alone: to meet takes a microsecond, to wake it several.
+constexpr uint64_t kLeastHelpedBytes = 64 * 1024;
 
 }  // namespace
 
@@ -26,7 +28,8 @@ struct Group::Shared {
 
   // The channels outlive this where the connector is slow to let go of them.
   static std::shared_ptr<Shared> make(const CommunicatorConfig& config, const Topology& ranks,
-                                      Process& process, int lanes) {
+                                      Process& process, int planned_lanes) {
+    const int lanes = planned_lanes + 1;  // the last one is the messages'
     auto shared = std::make_shared<Shared>(config, ranks, process);
     const std::weak_ptr<Shared> self = shared;
     shared->channels = std::make_shared<ChannelSet>(
@@ -126,11 +129,8 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
 Group::Group(const CommunicatorConfig& config, const Topology& topology, Process& process)
     : config_(config),
       process_(process),
-      shared_(
-          Shared::make(config, topology, process,
-                       (config.options.lanes > 0 ? config.options.lanes : kMaxChosenLanes) + 1)),
-      planner_(config.rank, config.world, topology.host_of, topology.most_on_machine,
-               config.options),
+      planner_(config.rank, topology, config.options),
+      shared_(Shared::make(config, topology, process, planner_.lanes())),
       wires_(std::make_shared<WirePool>()),
       timeout_ms_(config.timeout_ms) {
   const auto shared = shared_;
@@ -139,8 +139,12 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   const auto on_abandoned = [&heap = process.heap()](const std::byte* data) {
     heap.take_back(data);
   };
+  const QueueHelp help{.crew = &process.crew(),
+                       .helpers = config.options.engine_threads - 1,
+                       .least_bytes = kLeastHelpedBytes};
+  process.crew().grow(help.helpers);
   collectives_ =
-      std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure, on_abandoned);
+      std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure, on_abandoned, help);
   messages_ = std::make_shared<PointToPoint>(*shared->channels, config.world, lanes, on_failure);
   shared->collectives = collectives_;
   shared->messages = messages_;
@@ -148,6 +152,9 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   process_.engine().add(collectives_);
   process_.engine().add(messages_);
   if (topology.ranks_on_machine > topology.cores_on_machine) process_.engine().set_crowded(true);
+  if (topology.ranks_on_machine * config.options.engine_threads > topology.cores_on_machine) {
+    process_.crew().set_crowded(true);
+  }
 }
 
 Group::~Group() { shutdown(); }

@@ -73,10 +73,10 @@ class Group : public Communicator {
   const CommunicatorConfig config_;
   const int made_at_fork_ = forks();
   Process& process_;
+  Planner planner_;
   const std::shared_ptr<Shared> shared_;
   std::shared_ptr<OperationQueue> collectives_;
   std::shared_ptr<PointToPoint> messages_;
-  Planner planner_;
   std::shared_ptr<WirePool> wires_;
   std::array<Prepared, kPrepared> prepared_;  // guarded by the engine's baton
   std::atomic<int64_t> timeout_ms_;

@@ -92,6 +92,14 @@ void set_lanes(Options& options, const std::string& text) {
   options.lanes = lanes;
 }
 
+void set_engine_threads(Options& options, const std::string& text) {
+  int threads = 0;
+  if (!parse_number(text, &threads) || threads < 1 || threads > kMaxEngineThreads) {
+    refuse("engine_threads", text, "1 to " + std::to_string(kMaxEngineThreads));
+  }
+  options.engine_threads = threads;
+}
+
 void set_deterministic(Options& options, const std::string& text) {
   if (text != "0" && text != "1") refuse("deterministic", text, "0, 1");
   options.deterministic = text == "1";
@@ -124,6 +132,8 @@ const std::map<std::string, Field>& fields() {
         [](const Options& o) {
           return o.lanes == 0 ? std::string("auto") : std::to_string(o.lanes);
         }}},
+      {"engine_threads",
+       {set_engine_threads, [](const Options& o) { return std::to_string(o.engine_threads); }}},
       {"deterministic",
        {set_deterministic,
         [](const Options& o) { return std::string(o.deterministic ? "1" : "0"); }}},

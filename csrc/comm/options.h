@@ -19,9 +19,11 @@ struct Options {
   PortRange port_range;   // 0-0: ephemeral
   int lanes = 0;          // 0: auto; 1 to kMaxLanes
   bool deterministic = false;
+  int engine_threads = 1;  // that move the lanes of a large operation; 1 to kMaxEngineThreads
 };
 
 inline constexpr int kMaxLanes = 16;
+inline constexpr int kMaxEngineThreads = kMaxLanes;  // a lane is one thread's at a time
 
 // Sets the field that `name` ("algorithm", "port_range") names from text as a variable holds it.
 // Raises InvalidArgumentError that says what was given and what is allowed.

@@ -5,14 +5,14 @@
 
 namespace fastgpu {
 
-Planner::Planner(int rank, int world, std::vector<int> host_of, int most_per_machine,
-                 const Options& options)
+Planner::Planner(int rank, const Topology& topology, const Options& options)
     : rank_(rank),
-      world_(world),
-      host_of_(std::move(host_of)),
-      most_per_machine_(most_per_machine),
+      world_(static_cast<int>(topology.records.size())),
+      host_of_(topology.host_of),
+      most_per_machine_(topology.most_on_machine),
+      engine_threads_(topology.engine_threads),
       options_(options),
-      lanes_(options.lanes > 0 ? options.lanes : kMaxChosenLanes) {}
+      lanes_(options.lanes > 0 ? options.lanes : most_chosen_lanes(topology.engine_threads)) {}
 
 void Planner::set_constants(const Constants& constants) {
   const std::lock_guard lock(mutex_);
@@ -36,6 +36,7 @@ std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   choice.bytes = question.count * question.element_size;
   choice.placement = placement_of(world_, host_of_);
   choice.placement.most_per_machine = most_per_machine_;
+  choice.placement.engine_threads = engine_threads_;
   choice.forced = options_.algorithm;
   choice.lanes = options_.lanes;
   choice.deterministic = options_.deterministic;

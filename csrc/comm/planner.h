@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "comm/options.h"
+#include "comm/topology.h"
 #include "plan/choose.h"
 #include "plan/cost.h"
 #include "plan/schedule.h"
@@ -53,8 +54,7 @@ class Planner {
  public:
   static constexpr std::size_t kMaxPlans = 4096;  // then the cache starts afresh
 
-  Planner(int rank, int world, std::vector<int> host_of, int most_per_machine,
-          const Options& options);
+  Planner(int rank, const Topology& topology, const Options& options);
 
   // New constants make new choices; every rank must set them between the same two calls.
   void set_constants(const Constants& constants);
@@ -68,6 +68,7 @@ class Planner {
   const int world_;
   const std::vector<int> host_of_;
   const int most_per_machine_;
+  const int engine_threads_;
   const Options options_;
   const int lanes_;
   mutable std::mutex mutex_;  // guards what follows

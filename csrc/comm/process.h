@@ -1,13 +1,13 @@
-// What one process has once, for all its communicators: the engine, the connector and symmetric
-// memory. Tests make their own; the torch backend uses the shared one, which is never destroyed, so
-// that a process may exit without ceremony.
-// Thread safety: all calls, any thread.
+// What one process has once, for all its communicators: the engine and its crew, the connector and
+// symmetric memory. Tests make their own; the torch backend uses the shared one, which is never
+// destroyed, so that a process may exit without ceremony. Thread safety: all calls, any thread.
 #pragma once
 
 #include <memory>
 #include <mutex>
 #include <string>
 
+#include "engine/crew.h"
 #include "engine/engine.h"
 #include "transport/segment.h"
 
@@ -24,6 +24,7 @@ class Process {
   static Process& shared();
 
   Engine& engine() noexcept { return engine_; }
+  Crew& crew() noexcept { return crew_; }
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use.
   Connector& connector();
@@ -32,6 +33,7 @@ class Process {
   void set_constants(std::string text);
 
  private:
+  Crew crew_;  // before engine_, whose thread may be its runner
   Engine engine_;
   SymmetricHeap heap_;
   std::mutex mutex_;  // guards what follows

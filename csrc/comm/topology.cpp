@@ -1,6 +1,5 @@
 #include "comm/topology.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <set>
 #include <sstream>
 
+#include "base/affinity.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -73,6 +73,7 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
   record.machine = boot_id();
   record.unix_name = connector.unix_name();
   record.transport = request.options.transport;
+  record.engine_threads = request.options.engine_threads;
   record.communicator = random_id();
   record.constants = request.constants;
   record.cores = available_cores();
@@ -178,7 +179,8 @@ std::string to_text(const PeerRecord& record) {
   std::ostringstream text;
   text << "host=" << record.host << "\npid=" << record.pid << "\nmachine=" << record.machine
        << "\nunix=" << record.unix_name << "\ntransport=" << static_cast<int>(record.transport)
-       << "\ncommunicator=" << record.communicator << "\nconstants=" << record.constants << "\n";
+       << "\nengine_threads=" << record.engine_threads << "\ncommunicator=" << record.communicator
+       << "\nconstants=" << record.constants << "\n";
   for (const int core : record.cores) text << "core=" << core << "\n";
   for (const Endpoint& endpoint : record.endpoints) {
     text << "endpoint=" << endpoint.port << " " << endpoint.address << "\n";
@@ -199,6 +201,7 @@ PeerRecord record_from_text(const std::string& text) {
       if (name == "machine") record.machine = value;
       if (name == "unix") record.unix_name = value;
       if (name == "transport") record.transport = static_cast<Transport>(std::stoi(value));
+      if (name == "engine_threads") record.engine_threads = std::stoi(value);
       if (name == "communicator") record.communicator = std::stoull(value);
       if (name == "constants") record.constants = value;
       if (name == "core") record.cores.push_back(std::stoi(value));
@@ -238,9 +241,11 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
                                                       : address_of(request, topology, rank));
   }
   std::map<std::string, int> ranks_of_machine;
+  topology.engine_threads = request.options.engine_threads;
   for (const PeerRecord& record : topology.records) {
     topology.most_on_machine =
         std::max(topology.most_on_machine, ++ranks_of_machine[record.machine]);
+    topology.engine_threads = std::min(topology.engine_threads, record.engine_threads);
   }
   const std::string& machine = topology.records[static_cast<std::size_t>(request.rank)].machine;
   topology.ranks_on_machine = ranks_of_machine[machine];
@@ -257,17 +262,6 @@ std::string name_of_rank(const Topology& topology, int rank) {
   const PeerRecord& record = topology.records[static_cast<std::size_t>(rank)];
   return "rank " + std::to_string(rank) + " (host " + record.host + ", pid " +
          std::to_string(record.pid) + ")";
-}
-
-std::vector<int> available_cores() {
-  std::vector<int> cores;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return {0};
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &set)) cores.push_back(core);
-  }
-  return cores;
 }
 
 }  // namespace fastgpu

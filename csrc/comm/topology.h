@@ -24,6 +24,7 @@ struct PeerRecord {
   std::vector<int> cores;  // that its process may use
   std::vector<Endpoint> endpoints;
   Transport transport = Transport::kAuto;
+  int engine_threads = 1;
   uint64_t communicator = 0;  // rank 0's is everyone's
   std::string constants;      // rank 0's are everyone's; empty: to be measured
 };
@@ -38,6 +39,7 @@ struct Topology {
   int ranks_on_machine = 1;  // this rank's machine
   int cores_on_machine = 1;  // that those ranks together may use: each may be bound to its own
   int most_on_machine = 1;   // of all machines; the same on every rank
+  int engine_threads = 1;    // the least of all ranks: what choices count on
 };
 
 struct RendezvousRequest {
@@ -57,8 +59,5 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
 
 // "rank 3 (host node7, pid 4711)".
 std::string name_of_rank(const Topology& topology, int rank);
-
-// The processors that this process may use.
-std::vector<int> available_cores();
 
 }  // namespace fastgpu

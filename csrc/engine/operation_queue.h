@@ -2,7 +2,8 @@
 // when its lanes are free; so several may be under way, and each lane carries them one after
 // another. Ownership: shares the operations until they are done; the channels outlive it.
 // Threading: push, fail_with, failure, busy, full and the counters from any thread; the rest is the
-// runner's. Bounded: whoever pushes waits first while it is full().
+// runner's, who may have a crew poll large lanes beside it. Bounded: whoever pushes waits first
+// while it is full().
 #pragma once
 
 #include <atomic>
@@ -13,11 +14,20 @@
 #include <optional>
 #include <vector>
 
+#include "engine/crew.h"
 #include "engine/engine.h"
+#include "engine/lane_burst.h"
 #include "engine/lane_run.h"
 #include "engine/operation.h"
 
 namespace fastgpu {
+
+// Who polls a queue's lanes beside the runner; nobody without a crew.
+struct QueueHelp {
+  Crew* crew = nullptr;      // outlives the queue
+  int helpers = 0;           // of the crew
+  uint64_t least_bytes = 0;  // to move in a lane: with less, to meet costs more than it saves
+};
 
 class OperationQueue : public Pollable {
  public:
@@ -31,7 +41,7 @@ class OperationQueue : public Pollable {
   using AbandonHandler = std::function<void(const std::byte* data)>;
 
   OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
-                 AbandonHandler on_abandoned = {});
+                 AbandonHandler on_abandoned = {}, const QueueHelp& help = {});
 
   // Numbers the operation and takes it. Raises the latched failure when there is one.
   void push(const std::shared_ptr<Operation>& operation);
@@ -59,7 +69,7 @@ class OperationQueue : public Pollable {
   uint64_t busy_ns() const noexcept { return static_cast<uint64_t>(busy_ns_.load()); }
 
  private:
-  struct LaneQueue {
+  struct alignas(64) LaneQueue {     // of one thread at a time: no line is shared
     std::deque<Operation*> waiting;  // the front one is under way; running_ owns them
     LaneRun run;
   };
@@ -80,7 +90,11 @@ class OperationQueue : public Pollable {
   bool run_alone(Operation& operation, int looks);
   void take_inbox();
   void enqueue(std::shared_ptr<Operation> operation);
-  bool poll_lane(int lane);
+  bool poll_lanes();
+  bool poll_lane(std::size_t lane);
+  bool poll_together();
+  bool is_large(const Operation& operation) const noexcept;
+  void begin_lane(LaneQueue& queue, std::size_t lane);
   void start(Operation& operation);
   void finish_lane(LaneQueue& queue);
   void wind_up(Operation& operation);
@@ -93,8 +107,12 @@ class OperationQueue : public Pollable {
   ChannelSource& channels_;
   const FailureHandler on_failure_;
   const AbandonHandler on_abandoned_;
+  const QueueHelp help_;
   // The runner's.
   std::vector<LaneQueue> lanes_;
+  LaneBurst burst_;
+  std::vector<std::size_t> large_;  // the lanes of the burst
+  bool quiet_ = false;              // nothing moved in the last pass: helpers would not either
   std::deque<std::shared_ptr<Operation>> running_;  // in call order; done ones leave at the front
 
   std::atomic<uint64_t> tickets_{0};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "plan/schedule.h"
 
@@ -10,7 +11,7 @@ namespace {
 
 // A lane with less than this is all latency: splitting further cannot pay.
 constexpr uint64_t kLeastLaneBytes = 64 * 1024;
-constexpr std::array<int, 3> kLaneCounts{1, 2, kMaxChosenLanes};
+constexpr std::array<int, 5> kLaneCounts{1, 2, kMaxChosenLanes, 8, 16};
 
 bool has(std::span<const Algorithm> algorithms, Algorithm algorithm) {
   return std::find(algorithms.begin(), algorithms.end(), algorithm) != algorithms.end();
@@ -63,6 +64,11 @@ std::span<const Algorithm> candidates(const ChooseRequest& request,
 
 }  // namespace
 
+int most_chosen_lanes(int engine_threads) {
+  return std::max(kMaxChosenLanes,
+                  static_cast<int>(std::bit_floor(static_cast<unsigned>(engine_threads))));
+}
+
 Choice choose(const ChooseRequest& request, const Constants& constants) {
   const auto algorithms = candidates(request, algorithms_of(request.collective));
   PriceRequest price{
@@ -84,6 +90,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
       price.shots = shots;
       for (const int lanes : kLaneCounts) {
         if (request.lanes > 0 && lanes > 1) break;
+        if (lanes > most_chosen_lanes(request.placement.engine_threads)) break;
         if (lanes > 1 && request.bytes / static_cast<uint64_t>(lanes) < kLeastLaneBytes) break;
         price.lanes = request.lanes > 0 ? request.lanes : lanes;
         compare();

@@ -33,6 +33,8 @@ struct Choice {
 };
 
 inline constexpr int kMaxChosenLanes = 4;
+// As many as there are threads to move them, if those are more.
+int most_chosen_lanes(int engine_threads);
 
 Choice choose(const ChooseRequest& request, const Constants& constants);
 

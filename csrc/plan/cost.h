@@ -2,9 +2,10 @@
 //
 // The model is Hockney's alpha + beta*s for a link, with Thakur, Rabenseifner and Gropp's gamma for
 // reduction, and the processor's own share apart, as in LogGP: a step costs each end `overhead` and
-// each byte costs each end `cpu`, serially over the lanes and peers of a rank, while links and
-// ranks work side by side. Frames are cut through: a receiver takes the first piece while the last
-// one leaves, so a step lasts as long as its slowest part, not as long as their sum.
+// each byte costs each end `cpu`, serially over the lanes and peers of a rank,
+// unless several engine threads share its lanes out, while links and ranks work side by side.
+// Frames are cut through: a receiver takes the first piece while the last one leaves, so a step
+// lasts as long as its slowest part, not as long as their sum.
 //
 // Ownership: plain values. Thread safety: pure functions, any thread. The same values give the same
 // bits on every machine (basic arithmetic and square roots only, no contraction), because ranks
@@ -56,6 +57,7 @@ struct Placement {
   int most_per_host = 1;
   int fewest_per_host = 1;
   int most_per_machine = 1;  // ranks that share cores, also where they cannot share memory
+  int engine_threads = 1;    // of a rank, that move its lanes where cores are free
 
   bool operator==(const Placement&) const = default;
 };

@@ -33,6 +33,10 @@ class Pricer {
                     ? std::max(1.0, static_cast<double>(placement.most_per_machine) /
                                         static_cast<double>(constants.cores_per_host))
                     : 1.0;
+    const double cores = placement.engine_threads > 1 && constants.cores_per_host > 0
+                             ? constants.cores_per_host / std::max(1, placement.most_per_machine)
+                             : placement.engine_threads;
+    hands_ = std::max(1.0, std::min({lanes_, cores, 1.0 * placement.engine_threads}));
     inside_ = way(constants.same_host, false);
     outside_ = way(constants.between_hosts, true);
   }
@@ -43,12 +47,13 @@ class Pricer {
  private:
   Way way(const LinkCosts& link, bool leaves_host) const {
     const double turns = crowding_ > 1 ? crowding_ * constants_.switch_us : 0;
-    return {.alpha = link.alpha_us + turns,
-            .beta = link.beta_us_per_byte,
-            .overhead = link.overhead_us * crowding_,
-            .cpu = link.cpu_us_per_byte * crowding_,
-            .take_reduce = (link.cpu_us_per_byte + constants_.reduce_us_per_byte) * crowding_,
-            .leaves_host = leaves_host};
+    return {
+        .alpha = link.alpha_us + turns,
+        .beta = link.beta_us_per_byte,
+        .overhead = link.overhead_us * crowding_,
+        .cpu = link.cpu_us_per_byte * crowding_ / hands_,
+        .take_reduce = (link.cpu_us_per_byte + constants_.reduce_us_per_byte) * crowding_ / hands_,
+        .leaves_host = leaves_host};
   }
 
   // The slowest way there is in this world.
@@ -81,7 +86,7 @@ class Pricer {
   double copy_us(double size, bool reduce = false) const {
     const double per_byte =
         constants_.copy_us_per_byte + (reduce ? constants_.reduce_us_per_byte : 0);
-    return size * per_byte * crowding_;
+    return size * per_byte * crowding_ / hands_;
   }
   // Between ranks `distance` apart.
   const Way& way_over(int distance) const {
@@ -122,6 +127,7 @@ class Pricer {
   const Constants& constants_;
   double lanes_;
   double crowding_ = 1;
+  double hands_ = 1;  // threads of a rank that move bytes side by side, each its lanes
   Way inside_;
   Way outside_;
 };

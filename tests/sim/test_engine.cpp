@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <string>
@@ -33,17 +34,19 @@ struct World {
     int me;
   };
 
-  World(int count, std::size_t channel_capacity, uint64_t seed_of_case)
+  World(int count, std::size_t channel_capacity, uint64_t seed_of_case, const QueueHelp& help = {})
       : world(count), capacity(channel_capacity), seed(seed_of_case), random(seed_of_case) {
     for (int rank = 0; rank < world; ++rank) {
       ends.push_back(std::make_unique<Ends>(*this, rank));
-      queues.push_back(std::make_unique<OperationQueue>(*ends.back(), kLanes, [](Failure&) {}));
+      queues.push_back(std::make_unique<OperationQueue>(
+          *ends.back(), kLanes, [](Failure&) {}, OperationQueue::AbandonHandler{}, help));
       messages.push_back(
           std::make_unique<PointToPoint>(*ends.back(), world, kMessageLane, [](Failure&) {}));
     }
   }
 
   std::pair<SendChannel*, RecvChannel*> pair(int from, int to, int lane) {
+    const std::lock_guard lock(mutex);  // helpers ask, too
     const auto key = std::make_tuple(from, to, lane);
     auto found = channels.find(key);
     if (found == channels.end()) {
@@ -80,6 +83,7 @@ struct World {
   const uint64_t seed;
   FaultPlan plan;
   std::mt19937_64 random;
+  std::mutex mutex;
   std::map<std::tuple<int, int, int>, ChannelPair> channels;
   std::vector<std::unique_ptr<Ends>> ends;
   std::vector<std::unique_ptr<OperationQueue>> queues;
@@ -130,8 +134,9 @@ std::string label(Algorithm algorithm, int world, std::size_t capacity, uint64_t
 }
 
 // Three operations at once, each with its own data.
-void run_case(Algorithm algorithm, int count, std::size_t capacity, uint64_t seed) {
-  World world(count, capacity, seed);
+void run_case(Algorithm algorithm, int count, std::size_t capacity, uint64_t seed,
+              const QueueHelp& help = {}) {
+  World world(count, capacity, seed, help);
   world.plan.block_probability = 0.3;
   std::vector<std::vector<RankData>> operations(3);
   std::vector<std::shared_ptr<Work>> works;
@@ -168,9 +173,25 @@ TEST(the_engine_runs_every_algorithm_in_any_order) {
   }
 }
 
-TEST(a_corrupted_frame_is_a_mismatch_and_never_a_wrong_result) {
+TEST(a_crew_polls_lanes_in_any_order) {
+  uint64_t seed = 1000;
+  for (const int helpers : {1, 2, 5}) {
+    Crew crew;
+    crew.grow(helpers);
+    const QueueHelp help{.crew = &crew, .helpers = helpers, .least_bytes = 0};
+    for (const Algorithm algorithm : algorithms_of(Collective::kAllReduce)) {
+      for (const int world : {1, 2, 3, 5}) {
+        for (const std::size_t capacity : {0, 4}) {
+          run_case(algorithm, world, capacity, ++seed, help);
+        }
+      }
+    }
+  }
+}
+
+void corrupt_frames(const QueueHelp& help) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    World world(4, 4, seed);
+    World world(4, 4, seed, help);
     world.plan.corrupt_frame = seed % 2;
     std::vector<RankData> memory(4);
     std::vector<std::shared_ptr<Work>> works;
@@ -187,9 +208,16 @@ TEST(a_corrupted_frame_is_a_mismatch_and_never_a_wrong_result) {
   }
 }
 
-TEST(a_closed_channel_fails_every_pending_work_once) {
+TEST(a_corrupted_frame_is_a_mismatch_and_never_a_wrong_result) {
+  corrupt_frames({});
+  Crew crew;
+  crew.grow(2);
+  corrupt_frames({.crew = &crew, .helpers = 2, .least_bytes = 0});
+}
+
+void close_channels(int lanes, const QueueHelp& help) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    World world(3, 1, seed);
+    World world(3, 1, seed, help);
     world.plan.close_after_calls = seed;
     std::vector<RankData> memory(9);
     std::vector<std::shared_ptr<Work>> works;
@@ -197,7 +225,7 @@ TEST(a_closed_channel_fails_every_pending_work_once) {
     for (std::size_t i = 0; i < memory.size(); ++i) {
       memory[i].data.assign(100, 1);
       works.push_back(
-          push_all_reduce(world, static_cast<int>(i % 3), Algorithm::kRing, 1, memory[i]));
+          push_all_reduce(world, static_cast<int>(i % 3), Algorithm::kRing, lanes, memory[i]));
       works.back()->on_done([&calls] { ++calls; });
     }
     CHECK(world.run(10'000));
@@ -207,6 +235,13 @@ TEST(a_closed_channel_fails_every_pending_work_once) {
       return !work->ok() && work->failure().kind == ErrorKind::kPeerLost;
     }));
   }
+}
+
+TEST(a_closed_channel_fails_every_pending_work_once) {
+  close_channels(1, {});
+  Crew crew;
+  crew.grow(2);
+  close_channels(kLanes, {.crew = &crew, .helpers = 2, .least_bytes = 0});
 }
 
 std::shared_ptr<MessageOperation> message_of(int peer, uint32_t tag, std::vector<std::byte>& data) {

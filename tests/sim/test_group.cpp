@@ -1,6 +1,4 @@
 // Ranks as threads of one process, over real rings and sockets: the communicator end to end.
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <span>
 #include <string>
@@ -8,74 +6,10 @@
 #include <vector>
 
 #include "check.h"
-#include "comm/communicator.h"
-#include "comm/process.h"
-#include "comm/store.h"
+#include "sim/rank_threads.h"
 
 namespace fastgpu {
 namespace {
-
-// Runs `body` as every rank of a world, each a thread; the first exception is rethrown.
-template <typename Body>
-void with_world(int world, const Options& options, Body body) {
-  Process process;
-  MemoryStore store;
-  std::vector<std::thread> threads;
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world));
-  for (int rank = 0; rank < world; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        CommunicatorConfig config;
-        config.rank = rank;
-        config.world = world;
-        config.name = "test";
-        config.options = options;
-        config.timeout_ms = 20'000;
-        const auto communicator = Communicator::create(config, store, process);
-        if constexpr (std::is_invocable_v<Body, Communicator&, Process&>) {
-          body(*communicator, process);
-        } else {
-          body(*communicator);
-        }
-        communicator->shutdown();
-      } catch (...) {
-        errors[static_cast<std::size_t>(rank)] = std::current_exception();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-}
-
-CollectiveCall all_reduce_of(std::span<float> values) {
-  CollectiveCall call;
-  call.collective = Collective::kAllReduce;
-  call.dtype = DType::kFloat32;
-  call.count = values.size();
-  call.data = reinterpret_cast<std::byte*>(values.data());
-  return call;
-}
-
-void check_all_reduce(Communicator& communicator, std::size_t count) {
-  std::vector<float> values(count);
-  const auto n = static_cast<float>(communicator.world());
-  for (std::size_t i = 0; i < count; ++i) {
-    values[i] = static_cast<float>(communicator.rank()) + static_cast<float>(i % 100);
-  }
-  communicator.wait(*communicator.run(all_reduce_of(values)), -1);
-  for (std::size_t i = 0; i < count; ++i) {
-    CHECK_EQ(values[i], n * (n - 1) / 2 + n * static_cast<float>(i % 100));
-  }
-}
-
-Options options_of(const char* algorithm, const char* transport) {
-  Options options;
-  set_field(options, "algorithm", algorithm);
-  set_field(options, "transport", transport);
-  return options;
-}
 
 TEST(all_reduce_by_every_algorithm_and_transport) {
   for (const char* transport : {"auto", "tcp"}) {

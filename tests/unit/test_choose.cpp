@@ -131,6 +131,30 @@ TEST(lanes_may_be_given) {
   CHECK(choose(all_reduce(64 << 20, 2, 1), slow_streams).lanes > 1);
 }
 
+TEST(engine_threads_are_worth_lanes_where_cores_are_free) {
+  Constants constants;
+  ChooseRequest request = all_reduce(64 << 20, 4, 4);
+  request.placement.engine_threads = 8;
+  constants.cores_per_host = 64;
+  const Choice many = choose(request, constants);
+  CHECK_EQ(many.lanes, 8);
+  PriceRequest price{.bytes = request.bytes, .lanes = 8, .placement = request.placement};
+  const double shared = predict_us(price, constants);
+  price.placement.engine_threads = 1;
+  CHECK(shared < predict_us(price, constants) / 4);
+  request.bytes = 8;
+  CHECK_EQ(choose(request, constants).lanes, 1);
+  // A core a rank, and fewer.
+  for (const int cores : {4, 2}) {
+    constants.cores_per_host = cores;
+    request.bytes = 64 << 20;
+    request.placement.engine_threads = 8;
+    const Choice crowded = choose(request, constants);
+    request.placement.engine_threads = 1;
+    CHECK(crowded == choose(request, constants));
+  }
+}
+
 TEST(every_collective_has_a_choice_that_builds) {
   for (int collective = 0; collective < kCollectiveCount; ++collective) {
     std::set<Algorithm> seen;
