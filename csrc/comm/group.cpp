@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "comm/pinning.h"
 #include "comm/tuner.h"
 
 namespace fastgpu {
@@ -121,6 +122,9 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.constants = process.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
   const Topology topology = meet(request, store, process.connector());
+  if (config.options.pin != Pin::kNone) {
+    pin_rank(config.rank, config.options.pin, topology, process);
+  }
   auto group = std::make_shared<Group>(config, topology, process);
   group->calibrate();
   return group;

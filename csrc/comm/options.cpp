@@ -26,6 +26,7 @@ constexpr std::array<ProcessVariable, 2> kProcessVariables{{
     {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose(text.c_str()); }},
 }};
 constexpr std::array<std::string_view, 3> kTransports{"auto", "shm", "tcp"};
+constexpr std::array<std::string_view, 3> kPins{"none", "node", "core"};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& text,
                          const std::string& allowed) {
@@ -100,6 +101,12 @@ void set_engine_threads(Options& options, const std::string& text) {
   options.engine_threads = threads;
 }
 
+void set_pin(Options& options, const std::string& text) {
+  const auto found = std::find(kPins.begin(), kPins.end(), text);
+  if (found == kPins.end()) refuse("pin", text, joined(kPins));
+  options.pin = static_cast<Pin>(found - kPins.begin());
+}
+
 void set_deterministic(Options& options, const std::string& text) {
   if (text != "0" && text != "1") refuse("deterministic", text, "0, 1");
   options.deterministic = text == "1";
@@ -134,6 +141,9 @@ const std::map<std::string, Field>& fields() {
         }}},
       {"engine_threads",
        {set_engine_threads, [](const Options& o) { return std::to_string(o.engine_threads); }}},
+      {"pin",
+       {set_pin,
+        [](const Options& o) { return std::string(kPins[static_cast<std::size_t>(o.pin)]); }}},
       {"deterministic",
        {set_deterministic,
         [](const Options& o) { return std::string(o.deterministic ? "1" : "0"); }}},

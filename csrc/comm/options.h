@@ -10,6 +10,9 @@
 
 namespace fastgpu {
 
+// To which processors a rank's threads are bound at set-up (comm/pinning.h).
+enum class Pin : uint8_t { kNone, kNode, kCore };
+
 enum class Transport : uint8_t { kAuto, kShm, kTcp };
 
 struct Options {
@@ -20,6 +23,7 @@ struct Options {
   int lanes = 0;          // 0: auto; 1 to kMaxLanes
   bool deterministic = false;
   int engine_threads = 1;  // that move the lanes of a large operation; 1 to kMaxEngineThreads
+  Pin pin = Pin::kNone;
 };
 
 inline constexpr int kMaxLanes = 16;

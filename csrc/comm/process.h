@@ -5,7 +5,9 @@
 
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "engine/crew.h"
 #include "engine/engine.h"
@@ -24,6 +26,9 @@ class Process {
   static Process& shared();
 
   Engine& engine() noexcept { return engine_; }
+  // The engine's thread and its crew run on these processors, beside those of other ranks of this
+  // process.
+  void bind(const std::vector<int>& cpus);
   Crew& crew() noexcept { return crew_; }
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use.
@@ -38,6 +43,7 @@ class Process {
   SymmetricHeap heap_;
   std::mutex mutex_;  // guards what follows
   std::string constants_;
+  std::set<int> cpus_;                    // that ranks were bound to
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/affinity.h"
 #include "base/pause.h"
 
 namespace fastgpu {
@@ -202,12 +203,21 @@ bool Engine::poll_once() {
   return moved;
 }
 
+void Engine::bind(const std::vector<int>& cpus) {
+  const std::lock_guard lock(thread_mutex_);
+  cpus_ = cpus;
+  if (thread_.joinable()) bind_thread(thread_.native_handle(), cpus_);
+}
+
 void Engine::delegate() {
   if (!config_.background) return;
   {
     const std::lock_guard lock(thread_mutex_);
     if (stopping_) return;
-    if (!thread_.joinable()) thread_ = std::thread([this] { background_loop(); });
+    if (!thread_.joinable()) {
+      thread_ = std::thread([this] { background_loop(); });
+      if (!cpus_.empty()) bind_thread(thread_.native_handle(), cpus_);
+    }
     if (requested_) return;
     requested_ = true;
   }

@@ -82,6 +82,8 @@ class Engine {
 
   // More ranks than cores share this host: spinning would only keep the others from running.
   void set_crowded(bool crowded) noexcept { crowded_.store(crowded, std::memory_order_relaxed); }
+  // The engine's own thread runs on these processors only.
+  void bind(const std::vector<int>& cpus);
   Poller& poller() noexcept { return poller_; }
   // One pass over everything, if nobody else runs it. For tests and simulated worlds.
   bool poll_once();
@@ -119,6 +121,7 @@ class Engine {
   bool requested_ = false;  // guarded by thread_mutex_
   bool stopping_ = false;   // guarded by thread_mutex_
   std::thread thread_;      // started at first need
+  std::vector<int> cpus_;   // guarded by thread_mutex_; empty: as it was started
 };
 
 }  // namespace fastgpu

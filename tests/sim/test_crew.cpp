@@ -8,7 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/affinity.h"
 #include "check.h"
+#include "comm/pinning.h"
 #include "engine/crew.h"
 #include "sim/rank_threads.h"
 
@@ -158,6 +160,72 @@ TEST(abort_ends_what_a_crew_is_at) {
     CHECK(work->done());
     if (!work->ok()) CHECK(work->failure().kind == ErrorKind::kAborted);
     meet(ended);
+  });
+}
+
+// Tells on which processors it ran.
+struct Asked final : Crew::Task {
+  void help(std::size_t) noexcept override {
+    if (there.load()) return;
+    cpus = available_cores();
+    there.store(true);
+  }
+  std::vector<int> cpus;
+  std::atomic<bool> there{false};
+};
+
+TEST(a_pinned_rank_runs_in_its_share_with_all_its_threads) {
+  const std::vector<int> given = available_cores();
+  for (const Pin pin : {Pin::kCore, Pin::kNode}) {
+    for (const int world : {1, 2, 3}) {
+      Options options = crew_options(2, "2");
+      options.pin = pin;
+      with_own_engines(world, options, [&](Communicator& communicator, Process& process) {
+        const Deal mine{.pin = pin, .local_rank = communicator.rank(), .local_world = world};
+        const std::vector<int> expected = deal(mine, read_processors(given));
+        CHECK(available_cores() == expected);
+        Engine& engine = process.engine();
+        Asked helper;
+        while (!engine.begin()) std::this_thread::yield();
+        process.crew().open(helper, 1);
+        while (!helper.there.load()) std::this_thread::yield();
+        process.crew().close();
+        engine.release();
+        CHECK(helper.cpus == expected);
+        // The epilogue of what nobody waits for runs on the engine's thread.
+        std::vector<float> values(kCount);
+        std::vector<int> cpus;
+        std::thread::id runner;
+        CollectiveCall call = all_reduce_of(values);
+        call.synchronous = false;
+        call.epilogue = [&] {
+          cpus = available_cores();
+          runner = std::this_thread::get_id();
+        };
+        const auto work = communicator.run(std::move(call));
+        while (!work->done()) std::this_thread::yield();
+        CHECK(runner != std::this_thread::get_id());
+        CHECK(cpus == expected);
+      });
+    }
+  }
+}
+
+// As after a launcher's own binding: what differs already is left as it is.
+TEST(ranks_that_were_bound_before_are_left_alone) {
+  const std::vector<int> given = available_cores();
+  if (given.size() < 2) return std::puts("     not tried: one processor"), void();
+  MemoryStore store;
+  with_threads(2, [&](int rank) {
+    const std::vector<int> own{given[rank == 0 ? 1 : 0]};
+    CHECK_EQ(bind_thread(::pthread_self(), own), 0);
+    Process process;
+    Options options;
+    options.pin = Pin::kCore;
+    const auto communicator = join_world(rank, 2, options, store, process);
+    CHECK(available_cores() == own);
+    check_all_reduce(*communicator, 1000);
+    communicator->shutdown();
   });
 }
 
