@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "comm/pinning.h"
 #include "comm/tuner.h"
+#include "kernels/copy.h"
 
 namespace fastgpu {
 namespace {
@@ -134,6 +135,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
     : config_(config),
       process_(process),
       planner_(config.rank, topology, config.options),
+      least_streamed_bytes_(cache_bytes() / static_cast<uint64_t>(topology.ranks_on_machine)),
       shared_(Shared::make(config, topology, process, planner_.lanes())),
       wires_(std::make_shared<WirePool>()),
       timeout_ms_(config.timeout_ms) {

@@ -74,6 +74,8 @@ class Group : public Communicator {
   const int made_at_fork_ = forks();
   Process& process_;
   Planner planner_;
+  // From here on what the ranks of a machine receive would not stay in its caches.
+  const uint64_t least_streamed_bytes_;
   const std::shared_ptr<Shared> shared_;
   std::shared_ptr<OperationQueue> collectives_;
   std::shared_ptr<PointToPoint> messages_;

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "comm/group.h"
+#include "kernels/copy.h"
 #include "kernels/reduce.h"
 
 namespace fastgpu {
@@ -154,6 +155,9 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   operation.element_size = static_cast<uint32_t>(size_of(call.dtype));
   operation.reduce =
       reduces(call.collective) ? find_reduce(call.dtype, call.reduce_op) : ReduceKernel{};
+  // A reduction reads its targets first: they are in the caches, and may as well be written there.
+  const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
+  operation.copy = streams ? copy_streaming : CopyKernel{};
   if (const std::size_t size = plan.schedule->wire_bytes; size > operation.wire_bytes) {
     const WirePool::Block block = wires_->take(size);
     operation.wire = block.memory;

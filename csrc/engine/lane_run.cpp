@@ -125,6 +125,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_.target = operation_->target(step.target);
     incoming_.size_bytes = step.target.size_bytes;
     incoming_.reduce = step.reduce ? operation_->reduce : nullptr;
+    incoming_.copy = step.last ? operation_->copy : nullptr;
     incoming_.element_size = operation_->element_size;
     receiving_ = true;
   }
@@ -154,6 +155,8 @@ void LaneRun::decode(const Step& step) const {
   std::byte* target = operation_->target(step.target);
   if (step.reduce) {
     operation_->reduce(target, source, step.source.size_bytes / operation_->element_size);
+  } else if (source != target && step.last && operation_->copy != nullptr) {
+    operation_->copy(target, source, step.source.size_bytes);
   } else if (source != target) {
     std::memcpy(target, source, step.source.size_bytes);
   }

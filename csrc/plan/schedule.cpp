@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <limits>
+#include <ranges>
 
 #include "base/error.h"
 #include "plan/direct.h"
@@ -113,8 +115,31 @@ void LaneBuilder::find_answers() {
   }
 }
 
+// Walks back over the lane, with the ranges of `data` that later steps touch.
+void LaneBuilder::find_last_stores() {
+  std::map<uint64_t, uint64_t> touched;  // offset to end; apart from each other
+  for (Step& step : std::views::reverse(lane_)) {
+    for (const Region* region : {&step.target, &step.source}) {
+      if (region->buffer != Buffer::kData || region->size_bytes == 0) continue;
+      uint64_t begin = region->offset_bytes;
+      uint64_t end = region->end_bytes();
+      auto at = touched.lower_bound(begin);
+      if (at != touched.begin() && std::prev(at)->second > begin) --at;
+      const bool store = region == &step.target && !step.reduce;
+      step.last = step.last || (store && (at == touched.end() || at->first >= end));
+      while (at != touched.end() && at->first < end) {
+        begin = std::min(begin, at->first);
+        end = std::max(end, at->second);
+        at = touched.erase(at);
+      }
+      touched[begin] = end;
+    }
+  }
+}
+
 Lane LaneBuilder::finish() {
   find_answers();
+  find_last_stores();
   Lane first;
   for (const auto& [peer, frames] : received_) {
     if (!sent_.contains(peer)) {

@@ -55,6 +55,8 @@ struct Step {
   uint32_t answer = 0;
   Region source;
   Region target;
+  // Of a store into data: nothing in the lane reads or changes it any more.
+  bool last = false;
 };
 
 using Lane = std::vector<Step>;
@@ -87,6 +89,7 @@ class LaneBuilder {
  private:
   void append(Verb verb, bool reduce, int peer, const Region& source, const Region& target);
   void find_answers();
+  void find_last_stores();
 
   Lane lane_;
   std::map<int, uint32_t> sent_;

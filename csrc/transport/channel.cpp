@@ -8,6 +8,8 @@ void Incoming::take(const std::byte* source, std::size_t size) {
   std::byte* at = target + received_bytes;
   if (reduce != nullptr && size > 0) {
     reduce(at, source, size / element_size);
+  } else if (copy != nullptr) {
+    copy(at, source, size);
   } else if (size > 0) {  // an empty frame may have no memory at all
     std::memcpy(at, source, size);
   }

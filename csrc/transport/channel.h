@@ -55,6 +55,7 @@ struct Incoming {
   std::byte* target = nullptr;
   uint64_t size_bytes = 0;
   ReduceKernel reduce = nullptr;  // nullptr: store
+  CopyKernel copy = nullptr;      // how to store what a channel copies; nullptr: memcpy
   uint32_t element_size = 1;      // pieces handed to `reduce` are whole elements
   uint64_t received_bytes = 0;
   // Set by a channel that can write there: the frame asked for its answer in place.

@@ -1,6 +1,8 @@
 // N ranks in one thread, on memory channels: the engine runs every algorithm, in a poll order and
 // with faults drawn from a seed that is printed when a case fails and replays it.
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -96,6 +98,13 @@ void add_int32(std::byte* target, const std::byte* source, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
+std::atomic<int> copies{0};
+
+void counted_copy(std::byte* target, const std::byte* source, std::size_t size_bytes) {
+  ++copies;
+  std::memcpy(target, source, size_bytes);
+}
+
 struct RankData {
   std::vector<int32_t> data;
   std::vector<std::byte> wire;
@@ -123,6 +132,7 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   operation->call.count = memory.data.size();
   operation->key = pack(operation->call);
   operation->reduce = add_int32;
+  operation->copy = counted_copy;
   operation->element_size = sizeof(int32_t);
   world.queues[static_cast<std::size_t>(rank)]->push(operation);
   return work_of(operation);
@@ -171,6 +181,7 @@ TEST(the_engine_runs_every_algorithm_in_any_order) {
       for (const std::size_t capacity : {0, 1, 4}) run_case(algorithm, world, capacity, ++seed);
     }
   }
+  CHECK(copies > 1000);  // sums that are stored, not to be read again
 }
 
 TEST(a_crew_polls_lanes_in_any_order) {

@@ -85,9 +85,9 @@ struct Ends {
     sender->try_send(frame);
     return frame.done;
   }
-  bool receive(std::span<std::byte> target) {
+  bool receive(std::span<std::byte> target, CopyKernel copy = nullptr) {
     FrameHeader header;
-    Incoming incoming{.target = target.data(), .size_bytes = target.size()};
+    Incoming incoming{.target = target.data(), .size_bytes = target.size(), .copy = copy};
     if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
     return incoming.done;
   }
@@ -118,6 +118,28 @@ TEST(a_receiver_rings_only_a_sender_that_may_wait) {
   CHECK(rang(*ends.receiver_bell));
   ends.receiver->hang_up();
   CHECK(rang(*ends.sender_bell));
+}
+
+TEST(a_receiver_copies_as_it_is_told) {
+  SymmetricHeap heap;
+  constexpr std::size_t kSize = 8192;
+  std::byte* memory = heap.allocate(kSize);
+  std::memset(memory, 5, kSize);
+  const CopyKernel one_more = [](std::byte* target, const std::byte* source, std::size_t size) {
+    for (std::size_t i = 0; i < size; ++i) target[i] = std::byte{1} | source[i] << 1;
+  };
+  for (const bool symmetric : {false, true}) {
+    Ends ends({}, &heap);
+    const std::vector<std::byte> mine(kSize, std::byte{5});
+    ends.send(symmetric ? std::span<const std::byte>(memory, kSize) : mine);
+    if (symmetric) {
+      CHECK_EQ(ends.shared.size(), 1u);
+      ends.segments->add(0, heap.descriptor(0));
+    }
+    std::vector<std::byte> target(kSize);
+    CHECK(ends.receive(target, one_more));
+    CHECK(target == std::vector<std::byte>(kSize, std::byte{11}));
+  }
 }
 
 TEST(symmetric_frames_are_done_when_the_receiver_is) {
