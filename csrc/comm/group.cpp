@@ -160,6 +160,13 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   if (topology.ranks_on_machine > topology.cores_on_machine) process_.engine().set_crowded(true);
   if (topology.ranks_on_machine * config.options.engine_threads > topology.cores_on_machine) {
     process_.crew().set_crowded(true);
+    if (help.helpers > 0) {
+      log(LogLevel::kWarn, "engine_threads_exceed_cores",
+          "ranks=" + std::to_string(topology.ranks_on_machine) +
+              " engine_threads=" + std::to_string(config.options.engine_threads) +
+              " cores=" + std::to_string(topology.cores_on_machine) +
+              " meaning=" + quoted("they take turns, which is slower than one thread a rank"));
+    }
   }
 }
 

@@ -53,7 +53,7 @@ void Crew::open(Task& task, int helpers) noexcept {
 void Crew::close() noexcept {
   uint32_t state = state_.fetch_and(~kOpen, std::memory_order_acquire);
   for (unsigned spins = 0; (state & kInside) != 0; ++spins) {
-    if (spins < kSpinsToClose) {
+    if (spins < kSpinsToClose && !crowded()) {
       pause();
     } else {
       std::this_thread::yield();
@@ -90,13 +90,13 @@ void Crew::loop(std::size_t seat) {
       idle_since = 0;
       continue;
     }
-    const bool crowded = crowded_.load(std::memory_order_relaxed);
+    const bool spins = !crowded();
     pause();
-    if (!crowded && ++looks % kLooksPerClock != 0) continue;
+    if (spins && ++looks % kLooksPerClock != 0) continue;
     const TimeNs now = now_ns();
     if (idle_since == 0) idle_since = now;
-    if (!crowded && now - idle_since < kSpinNs) continue;
-    if (!crowded && now - idle_since < kSpinNs + kYieldNs) {
+    if (spins && now - idle_since < kSpinNs) continue;
+    if (spins && now - idle_since < kSpinNs + kYieldNs) {
       std::this_thread::yield();
       continue;
     }

@@ -42,8 +42,10 @@ class Crew {
   void grow(int helpers);
   // The helpers, those to come too, run on these processors only.
   void bind(const std::vector<int>& cpus);
-  // More threads than cores share this host: helpers sleep at once instead of spinning.
+  // More threads than cores share this host: who waits gives way, or sleeps, instead of spinning.
   void set_crowded(bool crowded) noexcept { crowded_.store(crowded, std::memory_order_relaxed); }
+
+  bool crowded() const noexcept { return crowded_.load(std::memory_order_relaxed); }
 
   // Lets the first `helpers` of the crew at the task, until close().
   void open(Task& task, int helpers) noexcept;

@@ -1,6 +1,7 @@
 #include "engine/lane_burst.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "base/pause.h"
 
@@ -29,6 +30,7 @@ void LaneBurst::add(LaneRun& run) noexcept {
 }
 
 bool LaneBurst::run(Crew& crew, int helpers) {
+  crowded_ = crew.crowded();
   over_.store(false, std::memory_order_relaxed);
   moves_.store(0, std::memory_order_relaxed);
   left_.store(size_, std::memory_order_relaxed);
@@ -58,7 +60,15 @@ void LaneBurst::drive() noexcept {
     quiet = moves != seen ? 0 : quiet + (held ? kHeldRound : kQuietRound);
     seen = moves;
     held = false;
-    if (quiet > 0) pause();
+    if (quiet > 0) give_way();
+  }
+}
+
+void LaneBurst::give_way() const noexcept {
+  if (crowded_) {
+    std::this_thread::yield();
+  } else {
+    pause();
   }
 }
 
@@ -69,7 +79,7 @@ void LaneBurst::help(std::size_t seat) noexcept {
     if (look(shares_[at]) == Look::kMoved) continue;
     at = (at + 1) % size_;
     if (at == seat % size_) {
-      for (int i = 0; i < kPauses; ++i) pause();
+      for (int i = 0; i < kPauses; ++i) give_way();
     }
   }
 }

@@ -45,10 +45,12 @@ class LaneBurst final : public Crew::Task {
 
   Look look(Share& share) noexcept;
   void drive() noexcept;
+  void give_way() const noexcept;
 
   ChannelSource& channels_;
   std::vector<Share> shares_;
   std::size_t size_ = 0;
+  bool crowded_ = false;  // the crew is: who has nothing to move may stand in the way of who has
   alignas(64) std::atomic<bool> over_{false};
   alignas(64) std::atomic<unsigned> moves_{0};
   std::atomic<std::size_t> left_{0};  // lanes that have not ended
