@@ -16,7 +16,11 @@ void PointToPoint::raise_failure(ErrorKind kind, int peer, const char* op, std::
 }
 
 PointToPoint::PointToPoint(ChannelSource& channels, int world, int lane, FailureHandler on_failure)
-    : channels_(channels), world_(world), lane_(lane), on_failure_(std::move(on_failure)) {}
+    : channels_(channels),
+      world_(world),
+      lane_(lane),
+      on_failure_(std::move(on_failure)),
+      presences_(static_cast<std::size_t>(world), Presence::kHere) {}
 
 void PointToPoint::post_send(Message message) {
   const std::lock_guard lock(mutex_);
@@ -51,7 +55,7 @@ bool PointToPoint::poll() noexcept {
       return true;
     }
     take_inbox();
-    require_channels();
+    look_at_channels();
     bool moved = false;
     for (auto& [rank, peer] : peers_) {
       moved |= poll_in(rank, peer);
@@ -78,6 +82,11 @@ void PointToPoint::take_inbox() {
     sends.swap(new_sends_);
     recvs.swap(new_recvs_);
   }
+  for (const auto* messages : {&sends, &recvs}) {
+    for (const Message& message : *messages) {
+      next_expiry_ = std::min(next_expiry_, message->deadline);
+    }
+  }
   for (Message& send : sends) peers_[send->peer].queue.push_back(std::move(send));
   // All are posted before any is matched, so that an error on the way loses none.
   const auto first_new = posted_.insert(posted_.end(), recvs.begin(), recvs.end());
@@ -93,12 +102,16 @@ bool PointToPoint::match_arrived(const Message& recv) {
   });
 }
 
-// Whoever has opened a channel to us may have sent something.
-void PointToPoint::require_channels() {
+// Whoever has opened a channel to us may have sent something; whoever is gone sends nothing more.
+void PointToPoint::look_at_channels() {
   const uint64_t version = channels_.version();
   if (version == channels_version_) return;
   channels_version_ = version;
+  gone_ = 0;
   for (int rank = 0; rank < world_; ++rank) {
+    Presence& presence = presences_[static_cast<std::size_t>(rank)];
+    presence = channels_.presence(rank);
+    gone_ += presence != Presence::kHere ? 1 : 0;
     if (channels_.receiver(rank, lane_) != nullptr) {
       peers_[rank];
       listening_.store(true);
@@ -129,14 +142,11 @@ void PointToPoint::for_each_pending(const std::function<void(const Message&)>& v
   }
 }
 
-TimeNs PointToPoint::next_deadline() const noexcept {
-  TimeNs deadline = kNever;
-  for_each_pending(
-      [&](const Message& message) { deadline = std::min(deadline, message->deadline); });
-  return deadline;
-}
+// Early, perhaps, by those that are done meanwhile.
+TimeNs PointToPoint::next_deadline() const noexcept { return next_expiry_; }
 
 void PointToPoint::expire(TimeNs now) noexcept {
+  if (now < next_expiry_) return;
   try {
     check_deadlines(now);
   } catch (const CommError& error) {
@@ -145,7 +155,9 @@ void PointToPoint::expire(TimeNs now) noexcept {
 }
 
 void PointToPoint::check_deadlines(TimeNs now) {
+  next_expiry_ = kNever;
   for_each_pending([&](const Message& message) {
+    next_expiry_ = std::min(next_expiry_, message->deadline);
     if (now < message->deadline) return;
     const std::string peer =
         message->peer == kNoRank ? "any rank" : "rank " + std::to_string(message->peer);

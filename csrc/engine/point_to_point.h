@@ -120,7 +120,7 @@ class PointToPoint : public Pollable {
   bool match_unexpected(const Message& recv, int rank, Peer& peer);
   void give_back(Peer& peer, const Header& header);
   void finish(const Message& message);
-  void require_channels();
+  void look_at_channels();
   void check_deadlines(TimeNs now);
   void fail_all(Failure failure);
   void for_each_pending(const std::function<void(const Message&)>& visit) const;
@@ -132,6 +132,9 @@ class PointToPoint : public Pollable {
   std::map<int, Peer> peers_;  // the runner's, as is the next
   std::list<Message> posted_;  // receives that wait, in order
   uint64_t channels_version_ = 0;
+  std::vector<Presence> presences_;  // by rank, as of channels_version_
+  int gone_ = 0;                     // of them, those that are not here
+  TimeNs next_expiry_ = kNever;      // no deadline passes before it
 
   std::atomic<int> pending_{0};
   std::atomic<bool> requested_{false};

@@ -140,12 +140,8 @@ const char* PointToPoint::awaited(int rank, const Peer& peer) const {
   for (const Message& recv : posted_) {
     if (recv->peer == rank) return "recv";
     if (recv->peer != kNoRank) continue;
-    if (channels_.presence(rank) == Presence::kLost) return "recv";
-    int departed = 0;
-    for (int other = 0; other < world_; ++other) {
-      departed += channels_.presence(other) != Presence::kHere ? 1 : 0;
-    }
-    if (departed >= world_ - 1) return "recv";
+    if (presences_[static_cast<std::size_t>(rank)] == Presence::kLost) return "recv";
+    if (gone_ >= world_ - 1) return "recv";
   }
   if (!peer.offered.empty()) return "send";
   return !peer.queue.empty() && peer.message_budget == 0 ? "send" : nullptr;

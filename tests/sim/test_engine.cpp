@@ -3,94 +3,15 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
-#include <numeric>
-#include <random>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "check.h"
-#include "engine/operation_queue.h"
-#include "engine/point_to_point.h"
-#include "transport/faulty.h"
-#include "transport/memory.h"
+#include "sim/memory_world.h"
 
 namespace fastgpu {
 namespace {
-
-constexpr int kLanes = 3;
-constexpr int kMessageLane = kLanes;
-
-struct World {
-  // One rank's ends of the channels, made as they are asked for.
-  struct Ends : ChannelSource {
-    Ends(World& owner, int self) : world(owner), me(self) {}
-    SendChannel* sender(int peer, int lane) override { return world.pair(me, peer, lane).first; }
-    RecvChannel* receiver(int peer, int lane) override { return world.pair(peer, me, lane).second; }
-    bool departed(int) override { return true; }
-    uint64_t version() const override { return 1; }
-    World& world;
-    int me;
-  };
-
-  World(int count, std::size_t channel_capacity, uint64_t seed_of_case, const QueueHelp& help = {})
-      : world(count), capacity(channel_capacity), seed(seed_of_case), random(seed_of_case) {
-    for (int rank = 0; rank < world; ++rank) {
-      ends.push_back(std::make_unique<Ends>(*this, rank));
-      queues.push_back(std::make_unique<OperationQueue>(
-          *ends.back(), kLanes, [](Failure&) {}, OperationQueue::AbandonHandler{}, help));
-      messages.push_back(
-          std::make_unique<PointToPoint>(*ends.back(), world, kMessageLane, [](Failure&) {}));
-    }
-  }
-
-  std::pair<SendChannel*, RecvChannel*> pair(int from, int to, int lane) {
-    const std::lock_guard lock(mutex);  // helpers ask, too
-    const auto key = std::make_tuple(from, to, lane);
-    auto found = channels.find(key);
-    if (found == channels.end()) {
-      FaultPlan faults = plan;
-      faults.seed = seed + channels.size();
-      auto ends_of = make_memory_channel(capacity, 24);
-      found = channels
-                  .emplace(key, ChannelPair{make_faulty(std::move(ends_of.first), faults),
-                                            make_faulty(std::move(ends_of.second), faults)})
-                  .first;
-    }
-    return {found->second.first.get(), found->second.second.get()};
-  }
-
-  // Polls ranks in a drawn order until nothing is pending, or for `passes` passes.
-  bool run(int passes) {
-    std::vector<std::size_t> order(static_cast<std::size_t>(world));
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    for (int pass = 0; pass < passes; ++pass) {
-      std::shuffle(order.begin(), order.end(), random);
-      bool busy = false;
-      for (const std::size_t rank : order) {
-        if (queues[rank]->busy() && !queues[rank]->poll()) queues[rank]->expire(now_ns());
-        if (messages[rank]->attentive() || messages[rank]->busy()) messages[rank]->poll();
-        busy |= queues[rank]->busy() || messages[rank]->busy();
-      }
-      if (!busy) return true;
-    }
-    return false;
-  }
-
-  const int world;
-  const std::size_t capacity;
-  const uint64_t seed;
-  FaultPlan plan;
-  std::mt19937_64 random;
-  std::mutex mutex;
-  std::map<std::tuple<int, int, int>, ChannelPair> channels;
-  std::vector<std::unique_ptr<Ends>> ends;
-  std::vector<std::unique_ptr<OperationQueue>> queues;
-  std::vector<std::unique_ptr<PointToPoint>> messages;
-};
 
 void add_int32(std::byte* target, const std::byte* source, std::size_t count) {
   auto* to = reinterpret_cast<int32_t*>(target);
@@ -253,92 +174,6 @@ TEST(a_closed_channel_fails_every_pending_work_once) {
   Crew crew;
   crew.grow(2);
   close_channels(kLanes, {.crew = &crew, .helpers = 2, .least_bytes = 0});
-}
-
-std::shared_ptr<MessageOperation> message_of(int peer, uint32_t tag, std::vector<std::byte>& data) {
-  auto message = std::make_shared<MessageOperation>();
-  message->peer = peer;
-  message->tag = tag;
-  message->data = data.data();
-  message->size_bytes = data.size();
-  message->work = std::make_shared<Work>();
-  return message;
-}
-
-// Every rank sends to every other one, in a drawn order of tags and sizes around the eager limit,
-// and receives in another order; half of the receives take any source.
-TEST(messages_arrive_whole_and_in_order) {
-  for (uint64_t seed = 1; seed <= 12; ++seed) {
-    constexpr int kWorld = 4;
-    constexpr int kEach = 25;
-    World world(kWorld, seed % 3, seed);
-    world.plan.block_probability = 0.2;
-    std::vector<std::unique_ptr<std::vector<std::byte>>> memory;
-    std::vector<std::shared_ptr<MessageOperation>> recvs;
-    const auto buffer = [&](std::size_t size, int fill) -> std::vector<std::byte>& {
-      memory.push_back(
-          std::make_unique<std::vector<std::byte>>(size, static_cast<std::byte>(fill)));
-      return *memory.back();
-    };
-    for (int from = 0; from < kWorld; ++from) {
-      for (int to = 0; to < kWorld; ++to) {
-        if (from == to) continue;
-        for (int i = 0; i < kEach; ++i) {
-          const std::size_t size = i % 5 == 0 ? PointToPoint::kEagerBytes + 100 : 40;
-          const auto tag = static_cast<uint32_t>(from * 1000 + i % 5);
-          world.messages[static_cast<std::size_t>(from)]->post_send(
-              message_of(to, tag, buffer(size, i)));
-        }
-        for (int i = kEach - 1; i >= 0; --i) {
-          const int nth = i / 5 * 5 + (4 - i % 5);  // tags in another order, each tag's in order
-          const int posted = kEach - 5 - nth / 5 * 5 + nth % 5;
-          const std::size_t size = posted % 5 == 0 ? PointToPoint::kEagerBytes + 100 : 40;
-          const auto tag = static_cast<uint32_t>(from * 1000 + posted % 5);
-          recvs.push_back(message_of(i % 2 == 0 ? from : kNoRank, tag, buffer(size, 0xff)));
-          recvs.back()->moved_bytes = 0;
-          world.messages[static_cast<std::size_t>(to)]->post_recv(recvs.back());
-        }
-      }
-    }
-    if (!world.run(500'000)) test::fail(__FILE__, __LINE__, "seed " + std::to_string(seed));
-    std::map<std::tuple<std::size_t, uint32_t>, int> last;
-    for (std::size_t i = 0; i < recvs.size(); ++i) {
-      CHECK(recvs[i]->work->ok());
-      CHECK_EQ(recvs[i]->work->source(), static_cast<int>(recvs[i]->tag / 1000));
-      const int fill = static_cast<int>(*recvs[i]->data);
-      CHECK_EQ(fill % 5, static_cast<int>(recvs[i]->tag % 1000));
-      CHECK_EQ(static_cast<int>(recvs[i]->data[recvs[i]->size_bytes - 1]), fill);
-      // Of one sender and tag, in the order sent.
-      auto& before = last[{i / kEach, recvs[i]->tag}];
-      CHECK(fill == static_cast<int>(recvs[i]->tag % 1000) || fill > before);
-      before = fill;
-    }
-  }
-}
-
-TEST(an_unasked_for_flood_waits_at_its_sender) {
-  World world(2, 4, 1);
-  std::vector<std::byte> payload(1024);
-  std::vector<std::shared_ptr<MessageOperation>> sends;
-  for (uint32_t i = 0; i < 2 * PointToPoint::kMessageBudget; ++i) {
-    sends.push_back(message_of(1, 7, payload));
-    world.messages[0]->post_send(sends.back());
-  }
-  std::vector<std::byte> other(8);
-  world.messages[1]->post_recv(message_of(0, 8, other));  // keeps the receiver attentive
-  CHECK(!world.run(5000));
-  const auto left = std::count_if(sends.begin(), sends.end(),
-                                  [](const auto& send) { return !send->work->done(); });
-  CHECK(left >= static_cast<std::ptrdiff_t>(PointToPoint::kMessageBudget));
-  std::vector<std::byte> sink(1024);
-  std::vector<std::shared_ptr<MessageOperation>> recvs;
-  for (std::size_t i = 0; i < sends.size(); ++i) {
-    recvs.push_back(message_of(0, 7, sink));
-    world.messages[1]->post_recv(recvs.back());
-  }
-  std::vector<std::byte> last(8);
-  world.messages[0]->post_send(message_of(1, 8, last));
-  CHECK(world.run(500'000));
 }
 
 }  // namespace
