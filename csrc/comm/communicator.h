@@ -94,6 +94,10 @@ class Communicator {
   // with.
   virtual void wait(Work& work, int64_t timeout_ms) = 0;
 
+  // Has the background see to all that is pending, at once: for somebody who will hear of a work's
+  // end, but does not wait for it. (Small works are otherwise left to a waiter for a while.)
+  virtual void hurry() = 0;
+
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   virtual void abort(const std::string& reason) = 0;
   // Leaves: peers that still need this rank get PeerLostError. Idempotent; also when destroyed.

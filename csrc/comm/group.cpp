@@ -157,7 +157,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   process_.connector().attach(shared->id, config.rank, shared->channels, topology.addresses);
   process_.engine().add(collectives_);
   process_.engine().add(messages_);
-  if (topology.ranks_on_machine > topology.cores_on_machine) process_.engine().set_crowded(true);
+  process_.engine().share_machine(topology.ranks_on_machine, topology.cores_on_machine);
   if (topology.ranks_on_machine * config.options.engine_threads > topology.cores_on_machine) {
     process_.crew().set_crowded(true);
     if (help.helpers > 0) {

@@ -32,6 +32,7 @@ class Group : public Communicator {
   std::shared_ptr<Work> send(MessageCall call) override;
   std::shared_ptr<Work> recv(MessageCall call) override;
   void wait(Work& work, int64_t timeout_ms) override;
+  void hurry() override { process_.engine().submitted(); }
   void abort(const std::string& reason) override;
   void shutdown() override;
 
@@ -67,7 +68,7 @@ class Group : public Communicator {
   void add_scaling(CollectiveCall& call, Operation& operation);
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
   TimeNs timeout_ns(int64_t timeout_ms) const;
-  void drive(Work& work, bool synchronous, uint64_t size_bytes);
+  void drive(Work& work, bool synchronous, bool small);
   void drain();
 
   const CommunicatorConfig config_;

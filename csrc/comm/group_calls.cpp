@@ -1,4 +1,5 @@
 // The calls on a group: checked, planned, and handed to the engine as operations and messages.
+#include <algorithm>
 #include <cstring>
 #include <thread>
 
@@ -46,7 +47,10 @@ bool is_narrow(DType dtype) {
 
 std::shared_ptr<Work> Group::run(CollectiveCall call) {
   check_process();
-  if (call.synchronous && process_.engine().begin()) return run_here(call);
+  const bool small = call.count * size_of(call.dtype) <= kTriedAtOnceBytes;
+  if (call.synchronous || (small && !collectives_->full())) {
+    if (process_.engine().begin()) return run_here(call);
+  }
   check(call);
   const auto operation = std::make_shared<Operation>();
   fill(*operation, call, *planner_.plan(question_of(call)));
@@ -56,17 +60,20 @@ std::shared_ptr<Work> Group::run(CollectiveCall call) {
   }
   collectives_->push(operation);
   std::shared_ptr<Work> work = work_of(operation);
-  drive(*work, call.synchronous, call.count * operation->element_size);
+  drive(*work, call.synchronous, small);
   return work;
 }
 
-// The caller holds the baton: it would wait next, so it runs the operation to its end.
+// The caller holds the baton. Where it would wait next it runs the operation to its end; else it
+// looks once.
 std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   Engine& engine = process_.engine();
+  const bool synchronous = call.synchronous;
   Prepared& prepared = prepared_[(call.count ^ static_cast<uint64_t>(call.collective)) % kPrepared];
   try {
     prepare(prepared, call);
-    if (collectives_->begin(prepared.operation, engine.looks_alone())) {
+    const int looks = engine.looks_alone();
+    if (collectives_->begin(prepared.operation, synchronous ? looks : std::min(looks, 1))) {
       engine.end();
       return done_work();
     }
@@ -76,9 +83,9 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
     throw;
   }
   std::shared_ptr<Operation>& operation = prepared.operation;
-  engine.run(operation->work);
+  synchronous ? engine.run(operation->work) : engine.pass();
   std::shared_ptr<Work> work;
-  if (operation.use_count() == 1 && operation->work.ok()) {
+  if (operation.use_count() == 1 && operation->work.done() && operation->work.ok()) {
     operation->work.renew();
     work = done_work();
   } else {
@@ -248,7 +255,8 @@ std::shared_ptr<Work> Group::send(MessageCall call) {
   const auto message = make_message(call, true);
   messages_->post_send(message);
   message_bytes_sent_.fetch_add(call.size_bytes, std::memory_order_relaxed);
-  drive(*message->work, call.synchronous, call.size_bytes);
+  // A larger one takes several looks on both sides: its receiver grants it first.
+  drive(*message->work, call.synchronous, call.size_bytes <= PointToPoint::kEagerBytes);
   return message->work;
 }
 
@@ -256,16 +264,17 @@ std::shared_ptr<Work> Group::recv(MessageCall call) {
   const auto message = make_message(call, false);
   messages_->post_recv(message);
   message_bytes_received_.fetch_add(call.size_bytes, std::memory_order_relaxed);
-  drive(*message->work, call.synchronous, call.size_bytes);
+  drive(*message->work, call.synchronous, call.size_bytes <= PointToPoint::kEagerBytes);
   return message->work;
 }
 
-void Group::drive(Work& work, bool synchronous, uint64_t size_bytes) {
+void Group::drive(Work& work, bool synchronous, bool small) {
   Engine& engine = process_.engine();
   if (synchronous) {
+    engine.wake();
     engine.wait(work, kNever);
-  } else if (size_bytes <= kTriedAtOnceBytes) {
-    engine.try_run(work, 0);
+  } else if (small) {
+    engine.submitted_small();
   } else {
     engine.submitted();
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/affinity.h"
 #include "base/pause.h"
 
 namespace fastgpu {
@@ -18,19 +17,23 @@ constexpr unsigned kPassesPerRound = 8;
 // caller runs the engine all the same, for the sake of those that are attentive.
 constexpr int kLooksAlone = 32;
 constexpr unsigned kCallsPerRound = 64;
+// How often time-outs are looked at while something moves.
+constexpr unsigned kPassesPerExpiry = 1024;
+// When the background relieves a thread that left something and went off. Where it has a core to
+// itself that is soon; where it must take one from a rank, that costs 20 us and more.
+constexpr TimeNs kReliefNearby = 50 * kMicrosecond;
+constexpr TimeNs kRelief = kMillisecond;
 
 }  // namespace
 
-Engine::Engine(const EngineConfig& config) : config_(config) {}
+Engine::Engine(const EngineConfig& config)
+    : config_(config), standby_([this](bool called) { return stand_by(called); }) {
+  standby_.set_delay(kReliefNearby);
+}
 
-Engine::~Engine() {
-  {
-    const std::lock_guard lock(thread_mutex_);
-    stopping_ = true;
-  }
-  thread_wake_.notify_all();
-  poller_.wake();
-  if (thread_.joinable()) thread_.join();
+void Engine::share_machine(int ranks, int cores) noexcept {
+  if (ranks > cores) crowded_.store(true, std::memory_order_relaxed);
+  if (2 * ranks > cores) standby_.set_delay(kRelief);
 }
 
 void Engine::add(std::shared_ptr<Pollable> pollable) {
@@ -55,7 +58,7 @@ void Engine::remove(const Pollable* pollable) {
   }
   // The runner takes the change at its next pass, however long it goes on running.
   while (merged_version_.load(std::memory_order_acquire) < version) {
-    if (baton_.try_lock()) {
+    if (begin()) {
       merge_changes();
       release();
     } else {
@@ -100,15 +103,30 @@ void Engine::expire_all(TimeNs now) {
   }
 }
 
-// The caller holds the baton. Ends when `work` is done (without one: when nothing is pending), or
-// at the deadline; without `may_sleep` also when spinning has brought nothing.
-void Engine::run(const Work* work, TimeNs deadline, bool may_sleep) {
+bool Engine::look() {
+  const unsigned pass = passes_.load(std::memory_order_relaxed) + 1;
+  passes_.store(pass, std::memory_order_relaxed);
+  if (pass % kPassesPerExpiry == 0) expire_all(now_ns());
+  return poll_all(pass % kPassesPerRound == 0);
+}
+
+bool Engine::finished(const Work* work) const {
+  if (work != nullptr) return work->done();
+  if (spinning_.load(std::memory_order_relaxed) > 0 && !large_.load(std::memory_order_relaxed)) {
+    return true;
+  }
+  return !anything_busy();
+}
+
+// The caller holds the baton. Ends when `work` is done (without one: when nothing is pending, or a
+// waiter would rather run it), or at the deadline.
+void Engine::run(const Work* work, TimeNs deadline) {
   runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   const TimeNs spin_ns = crowded_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
   TimeNs idle_since = 0;
   for (unsigned looks = 0;;) {
-    const bool moved = poll_all(++passes_ % kPassesPerRound == 0);
-    if (work != nullptr ? work->done() : !anything_busy()) break;
+    const bool moved = look();
+    if (finished(work)) break;
     if (moved) {
       idle_since = 0;
       continue;
@@ -121,7 +139,6 @@ void Engine::run(const Work* work, TimeNs deadline, bool may_sleep) {
     if (idle_since == 0) idle_since = now;
     const TimeNs idle = now - idle_since;
     if (idle < spin_ns) continue;
-    if (!may_sleep) break;
     if (idle < spin_ns + config_.yield_ns) {
       std::this_thread::yield();
     } else {
@@ -129,6 +146,12 @@ void Engine::run(const Work* work, TimeNs deadline, bool may_sleep) {
       idle_since = 0;
     }
   }
+  runner_.store(std::thread::id{}, std::memory_order_relaxed);
+}
+
+void Engine::pass() {
+  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  look();
   runner_.store(std::thread::id{}, std::memory_order_relaxed);
 }
 
@@ -147,95 +170,100 @@ void Engine::sleep(TimeNs deadline) {
   poller_.sleep(deadline);
 }
 
-// Says whether anything is pending. Work is pushed before it is announced: so either it is seen
-// here, or the announcement comes after.
-bool Engine::settle() {
-  wanted_.exchange(false);
+// Says whether anything is pending.
+bool Engine::settle() noexcept {
+  wanted_.store(false, std::memory_order_relaxed);
   const bool left = anything_busy();
-  if (left) wanted_.store(true);
+  if (left) wanted_.store(true, std::memory_order_relaxed);
   return left;
 }
 
 int Engine::looks_alone() noexcept {
-  if (wanted_.load() || ++calls_alone_ % kCallsPerRound == 0) return 0;
+  if (wanted_.load(std::memory_order_relaxed) || ++calls_alone_ % kCallsPerRound == 0) return 0;
   return crowded_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
 }
 
-// Gives the baton back; what is still pending goes on in the background.
 void Engine::release() {
   const bool left = settle();
-  baton_.unlock();
-  if (left) delegate();
+  const bool marked = give_back();
+  if (left || marked) leave();
+}
+
+// What is still pending goes on in the background: at once, where somebody sleeps until it is done.
+void Engine::leave() {
+  wanted_.store(true, std::memory_order_relaxed);
+  if (!config_.background) return;
+  if (large_.load(std::memory_order_relaxed) || sleeping_.load(std::memory_order_relaxed) > 0) {
+    standby_.call();
+  } else if (standby_.watch()) {
+    seen_passes_.store(passes_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  }
+}
+
+// Takes the baton, or has its holder leave() when it gives it back.
+bool Engine::begin_or_mark() noexcept {
+  if (begin()) return true;
+  wanted_.store(true, std::memory_order_relaxed);
+  return baton_.exchange(kMarked, std::memory_order_acq_rel) == kFree;
 }
 
 void Engine::submitted() {
-  wanted_.store(true);
+  wanted_.store(true, std::memory_order_relaxed);
+  large_.store(true, std::memory_order_relaxed);
   poller_.wake();
-  delegate();
+  if (config_.background) standby_.call();
 }
 
-void Engine::try_run(const Work& work, TimeNs budget_ns) {
-  if (!baton_.try_lock()) return submitted();
-  run(&work, now_ns() + budget_ns, false);
+void Engine::submitted_small() {
+  if (!begin_or_mark()) return poller_.wake();
+  pass();
   release();
 }
 
 void Engine::wait(Work& work, TimeNs deadline) {
   while (!work.done() && (deadline == kNever || now_ns() < deadline)) {
-    if (baton_.try_lock()) {
-      run(&work, deadline, true);
-      release();
-    } else {
-      // The runner may be asleep, or about to stop; in that case the background takes over.
-      submitted();
-      work.sleep_until_done(config_.background ? deadline : now_ns() + kMillisecond);
+    if (!begin() && !take_over(work)) {
+      sleeping_.fetch_add(1);
+      const bool free = begin_or_mark();
+      if (!free) work.sleep_until_done(config_.background ? deadline : now_ns() + kMillisecond);
+      sleeping_.fetch_sub(1);
+      if (!free) continue;
     }
+    run(&work, deadline);
+    release();
   }
 }
 
-bool Engine::poll_once() {
-  if (!baton_.try_lock()) return false;
-  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  const bool moved = poll_all(true);
-  if (!moved) expire_all(now_ns());
-  runner_.store(std::thread::id{}, std::memory_order_relaxed);
-  baton_.unlock();
-  return moved;
-}
-
-void Engine::bind(const std::vector<int>& cpus) {
-  const std::lock_guard lock(thread_mutex_);
-  cpus_ = cpus;
-  if (thread_.joinable()) bind_thread(thread_.native_handle(), cpus_);
-}
-
-void Engine::delegate() {
-  if (!config_.background) return;
-  {
-    const std::lock_guard lock(thread_mutex_);
-    if (stopping_) return;
-    if (!thread_.joinable()) {
-      thread_ = std::thread([this] { background_loop(); });
-      if (!cpus_.empty()) bind_thread(thread_.native_handle(), cpus_);
-    }
-    if (requested_) return;
-    requested_ = true;
+// The background gives the baton to a waiter at its next look, so that no thread is woken for an
+// operation that is about to be done.
+bool Engine::take_over(const Work& work) {
+  if (large_.load(std::memory_order_relaxed)) return false;
+  const bool crowded = crowded_.load(std::memory_order_relaxed);
+  const TimeNs until = now_ns() + config_.spin_ns;
+  bool taken = false;
+  spinning_.fetch_add(1);
+  while (!taken && !work.done() && now_ns() < until) {
+    crowded ? std::this_thread::yield() : pause();
+    taken = begin();
   }
-  thread_wake_.notify_one();
+  spinning_.fetch_sub(1);
+  return taken;
 }
 
-void Engine::background_loop() {
-  std::unique_lock lock(thread_mutex_);
+Standby::Next Engine::stand_by(bool called) {
+  using Next = Standby::Next;
+  const unsigned passes = passes_.load(std::memory_order_relaxed);
+  const bool run_by_others = seen_passes_.exchange(passes, std::memory_order_relaxed) != passes;
   for (;;) {
-    thread_wake_.wait(lock, [&] { return requested_ || stopping_; });
-    if (stopping_) return;
-    requested_ = false;
-    lock.unlock();
-    baton_.lock();
-    run(nullptr, kNever, true);
-    settle();
-    baton_.unlock();
-    lock.lock();
+    // Another holder asks again when it leaves something.
+    if (!begin_or_mark()) return Next::kSleep;
+    if (called || !run_by_others) run(nullptr, kNever);
+    seen_passes_.store(passes_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    const bool left = settle();
+    if (!left) large_.store(false, std::memory_order_relaxed);
+    const bool marked = give_back();
+    if (left) return Next::kLookAgain;
+    if (!marked) return Next::kSleep;
   }
 }
 

@@ -1,24 +1,25 @@
 // The engine: one poll loop a process, run by one thread at a time. Whoever waits may run it, and a
-// thread of its own runs it when nobody waits; so a small blocking collective costs no thread
-// switch, and an asynchronous one overlaps with compute.
+// thread of its own (standby.h) runs it when nobody waits; so a small blocking collective costs no
+// thread switch, and an asynchronous one overlaps with compute.
 //
 // Invariants:
 //  1. Only the holder of baton_ (the runner) polls, so what it polls needs no locks of its own.
-//  2. Whoever adds work makes it known (submitted) after the work can be seen by busy(); then it
-//     runs the loop itself, or the runner is woken, or the engine's thread is.
+//  2. Whoever adds work makes it known after the work can be seen by busy(): it runs the loop
+//     itself, or marks the baton that another holds, so that this one looks again before it leaves.
+//     A runner that leaves something asks the engine's thread.
 //  3. The runner sleeps only in the poller, after one more look at everything with its doorbell
 //     set.
 // Waiting is spin, then yield, then sleep. Never takes the GIL.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "base/clock.h"
+#include "engine/standby.h"
 #include "engine/work.h"
 #include "transport/poller.h"
 
@@ -35,7 +36,7 @@ class Pollable {
   // Any thread: whether to poll it now and then while the engine runs, also when nothing is
   // pending.
   virtual bool attentive() const noexcept { return busy(); }
-  // Runner only, when nothing moved: fails what has run out of time. Does not throw.
+  // Runner only, now and then: fails what has run out of time. Does not throw.
   virtual void expire(TimeNs now) noexcept = 0;
   // Runner only: when the next pending operation runs out of time.
   virtual TimeNs next_deadline() const noexcept = 0;
@@ -51,7 +52,6 @@ struct EngineConfig {
 class Engine {
  public:
   explicit Engine(const EngineConfig& config = {});
-  ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
@@ -59,44 +59,61 @@ class Engine {
   // After it returns the pollable is not polled any more.
   void remove(const Pollable* pollable);
 
-  // For a caller that adds work and would wait for it next: takes the baton, if it is free, so that
-  // what it adds needs no announcement; runs until `work` is done; gives the baton back.
-  bool begin() noexcept { return baton_.try_lock(); }
-  void run(const Work& work) { run(&work, kNever, true); }
+  // For a caller that adds work: takes the baton, if it is free, so that what it adds needs no
+  // announcement. Then either runs until `work` is done, or looks at everything once; and gives the
+  // baton back, with which what is left becomes the next waiter's, or soon the background's.
+  bool begin() noexcept {
+    uint32_t free = kFree;
+    return baton_.compare_exchange_strong(free, kHeld, std::memory_order_acquire,
+                                          std::memory_order_relaxed);
+  }
+  void run(const Work& work) { run(&work, kNever); }
+  void pass();
   void release();
   // The same where the holder has left nothing pending, nor seen to anything but what is its own.
-  void end() noexcept { baton_.unlock(); }
+  void end() {
+    if (give_back()) leave();
+  }
   // How often the holder of the baton may look at its own work before it must run the engine: not
   // at all while others have work, and not in every call.
   int looks_alone() noexcept;
 
-  // Says that there is new work, to be finished without a waiter.
+  // Says that there is new work, to be finished in the background from now on.
   void submitted();
-  // Runs what is there until `work` is done, or `budget_ns` has passed; leaves the rest to the
-  // background. Does nothing but make the work known when another thread runs the engine.
-  void try_run(const Work& work, TimeNs budget_ns);
+  // Says that there is new small work: looks at it once, unless another thread runs the engine.
+  void submitted_small();
   // Helps or sleeps until `work` is done or the deadline has passed.
   void wait(Work& work, TimeNs deadline);
   // Wakes the runner if it sleeps.
   void wake() noexcept { poller_.wake(); }
 
-  // More ranks than cores share this host: spinning would only keep the others from running.
-  void set_crowded(bool crowded) noexcept { crowded_.store(crowded, std::memory_order_relaxed); }
+  // Says who shares this machine with us. Where there are more ranks than cores, spinning would
+  // only keep the others from running; where there are fewer than two for each, so would the
+  // background.
+  void share_machine(int ranks, int cores) noexcept;
   // The engine's own thread runs on these processors only.
-  void bind(const std::vector<int>& cpus);
+  void bind(const std::vector<int>& cpus) { standby_.bind(cpus); }
   Poller& poller() noexcept { return poller_; }
-  // One pass over everything, if nobody else runs it. For tests and simulated worlds.
-  bool poll_once();
 
  private:
+  // What baton_ holds. Marked: held, and there is work that its holder may not have seen.
+  static constexpr uint32_t kFree = 0;
+  static constexpr uint32_t kHeld = 1;
+  static constexpr uint32_t kMarked = 2;
+
+  bool look();
   bool poll_all(bool attentive_too);
   void expire_all(TimeNs now);
   bool anything_busy() const;
-  void run(const Work* work, TimeNs deadline, bool may_sleep);
+  void run(const Work* work, TimeNs deadline);
+  bool finished(const Work* work) const;
   void sleep(TimeNs deadline);
-  bool settle();
-  void delegate();
-  void background_loop();
+  bool settle() noexcept;
+  bool give_back() noexcept { return baton_.exchange(kFree, std::memory_order_acq_rel) == kMarked; }
+  bool begin_or_mark() noexcept;
+  bool take_over(const Work& work);
+  void leave();
+  Standby::Next stand_by(bool called);
   void merge_changes();
 
   const EngineConfig config_;
@@ -104,11 +121,11 @@ class Engine {
   std::atomic<bool> crowded_{false};
   std::atomic<bool> wanted_{false};  // somebody else may have work: false only if nobody has
 
-  std::mutex baton_;
+  std::atomic<uint32_t> baton_{kFree};
   std::atomic<std::thread::id> runner_{};
   std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by baton_
   std::vector<std::shared_ptr<Pollable>> removed_;    // by the runner itself, in the current pass
-  unsigned passes_ = 0;                               // guarded by baton_
+  std::atomic<unsigned> passes_{0};                   // written by the holder of baton_
   unsigned calls_alone_ = 0;                          // guarded by baton_
 
   mutable std::mutex registry_mutex_;
@@ -116,12 +133,15 @@ class Engine {
   std::atomic<uint64_t> registry_version_{0};
   std::atomic<uint64_t> merged_version_{0};  // written by the holder of baton_
 
-  std::mutex thread_mutex_;
-  std::condition_variable thread_wake_;
-  bool requested_ = false;  // guarded by thread_mutex_
-  bool stopping_ = false;   // guarded by thread_mutex_
-  std::thread thread_;      // started at first need
-  std::vector<int> cpus_;   // guarded by thread_mutex_; empty: as it was started
+  // Waiters that spin for the baton, to which the background gives it; and those that sleep, for
+  // whom somebody has to run the engine.
+  std::atomic<int> spinning_{0};
+  std::atomic<int> sleeping_{0};
+  // Of what is pending something may be large, and is the background's. Set late or cleared early
+  // by a race it costs time, no more.
+  std::atomic<bool> large_{false};
+  std::atomic<unsigned> seen_passes_{0};  // at the background's last look, or when it was asked
+  Standby standby_;                       // last: its thread uses the rest
 };
 
 }  // namespace fastgpu

@@ -150,6 +150,7 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     when_done([job]() mutable {
       CallbackThreads::shared().post([job = std::exchange(job, nullptr)] { (*job)(); });
     });
+    communicator_->hurry();  // whoever waits for a future does not help
   }
   return made;
 }

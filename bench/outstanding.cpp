@@ -1,0 +1,200 @@
+// Many outstanding operations at the core, below torch and Python: each rank makes COUNT
+// asynchronous all_reduces, then waits for each; beside as many synchronous ones, and as many that
+// are waited for one by one. The three take turns in the same processes. What a turn takes is the
+// slowest rank's time; medians over the turns are shown, for one operation, and results checked.
+//
+//   fastgpu_bench_outstanding [--ranks 2] [--count 1000] [--bytes 4096] [--turns 60] [--pin]
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "comm/communicator.h"
+#include "comm/process.h"
+#include "folder_store.h"
+
+namespace {
+
+using namespace fastgpu;
+
+constexpr int kMostRanks = 64;
+constexpr int kMostTurns = 1000;
+constexpr std::array kWays = {"synchronous", "all outstanding", "one outstanding"};
+
+struct Arguments {
+  int ranks = 2;
+  int count = 1000;
+  int bytes = 4096;
+  int turns = 60;
+  bool pin = false;
+};
+
+// What the processes write down for each other: nanoseconds.
+using Board = std::array<std::array<std::array<TimeNs, kMostTurns>, kWays.size()>, kMostRanks>;
+
+Arguments parse(const std::vector<std::string>& words) {
+  Arguments arguments;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const auto value = [&] {
+      return i + 1 < words.size() ? static_cast<int>(std::strtol(words[++i].c_str(), nullptr, 10))
+                                  : 0;
+    };
+    if (words[i] == "--ranks") {
+      arguments.ranks = std::clamp(value(), 1, kMostRanks);
+    } else if (words[i] == "--count") {
+      arguments.count = std::max(value(), 1);
+    } else if (words[i] == "--bytes") {
+      arguments.bytes = std::max(value(), 4);
+    } else if (words[i] == "--turns") {
+      arguments.turns = std::clamp(value(), 1, kMostTurns);
+    } else if (words[i] == "--pin") {
+      arguments.pin = true;
+    } else {
+      std::fprintf(stderr, "'%s': the first lines of outstanding.cpp say how it is called\n",
+                   words[i].c_str());
+      std::_Exit(2);
+    }
+  }
+  return arguments;
+}
+
+class Rank {
+ public:
+  Rank(int rank, const Arguments& arguments, Store& store) : arguments_(arguments) {
+    CommunicatorConfig config;
+    config.rank = rank;
+    config.world = arguments.ranks;
+    config.name = "bench";
+    config.timeout_ms = 60'000;
+    config.options = options_from_environment(fastgpu_environment());
+    communicator_ = Communicator::create(config, store, process_);
+    const auto elements = static_cast<std::size_t>(arguments.bytes) / sizeof(float);
+    tensors_.assign(static_cast<std::size_t>(arguments.count), std::vector<float>(elements));
+  }
+  ~Rank() { communicator_->shutdown(); }
+  Rank(const Rank&) = delete;
+  Rank& operator=(const Rank&) = delete;
+
+  TimeNs timed(std::size_t way) {
+    for (auto& tensor : tensors_) std::ranges::fill(tensor, 1.0F);
+    communicator_->wait(*communicator_->run({}), -1);
+    const TimeNs start = now_ns();
+    if (way == 1) {
+      all_outstanding();
+    } else {
+      for (auto& tensor : tensors_) finish(*start_on(tensor, way == 0));
+    }
+    const TimeNs taken = now_ns() - start;
+    const auto sum = static_cast<float>(arguments_.ranks);
+    for (const auto& tensor : tensors_) {
+      if (tensor.front() != sum || tensor.back() != sum) throw std::runtime_error("a wrong sum");
+    }
+    return taken;
+  }
+
+ private:
+  std::shared_ptr<Work> start_on(std::vector<float>& tensor, bool synchronous) {
+    CollectiveCall call;
+    call.collective = Collective::kAllReduce;
+    call.dtype = DType::kFloat32;
+    call.count = tensor.size();
+    call.data = reinterpret_cast<std::byte*>(tensor.data());
+    call.synchronous = synchronous;
+    return communicator_->run(std::move(call));
+  }
+  void finish(Work& work) {
+    if (!work.done()) communicator_->wait(work, -1);
+    work.raise_if_failed();
+  }
+  void all_outstanding() {
+    works_.clear();
+    for (auto& tensor : tensors_) works_.push_back(start_on(tensor, false));
+    for (const auto& work : works_) finish(*work);
+  }
+
+  const Arguments& arguments_;
+  Process process_;
+  std::shared_ptr<Communicator> communicator_;
+  std::vector<std::vector<float>> tensors_;
+  std::vector<std::shared_ptr<Work>> works_;
+};
+
+// The `index`-th of the cores that this process may use, round and round.
+void pin_to_core(int index) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  ::sched_getaffinity(0, sizeof allowed, &allowed);
+  index %= CPU_COUNT(&allowed);
+  int core = 0;
+  while (!CPU_ISSET(core, &allowed) || index-- > 0) ++core;
+  CPU_ZERO(&allowed);
+  CPU_SET(core, &allowed);
+  ::sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
+             Board& board) {
+  try {
+    if (arguments.pin) pin_to_core(rank);
+    FolderStore store(folder);
+    Rank self(rank, arguments, store);
+    auto& mine = board[static_cast<std::size_t>(rank)];
+    for (std::size_t way = 0; way < kWays.size(); ++way) self.timed(way);
+    for (int turn = 0; turn < arguments.turns; ++turn) {
+      for (std::size_t way = 0; way < kWays.size(); ++way) {
+        mine[way][static_cast<std::size_t>(turn)] = self.timed(way);
+      }
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
+    return 1;
+  }
+}
+
+void print(const Arguments& arguments, const Board& board) {
+  std::array<double, kWays.size()> medians{};
+  for (std::size_t way = 0; way < kWays.size(); ++way) {
+    std::vector<TimeNs> slowest(static_cast<std::size_t>(arguments.turns));
+    for (int rank = 0; rank < arguments.ranks; ++rank) {
+      for (std::size_t turn = 0; turn < slowest.size(); ++turn) {
+        slowest[turn] = std::max(slowest[turn], board[static_cast<std::size_t>(rank)][way][turn]);
+      }
+    }
+    std::ranges::sort(slowest);
+    medians[way] = static_cast<double>(slowest[slowest.size() / 2]) / arguments.count * 1e-3;
+    std::printf("%-16s %7.3f us  %.2f of synchronous\n", kWays[way], medians[way],
+                medians[way] / medians[0]);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Arguments arguments = parse({argv + 1, argv + argc});
+  std::string folder = (std::filesystem::temp_directory_path() / "fastgpu-bench-XXXXXX").string();
+  if (::mkdtemp(folder.data()) == nullptr) return 2;
+  auto* board = static_cast<Board*>(
+      ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  for (int rank = 0; rank < arguments.ranks; ++rank) {
+    if (::fork() == 0) std::_Exit(run_rank(rank, arguments, folder, *board));
+  }
+  int failed = 0;
+  for (int rank = 0; rank < arguments.ranks; ++rank) {
+    int status = 0;
+    ::wait(&status);
+    failed |= status;
+  }
+  std::filesystem::remove_all(folder);
+  if (failed == 0) print(arguments, *board);
+  return failed == 0 ? 0 : 1;
+}

@@ -1,0 +1,66 @@
+// The engine's own thread: it stands by while callers run the engine themselves, and takes over
+// where nobody does. It can be called at once; or asked to watch, for what its caller may well wait
+// for soon: it looks after a delay, and takes over if nobody has run the engine meanwhile. So a
+// thread that issues and waits pays for no thread switch: it only sets a timer, and not each time.
+//
+// Invariant: it never sleeps for good without a look after the last watch() or call(). Both write
+// state_, and so does it before it sleeps: the later one sees what the earlier one wrote.
+// Ownership: the engine's; the thread starts at first need. Thread safety: all calls, any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/unique_fd.h"
+
+namespace fastgpu {
+
+class Standby {
+ public:
+  enum class Next : uint8_t { kLookAgain, kSleep };  // after the delay; when asked
+  // The thread's turn; `called`: somebody wants it to take over.
+  using Look = std::function<Next(bool called)>;
+
+  explicit Standby(Look look);
+  ~Standby();
+  Standby(const Standby&) = delete;
+  Standby& operator=(const Standby&) = delete;
+
+  // True: it was asleep, and will look after the delay. Else it will look soon anyway.
+  bool watch();
+  void call();
+  void set_delay(TimeNs delay) noexcept { delay_.store(delay, std::memory_order_relaxed); }
+  // The thread runs on these processors only.
+  void bind(const std::vector<int>& cpus);
+  TimeNs delay() const noexcept { return delay_.load(std::memory_order_relaxed); }
+
+ private:
+  // What state_ holds. Asleep or set, it need not be a thread yet.
+  static constexpr uint32_t kAwake = 0;
+  static constexpr uint32_t kAsleep = 1;
+  static constexpr uint32_t kTimed = 2;  // asleep, but the timer is set
+  static constexpr uint32_t kCalled = 3;
+
+  void start();
+  void run();
+  bool fall_asleep();
+  void set_timer();
+
+  const Look look_;
+  const UniqueFd timer_;  // where the thread sleeps
+  std::atomic<TimeNs> delay_{0};
+  std::atomic<uint32_t> state_{kAsleep};
+  std::atomic<bool> watched_{false};
+  std::atomic<bool> stopping_{false};
+  std::once_flag started_;
+  std::mutex mutex_;  // guards what follows
+  std::thread thread_;
+  std::vector<int> cpus_;  // empty: as it was started
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,154 @@
+// Who runs the engine, and when: callers, waiters, and its own thread, over chores that only count.
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "check.h"
+#include "engine/engine.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr TimeNs kPatience = 20 * kSecond;
+
+// Busy until it is told otherwise; what a poll does is the test's.
+struct Chore : Pollable {
+  explicit Chore(std::function<bool()> what) : on_poll(std::move(what)) {}
+  bool poll() noexcept override {
+    polls.fetch_add(1);
+    return on_poll();
+  }
+  bool busy() const noexcept override { return pending.load(); }
+  void expire(TimeNs) noexcept override { looks_at_time.fetch_add(1); }
+  TimeNs next_deadline() const noexcept override { return kNever; }
+  void finish() {
+    pending.store(false);
+    work.complete();
+  }
+
+  const std::function<bool()> on_poll;
+  std::atomic<bool> pending{true};
+  std::atomic<int> polls{0};
+  std::atomic<int> looks_at_time{0};
+  Work work;
+};
+
+template <typename Condition>
+bool comes_true(Condition condition) {
+  for (const TimeNs end = now_ns() + kPatience; now_ns() < end;) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return false;
+}
+
+TEST(time_outs_are_looked_at_while_others_move) {
+  Engine engine(EngineConfig{.background = false});
+  const auto frozen = std::make_shared<Chore>([] { return false; });
+  std::shared_ptr<Chore> steady;
+  steady = std::make_shared<Chore>([&steady] {
+    if (steady->polls.load() == 10'000) steady->finish();
+    return true;
+  });
+  engine.add(frozen);
+  engine.add(steady);
+  CHECK(engine.begin());
+  engine.run(steady->work);
+  engine.release();
+  CHECK(frozen->looks_at_time.load() > 0);
+  CHECK(frozen->looks_at_time.load() < 100);  // it costs a look at the clock
+}
+
+TEST(the_background_finishes_what_its_caller_left) {
+  for (const int cores : {1, 2}) {
+    Engine engine;
+    engine.share_machine(1, cores);
+    std::shared_ptr<Chore> chore;
+    chore = std::make_shared<Chore>([&chore] {
+      if (chore->polls.load() == 5) chore->finish();
+      return true;
+    });
+    engine.add(chore);
+    engine.submitted_small();
+    CHECK_EQ(chore->polls.load(), 1);
+    chore->work.sleep_until_done(now_ns() + kPatience);  // does not help
+    CHECK(chore->work.done());
+    engine.remove(chore.get());
+  }
+}
+
+TEST(the_background_leaves_a_caller_alone_that_goes_on) {
+  Engine engine;
+  engine.share_machine(1, 1);
+  std::atomic<bool> by_others{false};
+  const auto caller = std::this_thread::get_id();
+  const auto chore = std::make_shared<Chore>([&] {
+    if (std::this_thread::get_id() != caller) by_others.store(true);
+    return true;
+  });
+  engine.add(chore);
+  TimeNs last = now_ns();
+  bool held_up = false;  // a machine with much to do may take the core away for that long
+  for (const TimeNs end = last + 50 * kMillisecond; last < end;) {
+    engine.submitted_small();
+    const TimeNs now = now_ns();
+    held_up |= now - last > kMillisecond / 2;
+    last = now;
+  }
+  CHECK(held_up || !by_others.load());
+  CHECK(comes_true([&] { return by_others.load(); }));  // now that it has gone off
+  chore->finish();
+  engine.remove(chore.get());
+}
+
+TEST(the_background_gives_way_to_a_waiter) {
+  Engine engine(EngineConfig{.spin_ns = kMillisecond});
+  std::atomic<std::thread::id> waiter{};
+  std::shared_ptr<Chore> chore;
+  chore = std::make_shared<Chore>([&] {
+    if (std::this_thread::get_id() == waiter.load()) chore->finish();
+    return true;
+  });
+  engine.add(chore);
+  engine.submitted_small();
+  CHECK(comes_true([&] { return chore->polls.load() > 100; }));  // it runs in the background
+  waiter.store(std::this_thread::get_id());
+  for (const TimeNs end = now_ns() + kPatience; !chore->work.done() && now_ns() < end;) {
+    engine.wait(chore->work, now_ns() + 10 * kMillisecond);
+  }
+  CHECK(chore->work.done());
+  engine.remove(chore.get());
+}
+
+TEST(what_is_announced_to_a_runner_that_leaves_is_not_lost) {
+  Engine engine;
+  engine.share_machine(1, 2);
+  for (int round = 0; round < 300; ++round) {
+    const auto one = std::make_shared<Chore>([] { return true; });
+    const auto other = std::make_shared<Chore>([] { return true; });
+    const auto set_up = [&](const std::shared_ptr<Chore>& chore) {
+      chore->pending.store(false);
+      engine.add(chore);
+    };
+    set_up(one);
+    set_up(other);
+    CHECK(comes_true([&] { return engine.begin(); }));
+    std::thread announcer([&] {
+      other->pending.store(true);
+      engine.submitted_small();
+    });
+    one->finish();
+    engine.run(one->work);
+    engine.release();
+    announcer.join();
+    CHECK(comes_true([&] { return other->polls.load() > 2; }));
+    other->finish();
+    engine.remove(one.get());
+    engine.remove(other.get());
+  }
+}
+
+}  // namespace
+}  // namespace fastgpu
