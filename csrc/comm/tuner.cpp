@@ -30,19 +30,20 @@ constexpr std::size_t kTextBytes = 1024;
 constexpr int kRounds = 4;
 constexpr auto kPause = std::chrono::milliseconds(1);
 constexpr int kSmallTrips = 24;
+constexpr int kBurstTrips = 8;
 constexpr int kLargeTrips = 3;
 constexpr TimeNs kSmallLimit = 400 * kMicrosecond;
 constexpr TimeNs kLargeLimit = kMillisecond;
-constexpr int kCrowdedCalls = 12;
 
 // A large message is offered and granted before it moves: that many hops that are not its bytes'.
 constexpr double kHopsOfLarge = 3;
 
-// The shares of a small message's time that are the wire's and, twice, a processor's; and of a
-// large one's bytes. Ratios of the defaults, which were measured in detail (bench/model_check.py).
-constexpr double kAlphaShare = 0.6;
-constexpr double kOverheadShare = 0.2;
+// The share of a large message's time that is a processor's, at either end: a ratio of the
+// defaults, which were measured in detail (bench/model_check.py).
 constexpr double kCpuShare = 0.8;
+
+// Small messages one way at once: what one more takes is what it costs a processor.
+constexpr int kBurst = 9;
 
 // What is not believed: between these the truth lies on any machine. Above, something else ran all
 // the time; a wrong constant of the right order still chooses well.
@@ -51,32 +52,42 @@ struct Plausible {
   double most;
   double clamp(double value) const { return std::clamp(value, least, most); }
 };
-constexpr Plausible kSharedHopUs{0.05, 1};
-constexpr Plausible kSharedByteUs{5e-6, 1e-3};
-constexpr Plausible kNetworkHopUs{1, 1e6};
-constexpr Plausible kNetworkByteUs{1e-5, 1};
+struct PlausibleLink {
+  Plausible hop_us;
+  Plausible byte_us;
+  Plausible overhead_share;  // of a hop, the processor's at either end
+};
+// Over shared memory half a message's time goes into matching it, which a frame needs not: there
+// the share is that of the defaults.
+constexpr PlausibleLink kShared{{0.05, 1}, {5e-6, 1e-3}, {0.2, 0.2}};
+constexpr PlausibleLink kNetwork{{1, 1e6}, {1e-5, 1}, {0.1, 0.5}};
 constexpr Plausible kMemoryByteUs{2e-6, 1e-3};
 constexpr Plausible kReduceByteUs{1e-7, 1e-3};
-constexpr Plausible kSwitchUs{0.1, 50};
 
 double microseconds_since(TimeNs start) { return static_cast<double>(now_ns() - start) / 1000.0; }
 
-// Messages there and back between two ranks; `first` says in each whether another one follows.
+// Messages there and back between two ranks; `first` says in each trip whether another follows.
 class Trips {
  public:
   Trips(Communicator& communicator, int peer, bool first)
       : communicator_(communicator), peer_(peer), first_(first), data_(kLargeBytes) {}
 
-  // The least time of one way, of at most `most` trips, begun before the limit.
-  double least_us(std::size_t size_bytes, int most, TimeNs limit) {
+  // What is sent in a trip: so many messages there, and one back.
+  struct Load {
+    std::size_t size_bytes;
+    int messages;
+  };
+
+  // The least time of a trip, of at most `most`, begun before the limit.
+  double least_us(const Load& load, int most, TimeNs limit) {
     double least = std::numeric_limits<double>::infinity();
     const TimeNs begin = now_ns();
     for (int trip = 1;; ++trip) {
       if (first_) data_[0] = std::byte(trip < most && now_ns() - begin < limit ? 1 : 0);
       const TimeNs start = now_ns();
-      move(first_, size_bytes);
-      move(!first_, size_bytes);
-      least = std::min(least, microseconds_since(start) / 2);
+      for (int message = 0; message < load.messages; ++message) move(first_, load.size_bytes);
+      move(!first_, load.size_bytes);
+      least = std::min(least, microseconds_since(start));
       if (data_[0] == std::byte{0}) return least;
     }
   }
@@ -97,20 +108,24 @@ class Trips {
   std::vector<std::byte> data_;
 };
 
-LinkCosts measure_link(Trips trips, const Plausible& hop_us, const Plausible& byte_us) {
+LinkCosts measure_link(Trips trips, const PlausibleLink& plausible) {
+  const bool bursts = plausible.overhead_share.least < plausible.overhead_share.most;
   double small = std::numeric_limits<double>::infinity();
+  double burst = small;
   double large = small;
   for (int round = 0; round < kRounds; ++round) {
     if (round > 0) std::this_thread::sleep_for(kPause);
-    small = std::min(small, trips.least_us(8, kSmallTrips, kSmallLimit));
-    large = std::min(large, trips.least_us(kLargeBytes, kLargeTrips, kLargeLimit));
+    small = std::min(small, trips.least_us({8, 1}, kSmallTrips, kSmallLimit));
+    if (bursts) burst = std::min(burst, trips.least_us({8, kBurst}, kBurstTrips, kSmallLimit));
+    large = std::min(large, trips.least_us({kLargeBytes, 1}, kLargeTrips, kLargeLimit));
   }
-  const double hop = hop_us.clamp(small);
+  const double hop = plausible.hop_us.clamp(small / 2);
   const double per_byte =
-      byte_us.clamp((large - kHopsOfLarge * hop) / static_cast<double>(kLargeBytes));
-  return {.alpha_us = kAlphaShare * hop,
+      plausible.byte_us.clamp((large / 2 - kHopsOfLarge * hop) / static_cast<double>(kLargeBytes));
+  const double share = plausible.overhead_share.clamp((burst - small) / (kBurst - 1) / hop);
+  return {.alpha_us = (1 - 2 * share) * hop,
           .beta_us_per_byte = per_byte,
-          .overhead_us = kOverheadShare * hop,
+          .overhead_us = share * hop,
           .cpu_us_per_byte = kCpuShare * per_byte};
 }
 
@@ -135,32 +150,6 @@ void measure_memory(Constants& constants) {
   constants.reduce_us_per_byte = kReduceByteUs.clamp(reduce - copy);
 }
 
-// What it takes to let all ranks of a crowded machine in: a small all-reduce, less what it would
-// take if each had a core. All ranks call, as only rank 0's view of what is crowded counts.
-void measure_turns(Communicator& communicator, const Placement& placement, Constants& constants) {
-  float value = 0;
-  CollectiveCall call;
-  call.collective = Collective::kAllReduce;
-  call.dtype = DType::kFloat32;
-  call.count = 1;
-  call.data = reinterpret_cast<std::byte*>(&value);
-  double least = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < kCrowdedCalls; ++i) {
-    const TimeNs start = now_ns();
-    communicator.wait(*communicator.run(call), -1);
-    least = std::min(least, microseconds_since(start));
-  }
-  const double crowding = 1.0 * placement.most_per_machine / constants.cores_per_host;
-  if (crowding <= 1) return;
-  constants.switch_us = 0;
-  PriceRequest price;
-  price.algorithm = Algorithm::kDirect;
-  price.bytes = sizeof(value);
-  price.shots = 1;
-  price.placement = placement;
-  constants.switch_us = kSwitchUs.clamp((least - predict_us(price, constants)) / crowding);
-}
-
 // The first rank beside rank 0 that is, or is not, on its host; kNoRank if there is none.
 int partner(std::span<const int> host_of, bool same_host) {
   for (std::size_t rank = 1; rank < host_of.size(); ++rank) {
@@ -181,14 +170,10 @@ std::string measure_constants(Communicator& communicator, const Topology& topolo
     if (other == kNoRank || (!first && communicator.rank() != other)) continue;
     LinkCosts& link = same_host ? constants.same_host : constants.between_hosts;
     Trips trips(communicator, first ? other : 0, first);
-    link = same_host ? measure_link(std::move(trips), kSharedHopUs, kSharedByteUs)
-                     : measure_link(std::move(trips), kNetworkHopUs, kNetworkByteUs);
+    link = measure_link(std::move(trips), same_host ? kShared : kNetwork);
     if (!same_host) constants.nic_us_per_byte = link.beta_us_per_byte;
   }
   if (communicator.rank() == 0) measure_memory(constants);
-  Placement placement = placement_of(static_cast<int>(host_of.size()), host_of);
-  placement.most_per_machine = topology.most_on_machine;
-  measure_turns(communicator, placement, constants);
   std::array<char, kTextBytes> text{};
   const std::string mine = to_text(constants);
   std::memcpy(text.data(), mine.data(), std::min(mine.size(), text.size() - 1));

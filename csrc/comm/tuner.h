@@ -9,9 +9,9 @@
 namespace fastgpu {
 
 // A collective call of a few milliseconds: rank 0 exchanges messages with one rank of its host and
-// one of another, times its own memory, all reduce a number to see how long taking turns takes, and
-// rank 0 tells everyone. Least times count, within plausible bounds, so that constants speak of the
-// machine and not of what else it does. Returns the same (as text, plan/cost.h) on every rank.
+// one of another, times its own memory, and tells everyone. Least times count, within plausible
+// bounds, so that constants speak of the machine and not of what else it does. Returns the same (as
+// text, plan/cost.h) on every rank.
 std::string measure_constants(Communicator& communicator, const Topology& topology);
 
 }  // namespace fastgpu

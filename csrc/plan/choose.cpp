@@ -13,6 +13,13 @@ namespace {
 constexpr uint64_t kLeastLaneBytes = 64 * 1024;
 constexpr std::array<int, 5> kLaneCounts{1, 2, kMaxChosenLanes, 8, 16};
 
+// One lane where every core has a rank to run already.
+std::span<const int> lane_counts(const Placement& placement, const Constants& constants) {
+  const int cores = constants.cores_per_host;
+  const bool crowded = cores > 0 && placement.most_per_machine > cores;
+  return std::span(kLaneCounts).first(crowded ? 1 : kLaneCounts.size());
+}
+
 bool has(std::span<const Algorithm> algorithms, Algorithm algorithm) {
   return std::find(algorithms.begin(), algorithms.end(), algorithm) != algorithms.end();
 }
@@ -36,13 +43,17 @@ bool sensible(Algorithm algorithm, const Placement& placement) {
 // The most that a rank sends in one shot. By price alone a hop that was slow when it was measured
 // would carry one-shot far beyond, where every byte is copied n times over (1 MiB: 98 us, not 62).
 constexpr uint64_t kMostOneShotBytes = 32 * 1024;
-constexpr uint64_t kMostOneShotBytesBetweenHosts = 256 * 1024;
+constexpr uint64_t kMostOneShotBytesBetweenHosts = 128 * 1024;
 
 bool too_large_for(int shots, const ChooseRequest& request) {
   const Placement& placement = request.placement;
   const uint64_t most = placement.hosts > 1 ? kMostOneShotBytesBetweenHosts : kMostOneShotBytes;
   return shots == 1 && request.bytes * static_cast<uint64_t>(placement.world - 1) > most;
 }
+
+// Prices are not more exact than this: of two that are closer the first one is taken, which has the
+// simpler schedule.
+constexpr double kWorthIt = 0.95;
 
 // What a direct all_reduce may do; other algorithms have nothing to decide here.
 std::span<const int> shots_of(Collective collective, Algorithm algorithm) {
@@ -76,9 +87,9 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
   Choice best;
   double best_us = -1;
   const auto compare = [&] {
-    price.chunk_bytes = tree_chunk_bytes(price, constants);
+    if (price.algorithm == Algorithm::kTree) price.chunk_bytes = tree_chunk_bytes(price, constants);
     const double us = predict_us(price, constants);
-    if (best_us >= 0 && us >= best_us) return;
+    if (best_us >= 0 && us >= kWorthIt * best_us) return;
     best_us = us;
     best = {price.algorithm, price.lanes, price.chunk_bytes, price.shots, 0};
   };
@@ -88,7 +99,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
     for (const int shots : shots_of(request.collective, algorithm)) {
       if (too_large_for(shots, request)) continue;
       price.shots = shots;
-      for (const int lanes : kLaneCounts) {
+      for (const int lanes : lane_counts(request.placement, constants)) {
         if (request.lanes > 0 && lanes > 1) break;
         if (lanes > most_chosen_lanes(request.placement.engine_threads)) break;
         if (lanes > 1 && request.bytes / static_cast<uint64_t>(lanes) < kLeastLaneBytes) break;

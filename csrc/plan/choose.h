@@ -2,7 +2,7 @@
 //
 // Thread safety: a pure function. Ranks that pass equal values get equal choices, so a choice needs
 // no message: call it with what the ranks have agreed on (constants exchanged as text) and nothing
-// else. About a microsecond; callers that repeat themselves keep the answer by plan key.
+// else. A few microseconds; callers that repeat themselves keep the answer by plan key.
 #pragma once
 
 #include <cstdint>

@@ -21,10 +21,6 @@
 namespace fastgpu {
 namespace {
 
-int log2_ceiling(int value) {
-  return static_cast<int>(std::bit_width(static_cast<unsigned>(value - 1)));
-}
-
 constexpr double kChannelBytes = 1 << 20;
 
 }  // namespace
@@ -110,7 +106,7 @@ double Pricer::direct_pass(double size, bool reduce) const {
   if (!reduce) return std::max({send + take, last, nic});
   const bool in_line = size / lanes_ > kChannelBytes;
   const double waits = in_line ? 1 + (1 - 1.5 / world()) / lanes_ : 1;
-  return std::max(waits * (last + take - last_take), nic + take - last_take);
+  return std::max({waits * (last + take - last_take), send + take, nic + take - last_take});
 }
 
 // Small parts go all at once, of large ones a few turns.
@@ -183,7 +179,7 @@ double Pricer::barrier() const {
   return rounds * (2 * way.overhead + way.alpha) + 2 * (rounds - 1) * inside_.overhead;
 }
 
-double Pricer::price() const {
+double Pricer::span_us() const {
   if (request_.algorithm == Algorithm::kAuto) {
     raise(ErrorKind::kInvalidArgument, "predict_us: auto has no price; name an algorithm");
   }

@@ -40,7 +40,7 @@ struct Constants {
   double copy_us_per_byte = 6e-5;    // from memory to memory within a rank
   double reduce_us_per_byte = 1e-5;  // what reducing a byte costs more than storing it
   int cores_per_host = 0;            // more ranks than cores take turns on them; 0: enough
-  double switch_us = 2;              // from one rank to another on the same core
+  double switch_us = 2;              // from one rank to another on the same core; not measured
 
   bool operator==(const Constants&) const = default;
 };
@@ -80,7 +80,7 @@ struct PriceRequest {
 double predict_us(const PriceRequest& request, const Constants& constants);
 
 // The chunk that makes a pipelined tree cheapest: enough chunks to fill the pipeline, few enough
-// that their latencies do not add up. A power of two from 4 KiB to 1 MiB.
+// that their latencies do not add up. A power of two from 4 to 256 KiB, which a cache holds.
 uint64_t tree_chunk_bytes(const PriceRequest& request, const Constants& constants);
 
 }  // namespace fastgpu

@@ -6,6 +6,12 @@
 #include "plan/pricer.h"
 
 namespace fastgpu {
+namespace {
+
+constexpr uint64_t kLeastChunk = 4 * 1024;
+constexpr uint64_t kMostChunk = 256 * 1024;
+
+}  // namespace
 
 // Of a chunk, from the farthest leaf to the top or back. Going up, a rank takes from two children.
 double Pricer::tree_hops(const Flow& flow, double chunk, bool reduce) const {
@@ -70,17 +76,19 @@ Pricer::Flow Pricer::flow() const {
           .parents = size >= 4 ? 1 : tied};
 }
 
-// k chunks cost k*a + (levels + k)*b*bytes/k: least at k = sqrt(levels * bytes * b / a).
 uint64_t Pricer::best_chunk() const {
-  const Way& way = widest();
-  const double per_byte = std::max(way.beta, 2 * (way.cpu + way.take_reduce));
-  const double per_step = way.alpha + 2 * way.overhead;
-  const double lane = bytes() / lanes_;
-  const double levels = 2.0 * std::max(1, log2_floor(world()));
-  const double ideal = per_byte > 0 ? std::sqrt(lane * per_step / (levels * per_byte)) : lane;
-  uint64_t chunk = uint64_t{4} << 10;
-  while (chunk < uint64_t{1} << 20 && static_cast<double>(chunk) * 1.5 < ideal) chunk *= 2;
-  return chunk;
+  PriceRequest request = request_;
+  request.algorithm = Algorithm::kTree;
+  uint64_t best = kLeastChunk;
+  double best_us = 0;
+  for (request.chunk_bytes = kLeastChunk; request.chunk_bytes <= kMostChunk;
+       request.chunk_bytes *= 2) {
+    const double us = Pricer(request, constants_).price();
+    if (request.chunk_bytes > kLeastChunk && us >= best_us) continue;
+    best = request.chunk_bytes;
+    best_us = us;
+  }
+  return best;
 }
 
 }  // namespace fastgpu

@@ -13,8 +13,11 @@ inline int log2_floor(int value) {
   return static_cast<int>(std::bit_width(static_cast<unsigned>(value))) - 1;
 }
 
-// A way for bytes to go: the link's costs with the crowding in them. Where ranks outnumber cores,
-// bytes take their processors' time in proportion, and a frame waits for its receiver's turn.
+inline int log2_ceiling(int value) {
+  return static_cast<int>(std::bit_width(static_cast<unsigned>(value - 1)));
+}
+
+// A way for bytes to go.
 struct Way {
   double alpha;
   double beta;
@@ -41,19 +44,20 @@ class Pricer {
     outside_ = way(constants.between_hosts, true);
   }
 
-  double price() const;
+  double price() const {
+    const double span = span_us();
+    return crowding_ > 1 && world() > 1 ? crowded(span) : span;
+  }
   uint64_t best_chunk() const;
 
  private:
   Way way(const LinkCosts& link, bool leaves_host) const {
-    const double turns = crowding_ > 1 ? crowding_ * constants_.switch_us : 0;
-    return {
-        .alpha = link.alpha_us + turns,
-        .beta = link.beta_us_per_byte,
-        .overhead = link.overhead_us * crowding_,
-        .cpu = link.cpu_us_per_byte * crowding_ / hands_,
-        .take_reduce = (link.cpu_us_per_byte + constants_.reduce_us_per_byte) * crowding_ / hands_,
-        .leaves_host = leaves_host};
+    return {.alpha = link.alpha_us,
+            .beta = link.beta_us_per_byte,
+            .overhead = link.overhead_us,
+            .cpu = link.cpu_us_per_byte / hands_,
+            .take_reduce = (link.cpu_us_per_byte + constants_.reduce_us_per_byte) / hands_,
+            .leaves_host = leaves_host};
   }
 
   // The slowest way there is in this world.
@@ -86,7 +90,7 @@ class Pricer {
   double copy_us(double size, bool reduce = false) const {
     const double per_byte =
         constants_.copy_us_per_byte + (reduce ? constants_.reduce_us_per_byte : 0);
-    return size * per_byte * crowding_ / hands_;
+    return size * per_byte / hands_;
   }
   // Between ranks `distance` apart.
   const Way& way_over(int distance) const {
@@ -109,6 +113,28 @@ class Pricer {
   double hierarchical_all_reduce() const;
   double rooted(bool to_root, bool reduce) const;
   double barrier() const;
+  // As if every rank had a core.
+  double span_us() const;
+
+  // What the ranks of the world do together. A turn is what a chain of frames waits for while all
+  // ranks of a machine look whether they can go on; where everyone has frames to move, it comes
+  // after half of one in the middle.
+  struct Work {
+    double frames = 0;   // each at both ends
+    double bytes = 0;    // sent, and received
+    double reduced = 0;  // bytes
+    double copied = 0;   // bytes
+    double outside = 0;  // the share of frames and bytes that goes between hosts
+    double turns = 0;
+    // All do alike: in step, where memory is shared, so that the fullest core keeps everyone
+    // waiting; over sockets, which hold more, ranks run ahead.
+    bool even = false;
+  };
+  double crowded(double span) const;
+  double turn_us() const;
+  Work work_of_all() const;
+  Work all_reduce_work() const;
+  Work rooted_work() const;
 
   // Chunks that rise, fall, or both, in trees of `height` hops.
   struct Flow {
@@ -122,6 +148,7 @@ class Pricer {
   double tree_hops(const Flow& flow, double chunk, bool reduce) const;
   double tree_period(const Flow& flow, double chunk) const;
   Flow flow() const;
+  Work tree_work(const Flow& flow) const;
 
   const PriceRequest& request_;
   const Constants& constants_;

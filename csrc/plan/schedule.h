@@ -120,7 +120,7 @@ struct PlanRequest {
   uint64_t chunk_bytes = 256 * 1024;  // what a pipelined step moves (tree); a frame never exceeds
                                       // kMaxFrameBytes whatever this says
   int shots = 0;                      // of direct all_reduce, 1 or 2; 0: by size, see kOneShotBytes
-  uint64_t block_bytes = 0;  // ring and two-shot all_reduce go over the data block by block, so
+  uint64_t block_bytes = 0;  // all_reduce but tree and one-shot goes over the data in blocks, so
                              // that a sum is still in the cache when it is sent on; 0: all at once
   int root = 0;              // of broadcast, reduce, gather, scatter
   std::span<const int> host_of;  // host index of every rank, 0-based and dense; empty: one host
