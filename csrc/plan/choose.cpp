@@ -24,14 +24,22 @@ bool has(std::span<const Algorithm> algorithms, Algorithm algorithm) {
   return std::find(algorithms.begin(), algorithms.end(), algorithm) != algorithms.end();
 }
 
-// Blocks pay where hops are short: on one host. Each rank's shard of one is then this large, few of
-// which fill a cache, and large enough for the frames' own cost not to show.
+// Blocks pay where hops are short and memory is what limits: on one host, and where the wire is a
+// machine's own memory, too. Each rank's shard of one is then this large, few of which fill a
+// cache, and large enough for the frames' own cost not to show.
 constexpr uint64_t kShardBytes = 256 * 1024;
+constexpr uint64_t kLeastBlockBetweenHosts = 1 << 20;
 constexpr uint64_t kMostBlocks = 2048;
+constexpr double kMemoryHopUs = 15;
+constexpr double kMemoryByteUs = 3e-4;
 
-uint64_t block_bytes_of(const ChooseRequest& request) {
-  if (request.placement.hosts > 1) return 0;
-  const uint64_t least = kShardBytes * static_cast<uint64_t>(request.placement.world);
+uint64_t block_bytes_of(const ChooseRequest& request, const LinkCosts& between_hosts) {
+  uint64_t least = kShardBytes * static_cast<uint64_t>(request.placement.world);
+  if (request.placement.hosts > 1) {
+    const double hop = between_hosts.alpha_us + 2 * between_hosts.overhead_us;
+    if (hop > kMemoryHopUs || between_hosts.beta_us_per_byte > kMemoryByteUs) return 0;
+    least = std::max(least, kLeastBlockBetweenHosts);
+  }
   return std::max(least, request.bytes / kMostBlocks);
 }
 
@@ -108,7 +116,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
       }
     }
   }
-  best.block_bytes = block_bytes_of(request);
+  best.block_bytes = block_bytes_of(request, constants.between_hosts);
   return best;
 }
 

@@ -91,6 +91,15 @@ TEST(more_bytes_never_take_less_time_nor_go_back_to_one_shot) {
   }
 }
 
+// On a host, and where the wire is memory; a hop of a real network would be waited for too often.
+TEST(blocks_pay_where_hops_are_short) {
+  Constants constants;
+  CHECK(choose(all_reduce(64 << 20, 4, 4), constants).block_bytes > 0);
+  CHECK_EQ(choose(all_reduce(64 << 20, 4, 1), constants).block_bytes, uint64_t{0});
+  constants.between_hosts = {.beta_us_per_byte = 1e-4, .overhead_us = 3, .cpu_us_per_byte = 8e-5};
+  CHECK(choose(all_reduce(64 << 20, 4, 1), constants).block_bytes > 0);
+}
+
 // The dearer a hop is beside a byte, the longer everything in one of them pays.
 TEST(shots_follow_from_prices) {
   const auto least_of_two_shots = [](const Constants& constants) {
