@@ -5,6 +5,7 @@
 #   make test     lint, then every C++ and Python test    make format  put the formats right
 #   make bench    report against gloo, bench/results/     make wheel   sdist and wheel in dist/
 #   make peers    table against every MPI that is here    make torch-path   what torch adds to it
+#   make choose   table of what `auto` chooses against every algorithm
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
 
@@ -27,7 +28,7 @@ cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test bench peers torch-path lint format docs-check test-cpp test-python build wheel wheel-check
+.PHONY: help train test bench peers torch-path choose lint format docs-check test-cpp test-python build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -44,6 +45,9 @@ peers: $(extension)
 
 torch-path: $(extension)
 	python bench/torch_path.py $(ARGS)
+
+choose: $(extension)
+	python bench/choose.py $(ARGS)
 
 test: lint test-cpp test-python
 

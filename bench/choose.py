@@ -1,17 +1,32 @@
-"""Times what `auto` takes against every algorithm: all_reduce, by world, transport and size.
+"""Times the algorithm that `auto` takes against all of them: all_reduce, by world, transport, size.
 
-    python bench/choose.py --ranks 2,4,8 --transport shm,tcp --bytes 8,128,2K,32K,512K,8M,64M
+    python bench/choose.py                                     # everything: make choose
+    python bench/choose.py --ranks 4 --transport tcp --bytes 32K,2M    # some cells anew
 
-All groups of a world live in the same processes, and their calls take turns, so that whatever else
-the machine does meets all of them. A time is the slowest rank's, and the least of many rounds: what
-an algorithm takes when nothing disturbs it. Each cell is kept as a row of the JSON file beside the
-table (`--rows`), so that a run of some worlds renews only theirs.
+All groups of a world live in the same processes and take turns, in rounds of another order each, so
+that whatever else the machine does meets all of them; a time is the slowest rank's, of so many
+calls that they take half a millisecond. What counts is compared within a round: the ratio of two
+algorithms is the median of their ratios in each. The least times would not do: with more ranks than
+cores they are strokes of luck, and who has more rounds has more of them.
+
+Every world is started several times. Who shares a core with whom is settled at a start, and what is
+measured at set-up, by which `auto` chooses: both may tip a comparison for all rounds of a start.
+The ratios of all starts are put together by their geometric mean, and stand between the least and
+the greatest.
+
+`auto` runs the schedule of one of the others. Its time is taken together with that one's; what
+lies between the two is the method's own error, and stands in a column of its own.
+
+Each cell is kept as a row of the JSON file beside the table (`--rows`), so that a run of some cells
+renews only theirs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -29,55 +44,77 @@ from fastgpu_comm.native import WorldPlan, algorithms_of, measured_constants
 from fastgpu_comm.simulation import format_time
 
 Row = dict[str, Any]
+Cell = tuple[str, int, int]  # transport, world, bytes
+Spread = tuple[float, float, float]  # least, mean, greatest
 
 RESULTS = Path(__file__).parent / "results"
+WORLDS = {"shm": "2,3,4,5,6,7,8", "tcp": "2,3,4,6,8"}
 AUTO = "auto"
-CELL_SECONDS = 0.8  # of all algorithms' calls of one size
-BATCH_US = 200.0  # calls that take less are timed together
-MOST_ROUNDS, LEAST_ROUNDS = 400, 4
-WORTH_A_TURN = 20.0  # times the best: an algorithm that takes longer is timed in few rounds only
+ENOUGH = 1.1  # auto over the best
+CELL_SECONDS = 0.4  # of a start, all algorithms' calls of one size
+BATCH_US = 500.0  # calls that take less are timed together
+MOST_ROUNDS, LEAST_ROUNDS, TRIAL_ROUNDS = 101, 7, 3
+HOPELESS = 2.0  # times the best in the trial: not timed further
 
 
 def batch_us(data: torch.Tensor, group: dist.ProcessGroup, calls: int) -> float:
-    """Returns the mean time of `calls` calls, one after the other."""
+    """Returns the mean time of `calls` calls, after one that meets the others and warms caches."""
+    if calls > 1:
+        dist.all_reduce(data, group=group)
     start = time.perf_counter()
     for _ in range(calls):
         dist.all_reduce(data, group=group)
     return (time.perf_counter() - start) * 1e6 / calls
 
 
-def slowest(times: Sequence[float]) -> list[float]:
+def slowest(times: Sequence[Sequence[float]]) -> list[list[float]]:
     """Returns, for each time, the largest of all ranks."""
     numbers = torch.tensor(times, dtype=torch.float64)
     dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
-    return [float(number) for number in numbers]
+    return [list(map(float, line)) for line in numbers]
 
 
-def time_cell(size_bytes: int, groups: dict[str, dist.ProcessGroup]) -> dict[str, float]:
-    """Returns the least time of each group's all_reduce of `size_bytes`, the same on all ranks."""
+def run_rounds(
+    data: torch.Tensor, groups: dict[str, dist.ProcessGroup], calls: dict[str, int], rounds: int
+) -> dict[str, list[float]]:
+    """Returns the times of each group by round, the same on all ranks."""
+    shuffle = random.Random(rounds)
+    mine = []
+    for _ in range(rounds):
+        order = list(groups)
+        shuffle.shuffle(order)
+        times = {name: batch_us(data, groups[name], calls[name]) for name in order}
+        mine.append([times[name] for name in groups])
+    columns = zip(*slowest(mine), strict=True)
+    return dict(zip(groups, map(list, columns), strict=True))
+
+
+def time_cell(
+    size_bytes: int, groups: dict[str, dist.ProcessGroup], same: str
+) -> dict[str, list[float]]:
+    """Returns the times of each group's all_reduce of `size_bytes` by round.
+
+    Algorithms that are far behind are given up after a trial; the others' rounds are as many.
+    `same` is the one that auto takes.
+    """
     data = torch.zeros(size_bytes // 4)
-    first = slowest([min(batch_us(data, group, 1) for _ in range(3)) for group in groups.values()])
-    quick = min(first)
-    calls = [max(1, int(BATCH_US / us)) for us in first]
-    taken = [us * count for us, count in zip(first, calls, strict=True)]
-    rounds = int(CELL_SECONDS * 1e6 / sum(taken))
-    least = dict(zip(groups, first, strict=True))
-    for turn in range(min(max(rounds, LEAST_ROUNDS), MOST_ROUNDS)):
-        timed = [
-            (name, count)
-            for name, count, us in zip(groups, calls, first, strict=True)
-            if us < WORTH_A_TURN * quick or turn < LEAST_ROUNDS
-        ]
-        if turn % 2:
-            timed.reverse()
-        times = slowest([batch_us(data, groups[name], count) for name, count in timed])
-        for (name, _), us in zip(timed, times, strict=True):
-            least[name] = min(least[name], us)
-    return least
+    once = run_rounds(data, groups, dict.fromkeys(groups, 1), 3)
+    calls = {name: max(1, int(BATCH_US / min(times))) for name, times in once.items()}
+    trial = run_rounds(data, groups, calls, TRIAL_ROUNDS)
+    middle = {name: statistics.median(times) for name, times in trial.items()}
+    best = min(middle.values())
+    hopeful = {
+        name: group
+        for name, group in groups.items()
+        if name in (AUTO, same) or middle[name] < HOPELESS * best
+    }
+    round_us = sum(middle[name] * (calls[name] + 1) for name in hopeful)
+    rounds = min(max(int(CELL_SECONDS * 1e6 / round_us), LEAST_ROUNDS), MOST_ROUNDS)
+    return trial | run_rounds(data, hopeful, calls, rounds)
 
 
-def chosen(size_bytes: int, transport: str) -> str:
-    """Returns what auto takes, in words."""
+def chosen(size_bytes: int, transport: str) -> tuple[str, str]:
+    """Returns the algorithm that auto takes, and how, in words."""
     world = dist.get_world_size()
     plan = WorldPlan(
         collective="all_reduce",
@@ -89,7 +126,33 @@ def chosen(size_bytes: int, transport: str) -> str:
     )
     algorithm, lanes, _, shots = plan.choose(measured_constants())
     shot = {1: ", one-shot", 2: ", two-shot"}.get(shots, "")
-    return f"{algorithm}{shot}" + (f", {lanes} lanes" if lanes > 1 else "")
+    return algorithm, shot + (f", {lanes} lanes" if lanes > 1 else "")
+
+
+def compare(times: dict[str, list[float]], same: str) -> dict[str, float]:
+    """Returns what auto's schedule takes over each algorithm, in the median round."""
+    pooled = [(one + other) / 2 for one, other in zip(times[AUTO], times[same], strict=True)]
+    return {
+        name: statistics.median([ours / us for ours, us in zip(pooled, others, strict=False)])
+        for name, others in times.items()
+        if name not in (AUTO, same)
+    }
+
+
+def measure(size_bytes: int, transport: str, groups: dict[str, dist.ProcessGroup]) -> Row:
+    """Returns a start's part of a row, the same on all ranks."""
+    same, how = chosen(size_bytes, transport)
+    times = time_cell(size_bytes, groups, same)
+    pairs = zip(times[AUTO], times[same], strict=True)
+    return {
+        "chosen": same,
+        "how": how,
+        "rounds": len(times[AUTO]),
+        "times_us": {name: round(statistics.median(us), 3) for name, us in times.items()},
+        "auto_over": {name: round(us, 4) for name, us in compare(times, same).items()},
+        "auto_over_same": round(statistics.median([one / other for one, other in pairs]), 4),
+        "constants": measured_constants().text(),
+    }
 
 
 def run_rank(transport: str, sizes: Sequence[int], rows: Path) -> None:
@@ -100,73 +163,119 @@ def run_rank(transport: str, sizes: Sequence[int], rows: Path) -> None:
     for name in (AUTO, *algorithms):
         options = fastgpu_comm.Options(algorithm=name, transport=transport)
         groups[name] = dist.new_group(backend="fastgpu", pg_options=options)
-    found = []
     for size in sizes:
-        times = time_cell(size, groups)
-        row = {
-            "world": dist.get_world_size(),
-            "transport": transport,
-            "bytes": size,
-            "chosen": chosen(size, transport),
-            "times_us": times,
-        }
-        found.append(row)
+        start = measure(size, transport, groups)
         if dist.get_rank() == 0:
-            print(line(row), flush=True)
-    if dist.get_rank() == 0:
-        print(measured_constants().text(), flush=True)
-        keep(found, rows)
+            row = {"transport": transport, "world": dist.get_world_size(), "bytes": size}
+            keep(row | {"starts": [start]}, rows)
     dist.destroy_process_group()
 
 
-def key(row: Row) -> tuple[str, int, int]:
+def key(row: Row) -> Cell:
     """Returns what a row is about; rows sort by it."""
     return (row["transport"], row["world"], row["bytes"])
 
 
-def keep(found: Sequence[Row], path: Path) -> None:
-    """Renews the rows of these cells in the file."""
-    known = json.loads(path.read_text()) if path.exists() else []
-    cells = {key(row): row for row in [*known, *found]}
-    path.write_text(json.dumps([cells[cell] for cell in sorted(cells)], indent=1) + "\n")
+def load(path: Path) -> dict[Cell, Row]:
+    """Returns the rows of the file, if there is one."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return {key(row): row for row in rows}
 
 
-def ratio(row: Row) -> float:
-    """Returns auto's time to the best algorithm's."""
-    times = row["times_us"]
-    return float(times[AUTO] / min(us for name, us in times.items() if name != AUTO))
+def store(cells: dict[Cell, Row], path: Path) -> None:
+    """Writes the rows, sorted, one a line."""
+    lines = [json.dumps(cells[cell]) for cell in sorted(cells)]
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def keep(found: Row, path: Path) -> None:
+    """Adds a start to this cell's row in the file."""
+    cells = load(path)
+    known = cells.setdefault(key(found), found | {"starts": []})
+    known["starts"] += found["starts"]
+    store(cells, path)
+
+
+def over(row: Row, name: str) -> Spread:
+    """Returns what the choice takes over an algorithm: the mean of all starts, least to greatest.
+
+    A start in which it is the choice counts as 1.
+    """
+    ratios = [start["auto_over"].get(name, 1.0) for start in row["starts"]]
+    return min(ratios), statistics.geometric_mean(ratios), max(ratios)
+
+
+def names_of(row: Row) -> list[str]:
+    """Returns the algorithms that a row compares."""
+    return [name for name in row["starts"][0]["times_us"] if name != AUTO]
+
+
+def worst(row: Row) -> Spread:
+    """Returns the choice over the best algorithm; 1.00 where it is that one itself."""
+    low, middle, high = max((over(row, name) for name in names_of(row)), key=lambda each: each[1])
+    return (low, middle, high) if middle > 1 else (1.0, 1.0, 1.0)
+
+
+def verdict(row: Row) -> str:
+    """Returns whether a cell holds, with a question mark where starts disagree."""
+    low, middle, high = worst(row)
+    doubt = "?" if low <= ENOUGH < high else ""
+    return ("yes" if middle <= ENOUGH else "no") + doubt
+
+
+def error(row: Row) -> float:
+    """Returns how much equal schedules differ in this cell."""
+    ratios = [start["auto_over_same"] for start in row["starts"]]
+    return abs(statistics.geometric_mean(ratios) - 1)
 
 
 def line(row: Row) -> str:
-    """Returns a row of the table, in markdown; the best algorithm bold."""
-    times = row["times_us"]
-    names = [name for name in times if name != AUTO]
-    best = min(names, key=times.__getitem__)
-    cells = [f"**{format_time(times[n])}**" if n == best else format_time(times[n]) for n in names]
+    """Returns a row of the table, in markdown; algorithms that some start chose are bold."""
+    taken = {start["chosen"]: start["how"] for start in row["starts"]}
+    cells = []
+    for name in names_of(row):
+        text = format_time(statistics.median(start["times_us"][name] for start in row["starts"]))
+        cells.append(f"**{text}**" if name in taken else text)
+    low, middle, high = worst(row)
+    ways = "; ".join(name + how for name, how in taken.items())
     return (
-        f"| {format_size(row['bytes'])} | {' | '.join(cells)} | {format_time(times[AUTO])} "
-        f"| {row['chosen']} | {ratio(row):.2f} |"
+        f"| {format_size(row['bytes'])} | {' | '.join(cells)} | {ways} "
+        f"| {middle:.2f} ({low:.2f} to {high:.2f}) | {verdict(row)} | {error(row):.0%} |"
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Returns the lines above the tables."""
+    verdicts = [verdict(row) for row in rows]
+    holds = sum(each.startswith("yes") for each in verdicts)
+    errors = [error(row) for row in rows]
+    starts = min(len(row["starts"]) for row in rows)
+    return (
+        f"`make choose` on {describe()['cpu']}: all_reduce of float32 through torch, medians of "
+        "the slowest rank's time, what `auto` chose in bold. *Over best*: its schedule's time over "
+        "the best algorithm's in the same round, the median round; the mean of "
+        f"{starts} starts of the ranks or more, and between which those lie. *Differ*: `auto` and "
+        "the same algorithm asked for by name run equal schedules; so much their times differ, "
+        "which is what the method errs by.\n\n"
+        f"The choice is at most 10 % slower than the best in **{holds} of {len(rows)}** cells. "
+        f"Starts disagree about that in {verdicts.count('yes?')} of these (yes?) and in "
+        f"{verdicts.count('no?')} of the other {len(rows) - holds} (no?). At worst it takes "
+        f"{max(worst(row)[1] for row in rows):.2f} times the best's time, in the mean "
+        f"{statistics.geometric_mean([worst(row)[1] for row in rows]):.3f}. Equal schedules differ "
+        f"by {statistics.median(errors):.1%} in the middle cell, by {max(errors):.0%} in the "
+        "worst.\n"
     )
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Returns the tables, by transport and world."""
-    ratios = [ratio(row) for row in rows]
-    within = sum(value <= 1.1 for value in ratios)
-    parts = [
-        "# auto against every algorithm\n",
-        f"`python bench/choose.py` on {describe()['cpu']}: all_reduce of "
-        "float32, the slowest rank's time, the least of many rounds in which all take turns. "
-        "With more ranks than cores, ranks take turns as well, and times scatter.\n",
-        f"auto is at most 10 % slower than the best in {within} of {len(rows)} cells; "
-        f"at worst {max(ratios):.2f} times its time.\n",
-    ]
+    """Returns the page: the tables, by transport and world."""
+    parts = ["# The choice against every algorithm\n", summary(rows)]
     for transport, world in sorted({key(row)[:2] for row in rows}):
         cells = [row for row in rows if key(row)[:2] == (transport, world)]
-        names = [name for name in cells[0]["times_us"] if name != AUTO]
+        names = names_of(cells[0])
         parts.append(f"## {world} ranks over {transport}\n")
-        parts.append(f"| bytes | {' | '.join(names)} | auto | auto takes | auto / best |")
-        parts.append("| --- |" + " --- |" * (len(names) + 3))
+        parts.append(f"| bytes | {' | '.join(names)} | auto takes | over best | holds | differ |")
+        parts.append("| --- |" + " --- |" * (len(names) + 4))
         parts.extend(line(row) for row in cells)
         parts.append("")
     return "\n".join(parts)
@@ -177,22 +286,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ranks", default="2,4,8", help="worlds, one after the other")
+    parser.add_argument("--ranks", help="worlds, one after the other; by default up to 8")
     parser.add_argument("--transport", default="shm,tcp")
-    parser.add_argument("--bytes", default="8,128,2K,32K,512K,8M,64M")
+    parser.add_argument("--bytes", default="8,64,512,4K,32K,256K,1M,4M,16M,64M")
+    parser.add_argument("--starts", type=int, default=3, help="of each world")
     parser.add_argument("--rows", type=Path, default=RESULTS / "choose.json")
     arguments = parser.parse_args()
+    sizes = [parse_size(size) for size in arguments.bytes.split(",")]
     if launch.is_rank():
-        sizes = [parse_size(size) for size in arguments.bytes.split(",")]
         run_rank(arguments.transport, sizes, arguments.rows)
         return 0
     for transport in arguments.transport.split(","):
-        for world in arguments.ranks.split(","):
+        for world in map(int, (arguments.ranks or WORLDS[transport]).split(",")):
+            mine = {(transport, world, size) for size in sizes}
+            store(
+                {cell: row for cell, row in load(arguments.rows).items() if cell not in mine},
+                arguments.rows,
+            )
             command = [sys.executable, *sys.argv, "--transport", transport]
-            if status := launch.launch(command, int(world)):
-                return status
-    rows = json.loads(arguments.rows.read_text())
-    arguments.rows.with_suffix(".md").write_text(report(rows))
+            for _ in range(arguments.starts):
+                if status := launch.launch(command, world):
+                    return status
+            for cell, row in load(arguments.rows).items():
+                if cell in mine:
+                    print(f"{transport} {world} {line(row)}", flush=True)
+    arguments.rows.with_suffix(".md").write_text(report(list(load(arguments.rows).values())))
     return 0
 
 
