@@ -10,7 +10,7 @@ namespace fastgpu {
 namespace {
 
 // From this size on, an operation is timed from its call on.
-constexpr uint64_t kClockedBytes = 64 * 1024;
+constexpr uint64_t kClockedBytes = 128 * 1024;
 // An operation keeps no more scratch than this for its next use.
 constexpr std::size_t kKeptWireBytes = 64 * 1024;
 
