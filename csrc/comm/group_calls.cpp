@@ -160,8 +160,12 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   operation.key = pack(operation.call);
   operation.rank = config_.rank;
   operation.element_size = static_cast<uint32_t>(size_of(call.dtype));
-  operation.reduce =
-      reduces(call.collective) ? find_reduce(call.dtype, call.reduce_op) : ReduceKernel{};
+  operation.reduce = nullptr;
+  operation.reduce_both = nullptr;
+  if (reduces(call.collective)) {
+    operation.reduce = find_reduce(call.dtype, call.reduce_op);
+    operation.reduce_both = find_reduce_both(call.dtype, call.reduce_op);
+  }
   // A reduction reads its targets first: they are in the caches, and may as well be written there.
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};

@@ -84,7 +84,7 @@ void LaneRun::post(const Step& step, ChannelSource& channels) {
   frame.header = header_of(step, step.source.size_bytes);
   frame.payload = operation_->source(step.source);
   frame.answer = step.answer;
-  if (!places_.empty()) frame.place = place_of(step);
+  if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
     SendChannel* channel = channels.sender(step.peer, lane_);
     const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(frame);
@@ -127,6 +127,10 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_.reduce = step.reduce ? operation_->reduce : nullptr;
     incoming_.copy = step.last ? operation_->copy : nullptr;
     incoming_.element_size = operation_->element_size;
+    incoming_.reduce_both = operation_->reduce_both;
+    if (step.reduce && operation_->reduce_both != nullptr) {
+      incoming_.answers = answered_by_next(step);
+    }
     receiving_ = true;
   }
   const Io io = channel->try_recv(incoming_);
@@ -134,20 +138,30 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
   *moved |= io == Io::kMoved;
   receiving_ = !incoming_.done;
   if (incoming_.done && incoming_.place != nullptr) {
-    places_.push_back({step.peer, incoming_.answer - 1, incoming_.size_bytes, incoming_.place});
+    places_.push_back({step.peer, incoming_.answer - 1, incoming_.size_bytes, incoming_.place,
+                       incoming_.answered});
   }
   return incoming_.done;
 }
 
-std::byte* LaneRun::place_of(const Step& step) {
+// What `step` leaves is final where the next step sends it back: 1 + the ordinal of that frame.
+uint32_t LaneRun::answered_by_next(const Step& step) const {
+  if (next_ + 1 == steps_->size()) return 0;
+  const Step& next = (*steps_)[next_ + 1];
+  const bool sends_back =
+      next.verb == Verb::kSend && next.peer == step.peer && next.source == step.target;
+  return sends_back ? next.ordinal + 1 : 0;
+}
+
+void LaneRun::find_place(const Step& step, Outgoing& frame) {
   const auto place = std::ranges::find_if(places_, [&](const Place& each) {
     return each.peer == step.peer && each.ordinal == step.ordinal &&
            each.size_bytes == step.source.size_bytes;
   });
-  if (place == places_.end()) return nullptr;
-  std::byte* const memory = place->memory;
+  if (place == places_.end()) return;
+  frame.place = place->memory;
+  if (place->written) frame.progress = place->size_bytes;
   places_.erase(place);
-  return memory;
 }
 
 void LaneRun::decode(const Step& step) const {

@@ -56,13 +56,15 @@ class LaneRun {
     uint32_t ordinal;
     uint64_t size_bytes;
     std::byte* memory;
+    bool written;  // the answer is there: only the word is missing
   };
 
   FrameHeader header_of(const Step& step, uint64_t size_bytes) const;
   void post(const Step& step, ChannelSource& channels);
   bool flush(ChannelSource& channels);
   bool receive(const Step& step, ChannelSource& channels, bool* moved);
-  std::byte* place_of(const Step& step);
+  uint32_t answered_by_next(const Step& step) const;
+  void find_place(const Step& step, Outgoing& frame);
   void decode(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;

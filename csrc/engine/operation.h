@@ -26,9 +26,10 @@ struct Operation {
   std::size_t wire_bytes = 0;
   std::shared_ptr<void> wire_owner;
   Call call;
-  std::array<uint64_t, 2> key{};  // the packed call, as every frame carries it
-  ReduceKernel reduce = nullptr;  // for schedules that reduce
-  CopyKernel copy = nullptr;      // for what is stored and not read again; nullptr: memcpy
+  std::array<uint64_t, 2> key{};           // the packed call, as every frame carries it
+  ReduceKernel reduce = nullptr;           // for schedules that reduce
+  ReduceBothKernel reduce_both = nullptr;  // may be absent where reduce is not
+  CopyKernel copy = nullptr;               // for what is stored and not read again; nullptr: memcpy
   uint32_t element_size = 1;
   uint64_t sent_bytes = 0;  // of the schedule, for the queue's counters
   uint64_t received_bytes = 0;

@@ -21,6 +21,10 @@ ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
   return cpu::in_use().find_reduce(dtype, reduce_op);
 }
 
+ReduceBothKernel find_reduce_both(DType dtype, ReduceOp reduce_op) {
+  return cpu::in_use().find_reduce_both(dtype, reduce_op);
+}
+
 std::string why_not(DType dtype, ReduceOp reduce_op) {
   if (find_reduce(dtype, reduce_op) != nullptr) return "";
   if (dtype == DType::kBool) return why_not_bool(reduce_op);

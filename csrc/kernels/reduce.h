@@ -14,6 +14,9 @@ namespace fastgpu {
 // The kernel for target = target op source; AVG and PREMUL_SUM sum (scale does their rest).
 // nullptr where the operation has no meaning for the dtype; why_not says it in words.
 ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op);
+// The kernel that leaves the result in both, in one pass over them; nullptr where there is none:
+// there is for sums of floating-point numbers of 16 bits and more.
+ReduceBothKernel find_reduce_both(DType dtype, ReduceOp reduce_op);
 std::string why_not(DType dtype, ReduceOp reduce_op);
 
 // data[i] *= factor, in fp32 for the short floats, in fp64 for float64; integers are divided by

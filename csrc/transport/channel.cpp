@@ -17,4 +17,11 @@ void Incoming::take(const std::byte* source, std::size_t size) {
   done = received_bytes == size_bytes;
 }
 
+void Incoming::take_and_answer(std::byte* source, std::size_t size) {
+  reduce_both(target + received_bytes, source, size / element_size);
+  answered = true;
+  received_bytes += size;
+  done = received_bytes == size_bytes;
+}
+
 }  // namespace fastgpu

@@ -45,9 +45,9 @@ struct Outgoing {
   // where this payload lies, which nobody touches meanwhile. 0: none.
   uint32_t answer = 0;
   // Is such an answer: where the other side wants it (Incoming::place).
-  std::byte* place = nullptr;
-  bool taken = false;  // the channel has it, but reads the payload where it lies
-  bool done = false;   // the frame has left; the payload may be changed
+  std::byte* place = nullptr;  // bytes before `progress` are there already
+  bool taken = false;          // the channel has it, but reads the payload where it lies
+  bool done = false;           // the frame has left; the payload may be changed
 };
 
 // A frame on its way in: where its payload goes, stored or reduced as it arrives.
@@ -58,6 +58,12 @@ struct Incoming {
   CopyKernel copy = nullptr;      // how to store what a channel copies; nullptr: memcpy
   uint32_t element_size = 1;      // pieces handed to `reduce` are whole elements
   uint64_t received_bytes = 0;
+  // The answer (Outgoing::answer) that the target will be once this frame is reduced into it, and
+  // how to reduce into both ends at once. When the frame asks for just that answer, the channel may
+  // write it so, and says that it has: `answered`. 0: nothing of the kind.
+  uint32_t answers = 0;
+  ReduceBothKernel reduce_both = nullptr;
+  bool answered = false;
   // Set by a channel that can write there: the frame asked for its answer in place.
   uint32_t answer = 0;
   std::byte* place = nullptr;
@@ -65,6 +71,8 @@ struct Incoming {
 
   // Takes the next `size` bytes from memory of the channel's.
   void take(const std::byte* source, std::size_t size);
+  // The same by reduce_both.
+  void take_and_answer(std::byte* source, std::size_t size);
 };
 
 class SendChannel {

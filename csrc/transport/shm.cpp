@@ -199,7 +199,11 @@ class ShmReceiver : public RecvChannel {
     if (source == nullptr) return nothing();
     const uint64_t piece =
         std::min(incoming.size_bytes - incoming.received_bytes, kReferencePieceBytes);
-    incoming.take(source + incoming.received_bytes, piece);
+    if (span_.answer != 0 && span_.answer == incoming.answers) {
+      incoming.take_and_answer(source + incoming.received_bytes, piece);
+    } else {
+      incoming.take(source + incoming.received_bytes, piece);
+    }
     fence(std::memory_order_acquire);
     if (ring_.closed()) {
       incoming.done = false;

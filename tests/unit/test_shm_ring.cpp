@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
@@ -11,6 +12,7 @@
 
 #include "base/error.h"
 #include "check.h"
+#include "kernels/reduce.h"
 #include "transport/shm_ring.h"
 
 namespace fastgpu::test {
@@ -169,6 +171,40 @@ TEST(symmetric_frames_are_done_when_the_receiver_is) {
   CHECK_EQ(target[kSize - 1], std::byte{9});
   CHECK(!ends.send({memory, kSize}));
   CHECK_EQ(ends.shared.size(), 1U);  // once is enough
+}
+
+// Only the answer that was asked for is written in the same pass, and only the sum's own bytes.
+TEST(an_answer_may_be_written_while_it_is_summed) {
+  constexpr std::size_t kCount = 100'000;
+  constexpr std::size_t kSize = kCount * sizeof(float);
+  for (const uint32_t answers : {0U, 3U, 4U}) {
+    SymmetricHeap heap;
+    auto* theirs = reinterpret_cast<float*>(heap.allocate(kSize + sizeof(float)));
+    std::fill_n(theirs, kCount + 1, 2.0F);
+    std::vector<float> mine(kCount, 1.0F);
+    Ends ends({}, &heap);
+    ends.segments->add(0, heap.descriptor(0));
+    Outgoing frame{.header = {.size_bytes = kSize},
+                   .payload = reinterpret_cast<std::byte*>(theirs),
+                   .answer = 4};
+    Incoming incoming{.target = reinterpret_cast<std::byte*>(mine.data()),
+                      .size_bytes = kSize,
+                      .reduce = find_reduce(DType::kFloat32, ReduceOp::kSum),
+                      .element_size = sizeof(float),
+                      .answers = answers,
+                      .reduce_both = find_reduce_both(DType::kFloat32, ReduceOp::kSum)};
+    FrameHeader header;
+    CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
+    CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
+    while (!incoming.done) CHECK_EQ(ends.receiver->try_recv(incoming), Io::kMoved);
+    const bool answered = answers == 4;
+    CHECK_EQ(incoming.answered, answered);
+    CHECK_EQ(incoming.answer, 4U);
+    CHECK(mine == std::vector<float>(kCount, 3.0F));
+    CHECK(std::all_of(theirs, theirs + kCount,
+                      [&](float value) { return value == (answered ? 3.0F : 2.0F); }));
+    CHECK_EQ(theirs[kCount], 2.0F);
+  }
 }
 
 // The sender's memory may have changed since, so it does not count.

@@ -68,6 +68,20 @@ Bytes special_bytes(DType dtype) {
   return bytes;
 }
 
+// The kernel that writes both, where there is one, leaves in the range of both what the other does.
+bool both_hold(const cpu::Variant& variant, DType dtype, ReduceOp op, Bytes target, Bytes source,
+               Range range) {
+  const ReduceBothKernel kernel = variant.find_reduce_both(dtype, op);
+  if (kernel == nullptr) return true;
+  const Bytes expected = reduced(variant, dtype, op, target, source, range);
+  const std::size_t start = range.start * size_of(dtype);
+  const std::size_t size_bytes = range.count * size_of(dtype);
+  Bytes answered = source;
+  if (size_bytes > 0) std::memcpy(answered.data() + start, expected.data() + start, size_bytes);
+  kernel(target.data() + start, source.data() + start, range.count);
+  return target == expected && source == answered;
+}
+
 void check_same_bits(DType dtype, const Bytes& target, const Bytes& source, Range range) {
   for (const ReduceOp op : all_reduce_ops()) {
     if (!has_meaning(dtype, op)) continue;
@@ -78,6 +92,7 @@ void check_same_bits(DType dtype, const Bytes& target, const Bytes& source, Rang
                    std::string(variant->name) + " differs from base: " + std::string(name_of(op)) +
                        " of " + std::to_string(range.count) + " " + std::string(name_of(dtype)) +
                        " from element " + std::to_string(range.start));
+      CHECK(both_hold(*variant, dtype, op, target, source, range));
     }
   }
 }
@@ -110,6 +125,15 @@ TEST(reduce_into_itself) {
         variant->find_reduce(dtype, op)(same.data(), same.data(), 67);
         CHECK(same == reduced(cpu::kBaseVariant, dtype, op, bytes, bytes, {0, 67}));
       }
+    }
+  }
+}
+
+TEST(sums_of_floating_point_numbers_can_be_left_in_both) {
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    for (const cpu::Variant* variant : cpu::usable_variants()) {
+      CHECK(variant->find_reduce_both(dtype, ReduceOp::kSum) != nullptr);
+      CHECK(variant->find_reduce_both(dtype, ReduceOp::kMax) == nullptr);
     }
   }
 }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "base/dtype.h"
 #include "kernels/arithmetic.h"
@@ -20,14 +21,19 @@
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
 
-template <typename Element, typename Op>
-void reduce(std::byte* target_bytes, const std::byte* source_bytes, std::size_t count) {
+template <typename Element, typename Op, typename Byte = const std::byte>
+void reduce(std::byte* target_bytes, Byte* source_bytes, std::size_t count) {
   using Storage = typename Element::Storage;
+  using Source = SourceOf<Byte, Storage>;
   auto* target = reinterpret_cast<Storage*>(target_bytes);
-  const auto* source = reinterpret_cast<const Storage*>(source_bytes);
+  auto* source = reinterpret_cast<Source*>(source_bytes);
   FASTGPU_INDEPENDENT
-  for (std::size_t i = 0; i < count; ++i)
-    target[i] = Element::store(Op::apply(Element::load(target[i]), Element::load(source[i])));
+  for (std::size_t i = 0; i < count; ++i) {
+    const Storage result =
+        Element::store(Op::apply(Element::load(target[i]), Element::load(source[i])));
+    target[i] = result;
+    if constexpr (!std::is_const_v<Byte>) source[i] = result;
+  }
 }
 
 // Adding complex numbers is adding twice as many real ones.
@@ -170,6 +176,26 @@ inline ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
       return find_complex<double>(reduce_op);
   }
   return nullptr;
+}
+
+// What gradients are made of; the rest has no such loop.
+inline ReduceBothKernel find_reduce_both(DType dtype, ReduceOp reduce_op) {
+  if (reduce_op != ReduceOp::kSum && reduce_op != ReduceOp::kAvg &&
+      reduce_op != ReduceOp::kPremulSum) {
+    return nullptr;
+  }
+  switch (dtype) {
+    case DType::kFloat64:
+      return reduce<Real<double>, Sum, std::byte>;
+    case DType::kFloat32:
+      return reduce<Real<float>, Sum, std::byte>;
+    case DType::kFloat16:
+      return reduce_short<Float16, Sum, std::byte>;
+    case DType::kBFloat16:
+      return reduce_short<BFloat16, Sum, std::byte>;
+    default:
+      return nullptr;
+  }
 }
 
 template <typename Number>

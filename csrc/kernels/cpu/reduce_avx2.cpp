@@ -6,8 +6,8 @@
 
 namespace fastgpu::cpu {
 
-const Variant kAvx2Variant = {"avx2", avx2::find_reduce, avx2::scale, avx2::widen_array,
-                              avx2::narrow_array};
+const Variant kAvx2Variant = {"avx2",      avx2::find_reduce, avx2::find_reduce_both,
+                              avx2::scale, avx2::widen_array, avx2::narrow_array};
 
 }  // namespace fastgpu::cpu
 #endif

@@ -6,8 +6,8 @@
 
 namespace fastgpu::cpu {
 
-const Variant kAvx512Variant = {"avx512", avx512::find_reduce, avx512::scale, avx512::widen_array,
-                                avx512::narrow_array};
+const Variant kAvx512Variant = {"avx512",      avx512::find_reduce, avx512::find_reduce_both,
+                                avx512::scale, avx512::widen_array, avx512::narrow_array};
 
 }  // namespace fastgpu::cpu
 #endif

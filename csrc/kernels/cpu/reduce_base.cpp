@@ -5,7 +5,7 @@
 
 namespace fastgpu::cpu {
 
-const Variant kBaseVariant = {"base", base::find_reduce, base::scale, base::widen_array,
-                              base::narrow_array};
+const Variant kBaseVariant = {"base",      base::find_reduce, base::find_reduce_both,
+                              base::scale, base::widen_array, base::narrow_array};
 
 }  // namespace fastgpu::cpu

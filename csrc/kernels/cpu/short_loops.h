@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/arithmetic.h"
 #include "kernels/cpu/lanes.h"
@@ -11,9 +12,12 @@
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
 
-template <typename Format, typename Op>
-FASTGPU_INLINE void reduce_block(typename Format::Storage* target,
-                                 const typename Format::Storage* source,
+// A source that may be written gets the result, too.
+template <typename Byte, typename Storage>
+using SourceOf = std::conditional_t<std::is_const_v<Byte>, const Storage, Storage>;
+
+template <typename Format, typename Op, typename Source>
+FASTGPU_INLINE void reduce_block(typename Format::Storage* target, Source* source,
                                  typename Packed<Format>::Watch& watch) {
   using P = Packed<Format>;
   auto value = P::load(target);
@@ -26,6 +30,7 @@ FASTGPU_INLINE void reduce_block(typename Format::Storage* target,
     }
   }
   P::store(target, value, watch);
+  if constexpr (!std::is_const_v<Source>) P::store(source, value, watch);
 }
 
 // Makes every NaN the one of the format.
@@ -36,17 +41,17 @@ void unify(typename Format::Storage* codes, std::size_t count) {
     codes[i] = (codes[i] & kMagnitude) > Format::kInfinity ? Format::kNaN : codes[i];
 }
 
-template <typename Format>
-FASTGPU_INLINE void unify_if(bool saw_nan, typename Format::Storage* codes, std::size_t count) {
-  if constexpr (!std::is_same_v<typename Packed<Format>::Watch, NoWatch>) {
+template <typename Format, typename Codes>
+FASTGPU_INLINE void unify_if(bool saw_nan, Codes* codes, std::size_t count) {
+  if constexpr (!std::is_const_v<Codes> &&
+                !std::is_same_v<typename Packed<Format>::Watch, NoWatch>) {
     if (saw_nan) unify<Format>(codes, count);
   }
 }
 
 // Fewer elements than a block, without touching what lies around them.
-template <typename Format, typename Op>
-void reduce_part(typename Format::Storage* target, const typename Format::Storage* source,
-                 std::size_t count) {
+template <typename Format, typename Op, typename Source>
+void reduce_part(typename Format::Storage* target, Source* source, std::size_t count) {
   using Storage = typename Format::Storage;
   constexpr std::size_t kBlock = Packed<Format>::kCount;
   Storage padded_target[kBlock] = {};
@@ -54,20 +59,22 @@ void reduce_part(typename Format::Storage* target, const typename Format::Storag
   __builtin_memcpy(padded_target, target, count * sizeof(Storage));
   __builtin_memcpy(padded_source, source, count * sizeof(Storage));
   typename Packed<Format>::Watch watch;
-  reduce_block<Format, Op>(padded_target, padded_source, watch);
+  reduce_block<Format, Op, const Storage>(padded_target, padded_source, watch);
   unify_if<Format>(watch.saw_nan(), padded_target, kBlock);
   __builtin_memcpy(target, padded_target, count * sizeof(Storage));
+  if constexpr (!std::is_const_v<Source>)
+    __builtin_memcpy(source, padded_target, count * sizeof(Storage));
 }
 
 // A long target is first brought to a register boundary: stores that straddle cache lines halve the
 // speed of AVX-512 in memory.
-template <typename Format, typename Op>
-void reduce_short(std::byte* target_bytes, const std::byte* source_bytes, std::size_t count) {
+template <typename Format, typename Op, typename Byte = const std::byte>
+void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count) {
   using Storage = typename Format::Storage;
   constexpr std::size_t kBlock = Packed<Format>::kCount;
   constexpr std::size_t kLong = 16 * kBlock;
   auto* target = reinterpret_cast<Storage*>(target_bytes);
-  const auto* source = reinterpret_cast<const Storage*>(source_bytes);
+  auto* source = reinterpret_cast<SourceOf<Byte, Storage>*>(source_bytes);
   std::size_t i = 0;
   const std::size_t past = reinterpret_cast<std::uintptr_t>(target) % kRegisterBytes;
   if (count >= kLong && past != 0) {
@@ -85,7 +92,9 @@ void reduce_short(std::byte* target_bytes, const std::byte* source_bytes, std::s
     reduce_block<Format, Op>(target + i, source + i, watch);
     i += kBlock;
   }
-  unify_if<Format>(watch.saw_nan() | second_watch.saw_nan(), target + first, i - first);
+  const bool saw_nan = watch.saw_nan() | second_watch.saw_nan();
+  unify_if<Format>(saw_nan, target + first, i - first);
+  unify_if<Format>(saw_nan, source + first, i - first);
   if (i < count) reduce_part<Format, Op>(target + i, source + i, count - i);
 }
 

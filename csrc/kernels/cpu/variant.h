@@ -12,6 +12,7 @@ namespace fastgpu::cpu {
 struct Variant {
   const char* name;
   ReduceKernel (*find_reduce)(DType dtype, ReduceOp reduce_op);
+  ReduceBothKernel (*find_reduce_both)(DType dtype, ReduceOp reduce_op);
   void (*scale)(std::byte* data, std::size_t count, DType dtype, double factor);
   void (*widen)(const std::byte* source, DType dtype, float* target, std::size_t count);
   void (*narrow)(const float* source, std::byte* target, DType dtype, std::size_t count);
