@@ -13,9 +13,9 @@
 #include "comm/planner.h"
 #include "comm/process.h"
 #include "comm/topology.h"
-#include "comm/wire_pool.h"
 #include "engine/operation_queue.h"
 #include "engine/point_to_point.h"
+#include "engine/wire_pool.h"
 
 namespace fastgpu {
 
@@ -51,11 +51,13 @@ class Group : public Communicator {
   bool forked() const noexcept { return forks() != made_at_fork_; }
   void check_process() const;
   void check(const CollectiveCall& call) const;
-  // An operation that ran at once for its caller, kept for the next call like it: a small call
-  // then neither allocates nor looks anything up.
+  // What the last call of its kind left for the next one, which then looks nothing up, and, where
+  // the last one ran at once for its caller, allocates nothing.
   struct Prepared {
-    std::shared_ptr<Operation> operation;
+    std::shared_ptr<Operation> operation;  // nullptr: whoever called last still has it
     std::shared_ptr<const Plan> plan;
+    DType dtype = DType::kFloat32;
+    ReduceOp reduce_op = ReduceOp::kSum;
 
     bool fits(const CollectiveCall& call) const;
   };

@@ -96,21 +96,24 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
 }
 
 bool Group::Prepared::fits(const CollectiveCall& call) const {
-  return operation != nullptr && plan != nullptr && call.count == plan->key.count &&
+  return plan != nullptr && call.count == plan->key.count &&
          call.collective == plan->key.collective && call.root == plan->key.root &&
-         call.dtype == operation->call.dtype && call.reduce_op == operation->call.reduce_op &&
-         plan->even && call.send_counts.empty() && call.recv_counts.empty() &&
-         plan->schedule->wire_bytes <= operation->wire_bytes;
+         call.dtype == dtype && call.reduce_op == reduce_op && plan->even &&
+         call.send_counts.empty() && call.recv_counts.empty();
 }
 
 void Group::prepare(Prepared& prepared, CollectiveCall& call) {
-  if (prepared.fits(call)) return bind(*prepared.operation, call);
-  check(call);
-  const std::shared_ptr<const Plan> plan = planner_.plan(question_of(call));
+  const bool fits = prepared.fits(call);
+  if (fits && prepared.operation != nullptr) return bind(*prepared.operation, call);
+  if (!fits) check(call);
+  std::shared_ptr<const Plan> plan =
+      fits ? std::move(prepared.plan) : planner_.plan(question_of(call));
   prepared.plan.reset();  // until the rest fits it
   if (prepared.operation == nullptr) prepared.operation = std::make_shared<Operation>();
   fill(*prepared.operation, call, *plan);
-  prepared.plan = plan;
+  prepared.plan = std::move(plan);
+  prepared.dtype = call.dtype;
+  prepared.reduce_op = call.reduce_op;
 }
 
 void Group::check_process() const {
@@ -169,13 +172,8 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   // A reduction reads its targets first: they are in the caches, and may as well be written there.
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};
-  if (const std::size_t size = plan.schedule->wire_bytes; size > operation.wire_bytes) {
-    const WirePool::Block block = wires_->take(size);
-    operation.wire = block.memory;
-    operation.wire_bytes = block.size_bytes;
-    operation.wire_owner = std::shared_ptr<void>(
-        block.memory, [pool = wires_, block](void*) { pool->give_back(block); });
-  }
+  operation.wires = wires_;
+  if (plan.schedule->wire_bytes > kSmallWireBytes) operation.take_wire();
   bind(operation, call);
 }
 
@@ -218,10 +216,9 @@ void Group::add_scaling(CollectiveCall& call, Operation& operation) {
   std::shared_ptr<void> owner;
   if (!in_place) {
     // The caller's input is not ours to change.
-    const WirePool::Block block = wires_->take(size_bytes);
-    owner = std::shared_ptr<void>(block.memory,
-                                  [pool = wires_, block](void*) { pool->give_back(block); });
-    scaled = block.memory;
+    const auto wire = std::make_shared<Wire>(wires_, size_bytes);
+    scaled = wire->memory();
+    owner = wire;
     operation.input = scaled;
   }
   operation.prologue = [source = call.input, scaled, owner, size_bytes, dtype, factor,

@@ -12,6 +12,7 @@
 
 #include "base/call.h"
 #include "base/clock.h"
+#include "engine/wire_pool.h"
 #include "engine/work.h"
 #include "plan/schedule.h"
 #include "transport/channel.h"
@@ -22,9 +23,8 @@ struct Operation {
   std::shared_ptr<const Schedule> schedule;
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
-  std::byte* wire = nullptr;
-  std::size_t wire_bytes = 0;
-  std::shared_ptr<void> wire_owner;
+  std::shared_ptr<WirePool> wires;
+  Wire wire;  // from wires; enough for the schedule once it has started
   Call call;
   std::array<uint64_t, 2> key{};           // the packed call, as every frame carries it
   ReduceKernel reduce = nullptr;           // for schedules that reduce
@@ -53,20 +53,19 @@ struct Operation {
     epilogue = nullptr;
     keep_alive.reset();
   }
-  void give_back_wire() {
-    wire = nullptr;
-    wire_bytes = 0;
-    wire_owner.reset();
+  void take_wire() {
+    if (lacks_wire()) wire = Wire(wires, schedule->wire_bytes);
   }
+  bool lacks_wire() const noexcept { return wire.size_bytes() < schedule->wire_bytes; }
 
   const std::byte* source(const Region& region) const {
     return (region.buffer == Buffer::kInput  ? input
             : region.buffer == Buffer::kData ? data
-                                             : wire) +
+                                             : wire.memory()) +
            region.offset_bytes;
   }
   std::byte* target(const Region& region) const {
-    return (region.buffer == Buffer::kData ? data : wire) + region.offset_bytes;
+    return (region.buffer == Buffer::kData ? data : wire.memory()) + region.offset_bytes;
   }
 };
 

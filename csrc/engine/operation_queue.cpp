@@ -11,8 +11,6 @@ namespace {
 
 // From this size on, an operation is timed from its call on.
 constexpr uint64_t kClockedBytes = 128 * 1024;
-// An operation keeps no more scratch than this for its next use.
-constexpr std::size_t kKeptWireBytes = 64 * 1024;
 
 Failure unexpected(const std::exception& error) {
   Failure failure;
@@ -216,6 +214,8 @@ bool OperationQueue::poll_lane(std::size_t lane) {
 void OperationQueue::start(Operation& operation) {
   if (operation.started) return;
   operation.started = true;
+  if (operation.lacks_wire()) operation.wire.swap(warm_wire_);
+  operation.take_wire();
   if (operation.prologue) operation.prologue();
 }
 
@@ -231,7 +231,12 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
 void OperationQueue::wind_up(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
   operation.let_go();
-  if (operation.wire_bytes > kKeptWireBytes) operation.give_back_wire();
+  // A small one keeps its scratch for its next use, unless others wait for theirs.
+  if (operation.wire.size_bytes() > kSmallWireBytes) {
+    operation.wire = {};
+  } else if (running_.size() > 1) {
+    warm_wire_.swap(operation.wire);
+  }
   one_less();
 }
 
@@ -327,7 +332,7 @@ void OperationQueue::fail_all(Failure failure) {
     own.sequence = static_cast<int64_t>(operation->sequence);
     if (operation->started && on_abandoned_) on_abandoned_(operation->data);
     operation->let_go();
-    operation->give_back_wire();
+    operation->wire = {};
     one_less();
     operation->work.fail(std::move(own));
   }

@@ -113,6 +113,7 @@ class OperationQueue : public Pollable {
   LaneBurst burst_;
   std::vector<std::size_t> large_;  // the lanes of the burst
   bool quiet_ = false;              // nothing moved in the last pass: helpers would not either
+  Wire warm_wire_;                  // of the last operation, for the next
   std::deque<std::shared_ptr<Operation>> running_;  // in call order; done ones leave at the front
 
   std::atomic<uint64_t> tickets_{0};

@@ -28,7 +28,6 @@ void counted_copy(std::byte* target, const std::byte* source, std::size_t size_b
 
 struct RankData {
   std::vector<int32_t> data;
-  std::vector<std::byte> wire;
 };
 
 std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorithm, int lanes,
@@ -44,9 +43,8 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   request.chunk_bytes = 64;
   auto operation = std::make_shared<Operation>();
   operation->schedule = std::make_shared<const Schedule>(build(request));
-  memory.wire.resize(operation->schedule->wire_bytes);
   operation->data = reinterpret_cast<std::byte*>(memory.data.data());
-  operation->wire = memory.wire.data();
+  operation->wires = std::make_shared<WirePool>();
   operation->call.collective = Collective::kAllReduce;
   operation->call.dtype = DType::kInt32;
   operation->call.algorithm = algorithm;

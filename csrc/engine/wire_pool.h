@@ -8,9 +8,45 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace fastgpu {
+
+// Scratch of at most this size is taken when an operation starts, so that one block, warm in the
+// caches, serves any number that wait; more when it is called, while its caller can still be told
+// that there is no memory.
+inline constexpr std::size_t kSmallWireBytes = 64 * 1024;
+
+class WirePool;
+
+// A block of a pool, given back when it goes. At least as large as was asked for, aligned to a
+// cache line, not cleared.
+class Wire {
+ public:
+  Wire() = default;
+  // Throws std::bad_alloc.
+  Wire(const std::shared_ptr<WirePool>& pool, std::size_t size_bytes);
+  Wire(Wire&& other) noexcept { swap(other); }
+  Wire& operator=(Wire&& other) noexcept {
+    Wire(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Wire();
+
+  std::byte* memory() const noexcept { return memory_; }
+  std::size_t size_bytes() const noexcept { return size_bytes_; }
+  void swap(Wire& other) noexcept {
+    std::swap(pool_, other.pool_);
+    std::swap(memory_, other.memory_);
+    std::swap(size_bytes_, other.size_bytes_);
+  }
+
+ private:
+  std::shared_ptr<WirePool> pool_;
+  std::byte* memory_ = nullptr;
+  std::size_t size_bytes_ = 0;
+};
 
 class WirePool {
  public:
@@ -29,7 +65,6 @@ class WirePool {
   WirePool(const WirePool&) = delete;
   WirePool& operator=(const WirePool&) = delete;
 
-  // At least `size_bytes`, aligned to a cache line, not cleared.
   Block take(std::size_t size_bytes) {
     {
       const std::lock_guard lock(mutex_);
@@ -66,5 +101,16 @@ class WirePool {
   std::vector<Block> kept_;
   std::size_t kept_bytes_ = 0;
 };
+
+inline Wire::Wire(const std::shared_ptr<WirePool>& pool, std::size_t size_bytes) {
+  const WirePool::Block block = pool->take(size_bytes);
+  pool_ = pool;
+  memory_ = block.memory;
+  size_bytes_ = block.size_bytes;
+}
+
+inline Wire::~Wire() {
+  if (pool_ != nullptr) pool_->give_back({memory_, size_bytes_});
+}
 
 }  // namespace fastgpu
