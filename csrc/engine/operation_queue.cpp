@@ -311,6 +311,11 @@ void OperationQueue::fail_all(Failure failure) {
     requested_.store(false);
     return;
   }
+  // That a peer is gone says less than the reason that came before it went.
+  if (failure.kind == ErrorKind::kPeerLost) {
+    const std::lock_guard lock(mutex_);
+    if (request_.has_value()) failure = *request_;
+  }
   on_failure_(failure);
   {
     const std::lock_guard lock(mutex_);

@@ -50,6 +50,7 @@ bool PointToPoint::poll() noexcept {
     if (requested_.load()) {
       std::unique_lock lock(mutex_);
       Failure failure = std::move(*request_);
+      request_.reset();
       lock.unlock();
       fail_all(std::move(failure));
       return true;
@@ -170,6 +171,7 @@ void PointToPoint::check_deadlines(TimeNs now) {
 void PointToPoint::fail_all(Failure failure) {
   {
     const std::lock_guard lock(mutex_);
+    if (failure.kind == ErrorKind::kPeerLost && request_.has_value()) failure = *request_;
     request_.reset();
     requested_.store(false);
     if (failure_ != nullptr) return;

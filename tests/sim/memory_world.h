@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -31,7 +32,10 @@ struct World {
     Ends(World& owner, int self) : world(owner), me(self) {}
     SendChannel* sender(int peer, int lane) override { return world.pair(me, peer, lane).first; }
     RecvChannel* receiver(int peer, int lane) override { return world.pair(peer, me, lane).second; }
-    bool departed(int) override { return true; }
+    bool departed(int) override {
+      if (world.before_departed) world.before_departed();
+      return true;
+    }
     Presence presence(int peer) const override {
       ++world.presence_looks;
       return world.presences[static_cast<std::size_t>(peer)];
@@ -107,6 +111,7 @@ struct World {
   std::vector<Presence> presences;
   uint64_t version = 1;
   int presence_looks = 0;
+  std::function<void()> before_departed;  // what another thread does just before a rank is gone
   std::map<std::tuple<int, int, int>, ChannelPair> channels;
   std::vector<std::unique_ptr<Ends>> ends;
   std::vector<std::unique_ptr<OperationQueue>> queues;

@@ -167,6 +167,37 @@ void close_channels(int lanes, const QueueHelp& help) {
   }
 }
 
+Failure reason_of_mismatch() {
+  Failure reason;
+  reason.kind = ErrorKind::kMismatch;
+  reason.message = "rank 1 called something else";
+  return reason;
+}
+
+// As the control thread does: the reason first, then that the peer is gone.
+TEST(a_reason_that_comes_as_the_peer_goes_is_the_one_reported) {
+  World world(2, 256, 1);
+  world.before_departed = [&] { world.queues[0]->fail_with(reason_of_mismatch()); };
+  RankData memory;
+  memory.data.assign(64, 1);
+  const auto work = push_all_reduce(world, 0, Algorithm::kRing, 1, memory);
+  world.pair(1, 0, 0).first->hang_up();
+  world.run(100);
+  CHECK_THROWS(work->raise_if_failed(), CollectiveMismatchError, "something else");
+}
+
+TEST(a_reason_that_comes_as_the_sender_goes_is_the_one_reported) {
+  World world(2, 256, 1);
+  world.before_departed = [&] { world.messages[0]->fail_with(reason_of_mismatch()); };
+  const auto recv = std::make_shared<MessageOperation>();
+  recv->peer = 1;
+  recv->work = std::make_shared<Work>();
+  world.messages[0]->post_recv(recv);
+  world.pair(1, 0, kMessageLane).first->hang_up();
+  world.run(100);
+  CHECK_THROWS(recv->work->raise_if_failed(), CollectiveMismatchError, "something else");
+}
+
 TEST(a_closed_channel_fails_every_pending_work_once) {
   close_channels(1, {});
   Crew crew;
