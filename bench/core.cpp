@@ -115,7 +115,10 @@ Arguments parse(std::vector<std::string> words) {
   if (arguments.entries.empty()) stop("nothing to measure");
   if (arguments.ranks < 1 || arguments.ranks > kMostRanks) stop("--ranks is 1 to 64");
   for (const Entry& entry : arguments.entries) {
-    if (entry.bytes < size_of(entry.dtype) * static_cast<uint64_t>(arguments.ranks)) {
+    const bool shared =
+        entry.collective != Collective::kAllReduce && entry.collective != Collective::kBroadcast;
+    const auto parts = static_cast<uint64_t>(shared ? arguments.ranks : 1);
+    if (entry.bytes < size_of(entry.dtype) * parts) {
       stop("each rank needs an element, and there are fewer bytes");
     }
   }
