@@ -13,11 +13,14 @@ namespace {
 constexpr uint64_t kLeastLaneBytes = 64 * 1024;
 constexpr std::array<int, 5> kLaneCounts{1, 2, kMaxChosenLanes, 8, 16};
 
+bool is_crowded(const Placement& placement, const Constants& constants) {
+  const int cores = constants.cores_per_host;
+  return cores > 0 && placement.most_per_machine > cores;
+}
+
 // One lane where every core has a rank to run already.
 std::span<const int> lane_counts(const Placement& placement, const Constants& constants) {
-  const int cores = constants.cores_per_host;
-  const bool crowded = cores > 0 && placement.most_per_machine > cores;
-  return std::span(kLaneCounts).first(crowded ? 1 : kLaneCounts.size());
+  return std::span(kLaneCounts).first(is_crowded(placement, constants) ? 1 : kLaneCounts.size());
 }
 
 bool has(std::span<const Algorithm> algorithms, Algorithm algorithm) {
@@ -63,6 +66,30 @@ bool too_large_for(int shots, const ChooseRequest& request) {
 // simpler schedule.
 constexpr double kWorthIt = 0.95;
 
+// A tree comes first of a broadcast's: where ranks share cores what they hand on of a large one is
+// still in the caches in a tree, by chunks, and no longer in a ring, by shards. Prices know of no
+// caches (64 MiB, 4 ranks on 2 cores: 8.2 ms and 10.2).
+constexpr double kWorthColdShards = 0.8;
+
+// How cheap an algorithm must be to take the place of one before it. Where a host's ranks share
+// cores every hop waits for a turn, whose length nobody knows beforehand, so that few hops are
+// better: direct ones of an all_gather, and halving's, within a block, beyond which a ring's
+// smaller pieces stay in the caches (4 ranks on 2 cores, all_reduce of 1 MiB in symmetric memory:
+// 55 us, where the ring takes 85 to 290).
+double worth_of(Algorithm algorithm, const ChooseRequest& request, const Constants& constants) {
+  const Placement& placement = request.placement;
+  if (placement.hosts > 1 || !is_crowded(placement, constants)) return kWorthIt;
+  const auto world = static_cast<uint64_t>(placement.world);
+  const bool halves = algorithm == Algorithm::kHalving && std::has_single_bit(world) &&
+                      request.bytes <= kShardBytes * world;
+  const bool gathers =
+      algorithm == Algorithm::kDirect && request.collective == Collective::kAllGather;
+  if (halves || gathers) return 1;
+  const bool leaves_caches =
+      request.collective == Collective::kBroadcast && request.bytes > kShardBytes * world;
+  return leaves_caches ? kWorthColdShards : kWorthIt;
+}
+
 // What a direct all_reduce may do; other algorithms have nothing to decide here.
 std::span<const int> shots_of(Collective collective, Algorithm algorithm) {
   static constexpr std::array<int, 3> kShots{0, 1, 2};
@@ -97,7 +124,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
   const auto compare = [&] {
     if (price.algorithm == Algorithm::kTree) price.chunk_bytes = tree_chunk_bytes(price, constants);
     const double us = predict_us(price, constants);
-    if (best_us >= 0 && us >= kWorthIt * best_us) return;
+    if (best_us >= 0 && us >= worth_of(price.algorithm, request, constants) * best_us) return;
     best_us = us;
     best = {price.algorithm, price.lanes, price.chunk_bytes, price.shots, 0};
   };

@@ -64,6 +64,26 @@ TEST(few_cores_favour_few_frames) {
   CHECK_EQ(choose(request, constants).lanes, 1);
 }
 
+// Their prices are within a hundredth of each other.
+TEST(crowded_ranks_take_few_hops) {
+  const auto chosen = [](Collective collective, int world, int cores, int bytes) {
+    Constants constants;
+    constants.same_host = {0.35, 3.2e-5, 0.1, 3e-5};
+    constants.cores_per_host = cores;
+    ChooseRequest request = all_reduce(static_cast<uint64_t>(bytes), world, world);
+    request.collective = collective;
+    request.placement.most_per_machine = world;
+    return choose(request, constants).algorithm;
+  };
+  CHECK(chosen(Collective::kAllReduce, 4, 2, 1 << 20) == Algorithm::kHalving);
+  CHECK(chosen(Collective::kAllReduce, 4, 2, 4 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kAllReduce, 4, 4, 1 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kAllReduce, 6, 2, 1 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kAllGather, 4, 2, 1 << 20) == Algorithm::kDirect);
+  CHECK(chosen(Collective::kBroadcast, 4, 2, 1 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kBroadcast, 4, 2, 64 << 20) == Algorithm::kTree);
+}
+
 TEST(more_bytes_never_take_less_time_nor_go_back_to_one_shot) {
   for (const int cores : {2, 8}) {
     for (const int ranks_per_host : {1, 8}) {
