@@ -182,6 +182,7 @@ void Group::calibrate() {
 }
 
 void Group::wait(Work& work, int64_t timeout_ms) {
+  if (!work.done()) check_process();
   process_.engine().wait(work, deadline_after_ms(timeout_ms));
   if (work.done()) return work.raise_if_failed();
   Failure failure;

@@ -32,7 +32,9 @@ class Group : public Communicator {
   std::shared_ptr<Work> send(MessageCall call) override;
   std::shared_ptr<Work> recv(MessageCall call) override;
   void wait(Work& work, int64_t timeout_ms) override;
-  void hurry() override { process_.engine().submitted(); }
+  void hurry() override {
+    if (!forked()) process_.engine().submitted();
+  }
   void abort(const std::string& reason) override;
   void shutdown() override;
 
@@ -61,8 +63,9 @@ class Group : public Communicator {
 
     bool fits(const CollectiveCall& call) const;
   };
-  static constexpr std::size_t kPrepared = 8;
+  static constexpr int kPreparedBits = 4;
 
+  static std::size_t slot_of(const CollectiveCall& call) noexcept;
   std::shared_ptr<Work> run_here(CollectiveCall& call);
   void prepare(Prepared& prepared, CollectiveCall& call);
   void fill(Operation& operation, CollectiveCall& call, const Plan& plan);
@@ -83,7 +86,7 @@ class Group : public Communicator {
   std::shared_ptr<OperationQueue> collectives_;
   std::shared_ptr<PointToPoint> messages_;
   std::shared_ptr<WirePool> wires_;
-  std::array<Prepared, kPrepared> prepared_;  // guarded by the engine's baton
+  std::array<Prepared, 1 << kPreparedBits> prepared_;  // guarded by the engine's baton
   std::atomic<int64_t> timeout_ms_;
   std::atomic<uint64_t> message_bytes_sent_{0};
   std::atomic<uint64_t> message_bytes_received_{0};

@@ -69,21 +69,27 @@ std::shared_ptr<Work> Group::run(CollectiveCall call) {
 std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   Engine& engine = process_.engine();
   const bool synchronous = call.synchronous;
-  Prepared& prepared = prepared_[(call.count ^ static_cast<uint64_t>(call.collective)) % kPrepared];
+  Prepared& prepared = prepared_[slot_of(call)];
+  bool done = false;
   try {
     prepare(prepared, call);
     const int looks = engine.looks_alone();
-    if (collectives_->begin(prepared.operation, synchronous ? looks : std::min(looks, 1))) {
-      engine.end();
-      return done_work();
-    }
+    done = collectives_->begin(prepared.operation, synchronous ? looks : std::min(looks, 1));
   } catch (...) {
     if (prepared.operation != nullptr) prepared.operation->let_go();
     engine.release();
     throw;
   }
+  if (done) {
+    engine.end();
+    return done_work();
+  }
   std::shared_ptr<Operation>& operation = prepared.operation;
-  synchronous ? engine.run(operation->work) : engine.pass();
+  if (synchronous) {
+    engine.run(operation->work);
+  } else {
+    engine.pass();
+  }
   std::shared_ptr<Work> work;
   if (operation.use_count() == 1 && operation->work.done() && operation->work.ok()) {
     operation->work.renew();
@@ -93,6 +99,13 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   }
   engine.release();
   return work;
+}
+
+// Counts are often multiples of large powers of two, so it is the product's high bits that tell.
+std::size_t Group::slot_of(const CollectiveCall& call) noexcept {
+  const uint64_t kind =
+      static_cast<uint64_t>(call.collective) << 8 | static_cast<uint8_t>(call.dtype);
+  return ((call.count ^ kind << 48) * 0x9E3779B97F4A7C15U) >> (64 - kPreparedBits);
 }
 
 bool Group::Prepared::fits(const CollectiveCall& call) const {
@@ -120,8 +133,7 @@ void Group::check_process() const {
   if (!forked()) return;
   raise(ErrorKind::kInvalidArgument,
         "this process was forked from rank " + std::to_string(config_.rank) +
-            " after its group was made, and cannot use the group: start it with spawn, or let it "
-            "make a group of its own");
+            " after its group was made, and cannot use the group: start it with spawn");
 }
 
 void Group::check(const CollectiveCall& call) const {
@@ -173,7 +185,6 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};
   operation.wires = wires_;
-  if (plan.schedule->wire_bytes > kSmallWireBytes) operation.take_wire();
   bind(operation, call);
 }
 
@@ -187,6 +198,7 @@ void Group::bind(Operation& operation, CollectiveCall& call) {
   operation.prologue = std::move(call.prologue);
   operation.epilogue = std::move(call.epilogue);
   operation.keep_alive = std::move(call.keep_alive);
+  if (operation.schedule->wire_bytes > kSmallWireBytes) operation.take_wire();
   if (operation.reduce != nullptr) add_scaling(call, operation);
 }
 

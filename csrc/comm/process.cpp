@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "base/error.h"
 #include "comm/connector.h"
 
 namespace fastgpu {
@@ -30,7 +31,14 @@ Process& Process::shared() {
 
 Connector& Process::connector() {
   const std::lock_guard lock(mutex_);
-  if (!connector_) connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
+  if (!connector_) {
+    connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
+    connected_at_fork_ = forks();
+  } else if (connected_at_fork_ != forks()) {
+    raise(ErrorKind::kInvalidArgument,
+          "this process was forked from one that had a group, whose threads it lacks, and cannot "
+          "make a group: start it with spawn");
+  }
   return *connector_;
 }
 

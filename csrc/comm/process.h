@@ -31,7 +31,8 @@ class Process {
   void bind(const std::vector<int>& cpus);
   Crew& crew() noexcept { return crew_; }
   SymmetricHeap& heap() noexcept { return heap_; }
-  // Starts the control thread at first use.
+  // Starts the control thread at first use. Raises InvalidArgumentError in a process that was
+  // forked since.
   Connector& connector();
   // What was last measured of links and memory here (plan/cost.h), as text; empty: nothing yet.
   std::string constants();
@@ -43,7 +44,8 @@ class Process {
   SymmetricHeap heap_;
   std::mutex mutex_;  // guards what follows
   std::string constants_;
-  std::set<int> cpus_;                    // that ranks were bound to
+  std::set<int> cpus_;  // that ranks were bound to
+  int connected_at_fork_ = 0;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

@@ -4,10 +4,9 @@
 // Invariants:
 //  1. A helper touches a task only between a successful enter() and its leave(); close() returns
 //     when nobody is inside, so a task may live on its owner's stack.
-//  2. Who opens a task stores state_ first and reads sleepers_ second; who goes to sleep adds
-//  itself
-//     to sleepers_ first and reads state_ second (both sequentially consistent). So either the
-//     helper sees the task, or it is woken.
+//  2. Who opens a task stores state_ first and reads sleepers_ second; who goes to sleep counts
+//     itself first and reads state_ second (both sequentially consistent). So either the helper
+//     sees the task, or it is woken.
 // Ownership: owns its threads, and joins them. Threading: grow, bind and set_crowded from any
 // thread; open and close by one thread at a time, the holder of the engine's baton. Never takes the
 // GIL. A forked process has none of its parent's helpers, and no group that could open a task.

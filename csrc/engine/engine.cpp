@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/pause.h"
 
@@ -37,6 +38,7 @@ void Engine::share_machine(int ranks, int cores) noexcept {
 }
 
 void Engine::add(std::shared_ptr<Pollable> pollable) {
+  if (config_.background) standby_.start();
   const std::lock_guard lock(registry_mutex_);
   registry_.push_back(std::move(pollable));
   registry_version_.fetch_add(1);
@@ -107,7 +109,7 @@ bool Engine::look() {
   const unsigned pass = passes_.load(std::memory_order_relaxed) + 1;
   passes_.store(pass, std::memory_order_relaxed);
   if (pass % kPassesPerExpiry == 0) expire_all(now_ns());
-  return poll_all(pass % kPassesPerRound == 0);
+  return poll_all(std::exchange(attend_, false) || pass % kPassesPerRound == 0);
 }
 
 bool Engine::finished(const Work* work) const {
@@ -179,7 +181,11 @@ bool Engine::settle() noexcept {
 }
 
 int Engine::looks_alone() noexcept {
-  if (wanted_.load(std::memory_order_relaxed) || ++calls_alone_ % kCallsPerRound == 0) return 0;
+  if (wanted_.load(std::memory_order_relaxed)) return 0;
+  if (++calls_alone_ % kCallsPerRound == 0) {
+    attend_ = true;
+    return 0;
+  }
   return crowded_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
 }
 
@@ -223,6 +229,7 @@ void Engine::submitted_small() {
 void Engine::wait(Work& work, TimeNs deadline) {
   while (!work.done() && (deadline == kNever || now_ns() < deadline)) {
     if (!begin() && !take_over(work)) {
+      if (work.done()) break;
       sleeping_.fetch_add(1);
       const bool free = begin_or_mark();
       if (!free) work.sleep_until_done(config_.background ? deadline : now_ns() + kMillisecond);
@@ -243,7 +250,11 @@ bool Engine::take_over(const Work& work) {
   bool taken = false;
   spinning_.fetch_add(1);
   while (!taken && !work.done() && now_ns() < until) {
-    crowded ? std::this_thread::yield() : pause();
+    if (crowded) {
+      std::this_thread::yield();
+    } else {
+      pause();
+    }
     taken = begin();
   }
   spinning_.fetch_sub(1);

@@ -5,8 +5,8 @@
 // Invariants:
 //  1. Only the holder of baton_ (the runner) polls, so what it polls needs no locks of its own.
 //  2. Whoever adds work makes it known after the work can be seen by busy(): it runs the loop
-//     itself, or marks the baton that another holds, so that this one looks again before it leaves.
-//     A runner that leaves something asks the engine's thread.
+//     itself, or marks the baton that another holds, or calls the engine's thread. Who leaves
+//     something, or gives back a marked baton, has that thread look.
 //  3. The runner sleeps only in the poller, after one more look at everything with its doorbell
 //     set.
 // Waiting is spin, then yield, then sleep. Never takes the GIL.
@@ -119,14 +119,17 @@ class Engine {
   const EngineConfig config_;
   Poller poller_;
   std::atomic<bool> crowded_{false};
-  std::atomic<bool> wanted_{false};  // somebody else may have work: false only if nobody has
+  // Somebody else may have work. False a moment too early at worst: then callers that run alone are
+  // relieved by the engine's thread.
+  std::atomic<bool> wanted_{false};
 
   std::atomic<uint32_t> baton_{kFree};
   std::atomic<std::thread::id> runner_{};
   std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by baton_
   std::vector<std::shared_ptr<Pollable>> removed_;    // by the runner itself, in the current pass
   std::atomic<unsigned> passes_{0};                   // written by the holder of baton_
-  unsigned calls_alone_ = 0;                          // guarded by baton_
+  unsigned calls_alone_ = 0;                          // guarded by baton_, as is the next
+  bool attend_ = false;                               // in the next pass
 
   mutable std::mutex registry_mutex_;
   std::vector<std::shared_ptr<Pollable>> registry_;  // guarded by registry_mutex_

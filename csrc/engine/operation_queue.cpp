@@ -11,6 +11,9 @@ namespace {
 
 // From this size on, an operation is timed from its call on.
 constexpr uint64_t kClockedBytes = 128 * 1024;
+// Below it, one lane's caller may have the runner to itself for a microsecond: others wait no
+// longer.
+constexpr uint64_t kAloneBytes = 128 * 1024;
 
 Failure unexpected(const std::exception& error) {
   Failure failure;
@@ -66,7 +69,7 @@ bool OperationQueue::begin(const std::shared_ptr<Operation>& operation, int look
   }
   count(*operation);
   if (looks > 0 && running_.empty() && operation->schedule->lanes.size() == 1 &&
-      operation->call.count * operation->element_size < kClockedBytes) {
+      operation->call.count * operation->element_size < kAloneBytes) {
     try {
       if (run_alone(*operation, looks)) return true;
     } catch (const CommError& error) {
@@ -231,17 +234,14 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
 void OperationQueue::wind_up(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
   operation.let_go();
-  // A small one keeps its scratch for its next use, unless others wait for theirs.
-  if (operation.wire.size_bytes() > kSmallWireBytes) {
-    operation.wire = {};
-  } else if (running_.size() > 1) {
-    warm_wire_.swap(operation.wire);
-  }
+  if (operation.wire.size_bytes() > kSmallWireBytes) operation.wire = {};
   one_less();
 }
 
 void OperationQueue::finish(Operation& operation) {
   wind_up(operation);
+  // Whoever has its Work may keep it for long.
+  if (operation.wire.size_bytes() > 0) warm_wire_ = std::move(operation.wire);
   operation.work.complete();
 }
 

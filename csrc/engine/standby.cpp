@@ -33,7 +33,6 @@ bool Standby::watch() {
   watched_.store(true, std::memory_order_relaxed);
   // It writes, if only what was there: a mere load could read what was there before.
   if (state_.fetch_add(0) != kAsleep) return false;
-  start();
   uint32_t expected = kAsleep;
   if (!state_.compare_exchange_strong(expected, kTimed)) return false;
   set_timer();
@@ -41,7 +40,6 @@ bool Standby::watch() {
 }
 
 void Standby::call() {
-  start();
   if (state_.exchange(kCalled) != kCalled) set_timer();
 }
 

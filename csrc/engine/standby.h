@@ -5,7 +5,7 @@
 //
 // Invariant: it never sleeps for good without a look after the last watch() or call(). Both write
 // state_, and so does it before it sleeps: the later one sees what the earlier one wrote.
-// Ownership: the engine's; the thread starts at first need. Thread safety: all calls, any thread.
+// Ownership: the engine's. Thread safety: all calls, any thread.
 #pragma once
 
 #include <atomic>
@@ -31,6 +31,8 @@ class Standby {
   Standby(const Standby&) = delete;
   Standby& operator=(const Standby&) = delete;
 
+  // Before anything is asked of it. Raises what a thread that cannot be started raises.
+  void start();
   // True: it was asleep, and will look after the delay. Else it will look soon anyway.
   bool watch();
   void call();
@@ -40,13 +42,12 @@ class Standby {
   TimeNs delay() const noexcept { return delay_.load(std::memory_order_relaxed); }
 
  private:
-  // What state_ holds. Asleep or set, it need not be a thread yet.
+  // What state_ holds.
   static constexpr uint32_t kAwake = 0;
   static constexpr uint32_t kAsleep = 1;
   static constexpr uint32_t kTimed = 2;  // asleep, but the timer is set
   static constexpr uint32_t kCalled = 3;
 
-  void start();
   void run();
   bool fall_asleep();
   void set_timer();

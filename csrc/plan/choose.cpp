@@ -122,7 +122,8 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
   Choice best;
   double best_us = -1;
   const auto compare = [&] {
-    if (price.algorithm == Algorithm::kTree) price.chunk_bytes = tree_chunk_bytes(price, constants);
+    const bool in_chunks = price.algorithm == Algorithm::kTree;
+    price.chunk_bytes = in_chunks ? tree_chunk_bytes(price, constants) : 0;
     const double us = predict_us(price, constants);
     if (best_us >= 0 && us >= worth_of(price.algorithm, request, constants) * best_us) return;
     best_us = us;

@@ -36,7 +36,7 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 40);
 
-// A frame on its way out. The payload must stay as it is until done.
+// A frame on its way out. This side leaves the payload as it is until done.
 struct Outgoing {
   FrameHeader header;
   const std::byte* payload = nullptr;

@@ -210,7 +210,7 @@ def own_part_of_another_size() -> None:
 
 
 def forked_process() -> None:
-    """A forked process cannot use the group, nor harm it; its parent goes on."""
+    """A forked process cannot use the group, nor harm it, nor make one; its parent goes on."""
     rank, world = me_and_world()
     ones = torch.ones(3)
     dist.all_reduce(ones)
@@ -224,7 +224,11 @@ def forked_process() -> None:
                 except fastgpu_comm.InvalidArgumentError as error:
                     refused += "forked" in str(error)
             dist.destroy_process_group()
-            os._exit(0 if refused == 2 else 1)
+            try:
+                dist.init_process_group("fastgpu", store=dist.HashStore(), rank=0, world_size=1)
+            except fastgpu_comm.InvalidArgumentError as error:
+                refused += "forked" in str(error)
+            os._exit(0 if refused == 3 else 1)
         _, status = os.waitpid(child, 0)
         assert status == 0
     dist.barrier()

@@ -145,8 +145,8 @@ TEST(shares_of_cores_are_contiguous_within_a_node) {
   CHECK(all(Pin::kCore, 5, threads) == (std::vector<Cpus>{{0}, {1}, {2}, {3}, {0}}));
 }
 
-// Whatever the machine and the ranks: each gets something, of what there is; while there are enough
-// cores nobody shares one, and none lies idle.
+// Whatever the machine and the ranks: each gets something, of what there is; on one node nobody
+// shares a core while there are enough, and none lies idle.
 TEST(everything_is_dealt_and_nothing_else) {
   const std::vector<std::vector<int>> shapes{{1}, {2}, {3, 5}, {8, 8}, {1, 7, 2}, {4, 4, 4, 4}};
   for (const auto& sizes : shapes) {
