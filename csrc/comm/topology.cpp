@@ -66,6 +66,9 @@ std::vector<std::string> own_addresses(const RendezvousRequest& request) {
   return addresses;
 }
 
+// What schedules follow from, beside the call.
+constexpr std::array kAgreed = {"algorithm", "lanes", "deterministic"};
+
 PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
   PeerRecord record;
   record.host = host_name();
@@ -74,6 +77,10 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
   record.unix_name = connector.unix_name();
   record.transport = request.options.transport;
   record.engine_threads = request.options.engine_threads;
+  for (const char* name : kAgreed) {
+    record.agreed.append(record.agreed.empty() ? "" : " ").append(name).append("=");
+    record.agreed += get_field(request.options, name);
+  }
   record.communicator = random_id();
   record.constants = request.constants;
   record.cores = available_cores();
@@ -173,14 +180,30 @@ PeerAddress address_of(const RendezvousRequest& request, const Topology& topolog
   return address;
 }
 
+void check_options(const Topology& topology) {
+  for (std::size_t rank = 1; rank < topology.records.size(); ++rank) {
+    if (topology.records[rank].agreed == topology.records[0].agreed) continue;
+    const int other = static_cast<int>(rank);
+    Failure failure;
+    failure.kind = ErrorKind::kMismatch;
+    failure.peer = other;
+    failure.message = "the ranks have different options: " + name_of_rank(topology, 0) + " has " +
+                      topology.records[0].agreed + ", " + name_of_rank(topology, other) + " has " +
+                      topology.records[rank].agreed +
+                      "; give every rank the same (FASTGPU_ALGORITHM, FASTGPU_LANES, "
+                      "FASTGPU_DETERMINISTIC, or the group's pg_options)";
+    raise(failure);
+  }
+}
+
 }  // namespace
 
 std::string to_text(const PeerRecord& record) {
   std::ostringstream text;
   text << "host=" << record.host << "\npid=" << record.pid << "\nmachine=" << record.machine
        << "\nunix=" << record.unix_name << "\ntransport=" << static_cast<int>(record.transport)
-       << "\nengine_threads=" << record.engine_threads << "\ncommunicator=" << record.communicator
-       << "\nconstants=" << record.constants << "\n";
+       << "\nengine_threads=" << record.engine_threads << "\nagreed=" << record.agreed
+       << "\ncommunicator=" << record.communicator << "\nconstants=" << record.constants << "\n";
   for (const int core : record.cores) text << "core=" << core << "\n";
   for (const Endpoint& endpoint : record.endpoints) {
     text << "endpoint=" << endpoint.port << " " << endpoint.address << "\n";
@@ -202,6 +225,7 @@ PeerRecord record_from_text(const std::string& text) {
       if (name == "unix") record.unix_name = value;
       if (name == "transport") record.transport = static_cast<Transport>(std::stoi(value));
       if (name == "engine_threads") record.engine_threads = std::stoi(value);
+      if (name == "agreed") record.agreed = value;
       if (name == "communicator") record.communicator = std::stoull(value);
       if (name == "constants") record.constants = value;
       if (name == "core") record.cores.push_back(std::stoi(value));
@@ -229,6 +253,7 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
   for (const std::string& text : gather(request, store, "rank")) {
     topology.records.push_back(record_from_text(text));
   }
+  check_options(topology);
   const int leader = find_leader(request, topology.records, connector);
   store.set(key_of("leader", request.rank), std::to_string(leader));
   std::vector<int> leaders;

@@ -25,6 +25,7 @@ struct PeerRecord {
   std::vector<Endpoint> endpoints;
   Transport transport = Transport::kAuto;
   int engine_threads = 1;
+  std::string agreed;         // the options that must be the same on every rank
   uint64_t communicator = 0;  // rank 0's is everyone's
   std::string constants;      // rank 0's are everyone's; empty: to be measured
 };

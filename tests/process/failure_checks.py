@@ -237,6 +237,20 @@ def forked_process() -> None:
     assert ones[-1] == world
 
 
+def different_options() -> None:
+    """Ranks whose schedules would differ hear so when the group is made, all of them."""
+    rank, world = me_and_world()
+    start = time.monotonic()
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"lanes=1 .*lanes=4"):
+        dist.new_group(
+            list(range(world)),
+            backend="fastgpu",
+            pg_options=fastgpu_comm.Options(lanes=4 if rank == 1 else 1),
+        )
+    assert time.monotonic() - start < 5
+    dist.barrier()
+
+
 def aborted() -> None:
     """abort() from another thread ends a blocked collective, at once, at the peers too."""
     rank, world = me_and_world()

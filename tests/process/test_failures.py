@@ -33,6 +33,7 @@ KEEP_THE_GROUP = (
     checks.collective_timeout,
     checks.wait_with_timeout,
     checks.set_timeout,
+    checks.different_options,
     checks.aborted,
     checks.destroyed_while_pending,
     checks.bad_environment,
