@@ -8,7 +8,6 @@ namespace fastgpu {
 Launch::Launch(TorchBackend& backend, const OperationName& operation, const TensorList& inputs)
     : backend_(backend),
       op_(operation.name()),
-      memory_(std::make_shared<Staging>(op_)),
       work_(c10::make_intrusive<TorchWork>(backend.communicator(), operation.type, operation.title,
                                            inputs)) {}
 
@@ -22,8 +21,14 @@ CollectiveCall Launch::call(Collective collective, const Elements& elements) con
   return call;
 }
 
+Staging& Launch::memory() {
+  if (memory_ == nullptr) memory_ = std::make_shared<Staging>(op_);
+  return *memory_;
+}
+
 std::shared_ptr<Staging> Launch::take_memory() {
-  return std::exchange(memory_, std::make_shared<Staging>(op_));
+  memory();
+  return std::exchange(memory_, nullptr);
 }
 
 template <typename Start>

@@ -37,7 +37,7 @@ class Launch {
 
   const char* op() const { return op_; }
   // What the next operation reads and writes.
-  Staging& memory() { return *memory_; }
+  Staging& memory();
   CollectiveCall call(Collective collective, const Elements& elements) const;
 
   // Hands an operation over, with the memory; may be repeated.
