@@ -254,7 +254,7 @@ def summary(rows: Sequence[Row]) -> str:
         f"`make choose` on {describe()['cpu']}: all_reduce of float32 through torch, medians of "
         "the slowest rank's time, what `auto` chose in bold. *Over best*: its schedule's time over "
         "the best algorithm's in the same round, the median round; the mean of "
-        f"{starts} starts of the ranks or more, and between which those lie. *Differ*: `auto` and "
+        f"{starts} or more starts of the ranks, and between which those lie. *Differ*: `auto` and "
         "the same algorithm asked for by name run equal schedules; so much their times differ, "
         "which is what the method errs by.\n\n"
         f"The choice is at most 10 % slower than the best in **{holds} of {len(rows)}** cells. "
@@ -290,7 +290,12 @@ def main() -> int:
     parser.add_argument("--transport", default="shm,tcp")
     parser.add_argument("--bytes", default="8,64,512,4K,32K,256K,1M,4M,16M,64M")
     parser.add_argument("--starts", type=int, default=3, help="of each world")
-    parser.add_argument("--rows", type=Path, default=RESULTS / "choose.json")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        default=RESULTS / "choose.json",
+        help="to renew the measured ones of; the table is written beside it",
+    )
     arguments = parser.parse_args()
     sizes = [parse_size(size) for size in arguments.bytes.split(",")]
     if launch.is_rank():

@@ -106,7 +106,7 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
     Collectives on it copy less. The memory is freed with the tensor. After a collective on it has
     failed it is this process's alone, and later collectives on it copy again; those of other groups
-    that are under way on it may fail, too.
+    that are under way on it may fail, too. A forked process shares it: what either writes both see.
 
     Args:
         size: Its shape, as torch.empty takes it: numbers, or one sequence of them.
