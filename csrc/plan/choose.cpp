@@ -123,7 +123,7 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
   double best_us = -1;
   const auto compare = [&] {
     const bool in_chunks = price.algorithm == Algorithm::kTree;
-    price.chunk_bytes = in_chunks ? tree_chunk_bytes(price, constants) : 0;
+    price.chunk_bytes = in_chunks ? tree_chunk_bytes(price, constants) : PriceRequest{}.chunk_bytes;
     const double us = predict_us(price, constants);
     if (best_us >= 0 && us >= worth_of(price.algorithm, request, constants) * best_us) return;
     best_us = us;
