@@ -9,11 +9,8 @@
 // --touch      every rank rewrites its buffer before each call (not timed), as programs do
 // --pin        each rank on a core of its own, as MPI's launchers do it
 // --json       a line of JSON for each entry, behind "@@ ", instead of a table
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -33,6 +30,7 @@
 #include "comm/process.h"
 #include "comm/store.h"
 #include "folder_store.h"
+#include "rank_processes.h"
 
 namespace {
 
@@ -216,7 +214,8 @@ bool Rank::correct() const {
   const auto world = static_cast<uint64_t>(arguments_.ranks);
   const uint64_t elements = entry_.bytes / size_of(entry_.dtype);
   const uint64_t part = elements / world;
-  const uint64_t outputs = entry_.collective == Collective::kReduceScatter ? part : elements;
+  uint64_t outputs = in_place() ? elements : part * world;  // what is left over is nobody's
+  if (entry_.collective == Collective::kReduceScatter) outputs = part;
   const uint64_t sum = world * (world + 1) / 2;
   for (uint64_t i = 0; i < outputs; ++i) {
     uint64_t expected = sum;
@@ -326,19 +325,6 @@ void Rank::print(bool is_correct, double wall_seconds) const {
   std::fflush(stdout);
 }
 
-// The `index`-th of the cores that this process may use, round and round.
-void pin_to_core(int index) {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  ::sched_getaffinity(0, sizeof allowed, &allowed);
-  index %= CPU_COUNT(&allowed);
-  int core = 0;
-  while (!CPU_ISSET(core, &allowed) || index-- > 0) ++core;
-  CPU_ZERO(&allowed);
-  CPU_SET(core, &allowed);
-  ::sched_setaffinity(0, sizeof allowed, &allowed);
-}
-
 int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
              Board& board) {
   try {
@@ -357,19 +343,11 @@ int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& 
 
 int main(int argc, char** argv) {
   const Arguments arguments = parse({argv + 1, argv + argc});
-  std::string folder = (std::filesystem::temp_directory_path() / "fastgpu-bench-XXXXXX").string();
-  if (::mkdtemp(folder.data()) == nullptr) stop("cannot make a folder for the rendezvous");
   auto* board = static_cast<Board*>(
       ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  for (int rank = 0; rank < arguments.ranks; ++rank) {
-    if (::fork() == 0) std::_Exit(run_rank(rank, arguments, folder, *board));
-  }
-  int failed = 0;
-  for (int rank = 0; rank < arguments.ranks; ++rank) {
-    int status = 0;
-    ::wait(&status);
-    failed |= status;
-  }
-  std::filesystem::remove_all(folder);
-  return failed == 0 ? 0 : 1;
+  const bool ok =
+      run_processes(arguments.ranks, [&](int rank, const std::filesystem::path& folder) {
+        return run_rank(rank, arguments, folder, *board);
+      });
+  return ok ? 0 : 1;
 }

@@ -4,10 +4,7 @@
 // slowest rank's time; medians over the turns are shown, for one operation, and results checked.
 //
 //   fastgpu_bench_outstanding [--ranks 2] [--count 1000] [--bytes 4096] [--turns 60] [--pin]
-#include <sched.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -21,6 +18,7 @@
 #include "comm/communicator.h"
 #include "comm/process.h"
 #include "folder_store.h"
+#include "rank_processes.h"
 
 namespace {
 
@@ -128,19 +126,6 @@ class Rank {
   std::vector<std::shared_ptr<Work>> works_;
 };
 
-// The `index`-th of the cores that this process may use, round and round.
-void pin_to_core(int index) {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  ::sched_getaffinity(0, sizeof allowed, &allowed);
-  index %= CPU_COUNT(&allowed);
-  int core = 0;
-  while (!CPU_ISSET(core, &allowed) || index-- > 0) ++core;
-  CPU_ZERO(&allowed);
-  CPU_SET(core, &allowed);
-  ::sched_setaffinity(0, sizeof allowed, &allowed);
-}
-
 int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
              Board& board) {
   try {
@@ -181,20 +166,12 @@ void print(const Arguments& arguments, const Board& board) {
 
 int main(int argc, char** argv) {
   const Arguments arguments = parse({argv + 1, argv + argc});
-  std::string folder = (std::filesystem::temp_directory_path() / "fastgpu-bench-XXXXXX").string();
-  if (::mkdtemp(folder.data()) == nullptr) return 2;
   auto* board = static_cast<Board*>(
       ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  for (int rank = 0; rank < arguments.ranks; ++rank) {
-    if (::fork() == 0) std::_Exit(run_rank(rank, arguments, folder, *board));
-  }
-  int failed = 0;
-  for (int rank = 0; rank < arguments.ranks; ++rank) {
-    int status = 0;
-    ::wait(&status);
-    failed |= status;
-  }
-  std::filesystem::remove_all(folder);
-  if (failed == 0) print(arguments, *board);
-  return failed == 0 ? 0 : 1;
+  const bool ok =
+      run_processes(arguments.ranks, [&](int rank, const std::filesystem::path& folder) {
+        return run_rank(rank, arguments, folder, *board);
+      });
+  if (ok) print(arguments, *board);
+  return ok ? 0 : 1;
 }
