@@ -136,6 +136,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
       process_(process),
       planner_(config.rank, topology, config.options),
       least_streamed_bytes_(cache_bytes() / static_cast<uint64_t>(topology.ranks_on_machine)),
+      crowded_(topology.ranks_on_machine > topology.cores_on_machine),
       shared_(Shared::make(config, topology, process, planner_.lanes())),
       wires_(std::make_shared<WirePool>()),
       timeout_ms_(config.timeout_ms) {

@@ -70,6 +70,7 @@ class Group : public Communicator {
   void prepare(Prepared& prepared, CollectiveCall& call);
   void fill(Operation& operation, CollectiveCall& call, const Plan& plan);
   void bind(Operation& operation, CollectiveCall& call);
+  uint64_t stays_from_bytes(Collective collective) const;
   void add_scaling(CollectiveCall& call, Operation& operation);
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
   TimeNs timeout_ns(int64_t timeout_ms) const;
@@ -82,6 +83,7 @@ class Group : public Communicator {
   Planner planner_;
   // From here on what the ranks of a machine receive would not stay in its caches.
   const uint64_t least_streamed_bytes_;
+  const bool crowded_;  // ranks share cores
   const std::shared_ptr<Shared> shared_;
   std::shared_ptr<OperationQueue> collectives_;
   std::shared_ptr<PointToPoint> messages_;

@@ -13,6 +13,11 @@ namespace {
 // Below this an asynchronous operation is tried at once; above, it would hold up its caller.
 constexpr uint64_t kTriedAtOnceBytes = 64 * 1024;
 
+// Below these the pages that the kernel must look up take longer than a second copy does; where
+// ranks share cores the sender is likely to have to wait for its turn, too.
+constexpr uint64_t kLeastReadBytes = 32 * 1024;
+constexpr uint64_t kLeastReadBytesCrowded = 64 * 1024;
+
 bool has_root(Collective collective) {
   return collective == Collective::kBroadcast || collective == Collective::kReduce ||
          collective == Collective::kGather || collective == Collective::kScatter;
@@ -184,8 +189,17 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   // A reduction reads its targets first: they are in the caches, and may as well be written there.
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};
+  operation.stays_from_bytes = stays_from_bytes(call.collective);
   operation.wires = wires_;
   bind(operation, call);
+}
+
+// From which size on a frame out of private memory is better read by its receiver than copied in
+// and out. What is reduced is not, for the kernel would only copy it once more; nor is a broadcast,
+// in which one rank copies in while another copies out.
+uint64_t Group::stays_from_bytes(Collective collective) const {
+  if (reduces(collective) || collective == Collective::kBroadcast) return UINT64_MAX;
+  return crowded_ ? kLeastReadBytesCrowded : kLeastReadBytes;
 }
 
 // What is this call's own.

@@ -34,6 +34,7 @@ void LaneRun::start(const Operation& operation, int lane) {
   receiving_ = false;
   posted_.clear();
   places_.clear();
+  staged_.clear();
 }
 
 void LaneRun::clear() noexcept {
@@ -84,12 +85,13 @@ void LaneRun::post(const Step& step, ChannelSource& channels) {
   frame.header = header_of(step, step.source.size_bytes);
   frame.payload = operation_->source(step.source);
   frame.answer = step.answer;
+  frame.stays = step.source.size_bytes >= operation_->stays_from_bytes;
   if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
     SendChannel* channel = channels.sender(step.peer, lane_);
     const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(frame);
     if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
-    if (frame.done) return;
+    if (frame.done) return note(step.peer, frame);
   }
   posted_.push_back({step.peer, step.source, frame});
 }
@@ -106,6 +108,7 @@ bool LaneRun::flush(ChannelSource& channels) {
     if (io == Io::kClosed) raise_if_departed(channels, posted.peer, *operation_);
     moved |= io == Io::kMoved;
     any_done |= frame.done;
+    if (frame.done) note(posted.peer, frame);
     if (!frame.taken && !frame.done) full_.push_back(posted.peer);
   }
   if (any_done) std::erase_if(posted_, [](const Posted& posted) { return posted.frame.done; });
@@ -131,6 +134,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     if (step.reduce && operation_->reduce_both != nullptr) {
       incoming_.answers = answered_by_next(step);
     }
+    if (!staged_.empty()) find_staged(step);
     receiving_ = true;
   }
   const Io io = channel->try_recv(incoming_);
@@ -141,6 +145,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     places_.push_back({step.peer, incoming_.answer - 1, incoming_.size_bytes, incoming_.place,
                        incoming_.answered});
   }
+  if (incoming_.done && incoming_.staged != nullptr) reclaim(step, channels);
   return incoming_.done;
 }
 
@@ -162,6 +167,23 @@ void LaneRun::find_place(const Step& step, Outgoing& frame) {
   frame.place = place->memory;
   if (place->written) frame.progress = place->size_bytes;
   places_.erase(place);
+}
+
+void LaneRun::note(int peer, const Outgoing& frame) {
+  if (frame.staged != nullptr) staged_.push_back({peer, frame.answer - 1, frame.staged});
+}
+
+void LaneRun::find_staged(const Step& step) {
+  const auto found = std::ranges::find_if(staged_, [&](const Staged& each) {
+    return each.peer == step.peer && each.ordinal == step.ordinal;
+  });
+  if (found == staged_.end()) return;
+  incoming_.staged = found->memory;
+  staged_.erase(found);
+}
+
+void LaneRun::reclaim(const Step& step, ChannelSource& channels) {
+  if (SendChannel* channel = channels.sender(step.peer, lane_)) channel->reclaim(incoming_.staged);
 }
 
 void LaneRun::decode(const Step& step) const {

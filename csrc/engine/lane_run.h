@@ -59,12 +59,22 @@ class LaneRun {
     bool written;  // the answer is there: only the word is missing
   };
 
+  // A frame that a channel has staged, until its answer is there.
+  struct Staged {
+    int peer;
+    uint32_t ordinal;  // of the answer
+    std::byte* memory;
+  };
+
   FrameHeader header_of(const Step& step, uint64_t size_bytes) const;
   void post(const Step& step, ChannelSource& channels);
   bool flush(ChannelSource& channels);
   bool receive(const Step& step, ChannelSource& channels, bool* moved);
   uint32_t answered_by_next(const Step& step) const;
   void find_place(const Step& step, Outgoing& frame);
+  void find_staged(const Step& step);
+  void reclaim(const Step& step, ChannelSource& channels);
+  void note(int peer, const Outgoing& frame);
   void decode(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;
@@ -77,7 +87,8 @@ class LaneRun {
   Incoming incoming_;
   std::vector<Posted> posted_;  // in the order posted; done ones are erased
   std::vector<Place> places_;   // where peers have asked for answers that I have yet to send
-  std::vector<int> full_;       // peers whose channel took no more in this flush
+  std::vector<Staged> staged_;
+  std::vector<int> full_;  // peers whose channel took no more in this flush
 };
 
 }  // namespace fastgpu

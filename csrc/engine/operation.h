@@ -29,6 +29,7 @@ struct Operation {
   std::array<uint64_t, 2> key{};           // the packed call, as every frame carries it
   ReduceKernel reduce = nullptr;           // for schedules that reduce
   ReduceBothKernel reduce_both = nullptr;  // may be absent where reduce is not
+  uint64_t stays_from_bytes = UINT64_MAX;  // Outgoing::stays
   CopyKernel copy = nullptr;               // for what is stored and not read again; nullptr: memcpy
   uint32_t element_size = 1;
   uint64_t sent_bytes = 0;  // of the schedule, for the queue's counters

@@ -128,10 +128,10 @@ void direct_reduce_scatter(Draft& draft) {
 void direct_all_gather(Draft& draft) {
   const int rank = draft.request.rank;
   const int world = draft.request.world;
-  draft.steps.copy(draft.input(), draft.data(rank));
   for (int ahead = 1; ahead < world; ++ahead) {
-    draft.steps.send(shifted(rank, ahead, world), draft.data(rank));
+    draft.steps.send(shifted(rank, ahead, world), draft.input());
   }
+  draft.steps.copy(draft.input(), draft.data(rank));
   for (int ahead = 1; ahead < world; ++ahead) {
     const int peer = shifted(rank, -ahead, world);
     draft.steps.recv(peer, draft.data(peer));

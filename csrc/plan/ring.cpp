@@ -80,9 +80,10 @@ void ring_reduce_scatter(Draft& draft) {
 // n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole output.
 void ring_all_gather(Draft& draft) {
   const Ring ring = ring_of_world(draft.request, draft.lane);
+  if (ring.size > 1) draft.steps.send(ring.next, draft.input());
   draft.steps.copy(draft.input(), draft.data(ring.index));
   for (int hop = 0; hop < ring.size - 1; ++hop) {
-    draft.steps.send(ring.next, draft.data(ring.behind(hop)));
+    if (hop > 0) draft.steps.send(ring.next, draft.data(ring.behind(hop)));
     draft.steps.recv(ring.previous, draft.data(ring.behind(hop + 1)));
   }
 }

@@ -46,8 +46,13 @@ struct Outgoing {
   uint32_t answer = 0;
   // Is such an answer: where the other side wants it (Incoming::place).
   std::byte* place = nullptr;  // bytes before `progress` are there already
-  bool taken = false;          // the channel has it, but reads the payload where it lies
-  bool done = false;           // the frame has left; the payload may be changed
+  // It is well read where it lies, also in memory of this process's own, if the receiver can.
+  bool stays = false;
+  // Set by a channel that has copied the payload to where the other side writes the answer: what
+  // receives that answer must name it (Incoming::staged), and then give it back (reclaim).
+  std::byte* staged = nullptr;
+  bool taken = false;  // the channel has it, but reads the payload where it lies
+  bool done = false;   // the frame has left; the payload may be changed
 };
 
 // A frame on its way in: where its payload goes, stored or reduced as it arrives.
@@ -64,6 +69,8 @@ struct Incoming {
   uint32_t answers = 0;
   ReduceBothKernel reduce_both = nullptr;
   bool answered = false;
+  // This frame is the answer to one that was staged, and is there if it was written in place.
+  const std::byte* staged = nullptr;
   // Set by a channel that can write there: the frame asked for its answer in place.
   uint32_t answer = 0;
   std::byte* place = nullptr;
@@ -81,6 +88,8 @@ class SendChannel {
   // Moves what there is room for. Call again with the same frame until it is done. Frames leave in
   // the order in which they were first offered; the next may be offered when this one is taken.
   virtual Io try_send(Outgoing& frame) = 0;
+  // Takes back an Outgoing::staged whose answer was received.
+  virtual void reclaim(const std::byte*) noexcept {}
   // Nothing leaves any more: the peer is gone, or this side closes. Any thread.
   virtual void hang_up() noexcept = 0;
 };

@@ -39,6 +39,8 @@ class FaultySender : public SendChannel {
     return fault == Io::kMoved ? channel_->try_send(frame) : fault;
   }
 
+  void reclaim(const std::byte* staged) noexcept override { channel_->reclaim(staged); }
+
   void hang_up() noexcept override { channel_->hang_up(); }
 
  private:

@@ -1,10 +1,12 @@
 #include "transport/shm.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <vector>
 
 #include "base/error.h"
+#include "base/prefetch.h"
 #include "transport/fence.h"
 #include "transport/shm_ring.h"
 
@@ -13,6 +15,12 @@ namespace {
 
 // Below this a copy costs less than to wait until the receiver is done.
 constexpr uint64_t kReferenceBytes = 4096;
+// Below this an answer in place saves no more than it takes to keep note of it.
+constexpr uint64_t kLeastStagedBytes = 1024;
+// A larger piece keeps the core busy for longer than it takes to get its lines one by one.
+constexpr uint64_t kPrefetchedBytes = 16 * 1024;
+// What is read there to be reduced goes by way of this much, which stays in the caches.
+constexpr uint64_t kScratchBytes = 64 * 1024;
 // What one call takes from symmetric memory, so that other channels get their turn.
 constexpr uint64_t kReferencePieceBytes = 256 * 1024;
 
@@ -30,11 +38,16 @@ class ShmSender : public SendChannel {
     if (ring_.closed()) return Io::kClosed;
     if (!has_room()) return Io::kBlocked;
     if (frame.place != nullptr) return place(frame);
-    if (frame.progress == 0 && refer(frame)) return Io::kMoved;
+    if (frame.progress == 0 && (refer(frame) || stage(frame) || leave(frame))) return Io::kMoved;
     do {
       publish_piece(frame);
     } while (!frame.done && has_room());
     return Io::kMoved;
+  }
+
+  void reclaim(const std::byte* staged) noexcept override {
+    const auto n = static_cast<uint64_t>(staged - ring_.stage(0)) / ring_.stage_bytes();
+    free_stages_ |= uint32_t{1} << n;
   }
 
   void hang_up() noexcept override { close(); }
@@ -64,12 +77,21 @@ class ShmSender : public SendChannel {
     const uint64_t size_bytes = frame.header.size_bytes;
     if (frame.progress == 0) control.header = frame.header;
     const uint64_t piece = std::min(size_bytes - frame.progress, ring_.piece_bytes(size_bytes));
-    std::byte* target =
-        size_bytes <= kInlineBytes ? control.inline_bytes.data() : ring_.payload(published_);
+    const bool is_inline = size_bytes <= kInlineBytes;
+    std::byte* target = is_inline ? control.inline_bytes.data() : ring_.payload(payloads_++);
     if (piece > 0) std::memcpy(target, frame.payload + frame.progress, piece);
     frame.progress += piece;
     frame.done = frame.progress == size_bytes;
     publish(SlotKind::kBytes);
+    if (!is_inline && piece <= kPrefetchedBytes) prepare_next(piece);
+  }
+
+  // The next payload is likely to be as large. The receiver is done with its lines, since the
+  // ring is not full; the control line, which it looks at all the time, is better left to it.
+  void prepare_next(uint64_t size_bytes) {
+    if (published_ - consumed_ < ring_.slots()) {
+      prefetch_to_write(ring_.payload(payloads_), size_bytes);
+    }
   }
 
   // Passes on where the payload lies, if it lies in symmetric memory.
@@ -86,6 +108,39 @@ class ShmSender : public SendChannel {
     control.header = frame.header;
     std::memcpy(control.inline_bytes.data(), &*span, sizeof *span);
     publish(SlotKind::kReference);
+    frame.taken = true;
+    frame.progress = published_;
+    return true;
+  }
+
+  // Copies a payload that is to be answered to where the receiver can write the answer. Without a
+  // free stage it goes as any other: peers that both waited for one would wait for ever.
+  bool stage(Outgoing& frame) {
+    const uint64_t size_bytes = frame.header.size_bytes;
+    if (frame.answer == 0 || free_stages_ == 0) return false;
+    if (size_bytes < kLeastStagedBytes || size_bytes > ring_.stage_bytes()) return false;
+    const auto n = static_cast<uint32_t>(std::countr_zero(free_stages_));
+    free_stages_ &= free_stages_ - 1;
+    frame.staged = ring_.stage(n);
+    std::memcpy(frame.staged, frame.payload, size_bytes);
+    frame.progress = size_bytes;
+    frame.done = true;
+    SlotControl& control = ring_.control(published_);
+    control.header = frame.header;
+    const StageSpan span{.stage = n, .answer = frame.answer};
+    std::memcpy(control.inline_bytes.data(), &span, sizeof span);
+    publish(SlotKind::kStaged);
+    return true;
+  }
+
+  // Leaves a large payload where it lies, if the receiver can read it there.
+  bool leave(Outgoing& frame) {
+    if (!frame.stays || frame.header.size_bytes <= kInlineBytes) return false;
+    if (ring_.words().reads_sender.load(std::memory_order_relaxed) == 0) return false;
+    SlotControl& control = ring_.control(published_);
+    control.header = frame.header;
+    std::memcpy(control.inline_bytes.data(), &frame.payload, sizeof frame.payload);
+    publish(SlotKind::kPrivate);
     frame.taken = true;
     frame.progress = published_;
     return true;
@@ -118,8 +173,10 @@ class ShmSender : public SendChannel {
   const std::shared_ptr<Doorbell> peer_;
   const SymmetricHeap* const heap_;
   const std::function<void(uint32_t)> share_;
+  uint32_t free_stages_ = static_cast<uint32_t>((uint64_t{1} << ring_.stages()) - 1);
   std::vector<uint32_t> shared_;  // segments that the peer was given
   uint64_t published_ = 0;        // slots
+  uint64_t payloads_ = 0;         // of them, those with a payload
   uint64_t consumed_ = 0;         // slots, as last seen
 };
 
@@ -131,7 +188,10 @@ class ShmReceiver : public RecvChannel {
         peer_(std::move(peer)),
         segments_(std::move(segments)),
         heap_(heap),
-        publish_every_(std::max<uint64_t>(ring_.slots() / 4, 1)) {}
+        sender_(ring_.words().sender),
+        publish_every_(std::max<uint64_t>(ring_.slots() / 4, 1)) {
+    if (sender_.readable()) ring_.words().reads_sender.store(1, std::memory_order_relaxed);
+  }
   ~ShmReceiver() override { close(); }
   ShmReceiver(const ShmReceiver&) = delete;
   ShmReceiver& operator=(const ShmReceiver&) = delete;
@@ -148,6 +208,8 @@ class ShmReceiver : public RecvChannel {
   Io try_recv(Incoming& incoming) override {
     if (!in_frame_) return nothing();
     if (kind_ == SlotKind::kReference) return take_reference(incoming);
+    if (kind_ == SlotKind::kStaged) return take_staged(incoming);
+    if (kind_ == SlotKind::kPrivate) return take_private(incoming);
     if (kind_ == SlotKind::kPlaced) return take_placed(incoming);
     const uint64_t piece_bytes = ring_.piece_bytes(header_.size_bytes);
     uint64_t pieces = 0;
@@ -156,7 +218,7 @@ class ShmReceiver : public RecvChannel {
       if (const Io io = look(); io != Io::kMoved) return pieces > 0 ? Io::kMoved : io;
       const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes, piece_bytes);
       incoming.take(header_.size_bytes <= kInlineBytes ? control().inline_bytes.data()
-                                                       : ring_.payload(consumed_),
+                                                       : ring_.payload(payloads_++),
                     piece);
       in_frame_ = !incoming.done;
       ++consumed_;
@@ -204,14 +266,20 @@ class ShmReceiver : public RecvChannel {
     } else {
       incoming.take(source + incoming.received_bytes, piece);
     }
+    if (const Io io = end_piece(incoming); io != Io::kMoved || !incoming.done) return io;
+    incoming.answer = span_.answer;
+    incoming.place = span_.answer != 0 ? source : nullptr;
+    return Io::kMoved;
+  }
+
+  // Of memory that the sender keeps as it is until it hears that all was read, or closes.
+  Io end_piece(Incoming& incoming) {
     fence(std::memory_order_acquire);
     if (ring_.closed()) {
       incoming.done = false;
       return Io::kClosed;
     }
     if (incoming.done) {
-      incoming.answer = span_.answer;
-      incoming.place = span_.answer != 0 ? source : nullptr;
       in_frame_ = false;
       ++consumed_;
       publish(true);
@@ -219,8 +287,50 @@ class ShmReceiver : public RecvChannel {
     return Io::kMoved;
   }
 
+  Io take_private(Incoming& incoming) {
+    uint64_t address = 0;
+    std::memcpy(&address, control().inline_bytes.data(), sizeof address);
+    address += incoming.received_bytes;
+    const bool reduces = incoming.reduce != nullptr;
+    const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes,
+                                    reduces ? kScratchBytes : kReferencePieceBytes);
+    if (reduces && scratch_.empty()) scratch_.resize(kScratchBytes);
+    std::byte* const target = reduces ? scratch_.data() : incoming.target + incoming.received_bytes;
+    if (!sender_.read(target, address, piece)) return nothing();  // it has ended, or will close
+    if (reduces) {
+      incoming.take(target, piece);
+    } else {
+      incoming.received_bytes += piece;
+      incoming.done = incoming.received_bytes == incoming.size_bytes;
+    }
+    return end_piece(incoming);
+  }
+
+  Io take_staged(Incoming& incoming) {
+    StageSpan span;
+    std::memcpy(&span, control().inline_bytes.data(), sizeof span);
+    if (span.stage >= ring_.stages() || incoming.size_bytes > ring_.stage_bytes()) {
+      raise(ErrorKind::kPeerLost, "a peer named a stage outside of its ring");
+    }
+    std::byte* const source = ring_.stage(span.stage);
+    if (span.answer == incoming.answers) {
+      incoming.take_and_answer(source, incoming.size_bytes);
+    } else {
+      incoming.take(source, incoming.size_bytes);
+    }
+    incoming.answer = span.answer;
+    incoming.place = source;
+    end_slot();
+    return Io::kMoved;
+  }
+
   // What was written to memory that another group's failure took back meanwhile may be lost.
   Io take_placed(Incoming& incoming) {
+    if (incoming.staged != nullptr) {
+      incoming.take(incoming.staged, incoming.size_bytes);
+      end_slot();
+      return Io::kMoved;
+    }
     if (heap_ != nullptr && !heap_->find(incoming.target, incoming.size_bytes)) {
       raise(ErrorKind::kAborted,
             "an operation of another group failed on the same symmetric memory, and took it back "
@@ -229,10 +339,15 @@ class ShmReceiver : public RecvChannel {
     }
     incoming.received_bytes = incoming.size_bytes;
     incoming.done = true;
+    end_slot();
+    return Io::kMoved;
+  }
+
+  // Of a frame of one slot that has been taken.
+  void end_slot() {
     in_frame_ = false;
     ++consumed_;
     if (consumed_ - published_ >= publish_every_) publish(false);
-    return Io::kMoved;
   }
 
   // Gives the slots taken since the last time back to the sender.
@@ -249,8 +364,11 @@ class ShmReceiver : public RecvChannel {
   const std::shared_ptr<Doorbell> peer_;
   const std::shared_ptr<PeerSegments> segments_;
   const SymmetricHeap* const heap_;
+  const ProcessMemory sender_;
+  std::vector<std::byte> scratch_;
   const uint64_t publish_every_;  // slots
   uint64_t consumed_ = 0;         // slots
+  uint64_t payloads_ = 0;         // of them, those with a payload
   uint64_t published_ = 0;        // slots that the sender was told of
   bool in_frame_ = false;         // peek showed header_, and not all of its payload was taken
   SlotKind kind_ = SlotKind::kBytes;

@@ -2,8 +2,9 @@
 // of slots in a memfd. A slot is a control line (flag, header, up to 16 bytes inline) and a chunk
 // of payload; few enough of them that the ring stays in cache. A payload in symmetric memory is not
 // copied: the slot names segment and offset, the receiver reads the sender's bytes in place, and
-// the frame has left when the receiver is done with it. Ownership: each end owns its mapping.
-// Nothing is left behind by a killed process: memfds have no name.
+// the frame has left when the receiver is done with it. A payload whose answer comes back into its
+// place goes by way of a stage, where the receiver writes the answer. Ownership: each end owns its
+// mapping. Nothing is left behind by a killed process: memfds have no name.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +19,11 @@
 namespace fastgpu {
 
 struct ShmRingConfig {
-  uint32_t slots = 8;               // a power of two
-  uint32_t slot_bytes = 32 * 1024;  // payload of a slot, a multiple of 64
+  uint32_t slots = 8;                 // a power of two
+  uint32_t slot_bytes = 32 * 1024;    // payload of a slot, a multiple of 64
+  uint32_t stages = 2;                // at most 32
+  uint32_t stage_bytes = 256 * 1024;  // a multiple of 64
+  bool private_reads = true;          // the receiver may read the memory of who makes the ring
 };
 
 UniqueFd create_shm_ring(const ShmRingConfig& config);

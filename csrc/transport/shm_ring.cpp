@@ -17,13 +17,15 @@ namespace {
 constexpr std::size_t kPageBytes = 4096;
 constexpr uint32_t kMostSlots = 1024;
 constexpr uint32_t kMostSlotBytes = 16 << 20;
+constexpr uint32_t kMostStages = 32;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 static_assert(sizeof(RingWords) <= kPageBytes);
 
 bool possible(const ShmRingConfig& config) {
   return std::has_single_bit(config.slots) && config.slots <= kMostSlots &&
          config.slot_bytes >= 64 && config.slot_bytes % 64 == 0 &&
-         config.slot_bytes <= kMostSlotBytes;
+         config.slot_bytes <= kMostSlotBytes && config.stages <= kMostStages &&
+         config.stage_bytes % 64 == 0 && config.stage_bytes <= kMostSlotBytes;
 }
 
 std::size_t payload_offset(const ShmRingConfig& config) {
@@ -31,8 +33,12 @@ std::size_t payload_offset(const ShmRingConfig& config) {
   return (end + kPageBytes - 1) / kPageBytes * kPageBytes;
 }
 
-std::size_t file_bytes(const ShmRingConfig& config) {
+std::size_t stage_offset(const ShmRingConfig& config) {
   return payload_offset(config) + std::size_t{config.slots} * config.slot_bytes;
+}
+
+std::size_t file_bytes(const ShmRingConfig& config) {
+  return stage_offset(config) + std::size_t{config.stages} * config.stage_bytes;
 }
 
 std::byte* map(int fd, std::size_t size_bytes) {
@@ -49,8 +55,10 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
     raise(ErrorKind::kInvalidArgument,
           "a shared-memory ring has a power of two of slots, at most " +
               std::to_string(kMostSlots) + ", of a multiple of 64 bytes, at most " +
-              std::to_string(kMostSlotBytes) + "; not " + std::to_string(config.slots) + " of " +
-              std::to_string(config.slot_bytes));
+              std::to_string(kMostSlotBytes) + ", and at most " + std::to_string(kMostStages) +
+              " stages of as many; not " + std::to_string(config.slots) + " of " +
+              std::to_string(config.slot_bytes) + ", and " + std::to_string(config.stages) +
+              " of " + std::to_string(config.stage_bytes));
   }
   UniqueFd fd(::memfd_create("fastgpu-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(file_bytes(config))) != 0 ||
@@ -61,6 +69,9 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
   auto* words = reinterpret_cast<RingWords*>(page);
   words->slots = config.slots;
   words->slot_bytes = config.slot_bytes;
+  words->stages = config.stages;
+  words->stage_bytes = config.stage_bytes;
+  if (config.private_reads) words->sender = ProcessMark::mine();
   words->magic = kRingMagic;
   ::munmap(page, kPageBytes);
   return fd;
@@ -75,7 +86,10 @@ ShmRing::ShmRing(const UniqueFd& fd) {
   }
   mapped_bytes_ = static_cast<std::size_t>(status.st_size);
   base_ = map(fd.get(), mapped_bytes_);
-  config_ = {.slots = words().slots, .slot_bytes = words().slot_bytes};
+  config_ = {.slots = words().slots,
+             .slot_bytes = words().slot_bytes,
+             .stages = words().stages,
+             .stage_bytes = words().stage_bytes};
   if (words().magic != kRingMagic || !possible(config_) || file_bytes(config_) != mapped_bytes_) {
     ::munmap(base_, mapped_bytes_);
     raise(ErrorKind::kRendezvous, "a shared-memory ring that a peer passed has another layout");
@@ -83,6 +97,7 @@ ShmRing::ShmRing(const UniqueFd& fd) {
   mask_ = config_.slots - 1;
   controls_ = reinterpret_cast<SlotControl*>(base_ + kPageBytes);
   payloads_ = base_ + payload_offset(config_);
+  stages_ = base_ + stage_offset(config_);
 }
 
 ShmRing::~ShmRing() { ::munmap(base_, mapped_bytes_); }

@@ -1,10 +1,10 @@
-// The layout of a shared-memory ring: a page of words about the ring, a control line a slot, and
-// the slots' payload.
+// The layout of a shared-memory ring: a page of words about the ring, a control line a slot, the
+// slots' payload, and stages, where payloads lie that are answered in place.
 //
 // Slot n (counted for ever, it lies at n mod slots) holds the n-th piece that was sent. Its flag is
-// 4 (n + 1), plus 1 when it names symmetric memory instead of holding bytes, plus 2 when the bytes
-// lie in their place already. The first slot of a frame holds the frame's header, the others only
-// bytes. How a frame is cut follows from its size, so both ends know it.
+// 8 (n + 1) plus a SlotKind: whether the slot holds bytes, or says where they lie. The first slot
+// of a frame holds the frame's header, the others only bytes. How a frame is cut follows from its
+// size, so both ends know it.
 //
 // Invariants (each word has one writer; all hold on weakly ordered CPUs, too):
 //  1. The sender writes slot n only after it read, with acquire, consumed > n - slots: whatever the
@@ -20,6 +20,9 @@
 //  5. An end stores its `closed` with release after all that it published. The receiver reads what
 //     is there and only then reports it. Bytes taken from symmetric memory count only if, after
 //     they were read, nobody had closed: until then the sender kept them as they were.
+//  6. A stage is the sender's until it publishes a slot that names it, then the receiver's, until
+//     that one's answer is published the other way: the sum goes back over the lines that it came
+//     on, which then change cores twice, not four times.
 //
 // A broken or hostile peer can make frames nonsense, but not make this process read or write
 // outside the mapping: sizes are sealed into the file, and read once, at the start.
@@ -33,6 +36,7 @@
 
 #include "base/unique_fd.h"
 #include "transport/channel.h"
+#include "transport/process_memory.h"
 #include "transport/segment.h"
 #include "transport/shm.h"
 
@@ -41,8 +45,8 @@ namespace fastgpu {
 inline constexpr std::size_t kInlineBytes = 16;
 // A frame that fits few slots is cut smaller, so that the receiver copies out one piece while the
 // sender copies in the next.
-inline constexpr uint64_t kLeastPieceBytes = 4096;
-inline constexpr uint64_t kPiecesWanted = 4;
+inline constexpr uint64_t kLeastPieceBytes = 8192;
+inline constexpr uint64_t kPiecesWanted = 2;
 
 // One cache line: a frame of up to 16 bytes costs one transfer from core to core.
 struct alignas(64) SlotControl {
@@ -53,22 +57,37 @@ struct alignas(64) SlotControl {
 static_assert(sizeof(SlotControl) == 64 && sizeof(SegmentSpan) <= kInlineBytes);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
-enum class SlotKind : uint8_t { kBytes, kReference, kPlaced };
+enum class SlotKind : uint8_t {
+  kBytes,      // in the slot
+  kReference,  // in symmetric memory: inline_bytes are a SegmentSpan
+  kStaged,     // in a stage, for an answer: inline_bytes are a StageSpan
+  kPrivate,    // in the sender's own memory: inline_bytes are its address
+  kPlaced,     // there already, as the answer to one that was referred to or staged
+};
 inline constexpr uint64_t flag_of(uint64_t slot, SlotKind kind = SlotKind::kBytes) {
-  return 4 * (slot + 1) + static_cast<uint64_t>(kind);
+  return 8 * (slot + 1) + static_cast<uint64_t>(kind);
 }
-inline constexpr SlotKind kind_of(uint64_t flag) { return static_cast<SlotKind>(flag % 4); }
+inline constexpr SlotKind kind_of(uint64_t flag) { return static_cast<SlotKind>(flag % 8); }
+
+struct StageSpan {
+  uint32_t stage = 0;
+  uint32_t answer = 0;  // as in SegmentSpan
+};
 
 // Lines apart by two, because CPUs fetch them in pairs.
 struct RingWords {
   alignas(128) uint64_t magic;
   uint32_t slots;
   uint32_t slot_bytes;
+  uint32_t stages;
+  uint32_t stage_bytes;
+  ProcessMark sender;
   alignas(128) std::atomic<uint64_t> consumed;  // slots; the receiver's
   alignas(128) std::atomic<uint32_t> sender_closed;
   std::atomic<uint32_t> receiver_closed;
+  alignas(128) std::atomic<uint32_t> reads_sender;  // the receiver can, so payloads may lie there
 };
-inline constexpr uint64_t kRingMagic = 0x3130676e69726766;  // "fgring01"
+inline constexpr uint64_t kRingMagic = 0x3230676e69726766;  // "fgring02"
 
 class ShmRing {
  public:
@@ -81,9 +100,14 @@ class ShmRing {
   uint64_t slots() const noexcept { return config_.slots; }
   RingWords& words() const noexcept { return *reinterpret_cast<RingWords*>(base_); }
   SlotControl& control(uint64_t slot) const noexcept { return controls_[slot & mask_]; }
-  std::byte* payload(uint64_t slot) const noexcept {
-    return payloads_ + (slot & mask_) * config_.slot_bytes;
+  // Of the n-th slot that has one: so frames without payload between two with do not make the next
+  // one go to other lines. There are as many as slots, so it is free where a slot is.
+  std::byte* payload(uint64_t n) const noexcept {
+    return payloads_ + (n & mask_) * config_.slot_bytes;
   }
+  uint32_t stages() const noexcept { return config_.stages; }
+  uint64_t stage_bytes() const noexcept { return config_.stage_bytes; }
+  std::byte* stage(uint64_t n) const noexcept { return stages_ + n * config_.stage_bytes; }
   // Bytes of a frame of `size_bytes` that go into a slot; the last slot may hold less.
   uint64_t piece_bytes(uint64_t size_bytes) const noexcept;
   bool closed() const noexcept;
@@ -95,6 +119,7 @@ class ShmRing {
   std::byte* base_ = nullptr;
   SlotControl* controls_ = nullptr;
   std::byte* payloads_ = nullptr;
+  std::byte* stages_ = nullptr;
 };
 
 }  // namespace fastgpu

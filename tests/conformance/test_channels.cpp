@@ -47,6 +47,12 @@ ChannelParameter symmetric_parameter() {
   return parameter;
 }
 
+ChannelParameter private_parameter(const char* name, const ShmRingConfig& config) {
+  ChannelParameter parameter = shm_parameter(name, config);
+  parameter.stays = true;
+  return parameter;
+}
+
 const ChannelSuite kRendezvous(memory_parameter("memory_0", 0, SIZE_MAX));
 const ChannelSuite kOne(memory_parameter("memory_1", 1, SIZE_MAX));
 const ChannelSuite kFour(memory_parameter("memory_4", 4, SIZE_MAX));
@@ -55,6 +61,8 @@ const ChannelSuite kShm(shm_parameter("shm", {}));
 const ChannelSuite kShmOneSlot(shm_parameter("shm_one_slot", {.slots = 1, .slot_bytes = 64}));
 const ChannelSuite kShmTiny(shm_parameter("shm_tiny", {.slots = 4, .slot_bytes = 192}));
 const ChannelSuite kSymmetric(symmetric_parameter());
+const ChannelSuite kPrivate(private_parameter("shm_private", {}));
+const ChannelSuite kUnreadable(private_parameter("shm_unreadable", {.private_reads = false}));
 
 }  // namespace
 }  // namespace fastgpu::test

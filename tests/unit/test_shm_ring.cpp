@@ -42,6 +42,8 @@ TEST(impossible_rings_are_refused) {
   CHECK_THROWS(create_shm_ring({.slots = 0}), InvalidArgumentError, "power of two");
   CHECK_THROWS(create_shm_ring({.slot_bytes = 100}), InvalidArgumentError, "64 bytes");
   CHECK_THROWS(create_shm_ring({.slot_bytes = 0}), InvalidArgumentError, "64 bytes");
+  CHECK_THROWS(create_shm_ring({.stages = 33}), InvalidArgumentError, "32 stages");
+  CHECK_THROWS(create_shm_ring({.stage_bytes = 100}), InvalidArgumentError, "64 bytes");
 }
 
 TEST(what_is_not_a_ring_is_refused) {
@@ -67,8 +69,8 @@ TEST(pieces_fit_the_slots) {
     CHECK_EQ(piece % 64, 0U);
     CHECK(piece > 0 && piece <= 32768);
   }
-  CHECK_EQ(ring.piece_bytes(4096), 4096U);
-  CHECK_EQ(ring.piece_bytes(32768), 8192U);  // one copies in while the other copies out
+  CHECK_EQ(ring.piece_bytes(4096), 8192U);    // all of it
+  CHECK_EQ(ring.piece_bytes(32768), 16384U);  // one copies in while the other copies out
   CHECK_EQ(ring.piece_bytes(1 << 20), 32768U);
 }
 
@@ -207,6 +209,127 @@ TEST(an_answer_may_be_written_while_it_is_summed) {
   }
 }
 
+// The two channels between two ranks that add float32 numbers, as one lane has them.
+struct Pair {
+  explicit Pair(const ShmRingConfig& config) : there(config), back(config) {}
+
+  Outgoing ask(std::span<const float> values) const {
+    Outgoing frame{.header = {.size_bytes = values.size_bytes()},
+                   .payload = reinterpret_cast<const std::byte*>(values.data()),
+                   .answer = 1};
+    CHECK_EQ(there.sender->try_send(frame), Io::kMoved);
+    CHECK(frame.done);
+    return frame;
+  }
+  Incoming add_into(std::span<float> sums, uint32_t answers) const {
+    Incoming incoming{.target = reinterpret_cast<std::byte*>(sums.data()),
+                      .size_bytes = sums.size_bytes(),
+                      .reduce = find_reduce(DType::kFloat32, ReduceOp::kSum),
+                      .element_size = sizeof(float),
+                      .answers = answers,
+                      .reduce_both = find_reduce_both(DType::kFloat32, ReduceOp::kSum)};
+    FrameHeader header;
+    CHECK_EQ(there.receiver->peek(header), Io::kMoved);
+    while (!incoming.done) CHECK_EQ(there.receiver->try_recv(incoming), Io::kMoved);
+    return incoming;
+  }
+  void answer(const Incoming& asked, std::span<const float> sums) const {
+    Outgoing frame{.header = {.size_bytes = sums.size_bytes()},
+                   .payload = reinterpret_cast<const std::byte*>(sums.data()),
+                   .progress = asked.answered ? sums.size_bytes() : 0,
+                   .place = asked.place};
+    CHECK_EQ(back.sender->try_send(frame), Io::kMoved);
+    CHECK(frame.done);
+  }
+  void receive(std::span<float> target, const Outgoing& asked) const {
+    Incoming incoming{.target = reinterpret_cast<std::byte*>(target.data()),
+                      .size_bytes = target.size_bytes(),
+                      .staged = asked.staged};
+    FrameHeader header;
+    CHECK_EQ(back.receiver->peek(header), Io::kMoved);
+    CHECK_EQ(back.receiver->try_recv(incoming), Io::kMoved);
+    CHECK(incoming.done);
+  }
+
+  Ends there;
+  Ends back;
+};
+
+TEST(an_answer_comes_back_over_its_stage) {
+  constexpr std::size_t kCount = 5000;
+  const Pair pair({.stages = 1});
+  for (const uint32_t answers : {0U, 1U}) {  // twice: the one stage was given back
+    std::vector<float> theirs(kCount, 2.0F);
+    std::vector<float> mine(kCount, 1.0F);
+    const Outgoing asked = pair.ask(theirs);
+    CHECK(asked.staged != nullptr);
+    const Incoming incoming = pair.add_into(mine, answers);
+    CHECK_EQ(incoming.answered, answers == 1);
+    CHECK_EQ(incoming.answer, 1U);
+    CHECK(mine == std::vector<float>(kCount, 3.0F));
+    CHECK(theirs == std::vector<float>(kCount, 2.0F));  // not the receiver's to write
+    pair.answer(incoming, mine);
+    pair.receive(theirs, asked);
+    CHECK(theirs == mine);
+    pair.there.sender->reclaim(asked.staged);
+  }
+}
+
+TEST(without_a_free_stage_frames_go_as_any_other) {
+  const Pair pair({.stages = 2, .stage_bytes = 4096});
+  std::vector<float> sums(1024);
+  const std::vector<float> ones(1024, 1.0F);
+  const Outgoing first = pair.ask(ones);
+  CHECK(first.staged != nullptr);
+  CHECK(pair.ask(ones).staged != nullptr);
+  CHECK(pair.ask(ones).staged == nullptr);
+  CHECK(pair.add_into(sums, 1).answered);
+  pair.there.sender->reclaim(first.staged);
+  CHECK_EQ(pair.ask(ones).staged, first.staged);
+  for (int i = 0; i < 3; ++i) pair.add_into(sums, 0);
+  CHECK(sums == std::vector<float>(1024, 4.0F));
+  const std::vector<float> large(1025, 1.0F);  // larger than a stage
+  CHECK(pair.ask(large).staged == nullptr);
+}
+
+// A large payload that stays is read where it lies, and has left when it was read.
+TEST(private_memory_is_read_where_it_lies) {
+  constexpr std::size_t kSize = 600 * 1024;
+  for (const bool reads : {true, false}) {
+    Ends ends({.slots = 32, .slot_bytes = 32 * 1024, .private_reads = reads});
+    const std::vector<std::byte> memory(kSize, std::byte{9});
+    std::vector<std::byte> target(kSize);
+    Outgoing frame{.header = {.size_bytes = kSize}, .payload = memory.data(), .stays = true};
+    Incoming incoming{.target = target.data(), .size_bytes = kSize};
+    FrameHeader header;
+    CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
+    CHECK_EQ(frame.done, !reads);
+    CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
+    while (!incoming.done) {
+      CHECK_EQ(frame.done, !reads);
+      CHECK_EQ(ends.receiver->try_recv(incoming), Io::kMoved);
+      if (!frame.done) ends.sender->try_send(frame);
+    }
+    CHECK(frame.done);
+    CHECK(target == memory);
+  }
+}
+
+// The sender's memory may have changed since, so it does not count.
+TEST(private_memory_does_not_count_after_a_hang_up) {
+  Ends ends({});
+  const std::vector<std::byte> memory(100'000);
+  std::vector<std::byte> target(memory.size());
+  Outgoing frame{.header = {.size_bytes = memory.size()}, .payload = memory.data(), .stays = true};
+  ends.sender->try_send(frame);
+  ends.sender->hang_up();
+  Incoming incoming{.target = target.data(), .size_bytes = target.size()};
+  FrameHeader header;
+  CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
+  CHECK_EQ(ends.receiver->try_recv(incoming), Io::kClosed);
+  CHECK(!incoming.done);
+}
+
 // The sender's memory may have changed since, so it does not count.
 TEST(symmetric_memory_does_not_count_after_a_hang_up) {
   SymmetricHeap heap;
@@ -235,6 +358,13 @@ TEST(a_broken_peer_cannot_reach_outside) {
   ring.control(0).flag.store(flag_of(0, SlotKind::kReference));
   std::array<std::byte, 100> target{};
   CHECK_THROWS(ends.receive(target), PeerLostError, "outside");
+  Ends staged({});
+  const ShmRing other(staged.ring);
+  const StageSpan no_stage{.stage = 1u << 31, .answer = 1};
+  other.control(0).header.size_bytes = 100;
+  std::memcpy(other.control(0).inline_bytes.data(), &no_stage, sizeof no_stage);
+  other.control(0).flag.store(flag_of(0, SlotKind::kStaged));
+  CHECK_THROWS(staged.receive(target), PeerLostError, "outside");
   ring.words().consumed.store(1234567);  // more than was ever sent: no room, no harm
   CHECK(!ends.send(std::vector<std::byte>(1 << 20)));
 }

@@ -1,0 +1,37 @@
+// Reads the private memory of another process on this host, where the kernel lets it
+// (process_vm_readv): one copy, by the reader alone. Whether it does, Yama and containers may have
+// a say in, so it is tried and not guessed.
+// Threading: read() by one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastgpu {
+
+// Tells a process from any other, one that got its number later included: a random value and where
+// in its private memory that lies.
+struct ProcessMark {
+  int64_t pid = 0;
+  uint64_t address = 0;
+  uint64_t value = 0;
+
+  static ProcessMark mine();
+};
+
+class ProcessMemory {
+ public:
+  explicit ProcessMemory(const ProcessMark& owner);
+
+  // Whether the owner's memory could be read when this was made.
+  bool readable() const noexcept { return readable_; }
+  // Copies `size_bytes` from the owner's `address`. False where that is not possible: the owner has
+  // ended, or has unmapped it.
+  bool read(std::byte* target, uint64_t address, std::size_t size_bytes) const noexcept;
+
+ private:
+  const ProcessMark owner_;
+  const bool readable_;
+};
+
+}  // namespace fastgpu

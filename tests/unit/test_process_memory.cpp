@@ -1,0 +1,67 @@
+// Reading another process's memory: only the one that was meant, and only what it has.
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "transport/process_memory.h"
+
+namespace fastgpu::test {
+namespace {
+
+uint64_t address_of(const void* memory) { return reinterpret_cast<uint64_t>(memory); }
+
+TEST(memory_is_read_up_to_its_end) {
+  const ProcessMemory memory(ProcessMark::mine());
+  CHECK(memory.readable());
+  const std::size_t size = 2 * static_cast<std::size_t>(::getpagesize());
+  auto* pages = static_cast<std::byte*>(
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  CHECK(pages != MAP_FAILED);
+  std::memset(pages, 7, size);
+  ::munmap(pages + size / 2, size / 2);
+  std::vector<std::byte> target(size);
+  CHECK(memory.read(target.data(), address_of(pages), size / 2));
+  CHECK_EQ(target[size / 2 - 1], std::byte{7});
+  CHECK(!memory.read(target.data(), address_of(pages), size / 2 + 1));
+  ::munmap(pages, size / 2);
+}
+
+TEST(another_process_of_the_same_number_is_not_read) {
+  ProcessMark mark = ProcessMark::mine();
+  ++mark.value;
+  CHECK(!ProcessMemory(mark).readable());
+  mark = ProcessMark::mine();
+  mark.address = 8;
+  CHECK(!ProcessMemory(mark).readable());
+  CHECK(!ProcessMemory({}).readable());  // as of a ring whose maker does not want it
+}
+
+TEST(a_process_that_has_ended_is_not_read) {
+  ProcessMark mark = ProcessMark::mine();  // a child has it, too, at the same address
+  static std::byte value{1};
+  const pid_t child = ::fork();
+  if (child == 0) {
+    value = std::byte{2};
+    ::raise(SIGSTOP);
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, WUNTRACED);
+  mark.pid = child;
+  const ProcessMemory memory(mark);
+  std::byte seen{};
+  const bool was_read = memory.readable() && memory.read(&seen, address_of(&value), 1);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, &status, 0);
+  CHECK(was_read);
+  CHECK_EQ(seen, std::byte{2});
+  CHECK(!memory.read(&seen, address_of(&value), 1));
+}
+
+}  // namespace
+}  // namespace fastgpu::test
