@@ -14,17 +14,20 @@ function(fastgpu_layer name)
   fastgpu_simd_flags("${sources}")
 endfunction()
 
-# NAME_avx2.cpp and NAME_avx512.cpp hold the same loops as NAME_base.cpp, compiled for more; which
+# NAME_avx2.cpp, NAME_avx512.cpp and NAME_avx512fp16.cpp hold the same loops as NAME_base.cpp, compiled for more; which
 # one runs is decided at run time, so that one binary serves every x86-64.
 function(fastgpu_simd_flags sources)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     return()
   endif()
   set(avx2 "-mavx2;-mfma;-mf16c")
+  set(avx512
+    "${avx2};-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512")
   foreach(source IN LISTS sources)
     if(source MATCHES "_avx512\\.cpp$")
-      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-        "${avx2};-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512}")
+    elseif(source MATCHES "_avx512fp16\\.cpp$")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512fp16")
     elseif(source MATCHES "_avx2\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx2}")
     endif()

@@ -23,7 +23,8 @@ std::string why_not(DType dtype, ReduceOp reduce_op);
 // 1 / factor towards zero (so factor must be 1 / n). Undefined for bool.
 void scale(std::byte* data, std::size_t count, DType dtype, double factor);
 
-// "avx512", "avx2" or "base": the variant in use; FASTGPU_SIMD overrides it, downwards only.
+// "avx512fp16", "avx512", "avx2" or "base": the variant in use; FASTGPU_SIMD overrides it,
+// downwards only.
 const char* simd_level();
 
 }  // namespace fastgpu

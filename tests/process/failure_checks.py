@@ -333,7 +333,7 @@ def bad_environment() -> None:
         ("FASTGPU_ENGINE_THREADS", "17", "1 to 16"),
         ("FASTGPU_PIN", "socket", "none, node, core"),
         ("FASTGPU_LOG", "loud", "error, warn, info and debug"),
-        ("FASTGPU_SIMD", "sse9", "avx512, avx2 and base"),
+        ("FASTGPU_SIMD", "sse9", "avx512fp16, avx512, avx2 and base"),
     ):
         os.environ[name] = value
         try:

@@ -261,15 +261,38 @@ TEST(scale_variants_give_the_bits_of_the_base) {
   }
 }
 
+// A variant may compute with float16 itself: every number with many others, of all magnitudes.
+TEST(float16_results_are_those_of_fp32_rounded_once) {
+  constexpr std::size_t kAll = 1 << 16;
+  Bytes numbers(kAll * sizeof(uint16_t));
+  for (std::size_t i = 0; i < kAll; ++i) {
+    const auto code = static_cast<uint16_t>(i);
+    std::memcpy(numbers.data() + i * sizeof code, &code, sizeof code);
+  }
+  const cpu::Variant& base = *cpu::usable_variants().front();
+  for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kProduct, ReduceOp::kMin, ReduceOp::kMax}) {
+    for (std::size_t turn = 0; turn < 61; ++turn) {
+      Bytes others = numbers;
+      std::ranges::rotate(others, others.begin() + static_cast<std::ptrdiff_t>(2 * 1069 * turn));
+      const Bytes expected =
+          reduced(base, DType::kFloat16, op, numbers, others, {.start = 0, .count = kAll});
+      for (const cpu::Variant* variant : cpu::usable_variants()) {
+        CHECK(reduced(*variant, DType::kFloat16, op, numbers, others,
+                      {.start = 0, .count = kAll}) == expected);
+      }
+    }
+  }
+}
+
 TEST(simd_is_chosen_by_name_and_only_downwards) {
   const std::vector<const cpu::Variant*> usable = cpu::usable_variants();
   CHECK_EQ(&cpu::choose(nullptr), usable.back());
   CHECK_EQ(&cpu::choose(""), usable.back());
   CHECK_EQ(&cpu::choose("base"), usable.front());
-  CHECK_EQ(&cpu::choose("avx512"), usable.back());
+  CHECK_EQ(&cpu::choose("avx512fp16"), usable.back());
   for (const cpu::Variant* variant : usable) CHECK_EQ(&cpu::choose(variant->name), variant);
   CHECK_THROWS(cpu::choose("sse9"), InvalidArgumentError,
-               "FASTGPU_SIMD is 'sse9'; allowed are avx512, avx2 and base");
+               "FASTGPU_SIMD is 'sse9'; allowed are avx512fp16, avx512, avx2 and base");
   CHECK_EQ(std::string(simd_level()), cpu::in_use().name);
 }
 

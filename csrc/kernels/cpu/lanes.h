@@ -3,6 +3,7 @@
 //   InOrder<Format>: one register of fp32 numbers, in the order of memory.
 //   Packed<Format>: all the numbers of one register of codes. A 32-bit word holds 2 or 4 codes and
 //   part k is the k-th of every word, so nothing is moved between lanes: what a reduction wants.
+//   Reduced<Format>: what a reduction computes in; Packed, unless the CPU does better.
 // Included once by each instruction set's file; see short_float.h for FASTGPU_ISA.
 #pragma once
 
@@ -126,9 +127,15 @@ struct Packed<BFloat16> {
 
 #endif
 
+template <typename Format>
+struct Reduced : Packed<Format> {};
+
 }  // namespace FASTGPU_ISA
 }  // namespace fastgpu
 
 #if defined(__AVX2__)
 #include "kernels/cpu/lanes_x86.h"
+#endif
+#if defined(__AVX512FP16__)
+#include "kernels/cpu/lanes_fp16.h"
 #endif

@@ -18,8 +18,8 @@ using SourceOf = std::conditional_t<std::is_const_v<Byte>, const Storage, Storag
 
 template <typename Format, typename Op, typename Source>
 FASTGPU_INLINE void reduce_block(typename Format::Storage* target, Source* source,
-                                 typename Packed<Format>::Watch& watch) {
-  using P = Packed<Format>;
+                                 typename Reduced<Format>::Watch& watch) {
+  using P = Reduced<Format>;
   auto value = P::load(target);
   const auto other = P::load(source);
   for (std::size_t k = 0; k < P::kParts; ++k) {
@@ -44,7 +44,7 @@ void unify(typename Format::Storage* codes, std::size_t count) {
 template <typename Format, typename Codes>
 FASTGPU_INLINE void unify_if(bool saw_nan, Codes* codes, std::size_t count) {
   if constexpr (!std::is_const_v<Codes> &&
-                !std::is_same_v<typename Packed<Format>::Watch, NoWatch>) {
+                !std::is_same_v<typename Reduced<Format>::Watch, NoWatch>) {
     if (saw_nan) unify<Format>(codes, count);
   }
 }
@@ -53,12 +53,12 @@ FASTGPU_INLINE void unify_if(bool saw_nan, Codes* codes, std::size_t count) {
 template <typename Format, typename Op, typename Source>
 void reduce_part(typename Format::Storage* target, Source* source, std::size_t count) {
   using Storage = typename Format::Storage;
-  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  constexpr std::size_t kBlock = Reduced<Format>::kCount;
   Storage padded_target[kBlock] = {};
   Storage padded_source[kBlock] = {};
   __builtin_memcpy(padded_target, target, count * sizeof(Storage));
   __builtin_memcpy(padded_source, source, count * sizeof(Storage));
-  typename Packed<Format>::Watch watch;
+  typename Reduced<Format>::Watch watch;
   reduce_block<Format, Op, const Storage>(padded_target, padded_source, watch);
   unify_if<Format>(watch.saw_nan(), padded_target, kBlock);
   __builtin_memcpy(target, padded_target, count * sizeof(Storage));
@@ -71,7 +71,7 @@ void reduce_part(typename Format::Storage* target, Source* source, std::size_t c
 template <typename Format, typename Op, typename Byte = const std::byte>
 void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count) {
   using Storage = typename Format::Storage;
-  constexpr std::size_t kBlock = Packed<Format>::kCount;
+  constexpr std::size_t kBlock = Reduced<Format>::kCount;
   constexpr std::size_t kLong = 16 * kBlock;
   auto* target = reinterpret_cast<Storage*>(target_bytes);
   auto* source = reinterpret_cast<SourceOf<Byte, Storage>*>(source_bytes);
@@ -81,8 +81,8 @@ void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count
     i = (kRegisterBytes - past) / sizeof(Storage);
     reduce_part<Format, Op>(target, source, i);
   }
-  typename Packed<Format>::Watch watch;
-  typename Packed<Format>::Watch second_watch;
+  typename Reduced<Format>::Watch watch;
+  typename Reduced<Format>::Watch second_watch;
   const std::size_t first = i;
   for (; i + 2 * kBlock <= count; i += 2 * kBlock) {
     reduce_block<Format, Op>(target + i, source + i, watch);

@@ -15,16 +15,26 @@
 namespace fastgpu::cpu {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNames{"base", "avx2", "avx512"};
+constexpr std::array<std::string_view, 4> kNames{"base", "avx2", "avx512", "avx512fp16"};
 
 #if defined(__x86_64__)
-// Not by __builtin_cpu_supports, which does not know this name in every clang.
+// These two not by __builtin_cpu_supports, which does not know their names in every compiler.
 bool has_f16c() {
   unsigned eax = 0;
   unsigned ebx = 0;
   unsigned ecx = 0;
   unsigned edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+// Beside AVX-512 F, whose registers the system then saves.
+bool has_avx512fp16() {
+  constexpr unsigned kAvx512Fp16 = 1u << 23;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAvx512Fp16) != 0;
 }
 #endif
 
@@ -41,6 +51,7 @@ std::vector<const Variant*> usable_variants() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni"))
     usable.push_back(&kAvx512Variant);
+  if (usable.back() == &kAvx512Variant && has_avx512fp16()) usable.push_back(&kAvx512Fp16Variant);
 #endif
   return usable;
 }
@@ -51,8 +62,8 @@ const Variant& choose(const char* wanted) {
   for (std::size_t level = 0; level < kNames.size(); ++level) {
     if (kNames[level] == wanted) return *usable[std::min(level, usable.size() - 1)];
   }
-  raise(ErrorKind::kInvalidArgument,
-        "FASTGPU_SIMD is '" + std::string(wanted) + "'; allowed are avx512, avx2 and base");
+  raise(ErrorKind::kInvalidArgument, "FASTGPU_SIMD is '" + std::string(wanted) +
+                                         "'; allowed are avx512fp16, avx512, avx2 and base");
 }
 
 const Variant& in_use() {

@@ -22,13 +22,14 @@ extern const Variant kBaseVariant;
 #if defined(__x86_64__)
 extern const Variant kAvx2Variant;
 extern const Variant kAvx512Variant;
+extern const Variant kAvx512Fp16Variant;
 #endif
 
 // What this CPU and its operating system can run, the narrowest first.
 std::vector<const Variant*> usable_variants();
 
 // The widest usable variant, or a narrower one that `wanted` names (nullptr or "": no wish). Throws
-// InvalidArgumentError when it is none of avx512, avx2 and base.
+// InvalidArgumentError when it is none of avx512fp16, avx512, avx2 and base.
 const Variant& choose(const char* wanted);
 
 // choose() with what FASTGPU_SIMD says.
