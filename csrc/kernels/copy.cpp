@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::size_t kLineBytes = 64;
 constexpr std::size_t kUnknownCacheBytes = std::size_t{32} << 20;
+// No CPU has more to itself: a virtual machine that is told of more shares it with others.
+constexpr std::size_t kMostCacheBytesPerCpu = std::size_t{32} << 20;
 
 // "32768K", as Linux writes it; 0 when it does not.
 std::size_t cache_size(const std::string& folder) {
@@ -50,7 +52,7 @@ std::size_t look_up_cache_bytes() {
     const std::size_t sharing = sharing_cpus(folder);
     if (size == 0 || sharing == 0) continue;
     const std::size_t cpus = std::max<std::size_t>(std::thread::hardware_concurrency(), sharing);
-    return size * (cpus / sharing);
+    return std::min(size * (cpus / sharing), kMostCacheBytesPerCpu * cpus);
   }
   return kUnknownCacheBytes;
 }
