@@ -79,7 +79,7 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   try {
     prepare(prepared, call);
     const int looks = engine.looks_alone();
-    done = collectives_->begin(prepared.operation, synchronous ? looks : std::min(looks, 1));
+    done = collectives_->begin(prepared.operation, looks);
   } catch (...) {
     if (prepared.operation != nullptr) prepared.operation->let_go();
     engine.release();

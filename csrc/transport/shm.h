@@ -19,11 +19,11 @@
 namespace fastgpu {
 
 struct ShmRingConfig {
-  uint32_t slots = 8;                 // a power of two
-  uint32_t slot_bytes = 32 * 1024;    // payload of a slot, a multiple of 64
-  uint32_t stages = 2;                // at most 32
-  uint32_t stage_bytes = 256 * 1024;  // a multiple of 64
-  bool private_reads = true;          // the receiver may read the memory of who makes the ring
+  uint32_t slots = 8;                  // a power of two
+  uint32_t slot_bytes = 32 * 1024;     // payload of a slot, a multiple of 64
+  uint32_t stages = 2;                 // at most 32
+  uint32_t stage_bytes = 1024 * 1024;  // a multiple of 64
+  bool private_reads = true;           // the receiver may read the memory of who makes the ring
 };
 
 UniqueFd create_shm_ring(const ShmRingConfig& config);
