@@ -5,12 +5,11 @@
 
 namespace fastgpu {
 
-inline constexpr std::size_t kCacheLineBytes = 64;
-
 // Takes the lines for this core's own, in the background: else a store to a line that another core
 // has read must first take it back, which takes as long as to send it. A hint that never faults.
 inline void prefetch_to_write(std::byte* memory, std::size_t size_bytes) noexcept {
-  for (std::size_t at = 0; at < size_bytes; at += kCacheLineBytes) {
+  constexpr std::size_t kLineBytes = 64;
+  for (std::size_t at = 0; at < size_bytes; at += kLineBytes) {
 #if defined(__x86_64__)
     // gcc makes __builtin_prefetch a read where the target has no PREFETCHW, which is no more than
     // an operation that does nothing on processors that lack it.

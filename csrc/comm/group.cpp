@@ -139,6 +139,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
       crowded_(topology.ranks_on_machine > topology.cores_on_machine),
       shared_(Shared::make(config, topology, process, planner_.lanes())),
       wires_(std::make_shared<WirePool>()),
+      shared_wires_(std::make_shared<WirePool>(&process.heap())),
       timeout_ms_(config.timeout_ms) {
   const auto shared = shared_;
   const auto on_failure = [shared](Failure& failure) { shared->on_failure(failure); };

@@ -88,6 +88,7 @@ class Group : public Communicator {
   std::shared_ptr<OperationQueue> collectives_;
   std::shared_ptr<PointToPoint> messages_;
   std::shared_ptr<WirePool> wires_;
+  std::shared_ptr<WirePool> shared_wires_;
   std::array<Prepared, 1 << kPreparedBits> prepared_;  // guarded by the engine's baton
   std::atomic<int64_t> timeout_ms_;
   std::atomic<uint64_t> message_bytes_sent_{0};

@@ -190,7 +190,7 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};
   operation.stays_from_bytes = stays_from_bytes(call.collective);
-  operation.wires = wires_;
+  operation.wires = plan.schedule->wire_shared ? shared_wires_ : wires_;
   bind(operation, call);
 }
 

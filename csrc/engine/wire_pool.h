@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "transport/segment.h"
+
 namespace fastgpu {
 
 // Scratch of at most this size is taken when an operation starts, so that one block, warm in the
@@ -58,9 +60,10 @@ class WirePool {
     std::size_t size_bytes = 0;
   };
 
-  WirePool() = default;
+  // Of private memory, or of the heap, which outlives it: then peers of this host can read it.
+  explicit WirePool(SymmetricHeap* heap = nullptr) : heap_(heap) {}
   ~WirePool() {
-    for (const Block& block : kept_) std::free(block.memory);
+    for (const Block& block : kept_) release(block);
   }
   WirePool(const WirePool&) = delete;
   WirePool& operator=(const WirePool&) = delete;
@@ -79,6 +82,7 @@ class WirePool {
       }
     }
     const std::size_t rounded = (size_bytes + 63) / 64 * 64;
+    if (heap_ != nullptr) return {heap_->allocate(rounded), rounded};
     auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
     if (memory == nullptr) throw std::bad_alloc();
     return {memory, rounded};
@@ -93,10 +97,15 @@ class WirePool {
         return;
       }
     }
-    std::free(block.memory);
+    release(block);
   }
 
  private:
+  void release(const Block& block) noexcept {
+    heap_ != nullptr ? heap_->free(block.memory) : std::free(block.memory);
+  }
+
+  SymmetricHeap* const heap_;
   std::mutex mutex_;  // guards what follows
   std::vector<Block> kept_;
   std::size_t kept_bytes_ = 0;

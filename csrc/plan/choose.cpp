@@ -73,28 +73,42 @@ constexpr double kWorthColdShards = 0.8;
 
 // How cheap an algorithm must be to take the place of one before it. Where a host's ranks share
 // cores every hop waits for a turn, whose length nobody knows beforehand, so that few hops are
-// better: direct ones of an all_gather, and halving's, within a block, beyond which a ring's
-// smaller pieces stay in the caches (4 ranks on 2 cores, all_reduce of 1 MiB in symmetric memory:
-// 55 us, where the ring takes 85 to 290).
+// better: direct ones of an all_gather and of an all_reduce, also where the latter's copies make
+// them dearer by price; and halving's, as long as they are few or small (4 ranks on 2 cores, ms:
+// 16 MiB by halving 5.8, direct 6.5, by a ring 7.5; 8 ranks, 4 MiB: 4.2, 3.8, 5.4).
+constexpr double kWorthFewHops = 1.15;
+constexpr int kFewRanks = 4;
+constexpr uint64_t kSmallShardBytes = 64 * 1024;
+
 double worth_of(Algorithm algorithm, const ChooseRequest& request, const Constants& constants) {
   const Placement& placement = request.placement;
   if (placement.hosts > 1 || !is_crowded(placement, constants)) return kWorthIt;
   const auto world = static_cast<uint64_t>(placement.world);
-  const bool halves = algorithm == Algorithm::kHalving && std::has_single_bit(world) &&
-                      request.bytes <= kShardBytes * world;
-  const bool gathers =
-      algorithm == Algorithm::kDirect && request.collective == Collective::kAllGather;
-  if (halves || gathers) return 1;
+  if (request.collective == Collective::kAllReduce) {
+    if (algorithm == Algorithm::kDirect) return kWorthFewHops;
+    const bool few = placement.world <= kFewRanks || request.bytes <= kSmallShardBytes * world;
+    const bool halves = algorithm == Algorithm::kHalving && std::has_single_bit(world) && few;
+    return halves ? 1 : kWorthIt / kWorthFewHops;
+  }
+  if (request.collective == Collective::kAllGather && algorithm == Algorithm::kDirect) return 1;
   const bool leaves_caches =
       request.collective == Collective::kBroadcast && request.bytes > kShardBytes * world;
   return leaves_caches ? kWorthColdShards : kWorthIt;
 }
 
-// What a direct all_reduce may do; other algorithms have nothing to decide here.
-std::span<const int> shots_of(Collective collective, Algorithm algorithm) {
-  static constexpr std::array<int, 3> kShots{0, 1, 2};
-  const bool two_ways = collective == Collective::kAllReduce && algorithm == Algorithm::kDirect;
-  return two_ways ? std::span(kShots).subspan(1) : std::span(kShots).first(1);
+// Below this there is a copy too many in laying out a broadcast in scratch.
+constexpr uint64_t kLeastLaidOutBytes = 128 * 1024;
+
+// What a direct all_reduce or broadcast may do; other algorithms have nothing to decide here.
+std::span<const int> shots_of(const ChooseRequest& request, Algorithm algorithm) {
+  static constexpr std::array<int, 4> kShots{0, 2, 1, 2};
+  const std::span shots(kShots);
+  if (algorithm != Algorithm::kDirect) return shots.first(1);
+  if (request.collective == Collective::kAllReduce) return shots.last(2);
+  const bool may_lay_out = request.collective == Collective::kBroadcast &&
+                           request.placement.hosts == 1 && request.placement.world > 2 &&
+                           request.bytes >= kLeastLaidOutBytes;
+  return may_lay_out ? shots.first(2) : shots.first(1);
 }
 
 // The algorithms to compare: one where the caller, determinism or the collective leaves no choice.
@@ -125,14 +139,17 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
     const bool in_chunks = price.algorithm == Algorithm::kTree;
     price.chunk_bytes = in_chunks ? tree_chunk_bytes(price, constants) : PriceRequest{}.chunk_bytes;
     const double us = predict_us(price, constants);
-    if (best_us >= 0 && us >= worth_of(price.algorithm, request, constants) * best_us) return;
+    const double worth = price.shots == 2 && request.collective == Collective::kBroadcast
+                             ? kWorthIt
+                             : worth_of(price.algorithm, request, constants);
+    if (best_us >= 0 && us >= worth * best_us) return;
     best_us = us;
     best = {price.algorithm, price.lanes, price.chunk_bytes, price.shots, 0};
   };
   for (const Algorithm algorithm : algorithms) {
     if (algorithms.size() > 1 && !sensible(algorithm, request.placement)) continue;
     price.algorithm = algorithm;
-    for (const int shots : shots_of(request.collective, algorithm)) {
+    for (const int shots : shots_of(request, algorithm)) {
       if (too_large_for(shots, request)) continue;
       price.shots = shots;
       for (const int lanes : lane_counts(request.placement, constants)) {

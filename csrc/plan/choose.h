@@ -26,7 +26,7 @@ struct Choice {
   Algorithm algorithm = Algorithm::kDirect;
   int lanes = 1;
   uint64_t chunk_bytes = 256 * 1024;
-  int shots = 0;             // of direct all_reduce; 0 for all else
+  int shots = 0;             // of direct all_reduce and broadcast; 0 for all else
   uint64_t block_bytes = 0;  // as in PlanRequest
 
   bool operator==(const Choice&) const = default;

@@ -162,6 +162,12 @@ double Pricer::hierarchical_all_reduce() const {
 double Pricer::rooted(bool to_root, bool reduce) const {
   const Way& way = widest();
   const int peers = world() - 1;
+  if (lays_out()) {
+    const double chunk = std::min(bytes(), static_cast<double>(request_.chunk_bytes));
+    const double chunks = std::ceil(bytes() / chunk);
+    const double root = copy_us(bytes()) + 2 * peers * chunks * way.overhead;
+    return copy_us(chunk) + way.alpha + std::max(root, take_us(way, bytes(), false));
+  }
   const double one = to_root ? take_us(way, bytes(), reduce) : send_us(way, bytes());
   const double outside = world() - request_.placement.most_per_host;
   const double nic_us = outside * bytes() * constants_.nic_us_per_byte;

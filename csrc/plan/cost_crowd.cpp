@@ -142,6 +142,13 @@ Pricer::Work Pricer::rooted_work() const {
             .outside = apart,
             .turns = n / 2};
   }
+  if (lays_out()) {
+    const double chunks = std::ceil(bytes() / static_cast<double>(request_.chunk_bytes));
+    return {.frames = 2 * (n - 1) * chunks,
+            .bytes = (n - 1) * bytes() / 2,  // the root does not move them
+            .copied = bytes(),
+            .turns = 0.5};
+  }
   return {.frames = 2 * (n - 1) * lanes_,
           .bytes = (n - 1) * bytes(),
           .reduced = reduces ? (n - 1) * bytes() : 0,

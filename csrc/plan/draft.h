@@ -18,9 +18,12 @@ class Scratch {
     return region;
   }
   uint64_t used_bytes() const { return used_bytes_; }
+  void share() { shared_ = true; }
+  bool shared() const { return shared_; }
 
  private:
   uint64_t used_bytes_ = 0;
+  bool shared_ = false;
 };
 
 struct Draft {

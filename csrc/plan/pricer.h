@@ -62,6 +62,10 @@ class Pricer {
 
   // The slowest way there is in this world.
   const Way& widest() const { return request_.placement.hosts > 1 ? outside_ : inside_; }
+  bool lays_out() const {
+    return request_.collective == Collective::kBroadcast &&
+           request_.algorithm == Algorithm::kDirect && request_.shots == 2;
+  }
   double bytes() const { return static_cast<double>(request_.bytes); }
   int world() const { return request_.placement.world; }
 

@@ -1,9 +1,13 @@
 #include "plan/rooted.h"
 
+#include <array>
+
 #include "plan/direct.h"
 
 namespace fastgpu {
 namespace {
+
+constexpr int kLaidOutChunks = 2;  // one is read while the next one is laid out
 
 // The ranks other than the root, from the one after it on.
 template <typename Visit>
@@ -20,10 +24,43 @@ void for_each_other(const PlanRequest& request, Visit visit) {
 //        root --> 1          1 hop of n - 1 frames at the root; the root sends (n - 1) * S bytes
 //          | \--> 2          (broadcast), or its whole input less its own part (scatter); reduce
 //          \----> 3          and gather are the same backwards
+//
+// A large broadcast inside a host had better be copied n times than 2(n - 1) times, into a channel
+// and out of it for everyone. The root lays it out, chunk by chunk, in scratch of which the others
+// can read; each says that it has, before the place of a chunk gets the next but one.
+//
+//        data --> scratch ---> 1, 2, 3, ...
 void direct_broadcast(Draft& draft) {
   const PlanRequest& request = draft.request;
-  if (request.rank != request.root) return draft.steps.recv(request.root, draft.data());
-  for_each_other(request, [&](int peer) { draft.steps.send(peer, draft.data()); });
+  const bool lays_out = request.shots == 2;
+  const Region data = draft.data();
+  const Chunks chunks(data, lays_out ? request.chunk_bytes : data.size_bytes, request.element_size);
+  const int64_t ahead = lays_out ? kLaidOutChunks : chunks.count();
+  if (request.rank != request.root) {
+    for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+      draft.steps.recv(request.root, chunks[chunk]);
+      if (chunk + ahead < chunks.count()) draft.steps.send_empty(request.root);
+    }
+    return;
+  }
+  std::array<Region, kLaidOutChunks> places{};
+  if (lays_out) {
+    draft.wire.share();
+    for (Region& place : places) place = draft.wire.take(chunks[0].size_bytes);
+  }
+  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+    Region source = chunks[chunk];
+    if (lays_out) {
+      Region place = places[static_cast<std::size_t>(chunk % kLaidOutChunks)];
+      place.size_bytes = source.size_bytes;
+      if (chunk >= ahead) {
+        for_each_other(request, [&](int peer) { draft.steps.recv_empty(peer); });
+      }
+      draft.steps.encode(source, place);
+      source = place;
+    }
+    for_each_other(request, [&](int peer) { draft.steps.send(peer, source); });
+  }
 }
 
 void direct_scatter(Draft& draft) {

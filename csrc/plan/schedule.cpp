@@ -276,6 +276,7 @@ Schedule build(const PlanRequest& request) {
     schedule.lanes.push_back(draft.steps.finish());
   }
   schedule.wire_bytes = wire.used_bytes();
+  schedule.wire_shared = wire.shared();
   return schedule;
 }
 

@@ -64,6 +64,7 @@ using Lane = std::vector<Step>;
 struct Schedule {
   std::vector<Lane> lanes;
   uint64_t wire_bytes = 0;
+  bool wire_shared = false;  // several ranks take what lies there: it had better be theirs to read
 };
 
 // Writes down one lane. Builders speak through it; it numbers the frames. Empty regions write
@@ -117,9 +118,10 @@ struct PlanRequest {
   uint64_t count = 0;
   uint32_t element_size = 1;
   int lanes = 1;
-  uint64_t chunk_bytes = 256 * 1024;  // what a pipelined step moves (tree); a frame never exceeds
-                                      // kMaxFrameBytes whatever this says
-  int shots = 0;                      // of direct all_reduce, 1 or 2; 0: by size, see kOneShotBytes
+  uint64_t chunk_bytes = 256 * 1024;  // what a pipelined step moves (of a tree, and of a broadcast
+                                      // by scratch); a frame never exceeds kMaxFrameBytes
+  int shots = 0;  // of direct all_reduce, 1 or 2; 0: by size, see kOneShotBytes. Of direct
+                  // broadcast, 2: by way of scratch that all can read
   uint64_t block_bytes = 0;  // all_reduce but tree and one-shot goes over the data in blocks, so
                              // that a sum is still in the cache when it is sent on; 0: all at once
   int root = 0;              // of broadcast, reduce, gather, scatter

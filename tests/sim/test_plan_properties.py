@@ -24,6 +24,7 @@ def plans(draw: st.DrawFn) -> WorldPlan:
         element_size=draw(st.sampled_from([1, 2, 4, 16])),
         lanes=draw(st.integers(1, 4)),
         chunk_bytes=draw(st.integers(1, 256)),
+        shots=draw(st.integers(0, 2)),
         root=draw(st.integers(0, world - 1)) if collective in ROOTED else 0,
         host_of=[dense[host] for host in raw],
     )
@@ -67,8 +68,8 @@ def test_a_choice_is_one_that_there_is(plan: WorldPlan, lanes: int, deterministi
     )
     assert chosen_lanes == lanes or (lanes == 0 and chosen_lanes >= 1)
     assert chunk_bytes >= 4096
-    by_shots = plan.collective == "all_reduce" and algorithm == "direct"
-    assert shots in ((1, 2) if by_shots else (0,))
+    ways = {"all_reduce": (1, 2), "broadcast": (0, 2)} if algorithm == "direct" else {}
+    assert shots in ways.get(plan.collective, (0,))
     again = plan.choose(
         Constants.from_text(constants.text()), lanes=lanes, deterministic=deterministic
     )

@@ -76,12 +76,14 @@ TEST(crowded_ranks_take_few_hops) {
     return choose(request, constants).algorithm;
   };
   CHECK(chosen(Collective::kAllReduce, 4, 2, 1 << 20) == Algorithm::kHalving);
-  CHECK(chosen(Collective::kAllReduce, 4, 2, 4 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kAllReduce, 4, 2, 4 << 20) == Algorithm::kHalving);
   CHECK(chosen(Collective::kAllReduce, 4, 4, 1 << 20) == Algorithm::kRing);
-  CHECK(chosen(Collective::kAllReduce, 6, 2, 1 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kAllReduce, 6, 2, 1 << 20) == Algorithm::kDirect);
+  CHECK(chosen(Collective::kAllReduce, 6, 6, 1 << 20) == Algorithm::kRing);
+  CHECK(chosen(Collective::kAllReduce, 8, 2, 4 << 20) == Algorithm::kDirect);
   CHECK(chosen(Collective::kAllGather, 4, 2, 1 << 20) == Algorithm::kDirect);
-  CHECK(chosen(Collective::kBroadcast, 4, 2, 1 << 20) == Algorithm::kRing);
-  CHECK(chosen(Collective::kBroadcast, 4, 2, 64 << 20) == Algorithm::kTree);
+  CHECK(chosen(Collective::kBroadcast, 4, 2, 1 << 20) == Algorithm::kDirect);
+  CHECK(chosen(Collective::kBroadcast, 4, 2, 64 << 20) == Algorithm::kDirect);
 }
 
 TEST(more_bytes_never_take_less_time_nor_go_back_to_one_shot) {
