@@ -68,7 +68,7 @@ def calls(scale: float) -> Seconds:
     """Returns seconds for a call, by "bytes backend"."""
     groups = {"fastgpu": dist.group.WORLD, "fake": dist.new_group(backend="fake")}
     groups["gloo"] = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    count = {"fastgpu": 200, "fake": 200, "gloo": 20}
+    count = {"fastgpu": 1000, "fake": 1000, "gloo": 20}
 
     def repeat(backend: str, tensor: torch.Tensor) -> None:
         group = groups[backend]

@@ -54,11 +54,15 @@ bool sensible(Algorithm algorithm, const Placement& placement) {
 // The most that a rank sends in one shot. By price alone a hop that was slow when it was measured
 // would carry one-shot far beyond, where every byte is copied n times over (1 MiB: 98 us, not 62).
 constexpr uint64_t kMostOneShotBytes = 32 * 1024;
+// Two ranks of a host get no more bytes by two shots, and the sums back over their stage, which
+// prices do not know of.
+constexpr uint64_t kMostOneShotBytesOfTwo = 4 * 1024 - 1;
 constexpr uint64_t kMostOneShotBytesBetweenHosts = 128 * 1024;
 
 bool too_large_for(int shots, const ChooseRequest& request) {
   const Placement& placement = request.placement;
-  const uint64_t most = placement.hosts > 1 ? kMostOneShotBytesBetweenHosts : kMostOneShotBytes;
+  const uint64_t inside = placement.world == 2 ? kMostOneShotBytesOfTwo : kMostOneShotBytes;
+  const uint64_t most = placement.hosts > 1 ? kMostOneShotBytesBetweenHosts : inside;
   return shots == 1 && request.bytes * static_cast<uint64_t>(placement.world - 1) > most;
 }
 

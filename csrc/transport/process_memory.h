@@ -13,7 +13,7 @@ namespace fastgpu {
 // in its private memory that lies.
 struct ProcessMark {
   int64_t pid = 0;
-  uint64_t address = 0;
+  const uint64_t* where = nullptr;  // in that process's memory
   uint64_t value = 0;
 
   static ProcessMark mine();
@@ -25,9 +25,9 @@ class ProcessMemory {
 
   // Whether the owner's memory could be read when this was made.
   bool readable() const noexcept { return readable_; }
-  // Copies `size_bytes` from the owner's `address`. False where that is not possible: the owner has
-  // ended, or has unmapped it.
-  bool read(std::byte* target, uint64_t address, std::size_t size_bytes) const noexcept;
+  // Copies `size_bytes` from `source`, which lies in the owner's memory. False where that is not
+  // possible: the owner has ended, or has unmapped it.
+  bool read(std::byte* target, const std::byte* source, std::size_t size_bytes) const noexcept;
 
  private:
   const ProcessMark owner_;

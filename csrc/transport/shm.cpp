@@ -139,7 +139,8 @@ class ShmSender : public SendChannel {
     if (ring_.words().reads_sender.load(std::memory_order_relaxed) == 0) return false;
     SlotControl& control = ring_.control(published_);
     control.header = frame.header;
-    std::memcpy(control.inline_bytes.data(), &frame.payload, sizeof frame.payload);
+    const PrivateSpan span{frame.payload};
+    std::memcpy(control.inline_bytes.data(), &span, sizeof span);
     publish(SlotKind::kPrivate);
     frame.taken = true;
     frame.progress = published_;
@@ -288,15 +289,15 @@ class ShmReceiver : public RecvChannel {
   }
 
   Io take_private(Incoming& incoming) {
-    uint64_t address = 0;
-    std::memcpy(&address, control().inline_bytes.data(), sizeof address);
-    address += incoming.received_bytes;
+    PrivateSpan span;
+    std::memcpy(&span, control().inline_bytes.data(), sizeof span);
+    const std::byte* const source = span.memory + incoming.received_bytes;
     const bool reduces = incoming.reduce != nullptr;
     const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes,
                                     reduces ? kScratchBytes : kReferencePieceBytes);
     if (reduces && scratch_.empty()) scratch_.resize(kScratchBytes);
     std::byte* const target = reduces ? scratch_.data() : incoming.target + incoming.received_bytes;
-    if (!sender_.read(target, address, piece)) return nothing();  // it has ended, or will close
+    if (!sender_.read(target, source, piece)) return nothing();  // it has ended, or will close
     if (reduces) {
       incoming.take(target, piece);
     } else {

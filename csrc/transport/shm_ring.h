@@ -61,13 +61,17 @@ enum class SlotKind : uint8_t {
   kBytes,      // in the slot
   kReference,  // in symmetric memory: inline_bytes are a SegmentSpan
   kStaged,     // in a stage, for an answer: inline_bytes are a StageSpan
-  kPrivate,    // in the sender's own memory: inline_bytes are its address
+  kPrivate,    // in the sender's own memory: inline_bytes are a PrivateSpan
   kPlaced,     // there already, as the answer to one that was referred to or staged
 };
 inline constexpr uint64_t flag_of(uint64_t slot, SlotKind kind = SlotKind::kBytes) {
   return 8 * (slot + 1) + static_cast<uint64_t>(kind);
 }
 inline constexpr SlotKind kind_of(uint64_t flag) { return static_cast<SlotKind>(flag % 8); }
+
+struct PrivateSpan {
+  const std::byte* memory = nullptr;  // in the sender's process
+};
 
 struct StageSpan {
   uint32_t stage = 0;

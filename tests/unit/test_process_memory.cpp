@@ -13,8 +13,6 @@
 namespace fastgpu::test {
 namespace {
 
-uint64_t address_of(const void* memory) { return reinterpret_cast<uint64_t>(memory); }
-
 TEST(memory_is_read_up_to_its_end) {
   const ProcessMemory memory(ProcessMark::mine());
   CHECK(memory.readable());
@@ -25,9 +23,9 @@ TEST(memory_is_read_up_to_its_end) {
   std::memset(pages, 7, size);
   ::munmap(pages + size / 2, size / 2);
   std::vector<std::byte> target(size);
-  CHECK(memory.read(target.data(), address_of(pages), size / 2));
+  CHECK(memory.read(target.data(), pages, size / 2));
   CHECK_EQ(target[size / 2 - 1], std::byte{7});
-  CHECK(!memory.read(target.data(), address_of(pages), size / 2 + 1));
+  CHECK(!memory.read(target.data(), pages, size / 2 + 1));
   ::munmap(pages, size / 2);
 }
 
@@ -36,7 +34,7 @@ TEST(another_process_of_the_same_number_is_not_read) {
   ++mark.value;
   CHECK(!ProcessMemory(mark).readable());
   mark = ProcessMark::mine();
-  mark.address = 8;
+  mark.where = nullptr;
   CHECK(!ProcessMemory(mark).readable());
   CHECK(!ProcessMemory({}).readable());  // as of a ring whose maker does not want it
 }
@@ -55,12 +53,12 @@ TEST(a_process_that_has_ended_is_not_read) {
   mark.pid = child;
   const ProcessMemory memory(mark);
   std::byte seen{};
-  const bool was_read = memory.readable() && memory.read(&seen, address_of(&value), 1);
+  const bool was_read = memory.readable() && memory.read(&seen, &value, 1);
   ::kill(child, SIGKILL);
   ::waitpid(child, &status, 0);
   CHECK(was_read);
   CHECK_EQ(seen, std::byte{2});
-  CHECK(!memory.read(&seen, address_of(&value), 1));
+  CHECK(!memory.read(&seen, &value, 1));
 }
 
 }  // namespace
