@@ -2,16 +2,19 @@
 // but what any implementation must do. Two pinned processes copy, add, and meet by spinning on two
 // words; there is no queue, no header, no plan, no sleep.
 //
-//   fastgpu_bench_bounds [--seconds 0.1] BYTES ...
+//   fastgpu_bench_bounds [--seconds 0.1] [--ways] BYTES ...
 //
-// private    buffers that only their process has mapped, staged through a ring of shared memory
-//            that stays in the caches; of several chunk sizes the best counts
+// private    buffers that only their process has mapped: staged through shared memory that stays in
+//            the caches, with the sums by slots of their own or back over the values' (in halves),
+//            or read out of the other process by the kernel; the best of these and of several chunk
+//            sizes counts, and --ways prints the best of each
 // symmetric  buffers that both have mapped, each rewritten by its owner before every call (not
 //            timed): each process adds one half of both and stores the sum twice
 //
 // Prints a line of JSON for each, behind "@@ ", as fastgpu_bench_core does with --json.
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,6 +54,8 @@ struct Shared {
     std::atomic<uint64_t> value{0};
   };
   std::array<Word, 2> met;
+  std::array<float*, 2> buffers;  // each in its process's own memory
+  std::array<pid_t, 2> pids;
   std::array<std::array<double, kMostCalls>, 2> seconds;
   int calls = 0;
 };
@@ -98,12 +103,19 @@ void pin(int core) {
 
 class Process {
  public:
-  Process(int me, Shared& shared, std::array<float*, 2> symmetric, float* stage, std::size_t bytes)
+  Process(int me, bool ways, Shared& shared, std::array<float*, 2> symmetric, float* stage,
+          std::size_t bytes)
       : me_(me),
+        ways_(ways),
         shared_(shared),
         symmetric_(symmetric),
         stage_(stage),
-        mine_(map_floats(bytes, MAP_PRIVATE)) {}
+        mine_(map_floats(bytes, MAP_PRIVATE)),
+        scratch_(map_floats(kLargestChunk, MAP_PRIVATE)) {
+    shared_.buffers[static_cast<std::size_t>(me)] = mine_;
+    shared_.pids[static_cast<std::size_t>(me)] = ::getpid();
+    meet();
+  }
 
   void measure_private(std::size_t bytes, double budget);
   void measure_symmetric(std::size_t bytes, double budget);
@@ -125,15 +137,20 @@ class Process {
   void symmetric_call(std::size_t bytes);
   void staged_whole(std::size_t bytes);
   void staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
+  void answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
+  void read_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
+  void read_from_other(float* target, std::size_t offset, std::size_t count) const;
   template <typename Prepare, typename Call>
   double median_seconds(double budget, Prepare prepare, Call call);
   void print(const char* kind, std::size_t bytes, double seconds) const;
 
   const int me_;
+  const bool ways_;
   Shared& shared_;
   const std::array<float*, 2> symmetric_;
   float* const stage_;
   float* const mine_;
+  float* const scratch_;
   uint64_t meetings_ = 0;
   uint64_t calls_ = 0;
 };
@@ -182,6 +199,49 @@ void Process::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   meet();
 }
 
+// The sums go back over the slot that the values came by: its lines change cores twice, not four
+// times.
+void Process::answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+  const Half own = half_of(me_, bytes / 4);
+  const Half theirs = half_of(1 - me_, bytes / 4);
+  const std::size_t chunk = chunk_bytes / 4;
+  const auto left = [chunk](Half half, std::size_t done) {
+    return done < half.count ? std::min(chunk, half.count - done) : 0;
+  };
+  for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
+    float* their_part = mine_ + theirs.offset + done;
+    std::memcpy(slot(me_, 0), their_part, left(theirs, done) * 4);
+    meet();
+    add_into_both(mine_ + own.offset + done, slot(1 - me_, 0), left(own, done));
+    meet();
+    std::memcpy(their_part, slot(me_, 0), left(theirs, done) * 4);
+  }
+}
+
+void Process::read_from_other(float* target, std::size_t offset, std::size_t count) const {
+  const auto other = static_cast<std::size_t>(1 - me_);
+  const iovec local{target, count * 4};
+  const iovec remote{shared_.buffers[other] + offset, count * 4};
+  if (::process_vm_readv(shared_.pids[other], &local, 1, &remote, 1, 0) < 0) {
+    std::perror("fastgpu_bench_bounds: process_vm_readv");
+    std::_Exit(1);
+  }
+}
+
+void Process::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+  const Half own = half_of(me_, bytes / 4);
+  const Half theirs = half_of(1 - me_, bytes / 4);
+  const std::size_t chunk = chunk_bytes / 4;
+  for (std::size_t done = 0; done < own.count; done += chunk) {
+    const std::size_t count = std::min(chunk, own.count - done);
+    read_from_other(scratch_, own.offset + done, count);
+    add(mine_ + own.offset + done, scratch_, count);
+  }
+  meet();
+  read_from_other(mine_ + theirs.offset, theirs.offset, theirs.count);
+  meet();
+}
+
 // A call takes as long as on the slower process.
 template <typename Prepare, typename Call>
 double Process::median_seconds(double budget, Prepare prepare, Call call) {
@@ -214,17 +274,26 @@ double Process::median_seconds(double budget, Prepare prepare, Call call) {
 
 void Process::measure_private(std::size_t bytes, double budget) {
   const auto rewrite = [&] { std::memset(mine_, 0, bytes); };
-  double best = 1e9;
-  if (bytes <= kSmallBytes) {
-    best = median_seconds(budget, rewrite, [&] { staged_whole(bytes); });
-  }
+  double slots = 1e9;
+  double answers = 1e9;
+  double reads = 1e9;
+  const auto consider = [&](double& least, double share, auto call) {
+    least = std::min(least, median_seconds(budget * share, rewrite, call));
+  };
+  if (bytes <= kSmallBytes) consider(slots, 1, [&] { staged_whole(bytes); });
   constexpr std::array kChunks = {kLargestChunk / 32, kLargestChunk / 8, kLargestChunk / 2};
   for (const std::size_t chunk : kChunks) {
-    if (bytes < chunk || bytes <= kTinyBytes) continue;
-    best = std::min(best, median_seconds(budget / kChunks.size(), rewrite,
-                                         [&] { staged_in_chunks(bytes, chunk); }));
+    if (bytes <= kTinyBytes) break;
+    constexpr double kShare = 1.0 / kChunks.size();
+    consider(answers, kShare, [&] { answered_in_chunks(bytes, chunk); });
+    consider(reads, kShare, [&] { read_in_chunks(bytes, chunk); });
+    if (bytes >= chunk) consider(slots, kShare, [&] { staged_in_chunks(bytes, chunk); });
   }
-  print("private", bytes, best);
+  print("private", bytes, std::min({slots, answers, reads}));
+  if (!ways_ || bytes <= kTinyBytes) return;
+  print("slots each way", bytes, slots);
+  print("answered in place", bytes, answers);
+  print("read by the kernel", bytes, reads);
 }
 
 void Process::measure_symmetric(std::size_t bytes, double budget) {
@@ -245,10 +314,13 @@ void Process::print(const char* kind, std::size_t bytes, double seconds) const {
 
 int main(int argc, char** argv) {
   double budget = 0.1;
+  bool ways = false;
   std::vector<std::size_t> sizes;
   for (int i = 1; i < argc; ++i) {
     if (std::string(argv[i]) == "--seconds" && i + 1 < argc) {
       budget = std::strtod(argv[++i], nullptr);
+    } else if (std::string(argv[i]) == "--ways") {
+      ways = true;
     } else {
       sizes.push_back(std::strtoull(argv[i], nullptr, 10) / 4 * 4);
     }
@@ -270,7 +342,7 @@ int main(int argc, char** argv) {
   float* stage = map_floats(2 * kSlots * kLargestChunk, MAP_SHARED);
   const int me = ::fork() == 0 ? 1 : 0;
   pin(cores[static_cast<std::size_t>(me)]);
-  Process process(me, *shared, symmetric, stage, largest);
+  Process process(me, ways, *shared, symmetric, stage, largest);
   for (const std::size_t bytes : sizes) {
     process.measure_private(bytes, budget);
     process.measure_symmetric(bytes, budget);

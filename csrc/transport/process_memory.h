@@ -26,7 +26,8 @@ class ProcessMemory {
   // Whether the owner's memory could be read when this was made.
   bool readable() const noexcept { return readable_; }
   // Copies `size_bytes` from `source`, which lies in the owner's memory. False where that is not
-  // possible: the owner has ended, or has unmapped it.
+  // possible, with errno as the system left it: the owner has ended, has unmapped it, or may not be
+  // read any more.
   bool read(std::byte* target, const std::byte* source, std::size_t size_bytes) const noexcept;
 
  private:

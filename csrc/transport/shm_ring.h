@@ -43,6 +43,8 @@
 namespace fastgpu {
 
 inline constexpr std::size_t kInlineBytes = 16;
+// What one call moves where a payload lies elsewhere, so that other channels get their turn.
+inline constexpr uint64_t kReferencePieceBytes = 256 * 1024;
 // A frame that fits few slots is cut smaller, so that the receiver copies out one piece while the
 // sender copies in the next.
 inline constexpr uint64_t kLeastPieceBytes = 8192;
