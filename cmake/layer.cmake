@@ -1,3 +1,6 @@
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-mavx512fp16 FASTGPU_HAS_AVX512FP16)
+
 # fastgpu_layer(NAME LINKS...): one static library a csrc/ folder. A layer sees the headers of the
 # layers it links and no others: each is reached through a folder of its own that holds one link.
 function(fastgpu_layer name)
@@ -14,8 +17,9 @@ function(fastgpu_layer name)
   fastgpu_simd_flags("${sources}")
 endfunction()
 
-# NAME_avx2.cpp, NAME_avx512.cpp and NAME_avx512fp16.cpp hold the same loops as NAME_base.cpp, compiled for more; which
-# one runs is decided at run time, so that one binary serves every x86-64.
+# NAME_avx2.cpp, NAME_avx512.cpp and NAME_avx512fp16.cpp hold the same loops as NAME_base.cpp,
+# compiled for more; which one runs is decided at run time, so that one binary serves every x86-64.
+# The last one is empty where the compiler knows no AVX512-FP16 (gcc before 12, clang before 14).
 function(fastgpu_simd_flags sources)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     return()
@@ -27,7 +31,8 @@ function(fastgpu_simd_flags sources)
     if(source MATCHES "_avx512\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512}")
     elseif(source MATCHES "_avx512fp16\\.cpp$")
-      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512fp16")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+        "${avx512};$<$<BOOL:${FASTGPU_HAS_AVX512FP16}>:-mavx512fp16>")
     elseif(source MATCHES "_avx2\\.cpp$")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx2}")
     endif()

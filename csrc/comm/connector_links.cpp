@@ -210,7 +210,8 @@ void Connector::handle_ring(Entry& entry, ControlMessage& message) {
   Member* owner = member(entry.communicator, entry.me);
   owner->sink->on_receiver(
       entry.peer, static_cast<int>(message.number),
-      make_shm_receiver(std::move(message.descriptors[0]), entry.bell, entry.segments, &heap_));
+      make_shm_receiver(std::move(message.descriptors[0]), entry.bell, entry.segments, &heap_,
+                        process_behind(entry.link.fd())));
   count_received(entry);
 }
 

@@ -70,7 +70,7 @@ std::shared_ptr<Work> Group::run(CollectiveCall call) {
 }
 
 // The caller holds the baton. Where it would wait next it runs the operation to its end; else it
-// looks once.
+// looks no longer than it may alone, and once more.
 std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
   Engine& engine = process_.engine();
   const bool synchronous = call.synchronous;

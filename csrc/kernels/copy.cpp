@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::size_t kLineBytes = 64;
 constexpr std::size_t kUnknownCacheBytes = std::size_t{32} << 20;
-// No CPU has more to itself: a virtual machine that is told of more shares it with others.
+// Few CPUs have more to themselves: a virtual machine that is told of more shares it with others.
 constexpr std::size_t kMostCacheBytesPerCpu = std::size_t{32} << 20;
 
 // "32768K", as Linux writes it; 0 when it does not.

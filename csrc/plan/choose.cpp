@@ -80,7 +80,7 @@ constexpr double kWorthColdShards = 0.8;
 // better: direct ones of an all_gather and of an all_reduce, also where the latter's copies make
 // them dearer by price; and halving's, as long as they are few or small (4 ranks on 2 cores, ms:
 // 16 MiB by halving 5.8, direct 6.5, by a ring 7.5; 8 ranks, 4 MiB: 4.2, 3.8, 5.4).
-constexpr double kWorthFewHops = 1.15;
+constexpr double kWorthFewHops = 1.25;
 constexpr int kFewRanks = 4;
 constexpr uint64_t kSmallShardBytes = 64 * 1024;
 
@@ -143,7 +143,9 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
     const bool in_chunks = price.algorithm == Algorithm::kTree;
     price.chunk_bytes = in_chunks ? tree_chunk_bytes(price, constants) : PriceRequest{}.chunk_bytes;
     const double us = predict_us(price, constants);
-    const double worth = price.shots == 2 && request.collective == Collective::kBroadcast
+    // What an algorithm is worth it is worth over others, not over another way of its own.
+    const bool lays_out = price.shots == 2 && request.collective == Collective::kBroadcast;
+    const double worth = lays_out || price.algorithm == best.algorithm
                              ? kWorthIt
                              : worth_of(price.algorithm, request, constants);
     if (best_us >= 0 && us >= worth * best_us) return;

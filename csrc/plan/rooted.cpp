@@ -1,5 +1,6 @@
 #include "plan/rooted.h"
 
+#include <algorithm>
 #include <array>
 
 #include "plan/direct.h"
@@ -46,7 +47,9 @@ void direct_broadcast(Draft& draft) {
   std::array<Region, kLaidOutChunks> places{};
   if (lays_out) {
     draft.wire.share();
-    for (Region& place : places) place = draft.wire.take(chunks[0].size_bytes);
+    for (int64_t n = 0; n < std::min<int64_t>(kLaidOutChunks, chunks.count()); ++n) {
+      places[static_cast<std::size_t>(n)] = draft.wire.take(chunks[n].size_bytes);
+    }
   }
   for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     Region source = chunks[chunk];

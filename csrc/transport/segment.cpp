@@ -90,6 +90,7 @@ std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
 }
 
 void SymmetricHeap::free(std::byte* memory) noexcept {
+  if (::getpid() != maker_) return;
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
     if (!segment.holds(memory)) continue;
@@ -124,6 +125,7 @@ void SymmetricHeap::free(std::byte* memory) noexcept {
 // again, privately, in one step that no reader or writer can see, and then each page is written,
 // with what it holds.
 void SymmetricHeap::take_back(const std::byte* memory) noexcept {
+  if (::getpid() != maker_) return;
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
     if (!segment.holds(memory)) continue;

@@ -3,6 +3,8 @@
 // Thread safety: all calls, any thread.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -21,7 +23,8 @@ struct SegmentSpan {
 };
 
 // The segments this process made. Allocations are whole pages and start zeroed; a freed one may be
-// handed out again. Raises std::bad_alloc when memory cannot be had.
+// handed out again. Raises std::bad_alloc when memory cannot be had. A forked process shares them
+// with the one that made them, and so gives nothing back.
 class SymmetricHeap {
  public:
   SymmetricHeap() = default;
@@ -61,6 +64,7 @@ class SymmetricHeap {
   };
   static Segment make_segment(std::size_t size_bytes);
 
+  const pid_t maker_ = ::getpid();
   mutable std::mutex mutex_;
   std::vector<Segment> segments_;
 };

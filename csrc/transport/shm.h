@@ -3,9 +3,14 @@
 // of payload; few enough of them that the ring stays in cache. A payload in symmetric memory is not
 // copied: the slot names segment and offset, the receiver reads the sender's bytes in place, and
 // the frame has left when the receiver is done with it. A payload whose answer comes back into its
-// place goes by way of a stage, where the receiver writes the answer. Ownership: each end owns its
-// mapping. Nothing is left behind by a killed process: memfds have no name.
+// place goes by way of a stage, where the receiver writes the answer; a large one that had better
+// stay where it is, is read out of the sender's own memory. A ring's pages are taken when they are
+// first written, and kept: 256 KiB for what goes through slots, and as much of a stage as the
+// largest answered frame had, seldom of both stages. Ownership: each end owns its mapping. Nothing
+// is left behind by a killed process: memfds have no name.
 #pragma once
+
+#include <sys/types.h>
 
 #include <cstddef>
 #include <functional>
@@ -36,8 +41,11 @@ UniqueFd create_shm_ring(const ShmRingConfig& config);
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
                                              const SymmetricHeap* heap,
                                              std::function<void(uint32_t segment)> share);
+// `sender` is the process that made the ring, as the kernel tells it, whose private memory is read
+// where it offers that; 0: none is.
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
                                                std::shared_ptr<PeerSegments> segments,
-                                               const SymmetricHeap* heap = nullptr);
+                                               const SymmetricHeap* heap = nullptr,
+                                               pid_t sender = 0);
 
 }  // namespace fastgpu

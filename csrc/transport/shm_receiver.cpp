@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -18,12 +19,12 @@ constexpr uint64_t kScratchBytes = 64 * 1024;
 class ShmReceiver : public RecvChannel {
  public:
   ShmReceiver(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
-              std::shared_ptr<PeerSegments> segments, const SymmetricHeap* heap)
+              std::shared_ptr<PeerSegments> segments, const SymmetricHeap* heap, pid_t sender)
       : ring_(ring),
         peer_(std::move(peer)),
         segments_(std::move(segments)),
         heap_(heap),
-        sender_(ring_.words().sender),
+        sender_(sender, ring_.words().sender),
         publish_every_(std::max<uint64_t>(ring_.slots() / 4, 1)) {
     if (sender_.readable()) ring_.words().reads_sender.store(1, std::memory_order_relaxed);
   }
@@ -131,7 +132,9 @@ class ShmReceiver : public RecvChannel {
                                     reduces ? kScratchBytes : kReferencePieceBytes);
     if (reduces && scratch_.empty()) scratch_.resize(kScratchBytes);
     std::byte* const target = reduces ? scratch_.data() : incoming.target + incoming.received_bytes;
-    if (!sender_.read(target, source, piece)) return unreadable();
+    if (const MemoryRead read = sender_.read(target, source, piece); read != MemoryRead::kDone) {
+      return unreadable(read, piece);
+    }
     if (reduces) {
       incoming.take(target, piece);
     } else {
@@ -144,8 +147,13 @@ class ShmReceiver : public RecvChannel {
   Io take_staged(Incoming& incoming) {
     StageSpan span;
     std::memcpy(&span, control().inline_bytes.data(), sizeof span);
-    if (span.stage >= ring_.stages() || incoming.size_bytes > ring_.stage_bytes()) {
-      raise(ErrorKind::kPeerLost, "a peer named a stage outside of its ring");
+    if (span.stage >= ring_.stages() || incoming.size_bytes > ring_.stage_bytes() ||
+        span.answer == 0) {
+      raise(ErrorKind::kPeerLost,
+            "a frame of " + std::to_string(incoming.size_bytes) + " bytes names stage " +
+                std::to_string(span.stage) + " for answer " + std::to_string(span.answer) +
+                ", outside of a ring with " + std::to_string(ring_.stages()) + " stages of " +
+                std::to_string(ring_.stage_bytes()) + " bytes");
     }
     std::byte* const source = ring_.stage(span.stage);
     if (span.answer == incoming.answers) {
@@ -159,13 +167,16 @@ class ShmReceiver : public RecvChannel {
     return Io::kMoved;
   }
 
-  // The sender has ended, or closed and changed its memory; or may not be looked at any more.
-  Io unreadable() const {
-    if (errno == EPERM) {
-      raise_system(ErrorKind::kPeerLost, "a peer's memory, which could be read before, cannot",
-                   EPERM);
-    }
-    return nothing();
+  // A sender that is gone or has closed will be heard of; one that goes on had better not be waited
+  // for.
+  Io unreadable(MemoryRead read, uint64_t size_bytes) const {
+    const int why = errno;
+    const Io io = nothing();
+    if (read == MemoryRead::kGone || io == Io::kClosed) return io;
+    raise_system(ErrorKind::kPeerLost,
+                 "the kernel refuses to read " + std::to_string(size_bytes) +
+                     " bytes of a peer's tensor, whose memory could be read at first",
+                 why);
   }
 
   // What was written to memory that another group's failure took back meanwhile may be lost.
@@ -224,8 +235,8 @@ class ShmReceiver : public RecvChannel {
 
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
                                                std::shared_ptr<PeerSegments> segments,
-                                               const SymmetricHeap* heap) {
-  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(segments), heap);
+                                               const SymmetricHeap* heap, pid_t sender) {
+  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(segments), heap, sender);
 }
 
 }  // namespace fastgpu

@@ -25,8 +25,9 @@
 //     on, which then change cores twice, not four times.
 //
 // A broken or hostile peer can make frames nonsense, but not make this process read or write
-// outside the mapping: sizes are sealed into the file, and read once, at the start.
-// Ownership: one mapping each end. Threading: the channel's, close() from any thread.
+// outside the mapping, save for the peer's own memory: sizes are sealed into the file, and read
+// once, at the start, and whose memory is read the kernel says. Ownership: one mapping each end.
+// Threading: the channel's, close() from any thread.
 #pragma once
 
 #include <array>

@@ -131,6 +131,7 @@ class ShmSender : public SendChannel {
   bool leave(Outgoing& frame) {
     if (!frame.stays || frame.header.size_bytes <= kInlineBytes) return false;
     if (ring_.words().reads_sender.load(std::memory_order_relaxed) == 0) return false;
+    if (!is_readable_by_others(frame.payload, frame.header.size_bytes)) return false;
     SlotControl& control = ring_.control(published_);
     control.header = frame.header;
     const PrivateSpan span{frame.payload};

@@ -64,6 +64,8 @@ UniqueFd accept_connection(int listener);
 // their borders. dial_unix raises PeerLostError when nobody listens, and returns an empty fd when
 // the listener has too many connections waiting: try again.
 UniqueFd listen_unix(const std::string& name);
+// The process at the other end of a unix socket; 0 where it cannot be seen from here.
+pid_t process_behind(int socket) noexcept;
 UniqueFd dial_unix(const std::string& name);
 
 // One message with descriptors (unix only), whole or not at all; never empty.

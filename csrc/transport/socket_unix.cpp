@@ -46,6 +46,12 @@ std::vector<UniqueFd> take_descriptors(msghdr& header) {
 
 }  // namespace
 
+pid_t process_behind(int socket) noexcept {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 UniqueFd listen_unix(const std::string& name) {
   const SocketAddress address = abstract_address(name);
   UniqueFd socket(::socket(AF_UNIX, kType, 0));

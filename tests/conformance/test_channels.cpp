@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include "channel_suite.h"
 #include "transport/memory.h"
 #include "transport/shm.h"
@@ -32,7 +34,7 @@ ChannelEnds make_shm_ends(const ShmRingConfig& config) {
   auto segments = std::make_shared<PeerSegments>();
   auto share = [segments](uint32_t segment) { segments->add(segment, heap().descriptor(segment)); };
   return {nullptr, make_shm_sender(std::move(ring), bell, &heap(), share),
-          make_shm_receiver(std::move(same), bell, segments)};
+          make_shm_receiver(std::move(same), bell, segments, nullptr, ::getpid())};
 }
 
 ChannelParameter shm_parameter(const char* name, const ShmRingConfig& config) {

@@ -96,6 +96,39 @@ TEST(all_reduce_in_symmetric_memory) {
   }
 }
 
+// Large ones of three ranks and more are laid out in scratch that all can read.
+TEST(broadcast_by_every_algorithm_from_every_root) {
+  for (const Algorithm algorithm :
+       {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kTree, Algorithm::kRing}) {
+    for (const int world : {2, 3, 4}) {
+      Options options;
+      options.algorithm = algorithm;
+      options.lanes = world == 3 ? 2 : 0;
+      with_world(world, options, [&](Communicator& communicator, Process& process) {
+        for (const std::size_t count : {1000, 40'000, 300'000, 700'001}) {
+          std::vector<float> own(count);
+          auto* shared = reinterpret_cast<float*>(process.heap().allocate(count * sizeof(float)));
+          for (float* values : {own.data(), shared}) {
+            for (int root = 0; root < world; ++root) {
+              for (std::size_t i = 0; i < count; ++i) {
+                values[i] = static_cast<float>(communicator.rank()) + static_cast<float>(i % 1000);
+              }
+              CollectiveCall call = all_reduce_of({values, count});
+              call.collective = Collective::kBroadcast;
+              call.root = root;
+              communicator.wait(*communicator.run(std::move(call)), -1);
+              for (std::size_t i = 0; i < count; ++i) {
+                CHECK_EQ(values[i], static_cast<float>(root) + static_cast<float>(i % 1000));
+              }
+            }
+          }
+          process.heap().free(reinterpret_cast<std::byte*>(shared));
+        }
+      });
+    }
+  }
+}
+
 TEST(failing_takes_symmetric_memory_back) {
   with_world(2, {}, [](Communicator& communicator, Process& process) {
     constexpr std::size_t kCount = 100'000;

@@ -86,6 +86,47 @@ TEST(crowded_ranks_take_few_hops) {
   CHECK(chosen(Collective::kBroadcast, 4, 2, 64 << 20) == Algorithm::kDirect);
 }
 
+// One copy for each rank, where channels would take two: only inside a host, and of more than two.
+TEST(large_broadcasts_inside_a_host_are_laid_out) {
+  const auto shots = [](int world, int ranks_per_host, int cores, uint64_t bytes) {
+    Constants constants;
+    constants.cores_per_host = cores;
+    ChooseRequest request = all_reduce(bytes, world, ranks_per_host);
+    request.collective = Collective::kBroadcast;
+    request.placement.most_per_machine = ranks_per_host;
+    request.forced = Algorithm::kDirect;
+    return choose(request, constants).shots;
+  };
+  for (const int cores : {2, 8}) {
+    CHECK_EQ(shots(4, 4, cores, 1 << 20), 2);
+    CHECK_EQ(shots(8, 8, cores, 64 << 20), 2);
+    CHECK_EQ(shots(2, 2, cores, 1 << 20), 0);
+    CHECK_EQ(shots(4, 2, cores, 1 << 20), 0);
+    CHECK_EQ(shots(4, 4, cores, 4096), 0);
+  }
+}
+
+// The ways of one algorithm are compared by price alone.
+TEST(crowded_ranks_take_one_shot_while_it_is_cheaper) {
+  Constants constants;
+  constants.cores_per_host = 2;
+  ChooseRequest request = all_reduce(64, 8, 8);
+  request.placement.most_per_machine = 8;
+  request.forced = Algorithm::kDirect;
+  const auto price = [&](int shots) {
+    return predict_us({.algorithm = Algorithm::kDirect,
+                       .bytes = request.bytes,
+                       .shots = shots,
+                       .placement = request.placement},
+                      constants);
+  };
+  for (; request.bytes <= 64 << 10; request.bytes *= 2) {
+    const int shots = choose(request, constants).shots;
+    if (price(2) > price(1) && request.bytes * 7 <= 32 << 10) CHECK_EQ(shots, 1);
+    if (price(2) < 0.9 * price(1)) CHECK_EQ(shots, 2);
+  }
+}
+
 TEST(more_bytes_never_take_less_time_nor_go_back_to_one_shot) {
   for (const int cores : {2, 8}) {
     for (const int ranks_per_host : {1, 8}) {

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -14,33 +15,38 @@ namespace fastgpu::test {
 namespace {
 
 TEST(memory_is_read_up_to_its_end) {
-  const ProcessMemory memory(ProcessMark::mine());
+  const ProcessMemory memory(::getpid(), ProcessMark::mine());
   CHECK(memory.readable());
   const std::size_t size = 2 * static_cast<std::size_t>(::getpagesize());
   auto* pages = static_cast<std::byte*>(
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK(pages != MAP_FAILED);
   std::memset(pages, 7, size);
+  CHECK(is_readable_by_others(pages, size));
   ::munmap(pages + size / 2, size / 2);
+  CHECK(!is_readable_by_others(pages, size));
   std::vector<std::byte> target(size);
-  CHECK(memory.read(target.data(), pages, size / 2));
+  CHECK_EQ(memory.read(target.data(), pages, size / 2), MemoryRead::kDone);
   CHECK_EQ(target[size / 2 - 1], std::byte{7});
-  CHECK(!memory.read(target.data(), pages, size / 2 + 1));
+  errno = 0;
+  CHECK_EQ(memory.read(target.data(), pages, size / 2 + 1), MemoryRead::kRefused);
+  CHECK_EQ(errno, EFAULT);
   ::munmap(pages, size / 2);
 }
 
 TEST(another_process_of_the_same_number_is_not_read) {
   ProcessMark mark = ProcessMark::mine();
+  CHECK(!ProcessMemory(0, mark).readable());
+  CHECK(!ProcessMemory(::getpid(), {}).readable());  // as of a ring whose maker does not want it
   ++mark.value;
-  CHECK(!ProcessMemory(mark).readable());
-  mark = ProcessMark::mine();
-  mark.where = nullptr;
-  CHECK(!ProcessMemory(mark).readable());
-  CHECK(!ProcessMemory({}).readable());  // as of a ring whose maker does not want it
+  const ProcessMemory memory(::getpid(), mark);
+  CHECK(!memory.readable());
+  std::byte seen{};
+  CHECK_EQ(memory.read(&seen, &seen, 1), MemoryRead::kGone);
 }
 
 TEST(a_process_that_has_ended_is_not_read) {
-  ProcessMark mark = ProcessMark::mine();  // a child has it, too, at the same address
+  const ProcessMark mark = ProcessMark::mine();  // a child has it, too, at the same address
   static std::byte value{1};
   const pid_t child = ::fork();
   if (child == 0) {
@@ -50,15 +56,14 @@ TEST(a_process_that_has_ended_is_not_read) {
   }
   int status = 0;
   ::waitpid(child, &status, WUNTRACED);
-  mark.pid = child;
-  const ProcessMemory memory(mark);
+  const ProcessMemory memory(child, mark);
   std::byte seen{};
-  const bool was_read = memory.readable() && memory.read(&seen, &value, 1);
+  const MemoryRead read = memory.read(&seen, &value, 1);
   ::kill(child, SIGKILL);
   ::waitpid(child, &status, 0);
-  CHECK(was_read);
+  CHECK_EQ(read, MemoryRead::kDone);
   CHECK_EQ(seen, std::byte{2});
-  CHECK(!memory.read(&seen, &value, 1));
+  CHECK_EQ(memory.read(&seen, &value, 1), MemoryRead::kGone);
 }
 
 }  // namespace

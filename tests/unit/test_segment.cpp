@@ -1,5 +1,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <map>
@@ -30,6 +32,25 @@ TEST(a_peer_reads_what_is_written) {
   peer.add(span->segment, heap.descriptor(span->segment));  // a second time changes nothing
   std::memset(memory, 3, 5000);
   CHECK(all_are(peer.at(*span, 4990), 4990, std::byte{3}));
+}
+
+// Both have the same pages: what a child gave back would be cleared under its parent.
+TEST(a_forked_process_gives_nothing_back) {
+  SymmetricHeap heap;
+  std::byte* memory = heap.allocate(5000);
+  std::memset(memory, 3, 5000);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    heap.free(memory);
+    heap.take_back(memory);
+    ::_exit(0);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  CHECK_EQ(status, 0);
+  CHECK(all_are(memory, 5000, std::byte{3}));
+  heap.free(memory);
+  CHECK(all_are(memory, 4096, std::byte{0}));
 }
 
 TEST(only_memory_of_the_heap_is_found) {

@@ -79,7 +79,7 @@ struct Ends {
       : ring(create_shm_ring(config)),
         sender(make_shm_sender(copy_of(ring), receiver_bell, heap,
                                [this](uint32_t segment) { shared.push_back(segment); })),
-        receiver(make_shm_receiver(copy_of(ring), sender_bell, segments)) {
+        receiver(make_shm_receiver(copy_of(ring), sender_bell, segments, nullptr, ::getpid())) {
     receiver_bell->prepare_sleep();
     sender_bell->prepare_sleep();
   }
@@ -315,6 +315,30 @@ TEST(private_memory_is_read_where_it_lies) {
   }
 }
 
+// As memory of a device driver, say, which copies but which the kernel does not read for others.
+TEST(private_memory_that_cannot_be_read_goes_through_the_slots) {
+  const std::size_t page = static_cast<std::size_t>(::getpagesize());
+  auto* pages = static_cast<std::byte*>(
+      ::mmap(nullptr, 32 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  Ends ends({});
+  Outgoing frame{.header = {.size_bytes = 32 * page}, .payload = pages, .stays = true};
+  ::mprotect(pages + 31 * page, page, PROT_NONE);
+  CHECK(!is_readable_by_others(pages, 32 * page));
+  CHECK(is_readable_by_others(pages, 31 * page));
+  ::mprotect(pages + 31 * page, page, PROT_READ);
+  CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
+  CHECK(frame.taken);
+  ::mprotect(pages + 16 * page, page, PROT_NONE);  // and if it shows only now
+  std::vector<std::byte> target(32 * page);
+  Incoming incoming{.target = target.data(), .size_bytes = target.size()};
+  FrameHeader header;
+  CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
+  CHECK_THROWS(ends.receiver->try_recv(incoming), PeerLostError, "refuses to read");
+  ends.sender->hang_up();
+  CHECK_EQ(ends.receiver->try_recv(incoming), Io::kClosed);
+  ::munmap(pages, 32 * page);
+}
+
 // The sender's memory may have changed since, so it does not count.
 TEST(private_memory_does_not_count_after_a_hang_up) {
   Ends ends({});
@@ -365,6 +389,13 @@ TEST(a_broken_peer_cannot_reach_outside) {
   std::memcpy(other.control(0).inline_bytes.data(), &no_stage, sizeof no_stage);
   other.control(0).flag.store(flag_of(0, SlotKind::kStaged));
   CHECK_THROWS(staged.receive(target), PeerLostError, "outside");
+  Ends unasked({});
+  const ShmRing third(unasked.ring);
+  const StageSpan no_answer{.stage = 0, .answer = 0};  // as if it answered what asks for nothing
+  third.control(0).header.size_bytes = 100;
+  std::memcpy(third.control(0).inline_bytes.data(), &no_answer, sizeof no_answer);
+  third.control(0).flag.store(flag_of(0, SlotKind::kStaged));
+  CHECK_THROWS(unasked.receive(target), PeerLostError, "answer 0");
   ring.words().consumed.store(1234567);  // more than was ever sent: no room, no harm
   CHECK(!ends.send(std::vector<std::byte>(1 << 20)));
 }

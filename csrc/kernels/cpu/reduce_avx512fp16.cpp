@@ -1,8 +1,9 @@
 // Servers from 2023 on: AVX512-FP16, for the reductions of float16; the rest is as with AVX-512.
-#if defined(__x86_64__)
+#include "kernels/cpu/variant.h"
+
+#if defined(__AVX512FP16__)
 #define FASTGPU_ISA avx512fp16
 #include "kernels/cpu/loops.h"
-#include "kernels/cpu/variant.h"
 
 namespace fastgpu::cpu {
 namespace {
@@ -13,27 +14,35 @@ ReduceKernel find(DType dtype, ReduceOp reduce_op) {
 }
 
 ReduceBothKernel find_both(DType dtype, ReduceOp reduce_op) {
-  const bool sums = kAvx512Variant.find_reduce_both(dtype, reduce_op) != nullptr;
-  return dtype == DType::kFloat16 && sums ? avx512fp16::reduce_short<Float16, Sum, std::byte>
-                                          : kAvx512Variant.find_reduce_both(dtype, reduce_op);
+  const ReduceBothKernel other = kAvx512Variant.find_reduce_both(dtype, reduce_op);
+  return dtype == DType::kFloat16 && other != nullptr
+             ? avx512fp16::reduce_short<Float16, Sum, std::byte>
+             : other;
 }
 
-void scale_all(std::byte* data, std::size_t count, DType dtype, double factor) {
+void scale_any(std::byte* data, std::size_t count, DType dtype, double factor) {
   kAvx512Variant.scale(data, count, dtype, factor);
 }
 
-void widen_array(const std::byte* source, DType dtype, float* target, std::size_t count) {
+void widen_any(const std::byte* source, DType dtype, float* target, std::size_t count) {
   kAvx512Variant.widen(source, dtype, target, count);
 }
 
-void narrow_array(const float* source, std::byte* target, DType dtype, std::size_t count) {
+void narrow_any(const float* source, std::byte* target, DType dtype, std::size_t count) {
   kAvx512Variant.narrow(source, target, dtype, count);
 }
 
+constexpr Variant kHere = {"avx512fp16", find, find_both, scale_any, widen_any, narrow_any};
+
 }  // namespace
 
-const Variant kAvx512Fp16Variant = {"avx512fp16", find,        find_both,
-                                    scale_all,    widen_array, narrow_array};
+const Variant* const kAvx512Fp16Variant = &kHere;
+
+}  // namespace fastgpu::cpu
+#elif defined(__x86_64__)
+namespace fastgpu::cpu {
+
+const Variant* const kAvx512Fp16Variant = nullptr;
 
 }  // namespace fastgpu::cpu
 #endif

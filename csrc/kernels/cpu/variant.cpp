@@ -51,7 +51,9 @@ std::vector<const Variant*> usable_variants() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni"))
     usable.push_back(&kAvx512Variant);
-  if (usable.back() == &kAvx512Variant && has_avx512fp16()) usable.push_back(&kAvx512Fp16Variant);
+  const bool has_avx512 = usable.back() == &kAvx512Variant;
+  if (kAvx512Fp16Variant != nullptr && has_avx512 && has_avx512fp16())
+    usable.push_back(kAvx512Fp16Variant);
 #endif
   return usable;
 }

@@ -22,7 +22,7 @@ extern const Variant kBaseVariant;
 #if defined(__x86_64__)
 extern const Variant kAvx2Variant;
 extern const Variant kAvx512Variant;
-extern const Variant kAvx512Fp16Variant;
+extern const Variant* const kAvx512Fp16Variant;  // nullptr: the compiler does not know it
 #endif
 
 // What this CPU and its operating system can run, the narrowest first.
