@@ -67,12 +67,15 @@ void reduce_part(typename Format::Storage* target, Source* source, std::size_t c
 }
 
 // A long target is first brought to a register boundary: stores that straddle cache lines halve the
-// speed of AVX-512 in memory.
+// speed of AVX-512 in memory. The source often lies in another core's cache, and a block takes so
+// many instructions that few loads are waited for at once: its lines are asked for ahead, but none
+// behind its end, which may be another's to write.
 template <typename Format, typename Op, typename Byte = const std::byte>
 void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count) {
   using Storage = typename Format::Storage;
   constexpr std::size_t kBlock = Reduced<Format>::kCount;
   constexpr std::size_t kLong = 16 * kBlock;
+  constexpr std::size_t kAhead = 512 / sizeof(Storage);
   auto* target = reinterpret_cast<Storage*>(target_bytes);
   auto* source = reinterpret_cast<SourceOf<Byte, Storage>*>(source_bytes);
   std::size_t i = 0;
@@ -84,7 +87,12 @@ void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count
   typename Reduced<Format>::Watch watch;
   typename Reduced<Format>::Watch second_watch;
   const std::size_t first = i;
+  const std::size_t prefetched = count > kAhead + kBlock ? count - kAhead - kBlock : 0;
   for (; i + 2 * kBlock <= count; i += 2 * kBlock) {
+    if (i < prefetched) {
+      __builtin_prefetch(source + i + kAhead);
+      __builtin_prefetch(source + i + kAhead + kBlock);
+    }
     reduce_block<Format, Op>(target + i, source + i, watch);
     reduce_block<Format, Op>(target + i + kBlock, source + i + kBlock, second_watch);
   }
