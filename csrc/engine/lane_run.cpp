@@ -18,6 +18,16 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   raise(failure);
 }
 
+// What a channel raises does not say whose it is, nor in which operation.
+[[noreturn]] void raise_of(const CommError& error, int peer, const Operation& operation) {
+  Failure failure = error.failure();
+  failure.peer = peer;
+  failure.op = name_of(operation.call.collective);
+  failure.sequence = static_cast<int64_t>(operation.sequence);
+  failure.message = "from rank " + std::to_string(peer) + ": " + failure.message;
+  raise(failure);
+}
+
 std::string describe_frame(const FrameHeader& header) {
   Call call;
   if (!unpack(header.key, call)) return "something that is no call";
@@ -137,7 +147,12 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     if (!staged_.empty()) find_staged(step);
     receiving_ = true;
   }
-  const Io io = channel->try_recv(incoming_);
+  Io io = Io::kBlocked;
+  try {
+    io = channel->try_recv(incoming_);
+  } catch (const CommError& error) {
+    raise_of(error, step.peer, *operation_);
+  }
   if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
   *moved |= io == Io::kMoved;
   receiving_ = !incoming_.done;

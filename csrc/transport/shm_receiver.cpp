@@ -173,10 +173,12 @@ class ShmReceiver : public RecvChannel {
     const int why = errno;
     const Io io = nothing();
     if (read == MemoryRead::kGone || io == Io::kClosed) return io;
-    raise_system(ErrorKind::kPeerLost,
-                 "the kernel refuses to read " + std::to_string(size_bytes) +
-                     " bytes of a peer's tensor, whose memory could be read at first",
-                 why);
+    raise_system(
+        ErrorKind::kAborted,
+        "the kernel refuses to copy " + std::to_string(size_bytes) +
+            " bytes out of the sender's memory; tensors must lie in ordinary memory, and a "
+            "rank must not change its user or become undumpable once it has a group",
+        why);
   }
 
   // What was written to memory that another group's failure took back meanwhile may be lost.

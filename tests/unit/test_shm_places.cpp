@@ -136,7 +136,7 @@ TEST(private_memory_that_cannot_be_read_goes_through_the_slots) {
   Incoming incoming{.target = target.data(), .size_bytes = target.size()};
   FrameHeader header;
   CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
-  CHECK_THROWS(ends.receiver->try_recv(incoming), PeerLostError, "refuses to read");
+  CHECK_THROWS(ends.receiver->try_recv(incoming), AbortedError, "refuses to copy");
   ends.sender->hang_up();
   CHECK_EQ(ends.receiver->try_recv(incoming), Io::kClosed);
   ::munmap(pages, 32 * page);
