@@ -1,8 +1,6 @@
 // Owns one file descriptor.
 #pragma once
 
-#include <unistd.h>
-
 #include <utility>
 
 namespace fastgpu {
@@ -11,6 +9,9 @@ class UniqueFd {
  public:
   UniqueFd() = default;
   explicit UniqueFd(int fd) : fd_(fd) {}
+  // One that leads nowhere in a forked child: a connection that a child held open would outlive the
+  // parent, whom its peers would then take for alive. (exec closes what is made with CLOEXEC.)
+  static UniqueFd of_this_process_only(int fd) noexcept;
   UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   UniqueFd& operator=(UniqueFd&& other) noexcept {
     if (this != &other) reset(std::exchange(other.fd_, -1));
@@ -23,10 +24,7 @@ class UniqueFd {
   int get() const noexcept { return fd_; }
   explicit operator bool() const noexcept { return fd_ >= 0; }
   int release() noexcept { return std::exchange(fd_, -1); }
-  void reset(int fd = -1) noexcept {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = fd;
-  }
+  void reset(int fd = -1) noexcept;
 
  private:
   int fd_ = -1;

@@ -25,7 +25,7 @@ void set_option(int socket, int level, int name, int value) noexcept {
 
 // A socket that listens on `port` of every address, or empty with errno saying why not.
 UniqueFd listen_on(int family, uint16_t port) {
-  UniqueFd socket(::socket(family, SOCK_STREAM | kFlags, 0));
+  UniqueFd socket = UniqueFd::of_this_process_only(::socket(family, SOCK_STREAM | kFlags, 0));
   if (!socket) return {};
   SocketAddress address;
   if (family == AF_INET6) {
@@ -108,7 +108,8 @@ UniqueFd dial_tcp(const Endpoint& endpoint) {
     raise(ErrorKind::kInvalidArgument, "cannot connect to " + to_string(endpoint) +
                                            ": it is no IPv4 or IPv6 address (" + error + ")");
   const SocketAddress& target = targets.front();
-  UniqueFd socket(::socket(target.storage.ss_family, SOCK_STREAM | kFlags, 0));
+  UniqueFd socket =
+      UniqueFd::of_this_process_only(::socket(target.storage.ss_family, SOCK_STREAM | kFlags, 0));
   if (!socket)
     raise_system(ErrorKind::kPeerLost, "cannot open a socket to " + to_string(endpoint), errno);
   set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
@@ -137,7 +138,7 @@ int dial_result(int socket) noexcept {
 
 UniqueFd accept_connection(int listener) {
   for (;;) {
-    UniqueFd socket(::accept4(listener, nullptr, nullptr, kFlags));
+    UniqueFd socket = UniqueFd::of_this_process_only(::accept4(listener, nullptr, nullptr, kFlags));
     if (socket) {
       set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);  // no meaning, and no harm, on unix
       return socket;

@@ -54,7 +54,7 @@ pid_t process_behind(int socket) noexcept {
 
 UniqueFd listen_unix(const std::string& name) {
   const SocketAddress address = abstract_address(name);
-  UniqueFd socket(::socket(AF_UNIX, kType, 0));
+  UniqueFd socket = UniqueFd::of_this_process_only(::socket(AF_UNIX, kType, 0));
   if (!socket || ::bind(socket.get(), address.get(), address.size) != 0 ||
       ::listen(socket.get(), SOMAXCONN) != 0)
     raise_system(ErrorKind::kRendezvous, "cannot listen on the unix socket @" + name, errno);
@@ -63,7 +63,7 @@ UniqueFd listen_unix(const std::string& name) {
 
 UniqueFd dial_unix(const std::string& name) {
   const SocketAddress address = abstract_address(name);
-  UniqueFd socket(::socket(AF_UNIX, kType, 0));
+  UniqueFd socket = UniqueFd::of_this_process_only(::socket(AF_UNIX, kType, 0));
   if (!socket) raise_system(ErrorKind::kPeerLost, "cannot open a socket", errno);
   while (::connect(socket.get(), address.get(), address.size) != 0) {
     if (errno == EINTR) continue;

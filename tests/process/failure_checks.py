@@ -130,11 +130,14 @@ def set_timeout() -> None:
         time.sleep(1)
 
 
-def peer_killed(with_futures: bool) -> None:
-    """The last rank is killed; what the others have pending names it."""
+def peer_killed(with_futures: bool, with_child: bool = False) -> None:
+    """The last rank is killed, its child if any not; what the others have pending names it."""
     rank, world = me_and_world()
     dist.all_reduce(torch.ones(4))
     if rank == world - 1:
+        if with_child and os.fork() == 0:
+            time.sleep(6)
+            os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
     start = time.monotonic()
     works = []
@@ -149,7 +152,7 @@ def peer_killed(with_futures: bool) -> None:
             wait()
         assert caught.value.peer == world - 1, caught.value
         assert f"rank {world - 1}" in str(caught.value)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < (4 if with_child else 10)
     with pytest.raises(fastgpu_comm.PeerLostError):
         dist.barrier()
 

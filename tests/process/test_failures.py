@@ -57,6 +57,11 @@ def test_killed_peer_is_named(ranks: Ranks, setting: Setting, with_futures: bool
 
 
 @BOTH
+def test_killed_peer_is_named_while_its_child_lives(ranks: Ranks, setting: Setting) -> None:
+    ranks.run(checks.peer_killed, setting, False, True, expect_killed=(2,))
+
+
+@BOTH
 @pytest.mark.parametrize("kind", ["large send", "receive", "receive from any", "collective"])
 def test_message_to_killed_peer(ranks: Ranks, setting: Setting, kind: str) -> None:
     ranks.run(checks.message_to_killed_peer, setting, kind, expect_killed=(2,))
