@@ -1,5 +1,7 @@
 // Ranks as threads of one process, over real rings and sockets: the communicator end to end.
+#include <cstring>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <string>
 #include <thread>
@@ -97,7 +99,7 @@ TEST(all_reduce_in_symmetric_memory) {
 }
 
 // Large ones of three ranks and more are laid out in scratch that all can read.
-TEST(broadcast_by_every_algorithm_from_every_root) {
+TEST(broadcast_by_every_algorithm_from_either_end) {
   for (const Algorithm algorithm :
        {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kTree, Algorithm::kRing}) {
     for (const int world : {2, 3, 4}) {
@@ -105,21 +107,21 @@ TEST(broadcast_by_every_algorithm_from_every_root) {
       options.algorithm = algorithm;
       options.lanes = world == 3 ? 2 : 0;
       with_world(world, options, [&](Communicator& communicator, Process& process) {
-        for (const std::size_t count : {1000, 40'000, 300'000, 700'001}) {
+        for (const std::size_t count : {1000, 40'000, 300'001}) {
           std::vector<float> own(count);
           auto* shared = reinterpret_cast<float*>(process.heap().allocate(count * sizeof(float)));
+          std::vector<float> numbers(count + static_cast<std::size_t>(world));
+          std::iota(numbers.begin(), numbers.end(), 0.0F);  // a rank's begin with its own
           for (float* values : {own.data(), shared}) {
-            for (int root = 0; root < world; ++root) {
-              for (std::size_t i = 0; i < count; ++i) {
-                values[i] = static_cast<float>(communicator.rank()) + static_cast<float>(i % 1000);
-              }
+            for (const int root : {0, world - 1}) {
+              std::memcpy(values, &numbers[static_cast<std::size_t>(communicator.rank())],
+                          count * sizeof(float));
               CollectiveCall call = all_reduce_of({values, count});
               call.collective = Collective::kBroadcast;
               call.root = root;
               communicator.wait(*communicator.run(std::move(call)), -1);
-              for (std::size_t i = 0; i < count; ++i) {
-                CHECK_EQ(values[i], static_cast<float>(root) + static_cast<float>(i % 1000));
-              }
+              CHECK(std::memcmp(values, &numbers[static_cast<std::size_t>(root)],
+                                count * sizeof(float)) == 0);
             }
           }
           process.heap().free(reinterpret_cast<std::byte*>(shared));
