@@ -4,6 +4,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/cache_lines.h"
 #include "base/log.h"
 #include "comm/pinning.h"
 #include "comm/tuner.h"
@@ -15,6 +16,12 @@ namespace {
 constexpr TimeNs kDrainLimit = 2 * kSecond;
 // With less in a lane the crew is left alone: to meet takes a microsecond, to wake it several.
 constexpr uint64_t kLeastHelpedBytes = 64 * 1024;
+
+// Where lines stay their writer's when others read them, a sender would pay for the copy that a
+// read saves, and more, when it next writes to its buffer.
+bool reads_private(PrivateReads wanted) {
+  return wanted == PrivateReads::kAlways || (wanted == PrivateReads::kAuto && !lines_stay_owned());
+}
 
 }  // namespace
 
@@ -137,6 +144,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
       planner_(config.rank, topology, config.options),
       least_streamed_bytes_(cache_bytes() / static_cast<uint64_t>(topology.ranks_on_machine)),
       crowded_(topology.ranks_on_machine > topology.cores_on_machine),
+      reads_private_(reads_private(config.options.private_reads)),
       shared_(Shared::make(config, topology, process, planner_.lanes())),
       wires_(std::make_shared<WirePool>()),
       shared_wires_(std::make_shared<WirePool>(&process.heap())),

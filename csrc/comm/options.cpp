@@ -27,6 +27,7 @@ constexpr std::array<ProcessVariable, 2> kProcessVariables{{
 }};
 constexpr std::array<std::string_view, 3> kTransports{"auto", "shm", "tcp"};
 constexpr std::array<std::string_view, 3> kPins{"none", "node", "core"};
+constexpr std::array<std::string_view, 3> kPrivateReads{"auto", "never", "always"};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& text,
                          const std::string& allowed) {
@@ -53,17 +54,25 @@ std::vector<std::string_view> algorithm_names() {
   return names;
 }
 
-void set_algorithm(Options& options, const std::string& text) {
-  const auto names = algorithm_names();
+// Of an enumeration whose values have these names, in their order.
+template <typename Value, typename Names>
+Value named(const std::string& option, const std::string& text, const Names& names) {
   const auto found = std::find(names.begin(), names.end(), text);
-  if (found == names.end()) refuse("algorithm", text, joined(names));
-  options.algorithm = static_cast<Algorithm>(found - names.begin());
+  if (found == names.end()) refuse(option, text, joined(names));
+  return static_cast<Value>(found - names.begin());
+}
+
+template <typename Value, typename Names>
+std::string name_in(const Names& names, Value value) {
+  return std::string(names[static_cast<std::size_t>(value)]);
+}
+
+void set_algorithm(Options& options, const std::string& text) {
+  options.algorithm = named<Algorithm>("algorithm", text, algorithm_names());
 }
 
 void set_transport(Options& options, const std::string& text) {
-  const auto found = std::find(kTransports.begin(), kTransports.end(), text);
-  if (found == kTransports.end()) refuse("transport", text, joined(kTransports));
-  options.transport = static_cast<Transport>(found - kTransports.begin());
+  options.transport = named<Transport>("transport", text, kTransports);
 }
 
 void set_port_range(Options& options, const std::string& text) {
@@ -102,9 +111,11 @@ void set_engine_threads(Options& options, const std::string& text) {
 }
 
 void set_pin(Options& options, const std::string& text) {
-  const auto found = std::find(kPins.begin(), kPins.end(), text);
-  if (found == kPins.end()) refuse("pin", text, joined(kPins));
-  options.pin = static_cast<Pin>(found - kPins.begin());
+  options.pin = named<Pin>("pin", text, kPins);
+}
+
+void set_private_reads(Options& options, const std::string& text) {
+  options.private_reads = named<PrivateReads>("private_reads", text, kPrivateReads);
 }
 
 void set_deterministic(Options& options, const std::string& text) {
@@ -124,10 +135,7 @@ const std::map<std::string, Field>& fields() {
       {"algorithm",
        {set_algorithm, [](const Options& o) { return std::string(name_of(o.algorithm)); }}},
       {"transport",
-       {set_transport,
-        [](const Options& o) {
-          return std::string(kTransports[static_cast<std::size_t>(o.transport)]);
-        }}},
+       {set_transport, [](const Options& o) { return name_in(kTransports, o.transport); }}},
       {"interface", {set_interface, [](const Options& o) { return o.interface; }}},
       {"port_range",
        {set_port_range,
@@ -141,9 +149,10 @@ const std::map<std::string, Field>& fields() {
         }}},
       {"engine_threads",
        {set_engine_threads, [](const Options& o) { return std::to_string(o.engine_threads); }}},
-      {"pin",
-       {set_pin,
-        [](const Options& o) { return std::string(kPins[static_cast<std::size_t>(o.pin)]); }}},
+      {"pin", {set_pin, [](const Options& o) { return name_in(kPins, o.pin); }}},
+      {"private_reads",
+       {set_private_reads,
+        [](const Options& o) { return name_in(kPrivateReads, o.private_reads); }}},
       {"deterministic",
        {set_deterministic,
         [](const Options& o) { return std::string(o.deterministic ? "1" : "0"); }}},

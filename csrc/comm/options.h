@@ -13,6 +13,9 @@ namespace fastgpu {
 // To which processors a rank's threads are bound at set-up (comm/pinning.h).
 enum class Pin : uint8_t { kNone, kNode, kCore };
 
+// Whether a receiver reads large payloads out of its host's other ranks' private memory.
+enum class PrivateReads : uint8_t { kAuto, kNever, kAlways };
+
 enum class Transport : uint8_t { kAuto, kShm, kTcp };
 
 struct Options {
@@ -24,6 +27,7 @@ struct Options {
   bool deterministic = false;
   int engine_threads = 1;  // that move the lanes of a large operation; 1 to kMaxEngineThreads
   Pin pin = Pin::kNone;
+  PrivateReads private_reads = PrivateReads::kAuto;
 };
 
 inline constexpr int kMaxLanes = 16;

@@ -8,6 +8,8 @@
 #include <string>
 #include <thread>
 
+#include "base/cache_lines.h"
+
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -15,7 +17,6 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kLineBytes = 64;
 constexpr std::size_t kUnknownCacheBytes = std::size_t{32} << 20;
 // Few CPUs have more to themselves: a virtual machine that is told of more shares it with others.
 constexpr std::size_t kMostCacheBytesPerCpu = std::size_t{32} << 20;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cache_lines.h"
 #include "base/error.h"
 #include "transport/fence.h"
 #include "transport/shm.h"
@@ -53,9 +54,7 @@ class ShmReceiver : public RecvChannel {
     for (; in_frame_ && pieces < ring_.slots(); ++pieces) {
       if (const Io io = look(); io != Io::kMoved) return pieces > 0 ? Io::kMoved : io;
       const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes, piece_bytes);
-      incoming.take(header_.size_bytes <= kInlineBytes ? control().inline_bytes.data()
-                                                       : ring_.payload(payloads_++),
-                    piece);
+      take_slot(incoming, piece);
       in_frame_ = !incoming.done;
       ++consumed_;
       if (consumed_ - published_ >= publish_every_) publish(false);
@@ -90,6 +89,16 @@ class ShmReceiver : public RecvChannel {
     kind_ = kind_of(control().flag.load(std::memory_order_relaxed));
     if (kind_ == SlotKind::kReference)
       std::memcpy(&span_, control().inline_bytes.data(), sizeof span_);
+  }
+
+  void take_slot(Incoming& incoming, uint64_t size_bytes) {
+    if (header_.size_bytes <= kInlineBytes) {
+      incoming.take(control().inline_bytes.data(), size_bytes);
+      return;
+    }
+    std::byte* const payload = ring_.payload(payloads_++);
+    incoming.take(payload, size_bytes);
+    if (takes_over_) take_over(payload, size_bytes);
   }
 
   Io take_reference(Incoming& incoming) {
@@ -224,10 +233,11 @@ class ShmReceiver : public RecvChannel {
   const ProcessMemory sender_;
   std::vector<std::byte> scratch_;
   const uint64_t publish_every_;  // slots
-  uint64_t consumed_ = 0;         // slots
-  uint64_t payloads_ = 0;         // of them, those with a payload
-  uint64_t published_ = 0;        // slots that the sender was told of
-  bool in_frame_ = false;         // peek showed header_, and not all of its payload was taken
+  const bool takes_over_ = lines_stay_owned();
+  uint64_t consumed_ = 0;   // slots
+  uint64_t payloads_ = 0;   // of them, those with a payload
+  uint64_t published_ = 0;  // slots that the sender was told of
+  bool in_frame_ = false;   // peek showed header_, and not all of its payload was taken
   SlotKind kind_ = SlotKind::kBytes;
   FrameHeader header_;
   SegmentSpan span_;

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "base/prefetch.h"
+#include "base/cache_lines.h"
 #include "transport/shm.h"
 #include "transport/shm_ring.h"
 
@@ -60,6 +60,15 @@ class ShmSender : public SendChannel {
 
   void load_consumed() { consumed_ = ring_.words().consumed.load(std::memory_order_acquire); }
 
+  // Of a frame that takes one slot, which says where the payload lies.
+  template <typename Span>
+  void publish_span(const FrameHeader& header, SlotKind kind, const Span& span) {
+    SlotControl& control = ring_.control(published_);
+    control.header = header;
+    std::memcpy(control.inline_bytes.data(), &span, sizeof span);
+    publish(kind);
+  }
+
   void publish(SlotKind kind) {
     ring_.control(published_).flag.store(flag_of(published_, kind), std::memory_order_release);
     ++published_;
@@ -98,10 +107,7 @@ class ShmSender : public SendChannel {
       share_(span->segment);
       shared_.push_back(span->segment);
     }
-    SlotControl& control = ring_.control(published_);
-    control.header = frame.header;
-    std::memcpy(control.inline_bytes.data(), &*span, sizeof *span);
-    publish(SlotKind::kReference);
+    publish_span(frame.header, SlotKind::kReference, *span);
     frame.taken = true;
     frame.progress = published_;
     return true;
@@ -119,11 +125,7 @@ class ShmSender : public SendChannel {
     std::memcpy(frame.staged, frame.payload, size_bytes);
     frame.progress = size_bytes;
     frame.done = true;
-    SlotControl& control = ring_.control(published_);
-    control.header = frame.header;
-    const StageSpan span{.stage = n, .answer = frame.answer};
-    std::memcpy(control.inline_bytes.data(), &span, sizeof span);
-    publish(SlotKind::kStaged);
+    publish_span(frame.header, SlotKind::kStaged, StageSpan{.stage = n, .answer = frame.answer});
     return true;
   }
 
@@ -132,11 +134,7 @@ class ShmSender : public SendChannel {
     if (!frame.stays || frame.header.size_bytes <= kInlineBytes) return false;
     if (ring_.words().reads_sender.load(std::memory_order_relaxed) == 0) return false;
     if (!is_readable_by_others(frame.payload, frame.header.size_bytes)) return false;
-    SlotControl& control = ring_.control(published_);
-    control.header = frame.header;
-    const PrivateSpan span{frame.payload};
-    std::memcpy(control.inline_bytes.data(), &span, sizeof span);
-    publish(SlotKind::kPrivate);
+    publish_span(frame.header, SlotKind::kPrivate, PrivateSpan{frame.payload});
     frame.taken = true;
     frame.progress = published_;
     return true;

@@ -12,8 +12,8 @@ class Options(c10d.Backend.Options):
     Args:
         timeout: Of each operation; wins over init_process_group's.
         fields: `algorithm`, `transport`, `interface`, `port_range` ("first-last", or a pair),
-            `lanes`, `deterministic`, `engine_threads`, `pin`: as the FASTGPU_ variables of these
-            names take them.
+            `lanes`, `deterministic`, `engine_threads`, `pin`, `private_reads`: as the FASTGPU_
+            variables of these names take them.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class Options(c10d.Backend.Options):
     deterministic: str | None
     engine_threads: str | None
     pin: str | None
+    private_reads: str | None
     @property
     def timeout_is_set(self) -> bool: ...
     def __copy__(self) -> Options: ...
