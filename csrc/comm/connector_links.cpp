@@ -208,10 +208,11 @@ void Connector::handle_ring(Entry& entry, ControlMessage& message) {
     raise(ErrorKind::kPeerLost, "a ring came without its descriptor");
   }
   Member* owner = member(entry.communicator, entry.me);
-  owner->sink->on_receiver(
-      entry.peer, static_cast<int>(message.number),
-      make_shm_receiver(std::move(message.descriptors[0]), entry.bell, entry.segments, &heap_,
-                        process_behind(entry.link.fd())));
+  const int lane = static_cast<int>(message.number);
+  owner->sink->on_receiver(entry.peer, lane,
+                           make_shm_receiver(std::move(message.descriptors[0]), entry.bell,
+                                             holdings_of(*owner, entry.peer, lane), entry.segments,
+                                             &heap_, process_behind(entry.link.fd())));
   count_received(entry);
 }
 
@@ -224,6 +225,12 @@ void Connector::handle_stream(uint64_t id, Entry& entry, const ControlMessage& m
   owner->sink->on_receiver(stream.peer, static_cast<int>(message.number),
                            make_tcp_receiver(std::move(socket), engine_));
   count_received(stream);
+}
+
+std::shared_ptr<Holdings> Connector::holdings_of(Member& owner, int peer, int lane) {
+  std::shared_ptr<Holdings>& holdings = owner.peers[peer].holdings[lane];
+  if (!holdings) holdings = make_holdings();
+  return holdings;
 }
 
 // The peer has left in order once all that it opened has arrived here; its data may still be
@@ -342,7 +349,9 @@ void Connector::make_sender(Entry& entry, int lane, UniqueFd ring) {
       found->second.link.send(std::move(message));
     });
   };
-  owner->sink->on_sender(peer, lane, make_shm_sender(std::move(ring), entry.bell, &heap_, share));
+  owner->sink->on_sender(
+      peer, lane,
+      make_shm_sender(std::move(ring), entry.bell, holdings_of(*owner, peer, lane), &heap_, share));
 }
 
 }  // namespace fastgpu

@@ -8,6 +8,7 @@
 #include "base/cache_lines.h"
 #include "base/error.h"
 #include "transport/fence.h"
+#include "transport/holdings.h"
 #include "transport/shm.h"
 #include "transport/shm_ring.h"
 
@@ -20,14 +21,16 @@ constexpr uint64_t kScratchBytes = 64 * 1024;
 class ShmReceiver : public RecvChannel {
  public:
   ShmReceiver(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
-              std::shared_ptr<PeerSegments> segments, const SymmetricHeap* heap, pid_t sender)
-      : ring_(ring),
+              std::shared_ptr<Holdings> holdings, std::shared_ptr<PeerSegments> segments,
+              const SymmetricHeap* heap, pid_t sender)
+      : ring_(std::make_shared<const ShmRing>(ring)),
         peer_(std::move(peer)),
+        holdings_(std::move(holdings)),
         segments_(std::move(segments)),
         heap_(heap),
-        sender_(sender, ring_.words().sender),
-        publish_every_(std::max<uint64_t>(ring_.slots() / 4, 1)) {
-    if (sender_.readable()) ring_.words().reads_sender.store(1, std::memory_order_relaxed);
+        sender_(sender, ring_->words().sender),
+        publish_every_(ring_->publish_every()) {
+    if (sender_.readable()) ring_->words().reads_sender.store(1, std::memory_order_relaxed);
   }
   ~ShmReceiver() override { close(); }
   ShmReceiver(const ShmReceiver&) = delete;
@@ -48,10 +51,10 @@ class ShmReceiver : public RecvChannel {
     if (kind_ == SlotKind::kStaged) return take_staged(incoming);
     if (kind_ == SlotKind::kPrivate) return take_private(incoming);
     if (kind_ == SlotKind::kPlaced) return take_placed(incoming);
-    const uint64_t piece_bytes = ring_.piece_bytes(header_.size_bytes);
+    const uint64_t piece_bytes = ring_->piece_bytes(header_.size_bytes);
     uint64_t pieces = 0;
     // At most a ring's worth, so that other channels get their turn.
-    for (; in_frame_ && pieces < ring_.slots(); ++pieces) {
+    for (; in_frame_ && pieces < ring_->slots(); ++pieces) {
       if (const Io io = look(); io != Io::kMoved) return pieces > 0 ? Io::kMoved : io;
       const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes, piece_bytes);
       take_slot(incoming, piece);
@@ -66,24 +69,31 @@ class ShmReceiver : public RecvChannel {
 
  private:
   void close() noexcept {
-    ring_.words().receiver_closed.store(1, std::memory_order_release);
+    ring_->words().receiver_closed.store(1, std::memory_order_release);
     peer_->ring();
   }
 
-  Io nothing() const { return ring_.closed() ? Io::kClosed : Io::kBlocked; }
+  Io nothing() const { return ring_->closed() ? Io::kClosed : Io::kBlocked; }
   // A sender may publish its last slot and close between two looks: closed is what was closed
   // before nothing was there.
   Io look() const {
     if (arrived()) return Io::kMoved;
-    if (!ring_.closed()) return Io::kBlocked;
+    if (!ring_->closed()) return Io::kBlocked;
     return arrived() ? Io::kMoved : Io::kClosed;
   }
-  const SlotControl& control() const { return ring_.control(consumed_); }
+  const SlotControl& control() const { return ring_->control(consumed_); }
   bool arrived() const {
     return control().flag.load(std::memory_order_acquire) >= flag_of(consumed_);
   }
 
+  // Not when it is made, by the thread that makes connections.
+  void join() {
+    holdings_->receive_by(ring_);
+    joined_ = true;
+  }
+
   void begin_frame() {
+    if (!joined_) join();
     in_frame_ = true;
     header_ = control().header;
     kind_ = kind_of(control().flag.load(std::memory_order_relaxed));
@@ -96,9 +106,21 @@ class ShmReceiver : public RecvChannel {
       incoming.take(control().inline_bytes.data(), size_bytes);
       return;
     }
-    std::byte* const payload = ring_.payload(payloads_++);
+    BufferName name;
+    std::memcpy(&name, control().inline_bytes.data(), sizeof name);
+    std::byte* const payload = holdings_->find(name);
+    if (payload == nullptr) {
+      raise(ErrorKind::kPeerLost, "a frame names buffer " + std::to_string(name.buffer) + " of " +
+                                      (name.of_receiver != 0 ? "the receiver's" : "its own") +
+                                      " ring, which has none such");
+    }
     incoming.take(payload, size_bytes);
+    if (!holdings_->keep(name)) give_back(name, payload, size_bytes);
+  }
+
+  void give_back(BufferName name, std::byte* payload, uint64_t size_bytes) {
     if (takes_over_) take_over(payload, size_bytes);
+    returns_.push_back(pack(name));
   }
 
   Io take_reference(Incoming& incoming) {
@@ -120,7 +142,7 @@ class ShmReceiver : public RecvChannel {
   // Of memory that the sender keeps as it is until it hears that all was read, or closes.
   Io end_piece(Incoming& incoming) {
     fence(std::memory_order_acquire);
-    if (ring_.closed()) {
+    if (ring_->closed()) {
       incoming.done = false;
       return Io::kClosed;
     }
@@ -156,15 +178,15 @@ class ShmReceiver : public RecvChannel {
   Io take_staged(Incoming& incoming) {
     StageSpan span;
     std::memcpy(&span, control().inline_bytes.data(), sizeof span);
-    if (span.stage >= ring_.stages() || incoming.size_bytes > ring_.stage_bytes() ||
+    if (span.stage >= ring_->stages() || incoming.size_bytes > ring_->stage_bytes() ||
         span.answer == 0) {
       raise(ErrorKind::kPeerLost,
             "a frame of " + std::to_string(incoming.size_bytes) + " bytes names stage " +
                 std::to_string(span.stage) + " for answer " + std::to_string(span.answer) +
-                ", outside of a ring with " + std::to_string(ring_.stages()) + " stages of " +
-                std::to_string(ring_.stage_bytes()) + " bytes");
+                ", outside of a ring with " + std::to_string(ring_->stages()) + " stages of " +
+                std::to_string(ring_->stage_bytes()) + " bytes");
     }
-    std::byte* const source = ring_.stage(span.stage);
+    std::byte* const source = ring_->stage(span.stage);
     if (span.answer == incoming.answers) {
       incoming.take_and_answer(source, incoming.size_bytes);
     } else {
@@ -218,26 +240,33 @@ class ShmReceiver : public RecvChannel {
 
   // Gives the slots taken since the last time back to the sender.
   void publish(bool awaited) {
-    const uint64_t last = published_ + ring_.slots() - 1;
+    const uint64_t last = published_ + ring_->slots() - 1;
     published_ = consumed_;
-    ring_.words().consumed.store(published_, std::memory_order_release);
+    RingWords& words = ring_->words();
+    for (const uint8_t name : returns_) words.returns[given_back_++ % kReturns] = name;
+    returns_.clear();
+    words.given_back.store(given_back_, std::memory_order_release);
+    words.consumed.store(published_, std::memory_order_release);
     fence(std::memory_order_seq_cst);
-    const uint64_t flag = ring_.control(last).flag.load(std::memory_order_relaxed);
+    const uint64_t flag = ring_->control(last).flag.load(std::memory_order_relaxed);
     if (awaited || flag >= flag_of(last)) peer_->ring();
   }
 
-  const ShmRing ring_;
+  const std::shared_ptr<const ShmRing> ring_;
   const std::shared_ptr<Doorbell> peer_;
+  const std::shared_ptr<Holdings> holdings_;
   const std::shared_ptr<PeerSegments> segments_;
   const SymmetricHeap* const heap_;
   const ProcessMemory sender_;
   std::vector<std::byte> scratch_;
   const uint64_t publish_every_;  // slots
   const bool takes_over_ = lines_stay_owned();
-  uint64_t consumed_ = 0;   // slots
-  uint64_t payloads_ = 0;   // of them, those with a payload
-  uint64_t published_ = 0;  // slots that the sender was told of
-  bool in_frame_ = false;   // peek showed header_, and not all of its payload was taken
+  uint64_t consumed_ = 0;         // slots
+  uint64_t published_ = 0;        // slots that the sender was told of
+  std::vector<uint8_t> returns_;  // to be given back with the slots
+  uint64_t given_back_ = 0;       // buffers
+  bool joined_ = false;           // the holdings know the ring
+  bool in_frame_ = false;         // peek showed header_, and not all of its payload was taken
   SlotKind kind_ = SlotKind::kBytes;
   FrameHeader header_;
   SegmentSpan span_;
@@ -246,9 +275,11 @@ class ShmReceiver : public RecvChannel {
 }  // namespace
 
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
+                                               std::shared_ptr<Holdings> holdings,
                                                std::shared_ptr<PeerSegments> segments,
                                                const SymmetricHeap* heap, pid_t sender) {
-  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(segments), heap, sender);
+  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(holdings),
+                                       std::move(segments), heap, sender);
 }
 
 }  // namespace fastgpu

@@ -15,7 +15,8 @@ namespace fastgpu {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-constexpr uint32_t kMostSlots = 1024;
+constexpr uint32_t kMostSlots = 32;
+static_assert(2 * buffers_of({.slots = kMostSlots}) <= kReturns);
 constexpr uint32_t kMostSlotBytes = 16 << 20;
 constexpr uint32_t kMostStages = 32;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
@@ -28,13 +29,13 @@ bool possible(const ShmRingConfig& config) {
          config.stage_bytes % 64 == 0 && config.stage_bytes <= kMostSlotBytes;
 }
 
-std::size_t payload_offset(const ShmRingConfig& config) {
+std::size_t buffer_offset(const ShmRingConfig& config) {
   const std::size_t end = kPageBytes + config.slots * sizeof(SlotControl);
   return (end + kPageBytes - 1) / kPageBytes * kPageBytes;
 }
 
 std::size_t stage_offset(const ShmRingConfig& config) {
-  return payload_offset(config) + std::size_t{config.slots} * config.slot_bytes;
+  return buffer_offset(config) + std::size_t{buffers_of(config)} * config.slot_bytes;
 }
 
 std::size_t file_bytes(const ShmRingConfig& config) {
@@ -96,7 +97,7 @@ ShmRing::ShmRing(const UniqueFd& fd) {
   }
   mask_ = config_.slots - 1;
   controls_ = reinterpret_cast<SlotControl*>(base_ + kPageBytes);
-  payloads_ = base_ + payload_offset(config_);
+  buffers_ = base_ + buffer_offset(config_);
   stages_ = base_ + stage_offset(config_);
 }
 

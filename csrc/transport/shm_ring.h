@@ -1,10 +1,9 @@
-// The layout of a shared-memory ring: a page of words about the ring, a control line a slot, the
-// slots' payload, and stages, where payloads lie that are answered in place.
+// The layout of a shared-memory ring: a page of words about the ring, a control line a slot,
+// buffers for payload, and stages, where payloads lie that are answered in place.
 //
 // Slot n (counted for ever, it lies at n mod slots) holds the n-th piece that was sent. Its flag is
-// 8 (n + 1) plus a SlotKind: whether the slot holds bytes, or says where they lie. The first slot
-// of a frame holds the frame's header, the others only bytes. How a frame is cut follows from its
-// size, so both ends know it.
+// 8 (n + 1) plus a SlotKind, which says what else there is in it. The first slot of a frame holds
+// the frame's header. How a frame is cut follows from its size, so both ends know it.
 //
 // Invariants (each word has one writer; all hold on weakly ordered CPUs, too):
 //  1. The sender writes slot n only after it read, with acquire, consumed > n - slots: whatever the
@@ -20,7 +19,11 @@
 //  5. An end stores its `closed` with release after all that it published. The receiver reads what
 //     is there and only then reports it. Bytes taken from symmetric memory count only if, after
 //     they were read, nobody had closed: until then the sender kept them as they were.
-//  6. A stage is the sender's until it publishes a slot that names it, then the receiver's, until
+//  6. A buffer, of this ring or of the one the other way, is held by one end, or is the receiver's
+//  to
+//     read by a slot that names it, or given back: its number in `returns`, counted by
+//     `given_back`, which the receiver stores before `consumed` (transport/holdings.h).
+//  7. A stage is the sender's until it publishes a slot that names it, then the receiver's, until
 //     that one's answer is published the other way: the sum goes back over the lines that it came
 //     on, which then change cores twice, not four times.
 //
@@ -30,6 +33,7 @@
 // Threading: the channel's, close() from any thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -61,7 +65,7 @@ static_assert(sizeof(SlotControl) == 64 && sizeof(SegmentSpan) <= kInlineBytes);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 enum class SlotKind : uint8_t {
-  kBytes,      // in the slot
+  kBytes,      // in the slot, or in a buffer: inline_bytes are a BufferName
   kReference,  // in symmetric memory: inline_bytes are a SegmentSpan
   kStaged,     // in a stage, for an answer: inline_bytes are a StageSpan
   kPrivate,    // in the sender's own memory: inline_bytes are a PrivateSpan
@@ -71,6 +75,20 @@ inline constexpr uint64_t flag_of(uint64_t slot, SlotKind kind = SlotKind::kByte
   return 8 * (slot + 1) + static_cast<uint64_t>(kind);
 }
 inline constexpr SlotKind kind_of(uint64_t flag) { return static_cast<SlotKind>(flag % 8); }
+
+// A payload buffer, as the sender of the slot, or who gets the buffer back, knows it.
+struct BufferName {
+  uint32_t buffer = 0;
+  uint32_t of_receiver = 0;  // 1: of the ring the other way, 0: of this one
+};
+inline constexpr uint8_t pack(BufferName name) {
+  return static_cast<uint8_t>(2 * name.buffer + name.of_receiver);
+}
+inline constexpr BufferName unpack(uint8_t packed) {
+  return {.buffer = packed / 2U, .of_receiver = packed % 2U};
+}
+// As many as both rings have buffers, and more.
+inline constexpr uint64_t kReturns = 128;
 
 struct PrivateSpan {
   const std::byte* memory = nullptr;  // in the sender's process
@@ -89,12 +107,18 @@ struct RingWords {
   uint32_t stages;
   uint32_t stage_bytes;
   ProcessMark sender;
-  alignas(128) std::atomic<uint64_t> consumed;  // slots; the receiver's
+  alignas(128) std::atomic<uint64_t> consumed;  // slots; the receiver's, as the next two
+  std::atomic<uint64_t> given_back;             // buffers
+  std::array<uint8_t, kReturns> returns;        // the n-th that was given back, at n mod kReturns
   alignas(128) std::atomic<uint32_t> sender_closed;
   std::atomic<uint32_t> receiver_closed;
   alignas(128) std::atomic<uint32_t> reads_sender;  // the receiver can, so payloads may lie there
 };
-inline constexpr uint64_t kRingMagic = 0x3230676e69726766;  // "fgring02"
+inline constexpr uint64_t kRingMagic = 0x3330676e69726766;  // "fgring03"
+
+// As many again as can be under way, so that an end can keep what it reads before it hears that
+// what it sent was read.
+inline constexpr uint32_t buffers_of(const ShmRingConfig& config) { return 2 * config.slots; }
 
 class ShmRing {
  public:
@@ -107,11 +131,10 @@ class ShmRing {
   uint64_t slots() const noexcept { return config_.slots; }
   RingWords& words() const noexcept { return *reinterpret_cast<RingWords*>(base_); }
   SlotControl& control(uint64_t slot) const noexcept { return controls_[slot & mask_]; }
-  // Of the n-th slot that has one: so frames without payload between two with do not make the next
-  // one go to other lines. There are as many as slots, so it is free where a slot is.
-  std::byte* payload(uint64_t n) const noexcept {
-    return payloads_ + (n & mask_) * config_.slot_bytes;
-  }
+  uint32_t buffers() const noexcept { return buffers_of(config_); }
+  std::byte* buffer(uint64_t n) const noexcept { return buffers_ + n * config_.slot_bytes; }
+  // The receiver tells the sender of as many slots at once.
+  uint64_t publish_every() const noexcept { return std::max(config_.slots / 4, 1U); }
   uint32_t stages() const noexcept { return config_.stages; }
   uint64_t stage_bytes() const noexcept { return config_.stage_bytes; }
   std::byte* stage(uint64_t n) const noexcept { return stages_ + n * config_.stage_bytes; }
@@ -125,7 +148,7 @@ class ShmRing {
   std::size_t mapped_bytes_ = 0;
   std::byte* base_ = nullptr;
   SlotControl* controls_ = nullptr;
-  std::byte* payloads_ = nullptr;
+  std::byte* buffers_ = nullptr;
   std::byte* stages_ = nullptr;
 };
 

@@ -33,8 +33,8 @@ ChannelEnds make_shm_ends(const ShmRingConfig& config) {
   auto bell = std::make_shared<Doorbell>(Doorbell::create());
   auto segments = std::make_shared<PeerSegments>();
   auto share = [segments](uint32_t segment) { segments->add(segment, heap().descriptor(segment)); };
-  return {nullptr, make_shm_sender(std::move(ring), bell, &heap(), share),
-          make_shm_receiver(std::move(same), bell, segments, nullptr, ::getpid())};
+  return {nullptr, make_shm_sender(std::move(ring), bell, make_holdings(), &heap(), share),
+          make_shm_receiver(std::move(same), bell, make_holdings(), segments, nullptr, ::getpid())};
 }
 
 ChannelParameter shm_parameter(const char* name, const ShmRingConfig& config) {
