@@ -21,7 +21,7 @@ void Holdings::receive_by(std::shared_ptr<const ShmRing> ring) {
 
 void Holdings::set_most() noexcept {
   most_ = mine_ ? mine_->buffers() : 0;
-  if (theirs_) most_ += theirs_->buffers() - theirs_->slots() - (theirs_->publish_every() - 1);
+  if (theirs_) most_ += theirs_->buffers() - theirs_->slots();
 }
 
 bool Holdings::has_room() {

@@ -6,8 +6,8 @@
 //
 // Whoever has a slot free has a buffer for it: a ring has twice as many buffers as slots, and of
 // both rings' neither end holds and has under way so many that the other is left with fewer than
-// its slots, those counted that were given back and not told of yet. So the two ways block each
-// other no more than if each had buffers of its own, and a sender waits for slots only.
+// its slots. (What is given back counts as under way until its sender hears of it.) So the two ways
+// block each other no more than if each had buffers of its own, and a sender waits for slots only.
 //
 // Ownership: shared by an end's sender and its receiver of one lane; keeps both rings mapped.
 // Threading: those of a lane's channels, one at a time.

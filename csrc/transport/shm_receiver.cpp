@@ -29,7 +29,7 @@ class ShmReceiver : public RecvChannel {
         segments_(std::move(segments)),
         heap_(heap),
         sender_(sender, ring_->words().sender),
-        publish_every_(ring_->publish_every()) {
+        publish_every_(std::max(ring_->slots() / 4, 1U)) {
     if (sender_.readable()) ring_->words().reads_sender.store(1, std::memory_order_relaxed);
   }
   ~ShmReceiver() override { close(); }

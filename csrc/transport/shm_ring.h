@@ -33,7 +33,6 @@
 // Threading: the channel's, close() from any thread.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -128,13 +127,11 @@ class ShmRing {
   ShmRing(const ShmRing&) = delete;
   ShmRing& operator=(const ShmRing&) = delete;
 
-  uint64_t slots() const noexcept { return config_.slots; }
+  uint32_t slots() const noexcept { return config_.slots; }
   RingWords& words() const noexcept { return *reinterpret_cast<RingWords*>(base_); }
   SlotControl& control(uint64_t slot) const noexcept { return controls_[slot & mask_]; }
   uint32_t buffers() const noexcept { return buffers_of(config_); }
   std::byte* buffer(uint64_t n) const noexcept { return buffers_ + n * config_.slot_bytes; }
-  // The receiver tells the sender of as many slots at once.
-  uint64_t publish_every() const noexcept { return std::max(config_.slots / 4, 1U); }
   uint32_t stages() const noexcept { return config_.stages; }
   uint64_t stage_bytes() const noexcept { return config_.stage_bytes; }
   std::byte* stage(uint64_t n) const noexcept { return stages_ + n * config_.stage_bytes; }
