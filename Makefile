@@ -88,6 +88,13 @@ test-cpp: test-release test-asan test-tsan
 # gcc's thread sanitizer cannot map its shadow under some kernels' address randomisation.
 test-tsan: fixed_addresses := $(shell setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize)
 
+# In the extension's own build: what users run is what is tested, and it is compiled once.
+test-release: $(extension)
+	cmake -B build/extension -DFASTGPU_TESTS=ON --log-level=WARNING
+	cmake --build build/extension
+	ctest --test-dir build/extension --output-on-failure
+	cmake -B build/extension -DFASTGPU_TESTS=OFF --log-level=WARNING
+
 test-%: $(dependencies)
 	tools/check_system.sh $(bin)/python c++
 	cmake --preset $* --log-level=WARNING

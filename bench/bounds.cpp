@@ -137,6 +137,18 @@ class Process {
     const std::size_t first = count / 2 / 16 * 16;
     return owner == 0 ? Half{0, first} : Half{first, count - first};
   }
+  struct Parts {
+    Half own;
+    Half theirs;
+    std::size_t chunk;  // elements
+  };
+  Parts parts(std::size_t bytes, std::size_t chunk_bytes) const {
+    return {half_of(me_, bytes / 4), half_of(1 - me_, bytes / 4), chunk_bytes / 4};
+  }
+  // Elements of the chunk that begins `done` elements into the half.
+  static std::size_t left(Half half, std::size_t done, std::size_t chunk) {
+    return done < half.count ? std::min(chunk, half.count - done) : 0;
+  }
   void symmetric_call(std::size_t bytes);
   void staged_whole(std::size_t bytes);
   void staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
@@ -183,21 +195,16 @@ void Process::staged_whole(std::size_t bytes) {
 }
 
 void Process::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
-  const Half own = half_of(me_, bytes / 4);
-  const Half theirs = half_of(1 - me_, bytes / 4);
-  const std::size_t chunk = chunk_bytes / 4;
-  const auto left = [chunk](Half half, std::size_t done) {
-    return done < half.count ? std::min(chunk, half.count - done) : 0;
-  };
+  const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
     const std::size_t turn = done / chunk % 2;
     float* my_part = mine_ + own.offset + done;
     float* their_part = mine_ + theirs.offset + done;
-    std::memcpy(slot(me_, turn), their_part, left(theirs, done) * 4);
+    std::memcpy(slot(me_, turn), their_part, left(theirs, done, chunk) * 4);
     meet();
-    add_and_publish(my_part, slot(1 - me_, turn), slot(me_, 2 + turn), left(own, done));
+    add_and_publish(my_part, slot(1 - me_, turn), slot(me_, 2 + turn), left(own, done, chunk));
     meet();
-    std::memcpy(their_part, slot(1 - me_, 2 + turn), left(theirs, done) * 4);
+    std::memcpy(their_part, slot(1 - me_, 2 + turn), left(theirs, done, chunk) * 4);
   }
   meet();
 }
@@ -205,19 +212,14 @@ void Process::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
 // The sums go back over the slot that the values came by: its lines change cores twice, not four
 // times.
 void Process::answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
-  const Half own = half_of(me_, bytes / 4);
-  const Half theirs = half_of(1 - me_, bytes / 4);
-  const std::size_t chunk = chunk_bytes / 4;
-  const auto left = [chunk](Half half, std::size_t done) {
-    return done < half.count ? std::min(chunk, half.count - done) : 0;
-  };
+  const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
     float* their_part = mine_ + theirs.offset + done;
-    std::memcpy(slot(me_, 0), their_part, left(theirs, done) * 4);
+    std::memcpy(slot(me_, 0), their_part, left(theirs, done, chunk) * 4);
     meet();
-    add_into_both(mine_ + own.offset + done, slot(1 - me_, 0), left(own, done));
+    add_into_both(mine_ + own.offset + done, slot(1 - me_, 0), left(own, done, chunk));
     meet();
-    std::memcpy(their_part, slot(me_, 0), left(theirs, done) * 4);
+    std::memcpy(their_part, slot(me_, 0), left(theirs, done, chunk) * 4);
   }
 }
 
@@ -230,9 +232,7 @@ bool Process::read_from_other(float* target, std::size_t offset, std::size_t cou
 }
 
 void Process::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
-  const Half own = half_of(me_, bytes / 4);
-  const Half theirs = half_of(1 - me_, bytes / 4);
-  const std::size_t chunk = chunk_bytes / 4;
+  const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < own.count; done += chunk) {
     const std::size_t count = std::min(chunk, own.count - done);
     read_from_other(scratch_, own.offset + done, count);

@@ -54,7 +54,12 @@ bool unpack(const std::array<uint64_t, 2>& key, Call& call) {
 std::string describe(const Call& call) {
   std::string text(name_of(call.collective));
   if (call.collective == Collective::kBarrier) return text + "()";
-  text += "(count=" + std::to_string(call.count) + ", dtype=" + std::string(name_of(call.dtype));
+  text += '(';
+  // Each pair of ranks has a count of its own in an all_to_all.
+  if (call.collective != Collective::kAllToAll) {
+    text += "count=" + std::to_string(call.count) + ", ";
+  }
+  text += "dtype=" + std::string(name_of(call.dtype));
   if (reduces(call.collective)) text += ", op=" + std::string(name_of(call.reduce_op));
   if (call.root != kNoRoot) text += ", root=" + std::to_string(call.root);
   text += ", algorithm=" + std::string(name_of(call.algorithm));

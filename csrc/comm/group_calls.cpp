@@ -3,6 +3,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/cache_lines.h"
 #include "comm/group.h"
 #include "kernels/copy.h"
 #include "kernels/reduce.h"
@@ -189,6 +190,9 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   // A reduction reads its targets first: they are in the caches, and may as well be written there.
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};
+  // Lines that others have read are dear to write again where they stay their writer's.
+  const bool rewrites = plan.schedule->wire_shared && lines_stay_owned();
+  operation.lay_out = rewrites ? copy_streaming : CopyKernel{};
   operation.stays_from_bytes = stays_from_bytes(call.collective);
   operation.wires = plan.schedule->wire_shared ? shared_wires_ : wires_;
   bind(operation, call);

@@ -204,13 +204,13 @@ void LaneRun::reclaim(const Step& step, ChannelSource& channels) {
 void LaneRun::decode(const Step& step) const {
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
-  if (step.reduce) {
-    operation_->reduce(target, source, step.source.size_bytes / operation_->element_size);
-  } else if (source != target && step.last && operation_->copy != nullptr) {
-    operation_->copy(target, source, step.source.size_bytes);
-  } else if (source != target) {
-    std::memcpy(target, source, step.source.size_bytes);
-  }
+  const std::size_t size_bytes = step.source.size_bytes;
+  if (step.reduce) return operation_->reduce(target, source, size_bytes / operation_->element_size);
+  if (source == target) return;
+  CopyKernel copy = step.last ? operation_->copy : nullptr;
+  if (step.target.buffer == Buffer::kWire) copy = operation_->lay_out;
+  copy != nullptr ? copy(target, source, size_bytes)
+                  : static_cast<void>(std::memcpy(target, source, size_bytes));
 }
 
 bool LaneRun::is_posted(const Region& target) const {

@@ -31,6 +31,7 @@ struct Operation {
   ReduceBothKernel reduce_both = nullptr;  // may be absent where reduce is not
   uint64_t stays_from_bytes = UINT64_MAX;  // Outgoing::stays
   CopyKernel copy = nullptr;               // for what is stored and not read again; nullptr: memcpy
+  CopyKernel lay_out = nullptr;            // for what several ranks will read in the wire
   uint32_t element_size = 1;
   uint64_t sent_bytes = 0;  // of the schedule, for the queue's counters
   uint64_t received_bytes = 0;

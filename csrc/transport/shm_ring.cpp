@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kPageBytes = 4096;
 constexpr uint32_t kMostSlots = 32;
-static_assert(2 * buffers_of({.slots = kMostSlots}) <= kReturns);
+static_assert(uint64_t{2} * buffers_of({.slots = kMostSlots}) <= kReturns);
 constexpr uint32_t kMostSlotBytes = 16 << 20;
 constexpr uint32_t kMostStages = 32;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
