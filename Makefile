@@ -92,14 +92,14 @@ test-tsan: fixed_addresses := $(shell setarch --addr-no-randomize true 2>/dev/nu
 test-release: $(extension)
 	cmake -B build/extension -DFASTGPU_TESTS=ON --log-level=WARNING
 	cmake --build build/extension
-	ctest --test-dir build/extension --output-on-failure
+	ctest --test-dir build/extension --output-on-failure -j $(JOBS)
 	cmake -B build/extension -DFASTGPU_TESTS=OFF --log-level=WARNING
 
 test-%: $(dependencies)
 	tools/check_system.sh $(bin)/python c++
 	cmake --preset $* --log-level=WARNING
 	cmake --build --preset $*
-	$(fixed_addresses) ctest --preset $*
+	$(fixed_addresses) ctest --preset $* -j $(JOBS)
 
 # What is free of torch, compiled for another architecture without a warning. Of its tests only `sim`
 # runs in the emulator: two of `unit`, on descriptors and on TCP, fail there for a reason not known.
