@@ -23,7 +23,7 @@ called through torch.distributed. Sizes are nccl-tests'. Every result was checke
 two processes need that only copy, add and meet (bench/bounds.cpp). `least`: the fastest round of
 one over the fastest of any peer. Where a virtual machine's processors are now two threads of a
 core, now cores far apart, each start of a program meets one or the other, and the medians mix
-them; the fastest rounds are all of the former kind.
+them; the fastest of many rounds are of the former kind, of few they may not be.
 """
 
 Entry = tuple[str, str, int]

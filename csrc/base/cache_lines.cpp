@@ -1,5 +1,6 @@
 #include "base/cache_lines.h"
 
+#include <array>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -12,14 +13,10 @@ namespace {
 bool is_of_amd_descent() noexcept {
 #if defined(__x86_64__)
   unsigned highest = 0;
-  char vendor[12];
-  if (__get_cpuid(0, &highest, reinterpret_cast<unsigned*>(vendor),
-                  reinterpret_cast<unsigned*>(vendor + 8),
-                  reinterpret_cast<unsigned*>(vendor + 4)) == 0) {
-    return false;
-  }
-  return std::memcmp(vendor, "AuthenticAMD", sizeof vendor) == 0 ||
-         std::memcmp(vendor, "HygonGenuine", sizeof vendor) == 0;
+  std::array<unsigned, 3> vendor{};  // 12 letters
+  if (__get_cpuid(0, &highest, &vendor[0], &vendor[2], &vendor[1]) == 0) return false;
+  return std::memcmp(vendor.data(), "AuthenticAMD", sizeof vendor) == 0 ||
+         std::memcmp(vendor.data(), "HygonGenuine", sizeof vendor) == 0;
 #else
   return false;
 #endif

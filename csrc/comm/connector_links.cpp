@@ -211,7 +211,7 @@ void Connector::handle_ring(Entry& entry, ControlMessage& message) {
   const int lane = static_cast<int>(message.number);
   owner->sink->on_receiver(entry.peer, lane,
                            make_shm_receiver(std::move(message.descriptors[0]), entry.bell,
-                                             holdings_of(*owner, entry.peer, lane), entry.segments,
+                                             holdings_of(*owner, entry, lane), entry.segments,
                                              &heap_, process_behind(entry.link.fd())));
   count_received(entry);
 }
@@ -227,9 +227,12 @@ void Connector::handle_stream(uint64_t id, Entry& entry, const ControlMessage& m
   count_received(stream);
 }
 
-std::shared_ptr<Holdings> Connector::holdings_of(Member& owner, int peer, int lane) {
-  std::shared_ptr<Holdings>& holdings = owner.peers[peer].holdings[lane];
-  if (!holdings) holdings = make_holdings();
+// What the two channels of a lane share, if the same process is behind the links of both: what goes
+// into its ring's buffers is for no other to read.
+std::shared_ptr<Holdings> Connector::holdings_of(Member& owner, const Entry& entry, int lane) {
+  auto& shared = owner.peers[entry.peer].holdings[{lane, process_behind(entry.link.fd())}];
+  std::shared_ptr<Holdings> holdings = shared.lock();
+  if (!holdings) shared = holdings = make_holdings();
   return holdings;
 }
 
@@ -349,9 +352,9 @@ void Connector::make_sender(Entry& entry, int lane, UniqueFd ring) {
       found->second.link.send(std::move(message));
     });
   };
-  owner->sink->on_sender(
-      peer, lane,
-      make_shm_sender(std::move(ring), entry.bell, holdings_of(*owner, peer, lane), &heap_, share));
+  owner->sink->on_sender(peer, lane,
+                         make_shm_sender(std::move(ring), entry.bell,
+                                         holdings_of(*owner, entry, lane), &heap_, share));
 }
 
 }  // namespace fastgpu

@@ -19,7 +19,7 @@ constexpr uint64_t kLeastHelpedBytes = 64 * 1024;
 
 // Where lines stay their writer's when others read them, a sender would pay for the copy that a
 // read saves, and more, when it next writes to its buffer.
-bool reads_private(PrivateReads wanted) {
+bool leaves_private(PrivateReads wanted) {
   return wanted == PrivateReads::kAlways || (wanted == PrivateReads::kAuto && !lines_stay_owned());
 }
 
@@ -144,7 +144,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
       planner_(config.rank, topology, config.options),
       least_streamed_bytes_(cache_bytes() / static_cast<uint64_t>(topology.ranks_on_machine)),
       crowded_(topology.ranks_on_machine > topology.cores_on_machine),
-      reads_private_(reads_private(config.options.private_reads)),
+      leaves_private_(leaves_private(config.options.private_reads)),
       shared_(Shared::make(config, topology, process, planner_.lanes())),
       wires_(std::make_shared<WirePool>()),
       shared_wires_(std::make_shared<WirePool>(&process.heap())),

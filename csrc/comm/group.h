@@ -83,8 +83,8 @@ class Group : public Communicator {
   Planner planner_;
   // From here on what the ranks of a machine receive would not stay in its caches.
   const uint64_t least_streamed_bytes_;
-  const bool crowded_;        // ranks share cores
-  const bool reads_private_;  // as far as the kernel lets it
+  const bool crowded_;         // ranks share cores
+  const bool leaves_private_;  // large payloads where they lie, for their receivers to read
   const std::shared_ptr<Shared> shared_;
   std::shared_ptr<OperationQueue> collectives_;
   std::shared_ptr<PointToPoint> messages_;

@@ -202,7 +202,7 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
 // and out. What is reduced is not, for the kernel would only copy it once more; nor is a broadcast,
 // in which one rank copies in while another copies out.
 uint64_t Group::stays_from_bytes(Collective collective) const {
-  if (!reads_private_ || reduces(collective) || collective == Collective::kBroadcast)
+  if (!leaves_private_ || reduces(collective) || collective == Collective::kBroadcast)
     return UINT64_MAX;
   return crowded_ ? kLeastReadBytesCrowded : kLeastReadBytes;
 }

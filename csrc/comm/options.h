@@ -13,7 +13,7 @@ namespace fastgpu {
 // To which processors a rank's threads are bound at set-up (comm/pinning.h).
 enum class Pin : uint8_t { kNone, kNode, kCore };
 
-// Whether a receiver reads large payloads out of its host's other ranks' private memory.
+// Whether this rank leaves large payloads in its private memory, for its host's others to read.
 enum class PrivateReads : uint8_t { kAuto, kNever, kAlways };
 
 enum class Transport : uint8_t { kAuto, kShm, kTcp };

@@ -18,14 +18,19 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   raise(failure);
 }
 
-// What a channel raises does not say whose it is, nor in which operation.
-[[noreturn]] void raise_of(const CommError& error, int peer, const Operation& operation) {
-  Failure failure = error.failure();
-  failure.peer = peer;
-  failure.op = name_of(operation.call.collective);
-  failure.sequence = static_cast<int64_t>(operation.sequence);
-  failure.message = "from rank " + std::to_string(peer) + ": " + failure.message;
-  raise(failure);
+// Asks a channel, and adds to what it raises whose channel it is, and in which operation.
+template <typename Question>
+Io ask(int peer, const Operation& operation, Question question) {
+  try {
+    return question();
+  } catch (const CommError& error) {
+    Failure failure = error.failure();
+    failure.peer = peer;
+    failure.op = name_of(operation.call.collective);
+    failure.sequence = static_cast<int64_t>(operation.sequence);
+    failure.message = "rank " + std::to_string(peer) + ": " + failure.message;
+    raise(failure);
+  }
 }
 
 std::string describe_frame(const FrameHeader& header) {
@@ -99,11 +104,16 @@ void LaneRun::post(const Step& step, ChannelSource& channels) {
   if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
     SendChannel* channel = channels.sender(step.peer, lane_);
-    const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(frame);
+    const Io io = send(channel, step.peer, frame);
     if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
     if (frame.done) return note(step.peer, frame);
   }
   posted_.push_back({step.peer, step.source, frame});
+}
+
+Io LaneRun::send(SendChannel* channel, int peer, Outgoing& frame) const {
+  if (channel == nullptr) return Io::kBlocked;
+  return ask(peer, *operation_, [&] { return channel->try_send(frame); });
 }
 
 bool LaneRun::flush(ChannelSource& channels) {
@@ -114,7 +124,7 @@ bool LaneRun::flush(ChannelSource& channels) {
     Outgoing& frame = posted.frame;
     if (!frame.taken && std::find(full_.begin(), full_.end(), posted.peer) != full_.end()) continue;
     SendChannel* channel = channels.sender(posted.peer, lane_);
-    const Io io = channel == nullptr ? Io::kBlocked : channel->try_send(frame);
+    const Io io = send(channel, posted.peer, frame);
     if (io == Io::kClosed) raise_if_departed(channels, posted.peer, *operation_);
     moved |= io == Io::kMoved;
     any_done |= frame.done;
@@ -130,7 +140,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
   if (channel == nullptr) return false;
   if (!receiving_) {
     FrameHeader header;
-    const Io io = channel->peek(header);
+    const Io io = ask(step.peer, *operation_, [&] { return channel->peek(header); });
     if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
     if (io != Io::kMoved) return false;
     check(step, header);
@@ -147,12 +157,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     if (!staged_.empty()) find_staged(step);
     receiving_ = true;
   }
-  Io io = Io::kBlocked;
-  try {
-    io = channel->try_recv(incoming_);
-  } catch (const CommError& error) {
-    raise_of(error, step.peer, *operation_);
-  }
+  const Io io = ask(step.peer, *operation_, [&] { return channel->try_recv(incoming_); });
   if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
   *moved |= io == Io::kMoved;
   receiving_ = !incoming_.done;
@@ -205,12 +210,15 @@ void LaneRun::decode(const Step& step) const {
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
-  if (step.reduce) return operation_->reduce(target, source, size_bytes / operation_->element_size);
-  if (source == target) return;
   CopyKernel copy = step.last ? operation_->copy : nullptr;
   if (step.target.buffer == Buffer::kWire) copy = operation_->lay_out;
-  copy != nullptr ? copy(target, source, size_bytes)
-                  : static_cast<void>(std::memcpy(target, source, size_bytes));
+  if (step.reduce) {
+    operation_->reduce(target, source, size_bytes / operation_->element_size);
+  } else if (source != target && copy != nullptr) {
+    copy(target, source, size_bytes);
+  } else if (source != target) {
+    std::memcpy(target, source, size_bytes);
+  }
 }
 
 bool LaneRun::is_posted(const Region& target) const {

@@ -68,6 +68,7 @@ class LaneRun {
 
   FrameHeader header_of(const Step& step, uint64_t size_bytes) const;
   void post(const Step& step, ChannelSource& channels);
+  Io send(SendChannel* channel, int peer, Outgoing& frame) const;
   bool flush(ChannelSource& channels);
   bool receive(const Step& step, ChannelSource& channels, bool* moved);
   uint32_t answered_by_next(const Step& step) const;

@@ -1,25 +1,31 @@
 #include "transport/holdings.h"
 
+#include <string>
 #include <utility>
+
+#include "base/error.h"
 
 namespace fastgpu {
 
 std::shared_ptr<Holdings> make_holdings() { return std::make_shared<Holdings>(); }
 
 void Holdings::send_by(std::shared_ptr<const ShmRing> ring) {
-  mine_ = std::move(ring);
+  join(mine_, std::move(ring));
   for (uint32_t n = 0; n < mine_->buffers(); ++n) {
     spares_[spares_in_++ % kReturns] = {mine_->buffer(n), {.buffer = n, .of_receiver = 0}};
   }
-  set_most();
 }
 
-void Holdings::receive_by(std::shared_ptr<const ShmRing> ring) {
-  theirs_ = std::move(ring);
-  set_most();
-}
+void Holdings::receive_by(std::shared_ptr<const ShmRing> ring) { join(theirs_, std::move(ring)); }
 
-void Holdings::set_most() noexcept {
+void Holdings::join(std::shared_ptr<const ShmRing>& ring, std::shared_ptr<const ShmRing> joining) {
+  const ShmRing* const other = &ring == &mine_ ? theirs_.get() : mine_.get();
+  if (other != nullptr && other->buffer_bytes() != joining->buffer_bytes()) {
+    const ShmRing& peers = &ring == &theirs_ ? *joining : *other;
+    raise(ErrorKind::kPeerLost, "its ring has buffers of " + std::to_string(peers.buffer_bytes()) +
+                                    " bytes, and this rank's has others");
+  }
+  ring = std::move(joining);
   most_ = mine_ ? mine_->buffers() : 0;
   if (theirs_) most_ += theirs_->buffers() - theirs_->slots();
 }
@@ -33,8 +39,11 @@ bool Holdings::has_room() {
 // `consumed` first: what was given back with it is there when it is seen.
 void Holdings::refresh() {
   const RingWords& words = mine_->words();
-  consumed_ = words.consumed.load(std::memory_order_acquire);
+  const uint64_t consumed = words.consumed.load(std::memory_order_acquire);
+  if (consumed > published_) return;  // says a broken peer
+  consumed_ = consumed;
   const uint64_t given_back = words.given_back.load(std::memory_order_acquire);
+  if (given_back - given_back_ > kReturns) given_back_ = given_back - kReturns;  // so does one
   for (; given_back_ != given_back; ++given_back_) {
     const BufferName name = unpack(words.returns[given_back_ % kReturns]);
     const bool is_mine = name.of_receiver == 0;
@@ -62,11 +71,12 @@ std::byte* Holdings::find(BufferName name) const noexcept {
   return ring != nullptr && name.buffer < ring->buffers() ? ring->buffer(name.buffer) : nullptr;
 }
 
-bool Holdings::keep(BufferName name) {
+// What was read of this end's slots meanwhile makes room for more to be kept.
+bool Holdings::keep(BufferName name, std::byte* memory) {
   if (!may_keep() && mine_) refresh();
   if (!may_keep()) return false;
   kept_.push_back(
-      {find(name), {.buffer = name.buffer, .of_receiver = name.of_receiver == 0 ? 1U : 0U}});
+      {memory, {.buffer = name.buffer, .of_receiver = name.of_receiver == 0 ? 1U : 0U}});
   return true;
 }
 

@@ -30,7 +30,8 @@ class Holdings {
     BufferName name;  // as this end tells it to the other
   };
 
-  // The ring by which this end sends, whose buffers it holds from then on; and the other one.
+  // The ring by which this end sends, whose buffers it holds from then on; and the other one. Raise
+  // PeerLostError when the two have buffers of different sizes: pieces are cut to fit either's.
   void send_by(std::shared_ptr<const ShmRing> ring);
   void receive_by(std::shared_ptr<const ShmRing> ring);
 
@@ -49,13 +50,13 @@ class Holdings {
   // The receiver's: where a buffer lies that the other end names; nullptr: there is none such.
   std::byte* find(BufferName name) const noexcept;
   // Keeps a buffer that was read, unless this end has enough: then it is to be given back.
-  bool keep(BufferName name);
+  bool keep(BufferName name, std::byte* memory);
 
  private:
   uint64_t spare() const noexcept { return spares_in_ - spares_out_; }
   uint64_t held() const noexcept { return kept_.size() + spare(); }
   bool may_keep() const noexcept { return held() + (published_ - consumed_) < most_; }
-  void set_most() noexcept;
+  void join(std::shared_ptr<const ShmRing>& ring, std::shared_ptr<const ShmRing> joining);
 
   std::shared_ptr<const ShmRing> mine_;
   std::shared_ptr<const ShmRing> theirs_;

@@ -115,12 +115,12 @@ class ShmReceiver : public RecvChannel {
                                       " ring, which has none such");
     }
     incoming.take(payload, size_bytes);
-    if (!holdings_->keep(name)) give_back(name, payload, size_bytes);
+    if (!holdings_->keep(name, payload)) give_back(name, payload, size_bytes);
   }
 
   void give_back(BufferName name, std::byte* payload, uint64_t size_bytes) {
     if (takes_over_) take_over(payload, size_bytes);
-    returns_.push_back(pack(name));
+    ring_->words().returns[given_back_++ % kReturns] = pack(name);
   }
 
   Io take_reference(Incoming& incoming) {
@@ -242,11 +242,8 @@ class ShmReceiver : public RecvChannel {
   void publish(bool awaited) {
     const uint64_t last = published_ + ring_->slots() - 1;
     published_ = consumed_;
-    RingWords& words = ring_->words();
-    for (const uint8_t name : returns_) words.returns[given_back_++ % kReturns] = name;
-    returns_.clear();
-    words.given_back.store(given_back_, std::memory_order_release);
-    words.consumed.store(published_, std::memory_order_release);
+    ring_->words().given_back.store(given_back_, std::memory_order_release);
+    ring_->words().consumed.store(published_, std::memory_order_release);
     fence(std::memory_order_seq_cst);
     const uint64_t flag = ring_->control(last).flag.load(std::memory_order_relaxed);
     if (awaited || flag >= flag_of(last)) peer_->ring();
@@ -261,12 +258,11 @@ class ShmReceiver : public RecvChannel {
   std::vector<std::byte> scratch_;
   const uint64_t publish_every_;  // slots
   const bool takes_over_ = lines_stay_owned();
-  uint64_t consumed_ = 0;         // slots
-  uint64_t published_ = 0;        // slots that the sender was told of
-  std::vector<uint8_t> returns_;  // to be given back with the slots
-  uint64_t given_back_ = 0;       // buffers
-  bool joined_ = false;           // the holdings know the ring
-  bool in_frame_ = false;         // peek showed header_, and not all of its payload was taken
+  uint64_t consumed_ = 0;    // slots
+  uint64_t published_ = 0;   // slots that the sender was told of
+  uint64_t given_back_ = 0;  // buffers
+  bool joined_ = false;      // the holdings know the ring
+  bool in_frame_ = false;    // peek showed header_, and not all of its payload was taken
   SlotKind kind_ = SlotKind::kBytes;
   FrameHeader header_;
   SegmentSpan span_;

@@ -19,17 +19,18 @@
 //  5. An end stores its `closed` with release after all that it published. The receiver reads what
 //     is there and only then reports it. Bytes taken from symmetric memory count only if, after
 //     they were read, nobody had closed: until then the sender kept them as they were.
-//  6. A buffer, of this ring or of the one the other way, is held by one end, or is the receiver's
-//  to
+//  6. A buffer, of this ring or of the one the other way, is held by one end, or the receiver's to
 //     read by a slot that names it, or given back: its number in `returns`, counted by
-//     `given_back`, which the receiver stores before `consumed` (transport/holdings.h).
+//     `given_back`, which the receiver stores before `consumed`, and the sender loads after it
+//     (transport/holdings.h).
 //  7. A stage is the sender's until it publishes a slot that names it, then the receiver's, until
 //     that one's answer is published the other way: the sum goes back over the lines that it came
 //     on, which then change cores twice, not four times.
 //
 // A broken or hostile peer can make frames nonsense, but not make this process read or write
 // outside the mapping, save for the peer's own memory: sizes are sealed into the file, and read
-// once, at the start, and whose memory is read the kernel says. Ownership: one mapping each end.
+// once, at the start, two rings whose buffers change hands have them of one size, and whose memory
+// is read the kernel says. Ownership: one mapping each end.
 // Threading: the channel's, close() from any thread.
 #pragma once
 
@@ -58,7 +59,7 @@ inline constexpr uint64_t kPiecesWanted = 2;
 struct alignas(64) SlotControl {
   std::atomic<uint64_t> flag;
   FrameHeader header;
-  std::array<std::byte, kInlineBytes> inline_bytes;  // or a SegmentSpan
+  std::array<std::byte, kInlineBytes> inline_bytes;  // or what the slot's kind says
 };
 static_assert(sizeof(SlotControl) == 64 && sizeof(SegmentSpan) <= kInlineBytes);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
@@ -86,7 +87,7 @@ inline constexpr uint8_t pack(BufferName name) {
 inline constexpr BufferName unpack(uint8_t packed) {
   return {.buffer = packed / 2U, .of_receiver = packed % 2U};
 }
-// As many as both rings have buffers, and more.
+// At least as many as two rings have buffers.
 inline constexpr uint64_t kReturns = 128;
 
 struct PrivateSpan {
@@ -130,6 +131,7 @@ class ShmRing {
   uint32_t slots() const noexcept { return config_.slots; }
   RingWords& words() const noexcept { return *reinterpret_cast<RingWords*>(base_); }
   SlotControl& control(uint64_t slot) const noexcept { return controls_[slot & mask_]; }
+  uint64_t buffer_bytes() const noexcept { return config_.slot_bytes; }
   uint32_t buffers() const noexcept { return buffers_of(config_); }
   std::byte* buffer(uint64_t n) const noexcept { return buffers_ + n * config_.slot_bytes; }
   uint32_t stages() const noexcept { return config_.stages; }

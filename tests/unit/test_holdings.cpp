@@ -20,8 +20,9 @@ constexpr std::size_t kFrameBytes = 64;
 // Two ends that send to each other. A frame takes one slot and holds its number many times.
 class Pair {
  public:
-  explicit Pair(const ShmRingConfig& config)
-      : rings_{create_shm_ring(config), create_shm_ring(config)} {
+  explicit Pair(const ShmRingConfig& config) : Pair(config, config) {}
+  Pair(const ShmRingConfig& first, const ShmRingConfig& second)
+      : rings_{create_shm_ring(first), create_shm_ring(second)} {
     for (std::size_t end : {0U, 1U}) {
       const auto holdings = make_holdings();
       ends_[end].sender =
@@ -34,10 +35,11 @@ class Pair {
   const UniqueFd& ring(std::size_t end) const { return rings_[end]; }
   std::size_t unread(std::size_t end) const { return ends_[end].unread.size(); }
 
-  bool send(std::size_t end) {
+  // An inline frame needs no buffer.
+  bool send(std::size_t end, bool is_inline = false) {
     std::array<uint64_t, kFrameBytes / 8> payload{};
     payload.fill(++number_);
-    Outgoing frame{.header = {.size_bytes = kFrameBytes},
+    Outgoing frame{.header = {.size_bytes = is_inline ? kInlineBytes : kFrameBytes},
                    .payload = reinterpret_cast<const std::byte*>(payload.data())};
     ends_[end].sender->try_send(frame);
     if (frame.done) ends_[1 - end].unread.push_back(number_);
@@ -46,14 +48,15 @@ class Pair {
 
   bool receive(std::size_t end) {
     std::array<uint64_t, kFrameBytes / 8> target{};
-    Incoming incoming{.target = reinterpret_cast<std::byte*>(target.data()),
-                      .size_bytes = kFrameBytes};
     FrameHeader header;
     if (ends_[end].receiver->peek(header) != Io::kMoved) return false;
+    Incoming incoming{.target = reinterpret_cast<std::byte*>(target.data()),
+                      .size_bytes = header.size_bytes};
     ends_[end].receiver->try_recv(incoming);
     const uint64_t expected = ends_[end].unread.front();
     ends_[end].unread.pop_front();
-    return incoming.done && std::ranges::count(target, expected) == kFrameBytes / 8;
+    return incoming.done &&
+           std::ranges::count(target, expected) == static_cast<long>(header.size_bytes / 8);
   }
 
  private:
@@ -117,7 +120,7 @@ void walk(uint32_t slots, unsigned seed) {
     const auto end = static_cast<std::size_t>(action % 2);
     if (action < 2) {
       const uint64_t taken = sent[end] - rings[end].words().consumed.load();
-      CHECK_EQ(pair.send(end), taken < slots);
+      CHECK_EQ(pair.send(end, random() % 4 == 0), taken < slots);
       if (taken < slots) ++sent[end];
     } else if (pair.unread(end) > 0) {
       CHECK(pair.receive(end));
@@ -147,14 +150,26 @@ TEST(a_broken_peer_cannot_name_what_is_no_buffer) {
   offer({.buffer = 0, .of_receiver = 1});  // of a ring that this end does not send by
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 0 of the receiver's ring");
   ring.words().returns.fill(0xff);
-  ring.words().given_back.store(1'000);  // what is no buffer is passed over
+  ring.words().given_back.store(uint64_t{1} << 63);  // what is no buffer is passed over
   for (uint32_t n = 0; n < ring.slots(); ++n) CHECK(ends.send(target));
   CHECK(!ends.send(target));
   ring.words().returns.fill(0);  // and the same one again and again harms the peer alone
-  ring.words().given_back.store(1'000'000);
+  ring.words().given_back.fetch_add(uint64_t{1} << 62);
   ring.words().consumed.store(ring.slots());
   for (uint32_t n = 0; n < ring.slots(); ++n) CHECK(ends.send(target));
   CHECK(!ends.send(target));
+  ring.words().consumed.store(1'000'000);  // what was not sent was not consumed
+  CHECK(!ends.send(target));
+}
+
+TEST(a_peer_with_other_buffers_is_refused) {
+  for (const std::size_t sends : {0U, 1U}) {
+    Pair pair({.slot_bytes = 64}, {.slot_bytes = 128});
+    CHECK(pair.send(sends));
+    CHECK(pair.send(1 - sends));
+    CHECK_THROWS(pair.receive(1 - sends), PeerLostError,
+                 sends == 0 ? "buffers of 64 bytes" : "buffers of 128 bytes");
+  }
 }
 
 }  // namespace
