@@ -1,5 +1,6 @@
 #include "comm/group.h"
 
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -57,14 +58,18 @@ struct Group::Shared {
   // The first failure: says who and what, tells the peers, and takes everything down.
   void on_failure(Failure& failure) {
     Failure told = failure;
+    const bool is_mine = told.rank == kNoRank || told.rank == rank;  // else a peer's
     told.rank = rank;
     const std::string departure = channels->departure(told.peer);
     if (told.kind == ErrorKind::kPeerLost && !departure.empty()) {
       told.message = name_of_rank(topology, told.peer) + " " + departure;
     }
+    if (is_mine && told.kind == ErrorKind::kTimeout && told.peer != kNoRank) {
+      told.message += "; look at " + name_of_rank(topology, told.peer);
+    }
     std::string where = "rank " + std::to_string(rank) + ", group '" + name + "'";
-    if (!told.op.empty()) where += ", " + told.op;
-    if (told.sequence >= 0) where += " #" + std::to_string(told.sequence);
+    if (is_mine && !told.op.empty()) where += ", " + told.op;
+    if (is_mine && told.sequence >= 0) where += " #" + std::to_string(told.sequence);
     told.message = where + ": " + told.message;
     const bool is_first = latch(told);
     failure = std::move(told);
@@ -90,6 +95,7 @@ struct Group::Shared {
   void peer_failed(int peer, const Failure& failure) {
     Failure mine = failure;
     mine.message = "reported by rank " + std::to_string(peer) + ": " + failure.message;
+    if (mine.peer == rank) mine.peer = peer;  // whom the reporter is at odds with is this rank
     fail_others(mine);
     engine.submitted();
   }
@@ -170,7 +176,8 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   process_.engine().share_machine(topology.ranks_on_machine, topology.cores_on_machine);
   if (topology.ranks_on_machine * config.options.engine_threads > topology.cores_on_machine) {
     process_.crew().set_crowded(true);
-    if (help.helpers > 0) {
+    static std::atomic<bool> warned{false};  // once is enough for all groups of the process
+    if (help.helpers > 0 && !warned.exchange(true)) {
       log(LogLevel::kWarn, "engine_threads_exceed_cores",
           "ranks=" + std::to_string(topology.ranks_on_machine) +
               " engine_threads=" + std::to_string(config.options.engine_threads) +

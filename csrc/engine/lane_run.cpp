@@ -235,13 +235,18 @@ void LaneRun::check(const Step& step, const FrameHeader& header) const {
   failure.peer = step.peer;
   failure.op = name_of(operation_->call.collective);
   failure.sequence = static_cast<int64_t>(operation_->sequence);
-  const bool same_call = header.key == mine.key && header.sequence == mine.sequence;
-  failure.message =
-      "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
-      (same_call ? ", with a part of " + std::to_string(header.size_bytes) + " bytes" : "") +
-      ", but rank " + std::to_string(operation_->rank) + " called " + describe_frame(mine) +
-      (same_call ? ", with a part of " + std::to_string(mine.size_bytes) + " bytes" : "") +
-      "; every rank must make the same calls in the same order";
+  if (header.key == mine.key && header.sequence == mine.sequence) {
+    const std::string me = "rank " + std::to_string(operation_->rank);
+    failure.message = "rank " + std::to_string(step.peer) + " sends " + me + " " +
+                      std::to_string(header.size_bytes) + " bytes in " + describe_frame(mine) +
+                      ", but " + me + " expects " + std::to_string(mine.size_bytes) +
+                      "; what a rank sends another and what that one expects must agree";
+  } else {
+    failure.message = "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
+                      ", but rank " + std::to_string(operation_->rank) + " called " +
+                      describe_frame(mine) +
+                      "; every rank must make the same calls in the same order";
+  }
   raise(failure);
 }
 

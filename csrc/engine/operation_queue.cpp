@@ -288,22 +288,24 @@ void OperationQueue::check_deadlines(TimeNs now) {
     failure.kind = ErrorKind::kTimeout;
     failure.op = name_of(operation.call.collective);
     failure.sequence = static_cast<int64_t>(operation.sequence);
-    failure.message = describe(operation.call) + " timed out" + waiting_for(operation);
+    failure.message = describe(operation.call) + " timed out";
+    const std::set<int> peers = awaited_by(operation);
+    if (!peers.empty()) failure.message += " waiting for rank";
+    for (const int peer : peers) failure.message += " " + std::to_string(peer);
+    failure.peer = peers.empty() ? kNoRank : *peers.begin();
     raise(failure);
   }
 }
 
-std::string OperationQueue::waiting_for(const Operation& operation) const {
+std::set<int> OperationQueue::awaited_by(const Operation& operation) const {
   std::set<int> peers;
+  if (running_.front().get() != &operation) return peers;
   for (const LaneQueue& queue : lanes_) {
     if (queue.waiting.empty()) continue;
     const int peer = queue.run.waiting_for();
     if (peer != kNoRank) peers.insert(peer);
   }
-  if (peers.empty() || running_.front().get() != &operation) return "";
-  std::string text = " waiting for rank";
-  for (const int peer : peers) text.append(" ").append(std::to_string(peer));
-  return text;
+  return peers;
 }
 
 void OperationQueue::fail_all(Failure failure) {

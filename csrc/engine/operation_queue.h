@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "engine/crew.h"
@@ -102,7 +103,7 @@ class OperationQueue : public Pollable {
   void one_less() noexcept;
   void check_deadlines(TimeNs now);
   void fail_all(Failure failure);
-  std::string waiting_for(const Operation& operation) const;
+  std::set<int> awaited_by(const Operation& operation) const;
 
   ChannelSource& channels_;
   const FailureHandler on_failure_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -68,7 +69,7 @@ def mismatch(kind: str) -> None:
     assert word in str(caught.value), caught.value
     assert other_word in str(caught.value), caught.value
     assert caught.value.rank == rank
-    assert caught.value.peer is not None
+    assert caught.value.peer not in (None, rank)
 
 
 def sparse_mismatch() -> None:
@@ -95,6 +96,8 @@ def collective_timeout() -> None:
     assert 0.5 < time.monotonic() - start < 2.4
     assert caught.value.op == "all_reduce"
     assert caught.value.sequence is not None
+    assert caught.value.peer not in (None, rank)
+    assert re.search(r"look at rank \d+ \(host .+, pid \d+\)", str(caught.value)), caught.value
     with pytest.raises(fastgpu_comm.CommError):
         dist.all_reduce(torch.ones(10), group=group)
 
