@@ -18,18 +18,22 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   raise(failure);
 }
 
-// Asks a channel, and adds to what it raises whose channel it is, and in which operation.
+// What a channel raises does not say whose it is, nor in which operation.
+[[noreturn]] void raise_of(const CommError& error, int peer, const Operation& operation) {
+  Failure failure = error.failure();
+  failure.peer = peer;
+  failure.op = name_of(operation.call.collective);
+  failure.sequence = static_cast<int64_t>(operation.sequence);
+  failure.message = "rank " + std::to_string(peer) + ": " + failure.message;
+  raise(failure);
+}
+
 template <typename Question>
 Io ask(int peer, const Operation& operation, Question question) {
   try {
     return question();
   } catch (const CommError& error) {
-    Failure failure = error.failure();
-    failure.peer = peer;
-    failure.op = name_of(operation.call.collective);
-    failure.sequence = static_cast<int64_t>(operation.sequence);
-    failure.message = "rank " + std::to_string(peer) + ": " + failure.message;
-    raise(failure);
+    raise_of(error, peer, operation);
   }
 }
 
@@ -140,7 +144,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
   if (channel == nullptr) return false;
   if (!receiving_) {
     FrameHeader header;
-    const Io io = ask(step.peer, *operation_, [&] { return channel->peek(header); });
+    const Io io = channel->peek(header);
     if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
     if (io != Io::kMoved) return false;
     check(step, header);

@@ -86,14 +86,7 @@ class ShmReceiver : public RecvChannel {
     return control().flag.load(std::memory_order_acquire) >= flag_of(consumed_);
   }
 
-  // Not when it is made, by the thread that makes connections.
-  void join() {
-    holdings_->receive_by(ring_);
-    joined_ = true;
-  }
-
   void begin_frame() {
-    if (!joined_) join();
     in_frame_ = true;
     header_ = control().header;
     kind_ = kind_of(control().flag.load(std::memory_order_relaxed));
@@ -101,11 +94,18 @@ class ShmReceiver : public RecvChannel {
       std::memcpy(&span_, control().inline_bytes.data(), sizeof span_);
   }
 
+  // Not when it is made, by the thread that makes connections.
+  void join() {
+    holdings_->receive_by(ring_);
+    joined_ = true;
+  }
+
   void take_slot(Incoming& incoming, uint64_t size_bytes) {
     if (header_.size_bytes <= kInlineBytes) {
       incoming.take(control().inline_bytes.data(), size_bytes);
       return;
     }
+    if (!joined_) join();
     BufferName name;
     std::memcpy(&name, control().inline_bytes.data(), sizeof name);
     std::byte* const payload = holdings_->find(name);
