@@ -24,7 +24,7 @@ inline void prefetch_to_write(std::byte* memory, std::size_t size_bytes) noexcep
 
 // Whether a line that one core has written stays that core's when others read it (the state "owned"
 // of AMD's processors). It is passed on without a way to memory; but to write it again takes its
-// owner 7 to 35 ns a line, one after another, and no prefetch helps.
+// owner 7 to 27 ns a line, one after another, and no prefetch helps.
 bool lines_stay_owned() noexcept;
 
 // Writes to each line what it holds, so that it is this core's, from which its next writer gets it

@@ -88,6 +88,20 @@ def all_gather(dtype: torch.dtype) -> None:
             same(whole.view(world, *size), stack(everyone))
 
 
+def large_exchanges() -> None:
+    """Parts too large for a ring, again and again in the same buffers, which change in between."""
+    rank, world = me_and_world()
+    count = 150_001
+    mine, whole = torch.zeros(world * count), torch.zeros(world * count)
+    for turn in range(4):
+        mine.copy_(torch.arange(world).repeat_interleave(count) + 100 * rank + turn)
+        dist.all_to_all_single(whole, mine)
+        sent_to_me = 100 * torch.arange(world) + rank + turn
+        same(whole, sent_to_me.repeat_interleave(count).float())
+        dist.all_gather_into_tensor(whole, mine[:count])
+        same(whole, (100 * torch.arange(world) + turn).repeat_interleave(count).float())
+
+
 def stack(tensors: list[torch.Tensor]) -> torch.Tensor:
     """torch.stack, for fp8 too."""
     bytes_of = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors])

@@ -66,6 +66,14 @@ def test_all_reduce_by_every_algorithm(ranks: Ranks, algorithm: str) -> None:
     ranks.run(checks.all_reduce, Setting(3, environment=environment), torch.float32)
 
 
+# Which of the two is the default depends on the processor.
+@pytest.mark.parametrize("private_reads", ["never", "always"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_large_exchanges(ranks: Ranks, world: int, private_reads: str) -> None:
+    environment = {"FASTGPU_PRIVATE_READS": private_reads}
+    ranks.run(checks.large_exchanges, Setting(world, environment=environment))
+
+
 @pytest.mark.parametrize("dtype", FP8, ids=str)
 def test_float8_is_rounded_as_torch_does(ranks: Ranks, dtype: torch.dtype) -> None:
     ranks.run(checks.float8_like_torch, Setting(2), dtype)
