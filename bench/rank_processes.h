@@ -2,6 +2,7 @@
 // Threading: the caller has no other thread yet, for it forks.
 #pragma once
 
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,15 +11,20 @@
 #include <filesystem>
 #include <string>
 #include <vector>
-
-#include "base/affinity.h"
-
 namespace fastgpu {
 
 // Binds the calling thread to the `index`-th of the cores it may use, round and round.
 inline void pin_to_core(int index) {
-  const std::vector<int> cores = available_cores();
-  bind_thread(::pthread_self(), {cores[static_cast<std::size_t>(index) % cores.size()]});
+  cpu_set_t allowed;
+  ::sched_getaffinity(0, sizeof allowed, &allowed);
+  std::vector<int> cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
+  }
+  if (cores.empty()) return;
+  CPU_ZERO(&allowed);
+  CPU_SET(cores[static_cast<std::size_t>(index) % cores.size()], &allowed);
+  ::sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
 // Runs `run_rank(rank, folder)` in a process for each rank, with a folder to meet in, which is

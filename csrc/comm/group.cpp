@@ -7,7 +7,6 @@
 
 #include "base/cache_lines.h"
 #include "base/log.h"
-#include "comm/pinning.h"
 #include "comm/tuner.h"
 #include "kernels/copy.h"
 
@@ -15,8 +14,6 @@ namespace fastgpu {
 namespace {
 
 constexpr TimeNs kDrainLimit = 2 * kSecond;
-// With less in a lane the crew is left alone: to meet takes a microsecond, to wake it several.
-constexpr uint64_t kLeastHelpedBytes = 64 * 1024;
 
 // Where lines stay their writer's when others read them, a sender would pay for the copy that a
 // read saves, and more, when it next writes to its buffer.
@@ -136,9 +133,6 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.constants = process.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
   const Topology topology = meet(request, store, process.connector());
-  if (config.options.pin != Pin::kNone) {
-    pin_rank(config.rank, config.options.pin, topology, process);
-  }
   auto group = std::make_shared<Group>(config, topology, process);
   group->calibrate();
   return group;
@@ -161,12 +155,8 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   const auto on_abandoned = [&heap = process.heap()](const std::byte* data) {
     heap.take_back(data);
   };
-  const QueueHelp help{.crew = &process.crew(),
-                       .helpers = config.options.engine_threads - 1,
-                       .least_bytes = kLeastHelpedBytes};
-  process.crew().grow(help.helpers);
   collectives_ =
-      std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure, on_abandoned, help);
+      std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure, on_abandoned);
   messages_ = std::make_shared<PointToPoint>(*shared->channels, config.world, lanes, on_failure);
   shared->collectives = collectives_;
   shared->messages = messages_;
@@ -174,17 +164,6 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Process
   process_.engine().add(collectives_);
   process_.engine().add(messages_);
   process_.engine().share_machine(topology.ranks_on_machine, topology.cores_on_machine);
-  if (topology.ranks_on_machine * config.options.engine_threads > topology.cores_on_machine) {
-    process_.crew().set_crowded(true);
-    static std::atomic<bool> warned{false};  // once is enough for all groups of the process
-    if (help.helpers > 0 && !warned.exchange(true)) {
-      log(LogLevel::kWarn, "engine_threads_exceed_cores",
-          "ranks=" + std::to_string(topology.ranks_on_machine) +
-              " engine_threads=" + std::to_string(config.options.engine_threads) +
-              " cores=" + std::to_string(topology.cores_on_machine) +
-              " meaning=" + quoted("they take turns, which is slower than one thread a rank"));
-    }
-  }
 }
 
 Group::~Group() { shutdown(); }

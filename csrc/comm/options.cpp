@@ -26,7 +26,6 @@ constexpr std::array<ProcessVariable, 2> kProcessVariables{{
     {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose(text.c_str()); }},
 }};
 constexpr std::array<std::string_view, 3> kTransports{"auto", "shm", "tcp"};
-constexpr std::array<std::string_view, 3> kPins{"none", "node", "core"};
 constexpr std::array<std::string_view, 3> kPrivateReads{"auto", "never", "always"};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& text,
@@ -102,18 +101,6 @@ void set_lanes(Options& options, const std::string& text) {
   options.lanes = lanes;
 }
 
-void set_engine_threads(Options& options, const std::string& text) {
-  int threads = 0;
-  if (!parse_number(text, &threads) || threads < 1 || threads > kMaxEngineThreads) {
-    refuse("engine_threads", text, "1 to " + std::to_string(kMaxEngineThreads));
-  }
-  options.engine_threads = threads;
-}
-
-void set_pin(Options& options, const std::string& text) {
-  options.pin = named<Pin>("pin", text, kPins);
-}
-
 void set_private_reads(Options& options, const std::string& text) {
   options.private_reads = named<PrivateReads>("private_reads", text, kPrivateReads);
 }
@@ -147,9 +134,6 @@ const std::map<std::string, Field>& fields() {
         [](const Options& o) {
           return o.lanes == 0 ? std::string("auto") : std::to_string(o.lanes);
         }}},
-      {"engine_threads",
-       {set_engine_threads, [](const Options& o) { return std::to_string(o.engine_threads); }}},
-      {"pin", {set_pin, [](const Options& o) { return name_in(kPins, o.pin); }}},
       {"private_reads",
        {set_private_reads,
         [](const Options& o) { return name_in(kPrivateReads, o.private_reads); }}},

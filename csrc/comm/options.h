@@ -10,9 +10,6 @@
 
 namespace fastgpu {
 
-// To which processors a rank's threads are bound at set-up (comm/pinning.h).
-enum class Pin : uint8_t { kNone, kNode, kCore };
-
 // Whether this rank leaves large payloads in its private memory, for its host's others to read.
 enum class PrivateReads : uint8_t { kAuto, kNever, kAlways };
 
@@ -25,13 +22,10 @@ struct Options {
   PortRange port_range;   // 0-0: ephemeral
   int lanes = 0;          // 0: auto; 1 to kMaxLanes
   bool deterministic = false;
-  int engine_threads = 1;  // that move the lanes of a large operation; 1 to kMaxEngineThreads
-  Pin pin = Pin::kNone;
   PrivateReads private_reads = PrivateReads::kAuto;
 };
 
 inline constexpr int kMaxLanes = 16;
-inline constexpr int kMaxEngineThreads = kMaxLanes;  // a lane is one thread's at a time
 
 // Sets the field that `name` ("algorithm", "port_range") names from text as a variable holds it.
 // Raises InvalidArgumentError that says what was given and what is allowed.

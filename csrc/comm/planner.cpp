@@ -10,9 +10,8 @@ Planner::Planner(int rank, const Topology& topology, const Options& options)
       world_(static_cast<int>(topology.records.size())),
       host_of_(topology.host_of),
       most_per_machine_(topology.most_on_machine),
-      engine_threads_(topology.engine_threads),
       options_(options),
-      lanes_(options.lanes > 0 ? options.lanes : most_chosen_lanes(topology.engine_threads)) {}
+      lanes_(options.lanes > 0 ? options.lanes : kMaxChosenLanes) {}
 
 void Planner::set_constants(const Constants& constants) {
   const std::lock_guard lock(mutex_);
@@ -36,7 +35,6 @@ std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   choice.bytes = question.count * question.element_size;
   choice.placement = placement_of(world_, host_of_);
   choice.placement.most_per_machine = most_per_machine_;
-  choice.placement.engine_threads = engine_threads_;
   choice.forced = options_.algorithm;
   choice.lanes = options_.lanes;
   choice.deterministic = options_.deterministic;

@@ -68,7 +68,6 @@ class Planner {
   const int world_;
   const std::vector<int> host_of_;
   const int most_per_machine_;
-  const int engine_threads_;
   const Options options_;
   const int lanes_;
   mutable std::mutex mutex_;  // guards what follows

@@ -42,14 +42,6 @@ Connector& Process::connector() {
   return *connector_;
 }
 
-void Process::bind(const std::vector<int>& cpus) {
-  const std::lock_guard lock(mutex_);
-  cpus_.insert(cpus.begin(), cpus.end());
-  const std::vector<int> all(cpus_.begin(), cpus_.end());
-  engine_.bind(all);
-  crew_.bind(all);
-}
-
 std::string Process::constants() {
   const std::lock_guard lock(mutex_);
   return constants_;

@@ -1,15 +1,12 @@
-// What one process has once, for all its communicators: the engine and its crew, the connector and
+// What one process has once, for all its communicators: the engine, the connector and
 // symmetric memory. Tests make their own; the torch backend uses the shared one, which is never
 // destroyed, so that a process may exit without ceremony. Thread safety: all calls, any thread.
 #pragma once
 
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
-#include <vector>
 
-#include "engine/crew.h"
 #include "engine/engine.h"
 #include "transport/segment.h"
 
@@ -26,10 +23,6 @@ class Process {
   static Process& shared();
 
   Engine& engine() noexcept { return engine_; }
-  // The engine's thread and its crew run on these processors, beside those of other ranks of this
-  // process.
-  void bind(const std::vector<int>& cpus);
-  Crew& crew() noexcept { return crew_; }
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use. Raises InvalidArgumentError in a process that was
   // forked since.
@@ -39,12 +32,10 @@ class Process {
   void set_constants(std::string text);
 
  private:
-  Crew crew_;  // before engine_, whose thread may be its runner
   Engine engine_;
   SymmetricHeap heap_;
   std::mutex mutex_;  // guards what follows
   std::string constants_;
-  std::set<int> cpus_;  // that ranks were bound to
   int connected_at_fork_ = 0;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };

@@ -1,16 +1,18 @@
 #include "comm/topology.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <fstream>
 #include <map>
+#include <memory>
+#include <new>
 #include <random>
 #include <set>
 #include <sstream>
 
-#include "base/affinity.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -31,6 +33,25 @@ std::string host_name() {
   std::array<char, 256> name{};
   ::gethostname(name.data(), name.size() - 1);
   return name.data();
+}
+
+// The cores that this process may use, in order; {0} where the kernel does not say.
+std::vector<int> available_cores() {
+  // The kernel may have been built for more cores than cpu_set_t holds.
+  constexpr int kMaxCores = 1 << 16;
+  struct FreeSet {
+    void operator()(cpu_set_t* set) const noexcept { CPU_FREE(set); }
+  };
+  const std::unique_ptr<cpu_set_t, FreeSet> set(CPU_ALLOC(kMaxCores));
+  if (set == nullptr) throw std::bad_alloc();
+  const std::size_t size_bytes = CPU_ALLOC_SIZE(kMaxCores);
+  CPU_ZERO_S(size_bytes, set.get());
+  if (::sched_getaffinity(0, size_bytes, set.get()) != 0) return {0};
+  std::vector<int> cores;
+  for (int core = 0; core < kMaxCores; ++core) {
+    if (CPU_ISSET_S(core, size_bytes, set.get())) cores.push_back(core);
+  }
+  return cores;
 }
 
 uint64_t random_id() {
@@ -76,7 +97,6 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
   record.machine = boot_id();
   record.unix_name = connector.unix_name();
   record.transport = request.options.transport;
-  record.engine_threads = request.options.engine_threads;
   for (const char* name : kAgreed) {
     record.agreed.append(record.agreed.empty() ? "" : " ").append(name).append("=");
     record.agreed += get_field(request.options, name);
@@ -202,8 +222,8 @@ std::string to_text(const PeerRecord& record) {
   std::ostringstream text;
   text << "host=" << record.host << "\npid=" << record.pid << "\nmachine=" << record.machine
        << "\nunix=" << record.unix_name << "\ntransport=" << static_cast<int>(record.transport)
-       << "\nengine_threads=" << record.engine_threads << "\nagreed=" << record.agreed
-       << "\ncommunicator=" << record.communicator << "\nconstants=" << record.constants << "\n";
+       << "\nagreed=" << record.agreed << "\ncommunicator=" << record.communicator
+       << "\nconstants=" << record.constants << "\n";
   for (const int core : record.cores) text << "core=" << core << "\n";
   for (const Endpoint& endpoint : record.endpoints) {
     text << "endpoint=" << endpoint.port << " " << endpoint.address << "\n";
@@ -224,7 +244,6 @@ PeerRecord record_from_text(const std::string& text) {
       if (name == "machine") record.machine = value;
       if (name == "unix") record.unix_name = value;
       if (name == "transport") record.transport = static_cast<Transport>(std::stoi(value));
-      if (name == "engine_threads") record.engine_threads = std::stoi(value);
       if (name == "agreed") record.agreed = value;
       if (name == "communicator") record.communicator = std::stoull(value);
       if (name == "constants") record.constants = value;
@@ -266,11 +285,9 @@ Topology meet(const RendezvousRequest& request, Store& store, Connector& connect
                                                       : address_of(request, topology, rank));
   }
   std::map<std::string, int> ranks_of_machine;
-  topology.engine_threads = request.options.engine_threads;
   for (const PeerRecord& record : topology.records) {
     topology.most_on_machine =
         std::max(topology.most_on_machine, ++ranks_of_machine[record.machine]);
-    topology.engine_threads = std::min(topology.engine_threads, record.engine_threads);
   }
   const std::string& machine = topology.records[static_cast<std::size_t>(request.rank)].machine;
   topology.ranks_on_machine = ranks_of_machine[machine];

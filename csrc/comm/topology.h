@@ -24,7 +24,6 @@ struct PeerRecord {
   std::vector<int> cores;  // that its process may use
   std::vector<Endpoint> endpoints;
   Transport transport = Transport::kAuto;
-  int engine_threads = 1;
   std::string agreed;         // the options that must be the same on every rank
   uint64_t communicator = 0;  // rank 0's is everyone's
   std::string constants;      // rank 0's are everyone's; empty: to be measured
@@ -40,7 +39,6 @@ struct Topology {
   int ranks_on_machine = 1;  // this rank's machine
   int cores_on_machine = 1;  // that those ranks together may use: each may be bound to its own
   int most_on_machine = 1;   // of all machines; the same on every rank
-  int engine_threads = 1;    // the least of all ranks: what choices count on
 };
 
 struct RendezvousRequest {

@@ -91,8 +91,6 @@ class Engine {
   // only keep the others from running; where there are fewer than two for each, so would the
   // background.
   void share_machine(int ranks, int cores) noexcept;
-  // The engine's own thread runs on these processors only.
-  void bind(const std::vector<int>& cpus) { standby_.bind(cpus); }
   Poller& poller() noexcept { return poller_; }
 
  private:

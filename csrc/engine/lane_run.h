@@ -1,6 +1,5 @@
 // One lane of one operation, under way: a cursor on its steps and the sends that are posted.
-// Threading: one thread's at a time, the runner's or, in a burst, its crew's. Reused for the next
-// operation, so that a step allocates nothing.
+// Threading: the runner's. Reused for the next operation, so that a step allocates nothing.
 #pragma once
 
 #include <vector>
@@ -14,7 +13,7 @@ namespace fastgpu {
 enum class Presence : uint8_t { kHere, kLeft, kLost };  // kLeft: in order
 
 // Where the channels come from. nullptr: not connected yet; asking is what makes it connect.
-// Threading: any calls in parallel, but of a lane's channels by one thread at a time.
+// Threading: the runner's.
 class ChannelSource {
  public:
   virtual ~ChannelSource() = default;

@@ -24,13 +24,11 @@ Failure unexpected(const std::exception& error) {
 }  // namespace
 
 OperationQueue::OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
-                               AbandonHandler on_abandoned, const QueueHelp& help)
+                               AbandonHandler on_abandoned)
     : channels_(channels),
       on_failure_(std::move(on_failure)),
       on_abandoned_(std::move(on_abandoned)),
-      help_(help),
-      lanes_(static_cast<std::size_t>(lanes)),
-      burst_(channels, help.helpers > 0 ? lanes_.size() : 0) {}
+      lanes_(static_cast<std::size_t>(lanes)) {}
 
 void OperationQueue::clock(const Operation& operation) {
   if (operation.call.count * operation.element_size < kClockedBytes || pending() > 0) return;
@@ -119,7 +117,7 @@ bool OperationQueue::poll() noexcept {
       return true;
     }
     take_inbox();
-    return help_.helpers > 0 && !quiet_ ? poll_together() : poll_lanes();
+    return poll_lanes();
   } catch (const CommError& error) {
     fail_all(error.failure());
   } catch (const std::exception& error) {
@@ -153,44 +151,12 @@ void OperationQueue::enqueue(std::shared_ptr<Operation> operation) {
     lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation.get());
   }
   running_.push_back(std::move(operation));
-  quiet_ = false;
   next_expiry_ = 0;
 }
 
 bool OperationQueue::poll_lanes() {
   bool moved = false;
   for (std::size_t lane = 0; lane < lanes_.size(); ++lane) moved |= poll_lane(lane);
-  quiet_ = !moved;
-  return moved;
-}
-
-bool OperationQueue::is_large(const Operation& operation) const noexcept {
-  const uint64_t bytes = std::max({operation.sent_bytes, operation.received_bytes,
-                                   operation.call.count * operation.element_size});
-  return bytes >= help_.least_bytes * operation.schedule->lanes.size();
-}
-
-// With two large lanes or more the crew takes part in those; what is left has its turn after them.
-bool OperationQueue::poll_together() {
-  burst_.clear();
-  large_.clear();
-  for (std::size_t lane = 0; lane < lanes_.size(); ++lane) {
-    LaneQueue& queue = lanes_[lane];
-    if (queue.waiting.empty() || !is_large(*queue.waiting.front())) continue;
-    begin_lane(queue, lane);
-    burst_.add(queue.run);
-    large_.push_back(lane);
-  }
-  if (large_.size() < 2) return poll_lanes();
-  bool moved = burst_.run(*help_.crew, help_.helpers);
-  for (std::size_t lane = 0, index = 0; lane < lanes_.size(); ++lane) {
-    if (index == large_.size() || large_[index] != lane) {
-      moved |= poll_lane(lane);
-    } else if (burst_.done(index++)) {
-      finish_lane(lanes_[lane]);
-    }
-  }
-  quiet_ = !moved;
   return moved;
 }
 

@@ -2,8 +2,7 @@
 // when its lanes are free; so several may be under way, and each lane carries them one after
 // another. Ownership: shares the operations until they are done; the channels outlive it.
 // Threading: push, fail_with, failure, busy, full and the counters from any thread; the rest is the
-// runner's, who may have a crew poll large lanes beside it. Bounded: whoever pushes waits first
-// while it is full().
+// runner's. Bounded: whoever pushes waits first while it is full().
 #pragma once
 
 #include <atomic>
@@ -15,20 +14,11 @@
 #include <set>
 #include <vector>
 
-#include "engine/crew.h"
 #include "engine/engine.h"
-#include "engine/lane_burst.h"
 #include "engine/lane_run.h"
 #include "engine/operation.h"
 
 namespace fastgpu {
-
-// Who polls a queue's lanes beside the runner; nobody without a crew.
-struct QueueHelp {
-  Crew* crew = nullptr;      // outlives the queue
-  int helpers = 0;           // of the crew
-  uint64_t least_bytes = 0;  // to move in a lane: with less, to meet costs more than it saves
-};
 
 class OperationQueue : public Pollable {
  public:
@@ -42,7 +32,7 @@ class OperationQueue : public Pollable {
   using AbandonHandler = std::function<void(const std::byte* data)>;
 
   OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
-                 AbandonHandler on_abandoned = {}, const QueueHelp& help = {});
+                 AbandonHandler on_abandoned = {});
 
   // Numbers the operation and takes it. Raises the latched failure when there is one.
   void push(const std::shared_ptr<Operation>& operation);
@@ -70,7 +60,7 @@ class OperationQueue : public Pollable {
   uint64_t busy_ns() const noexcept { return static_cast<uint64_t>(busy_ns_.load()); }
 
  private:
-  struct alignas(64) LaneQueue {     // of one thread at a time: no line is shared
+  struct LaneQueue {
     std::deque<Operation*> waiting;  // the front one is under way; running_ owns them
     LaneRun run;
   };
@@ -93,8 +83,6 @@ class OperationQueue : public Pollable {
   void enqueue(std::shared_ptr<Operation> operation);
   bool poll_lanes();
   bool poll_lane(std::size_t lane);
-  bool poll_together();
-  bool is_large(const Operation& operation) const noexcept;
   void begin_lane(LaneQueue& queue, std::size_t lane);
   void start(Operation& operation);
   void finish_lane(LaneQueue& queue);
@@ -108,13 +96,9 @@ class OperationQueue : public Pollable {
   ChannelSource& channels_;
   const FailureHandler on_failure_;
   const AbandonHandler on_abandoned_;
-  const QueueHelp help_;
   // The runner's.
   std::vector<LaneQueue> lanes_;
-  LaneBurst burst_;
-  std::vector<std::size_t> large_;  // the lanes of the burst
-  bool quiet_ = false;              // nothing moved in the last pass: helpers would not either
-  Wire warm_wire_;                  // of the last operation, for the next
+  Wire warm_wire_;                                  // of the last operation, for the next
   std::deque<std::shared_ptr<Operation>> running_;  // in call order; done ones leave at the front
 
   std::atomic<uint64_t> tickets_{0};

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "base/affinity.h"
 #include "base/error.h"
 
 namespace fastgpu {
@@ -44,17 +43,7 @@ void Standby::call() {
 }
 
 void Standby::start() {
-  std::call_once(started_, [this] {
-    const std::lock_guard lock(mutex_);
-    thread_ = std::thread([this] { run(); });
-    if (!cpus_.empty()) bind_thread(thread_.native_handle(), cpus_);
-  });
-}
-
-void Standby::bind(const std::vector<int>& cpus) {
-  const std::lock_guard lock(mutex_);
-  cpus_ = cpus;
-  if (thread_.joinable()) bind_thread(thread_.native_handle(), cpus_);
+  std::call_once(started_, [this] { thread_ = std::thread([this] { run(); }); });
 }
 
 // Whoever sets it last may not be who has written state_ last: so it is set until both agree.

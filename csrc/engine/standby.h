@@ -13,7 +13,6 @@
 #include <functional>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
@@ -37,8 +36,6 @@ class Standby {
   bool watch();
   void call();
   void set_delay(TimeNs delay) noexcept { delay_.store(delay, std::memory_order_relaxed); }
-  // The thread runs on these processors only.
-  void bind(const std::vector<int>& cpus);
   TimeNs delay() const noexcept { return delay_.load(std::memory_order_relaxed); }
 
  private:
@@ -59,9 +56,7 @@ class Standby {
   std::atomic<bool> watched_{false};
   std::atomic<bool> stopping_{false};
   std::once_flag started_;
-  std::mutex mutex_;  // guards what follows
   std::thread thread_;
-  std::vector<int> cpus_;  // empty: as it was started
 };
 
 }  // namespace fastgpu

@@ -3,8 +3,7 @@
 // pieces, as there is room. Calls never wait: they say moved, blocked or closed.
 //
 // Ownership: the communicator owns its channels; payload and target memory stays the caller's.
-// Threading: a lane's channels by one thread at a time (the engine's runner, or one of its crew),
-// those of different lanes in parallel; hang_up() may come from any thread.
+// Threading: the engine's runner; hang_up() may come from any thread.
 // Order: frames arrive whole and in the order sent. Closed is reported by a receiver only after
 // everything that had arrived was read.
 #pragma once

@@ -1,6 +1,5 @@
 // N ranks in one thread, on memory channels, polled in an order and with faults drawn from a seed:
-// what tests of queues and messages share. Threading: the test's alone, but for the channels, which
-// a crew may ask for.
+// what tests of queues and messages share. Threading: one test's.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +7,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <random>
 #include <tuple>
@@ -45,7 +43,7 @@ struct World {
     int me;
   };
 
-  World(int count, std::size_t channel_capacity, uint64_t seed_of_case, const QueueHelp& help = {})
+  World(int count, std::size_t channel_capacity, uint64_t seed_of_case)
       : world(count),
         capacity(channel_capacity),
         seed(seed_of_case),
@@ -53,15 +51,13 @@ struct World {
         presences(static_cast<std::size_t>(count), Presence::kHere) {
     for (int rank = 0; rank < world; ++rank) {
       ends.push_back(std::make_unique<Ends>(*this, rank));
-      queues.push_back(std::make_unique<OperationQueue>(
-          *ends.back(), kLanes, [](Failure&) {}, OperationQueue::AbandonHandler{}, help));
+      queues.push_back(std::make_unique<OperationQueue>(*ends.back(), kLanes, [](Failure&) {}));
       messages.push_back(
           std::make_unique<PointToPoint>(*ends.back(), world, kMessageLane, [](Failure&) {}));
     }
   }
 
   std::pair<SendChannel*, RecvChannel*> pair(int from, int to, int lane) {
-    const std::lock_guard lock(mutex);  // helpers ask, too
     const auto key = std::make_tuple(from, to, lane);
     auto found = channels.find(key);
     if (found == channels.end()) {
@@ -107,7 +103,6 @@ struct World {
   const uint64_t seed;
   FaultPlan plan;
   std::mt19937_64 random;
-  std::mutex mutex;
   std::vector<Presence> presences;
   uint64_t version = 1;
   int presence_looks = 0;

@@ -64,7 +64,7 @@ void with_world(int world, const Options& options, Body body) {
   });
 }
 
-// A world whose ranks have each an engine, a crew and a heap, as in processes of their own.
+// A world whose ranks have each an engine and a heap, as in processes of their own.
 template <typename Body>
 void with_own_engines(int world, const Options& options, Body body) {
   MemoryStore store;

@@ -63,9 +63,8 @@ std::string label(Algorithm algorithm, int world, std::size_t capacity, uint64_t
 }
 
 // Three operations at once, each with its own data.
-void run_case(Algorithm algorithm, int count, std::size_t capacity, uint64_t seed,
-              const QueueHelp& help = {}) {
-  World world(count, capacity, seed, help);
+void run_case(Algorithm algorithm, int count, std::size_t capacity, uint64_t seed) {
+  World world(count, capacity, seed);
   world.plan.block_probability = 0.3;
   std::vector<std::vector<RankData>> operations(3);
   std::vector<std::shared_ptr<Work>> works;
@@ -103,25 +102,9 @@ TEST(the_engine_runs_every_algorithm_in_any_order) {
   CHECK(copies > 1000);  // sums that are stored, not to be read again
 }
 
-TEST(a_crew_polls_lanes_in_any_order) {
-  uint64_t seed = 1000;
-  for (const int helpers : {1, 2, 5}) {
-    Crew crew;
-    crew.grow(helpers);
-    const QueueHelp help{.crew = &crew, .helpers = helpers, .least_bytes = 0};
-    for (const Algorithm algorithm : algorithms_of(Collective::kAllReduce)) {
-      for (const int world : {1, 2, 3, 5}) {
-        for (const std::size_t capacity : {0, 4}) {
-          run_case(algorithm, world, capacity, ++seed, help);
-        }
-      }
-    }
-  }
-}
-
-void corrupt_frames(const QueueHelp& help) {
+TEST(a_corrupted_frame_is_a_mismatch_and_never_a_wrong_result) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    World world(4, 4, seed, help);
+    World world(4, 4, seed);
     world.plan.corrupt_frame = seed % 2;
     std::vector<RankData> memory(4);
     std::vector<std::shared_ptr<Work>> works;
@@ -138,16 +121,9 @@ void corrupt_frames(const QueueHelp& help) {
   }
 }
 
-TEST(a_corrupted_frame_is_a_mismatch_and_never_a_wrong_result) {
-  corrupt_frames({});
-  Crew crew;
-  crew.grow(2);
-  corrupt_frames({.crew = &crew, .helpers = 2, .least_bytes = 0});
-}
-
-void close_channels(int lanes, const QueueHelp& help) {
+TEST(a_closed_channel_fails_every_pending_work_once) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    World world(3, 1, seed, help);
+    World world(3, 1, seed);
     world.plan.close_after_calls = seed;
     std::vector<RankData> memory(9);
     std::vector<std::shared_ptr<Work>> works;
@@ -155,7 +131,7 @@ void close_channels(int lanes, const QueueHelp& help) {
     for (std::size_t i = 0; i < memory.size(); ++i) {
       memory[i].data.assign(100, 1);
       works.push_back(
-          push_all_reduce(world, static_cast<int>(i % 3), Algorithm::kRing, lanes, memory[i]));
+          push_all_reduce(world, static_cast<int>(i % 3), Algorithm::kRing, 1, memory[i]));
       works.back()->on_done([&calls] { ++calls; });
     }
     CHECK(world.run(10'000));
@@ -196,13 +172,6 @@ TEST(a_reason_that_comes_as_the_sender_goes_is_the_one_reported) {
   world.pair(1, 0, kMessageLane).first->hang_up();
   world.run(100);
   CHECK_THROWS(recv->work->raise_if_failed(), CollectiveMismatchError, "something else");
-}
-
-TEST(a_closed_channel_fails_every_pending_work_once) {
-  close_channels(1, {});
-  Crew crew;
-  crew.grow(2);
-  close_channels(kLanes, {.crew = &crew, .helpers = 2, .least_bytes = 0});
 }
 
 }  // namespace
