@@ -20,9 +20,9 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "transport/shm.h"
-#include "transport/socket.h"
-#include "transport/tcp.h"
+#include "transport/shm/shm.h"
+#include "transport/socket/socket.h"
+#include "transport/tcp/tcp.h"
 
 namespace {
 

@@ -27,7 +27,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "comm/communicator.h"
-#include "comm/process.h"
+#include "comm/runtime.h"
 #include "comm/store.h"
 #include "folder_store.h"
 #include "rank_processes.h"

@@ -16,7 +16,7 @@
 
 #include "base/clock.h"
 #include "comm/communicator.h"
-#include "comm/process.h"
+#include "comm/runtime.h"
 #include "folder_store.h"
 #include "rank_processes.h"
 

@@ -1,19 +1,25 @@
 include(CheckCXXCompilerFlag)
 check_cxx_compiler_flag(-mavx512fp16 FASTGPU_HAS_AVX512FP16)
 
-# fastgpu_layer(NAME LINKS...): one static library a csrc/ folder. A layer sees the headers of the
-# layers it links and no others: each is reached through a folder of its own that holds one link.
+# fastgpu_layer(NAME LINKS...): one static library a csrc/ folder; NAME may be a folder inside
+# another layer's, whose sources then belong to it alone. A layer sees the headers of the layers it
+# links and no others: each is reached through a folder of its own that holds one link.
 function(fastgpu_layer name)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
-  add_library(fastgpu_${name} STATIC ${sources})
-  set(include ${CMAKE_BINARY_DIR}/include/${name})
-  file(MAKE_DIRECTORY ${include})
-  file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR}/${name} ${include}/${name} SYMBOLIC)
-  target_include_directories(fastgpu_${name} PUBLIC ${include})
+  set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${name})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "^${folder}/(proof|simulate)/")
+  string(REPLACE "/" "_" target fastgpu_${name})
+  add_library(${target} STATIC ${sources})
+  if(NOT name MATCHES "/")
+    set(include ${CMAKE_BINARY_DIR}/include/${name})
+    file(MAKE_DIRECTORY ${include})
+    file(CREATE_LINK ${folder} ${include}/${name} SYMBOLIC)
+    target_include_directories(${target} PUBLIC ${include})
+  endif()
   foreach(link IN LISTS ARGN)
-    target_link_libraries(fastgpu_${name} PUBLIC fastgpu_${link})
+    target_link_libraries(${target} PUBLIC fastgpu_${link})
   endforeach()
-  target_link_libraries(fastgpu_${name} PRIVATE fastgpu_flags PUBLIC Threads::Threads)
+  target_link_libraries(${target} PRIVATE fastgpu_flags PUBLIC Threads::Threads)
   fastgpu_simd_flags("${sources}")
 endfunction()
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/connector.h"
+#include "control/connector.h"
 #include "engine/engine.h"
 #include "engine/lane_run.h"
 

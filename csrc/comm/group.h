@@ -11,11 +11,11 @@
 #include "comm/channel_set.h"
 #include "comm/communicator.h"
 #include "comm/planner.h"
-#include "comm/process.h"
+#include "comm/runtime.h"
 #include "comm/topology.h"
-#include "engine/operation_queue.h"
-#include "engine/point_to_point.h"
-#include "engine/wire_pool.h"
+#include "engine/collective_queue.h"
+#include "engine/messages/message_queue.h"
+#include "memory/scratch_pool.h"
 
 namespace fastgpu {
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "base/call.h"
-#include "transport/socket.h"
+#include "transport/socket/socket.h"
 
 namespace fastgpu {
 

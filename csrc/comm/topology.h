@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/connector.h"
+#include "control/connector.h"
 #include "comm/options.h"
 #include "comm/store.h"
 #include "plan/cost.h"

@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "engine/standby.h"
+#include "engine/progress_thread.h"
 #include "engine/work.h"
-#include "transport/poller.h"
+#include "transport/wait/poller.h"
 
 namespace fastgpu {
 

@@ -12,7 +12,7 @@
 
 #include "base/call.h"
 #include "base/clock.h"
-#include "engine/wire_pool.h"
+#include "memory/scratch_pool.h"
 #include "engine/work.h"
 #include "plan/schedule.h"
 #include "transport/channel.h"

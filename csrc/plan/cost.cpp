@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "plan/direct.h"
+#include "plan/builders/direct.h"
 #include "plan/pricer.h"
 
 // Sources of the forms (s: bytes of a step, n: ranks):

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "plan/direct.h"
+#include "plan/builders/direct.h"
 #include "plan/pricer.h"
 
 namespace fastgpu {

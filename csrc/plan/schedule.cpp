@@ -7,13 +7,13 @@
 #include <ranges>
 
 #include "base/error.h"
-#include "plan/direct.h"
-#include "plan/draft.h"
-#include "plan/halving.h"
-#include "plan/hierarchical.h"
-#include "plan/ring.h"
-#include "plan/rooted.h"
-#include "plan/tree.h"
+#include "plan/builders/direct.h"
+#include "plan/builders/lane_context.h"
+#include "plan/builders/halving.h"
+#include "plan/builders/hierarchical.h"
+#include "plan/builders/ring.h"
+#include "plan/builders/rooted.h"
+#include "plan/builders/tree.h"
 
 namespace fastgpu {
 namespace {

@@ -1,8 +1,8 @@
 #include <unistd.h>
 
 #include "channel_suite.h"
-#include "transport/memory.h"
-#include "transport/shm.h"
+#include "transport/memory_channel.h"
+#include "transport/shm/shm.h"
 
 namespace fastgpu::test {
 namespace {

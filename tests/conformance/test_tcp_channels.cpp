@@ -5,9 +5,9 @@
 
 #include "channel_suite.h"
 #include "check.h"
-#include "transport/poller.h"
-#include "transport/socket.h"
-#include "transport/tcp.h"
+#include "transport/wait/poller.h"
+#include "transport/socket/socket.h"
+#include "transport/tcp/tcp.h"
 
 namespace fastgpu::test {
 namespace {

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "check.h"
-#include "transport/poller.h"
-#include "transport/shm.h"
+#include "transport/wait/poller.h"
+#include "transport/shm/shm.h"
 
 namespace fastgpu::test {
 namespace {

@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "engine/operation_queue.h"
-#include "engine/point_to_point.h"
+#include "engine/collective_queue.h"
+#include "engine/messages/message_queue.h"
 #include "transport/faulty.h"
-#include "transport/memory.h"
+#include "transport/memory_channel.h"
 
 namespace fastgpu {
 

@@ -12,7 +12,7 @@
 
 #include "check.h"
 #include "comm/communicator.h"
-#include "comm/process.h"
+#include "comm/runtime.h"
 #include "comm/store.h"
 
 namespace fastgpu {

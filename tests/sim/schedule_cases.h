@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "plan/verify.h"
+#include "plan/proof/verify.h"
 
 namespace fastgpu::test {
 

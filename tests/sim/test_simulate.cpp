@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "plan/simulate.h"
+#include "plan/simulate/simulate.h"
 #include "schedule_cases.h"
 
 using namespace fastgpu;

@@ -19,7 +19,7 @@
 
 #include "check.h"
 #include "comm/communicator.h"
-#include "comm/process.h"
+#include "comm/runtime.h"
 #include "comm/store.h"
 
 #if defined(__x86_64__) && defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && \

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "transport/shm_ring.h"
+#include "transport/shm/ring.h"
 
 namespace fastgpu::test {
 

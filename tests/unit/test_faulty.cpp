@@ -4,7 +4,7 @@
 
 #include "check.h"
 #include "transport/faulty.h"
-#include "transport/memory.h"
+#include "transport/memory_channel.h"
 
 namespace fastgpu::test {
 namespace {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "check.h"
-#include "plan/partition.h"
+#include "plan/builders/partition.h"
 
 namespace fastgpu::test {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "transport/poller.h"
+#include "transport/wait/poller.h"
 
 namespace fastgpu::test {
 namespace {

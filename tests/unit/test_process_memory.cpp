@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "transport/process_memory.h"
+#include "transport/shm/process_memory.h"
 
 namespace fastgpu::test {
 namespace {

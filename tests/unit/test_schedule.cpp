@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "check.h"
 #include "plan/schedule.h"
-#include "plan/tree.h"
+#include "plan/builders/tree.h"
 
 namespace fastgpu::test {
 namespace {

@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "check.h"
 #include "kernels/reduce.h"
-#include "transport/shm_ring.h"
+#include "transport/shm/ring.h"
 #include "unit/shm_ends.h"
 
 namespace fastgpu::test {

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "transport/socket.h"
+#include "transport/socket/socket.h"
 
 namespace fastgpu {
 namespace {

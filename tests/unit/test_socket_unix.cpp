@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "transport/socket.h"
+#include "transport/socket/socket.h"
 
 namespace fastgpu {
 namespace {

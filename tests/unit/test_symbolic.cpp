@@ -1,5 +1,5 @@
 #include "check.h"
-#include "plan/symbolic.h"
+#include "plan/proof/symbolic.h"
 
 namespace fastgpu::test {
 

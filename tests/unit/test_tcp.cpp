@@ -11,8 +11,8 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "transport/poller.h"
-#include "transport/tcp.h"
+#include "transport/wait/poller.h"
+#include "transport/tcp/tcp.h"
 
 namespace fastgpu {
 namespace {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "check.h"
-#include "transport/socket.h"
-#include "transport/tcp_send_buffer.h"
+#include "transport/socket/socket.h"
+#include "transport/tcp/send_buffer.h"
 
 namespace fastgpu {
 namespace {

@@ -1,0 +1,82 @@
+#include "engine/progress_thread.h"
+
+#include <pthread.h>
+#include <sys/timerfd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/error.h"
+
+namespace fastgpu {
+namespace {
+
+UniqueFd make_timer() {
+  UniqueFd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+  if (!timer) raise_system(ErrorKind::kRendezvous, "cannot make a timer", errno);
+  return timer;
+}
+
+}  // namespace
+
+Standby::Standby(Look look) : look_(std::move(look)), timer_(make_timer()) {}
+
+Standby::~Standby() {
+  stopping_.store(true);
+  state_.store(kCalled);
+  set_timer();
+  if (thread_.joinable()) thread_.join();
+}
+
+bool Standby::watch() {
+  watched_.store(true, std::memory_order_relaxed);
+  // It writes, if only what was there: a mere load could read what was there before.
+  if (state_.fetch_add(0) != kAsleep) return false;
+  uint32_t expected = kAsleep;
+  if (!state_.compare_exchange_strong(expected, kTimed)) return false;
+  set_timer();
+  return true;
+}
+
+void Standby::call() {
+  if (state_.exchange(kCalled) != kCalled) set_timer();
+}
+
+void Standby::start() {
+  std::call_once(started_, [this] { thread_ = std::thread([this] { run(); }); });
+}
+
+// Whoever sets it last may not be who has written state_ last: so it is set until both agree.
+void Standby::set_timer() {
+  for (bool called = false;; called = true) {
+    called |= state_.load() == kCalled;
+    const TimeNs delay = called ? 1 : std::max<TimeNs>(this->delay(), 1);
+    itimerspec after{};
+    after.it_value = {.tv_sec = delay / kSecond, .tv_nsec = delay % kSecond};
+    ::timerfd_settime(timer_.get(), 0, &after, nullptr);
+    if (called || state_.load() != kCalled) return;
+  }
+}
+
+void Standby::run() {
+  pthread_setname_np(pthread_self(), "fastgpu-engine");
+  while (!stopping_.load()) {
+    uint64_t fired = 0;
+    if (::read(timer_.get(), &fired, sizeof fired) < 0) continue;
+    const bool called = state_.exchange(kAwake) == kCalled;
+    watched_.store(false);
+    if (stopping_.load()) return;
+    if (look_(called) == Next::kLookAgain || !fall_asleep()) set_timer();
+  }
+}
+
+// False if it was asked to look meanwhile.
+bool Standby::fall_asleep() {
+  uint32_t expected = kAwake;
+  if (!state_.compare_exchange_strong(expected, kAsleep)) return false;
+  expected = kAsleep;
+  // Whoever asked before found it awake.
+  return !watched_.load() || !state_.compare_exchange_strong(expected, kTimed);
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,125 @@
+// Scratch memory of operations, kept for the next ones: a schedule's wire buffer is often the same
+// size call after call, and fresh pages cost more than the copy into them.
+// Thread safety: all calls, any thread. Bounded: what is kept unused stays below kMaxKeptBytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "memory/symmetric_heap.h"
+
+namespace fastgpu {
+
+// Scratch of at most this size is taken when an operation starts, so that one block, warm in the
+// caches, serves any number that wait; more when it is called, while its caller can still be told
+// that there is no memory.
+inline constexpr std::size_t kSmallWireBytes = 64 * 1024;
+
+class WirePool;
+
+// A block of a pool, given back when it goes. At least as large as was asked for, aligned to a
+// cache line, not cleared.
+class Wire {
+ public:
+  Wire() = default;
+  // Throws std::bad_alloc.
+  Wire(const std::shared_ptr<WirePool>& pool, std::size_t size_bytes);
+  Wire(Wire&& other) noexcept { swap(other); }
+  Wire& operator=(Wire&& other) noexcept {
+    Wire(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Wire();
+
+  std::byte* memory() const noexcept { return memory_; }
+  std::size_t size_bytes() const noexcept { return size_bytes_; }
+  void swap(Wire& other) noexcept {
+    std::swap(pool_, other.pool_);
+    std::swap(memory_, other.memory_);
+    std::swap(size_bytes_, other.size_bytes_);
+  }
+
+ private:
+  std::shared_ptr<WirePool> pool_;
+  std::byte* memory_ = nullptr;
+  std::size_t size_bytes_ = 0;
+};
+
+class WirePool {
+ public:
+  static constexpr std::size_t kMaxKeptBytes = std::size_t{256} << 20;
+  static constexpr std::size_t kMaxKeptBlocks = 16;
+
+  struct Block {
+    std::byte* memory = nullptr;
+    std::size_t size_bytes = 0;
+  };
+
+  // Of private memory, or of the heap, which outlives it: then peers of this host can read it.
+  explicit WirePool(SymmetricHeap* heap = nullptr) : heap_(heap) {}
+  ~WirePool() {
+    for (const Block& block : kept_) release(block);
+  }
+  WirePool(const WirePool&) = delete;
+  WirePool& operator=(const WirePool&) = delete;
+
+  Block take(std::size_t size_bytes) {
+    {
+      const std::lock_guard lock(mutex_);
+      for (Block& block : kept_) {
+        // Not a block far too large, which another operation will want.
+        if (block.size_bytes < size_bytes || block.size_bytes > 4 * size_bytes + 65536) continue;
+        const Block found = block;
+        kept_bytes_ -= found.size_bytes;
+        block = kept_.back();
+        kept_.pop_back();
+        return found;
+      }
+    }
+    const std::size_t rounded = (size_bytes + 63) / 64 * 64;
+    if (heap_ != nullptr) return {heap_->allocate(rounded), rounded};
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
+    if (memory == nullptr) throw std::bad_alloc();
+    return {memory, rounded};
+  }
+
+  void give_back(const Block& block) noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      if (kept_.size() < kMaxKeptBlocks && kept_bytes_ + block.size_bytes <= kMaxKeptBytes) {
+        kept_.push_back(block);
+        kept_bytes_ += block.size_bytes;
+        return;
+      }
+    }
+    release(block);
+  }
+
+ private:
+  void release(const Block& block) noexcept {
+    heap_ != nullptr ? heap_->free(block.memory) : std::free(block.memory);
+  }
+
+  SymmetricHeap* const heap_;
+  std::mutex mutex_;  // guards what follows
+  std::vector<Block> kept_;
+  std::size_t kept_bytes_ = 0;
+};
+
+inline Wire::Wire(const std::shared_ptr<WirePool>& pool, std::size_t size_bytes) {
+  const WirePool::Block block = pool->take(size_bytes);
+  pool_ = pool;
+  memory_ = block.memory;
+  size_bytes_ = block.size_bytes;
+}
+
+inline Wire::~Wire() {
+  if (pool_ != nullptr) pool_->give_back({memory_, size_bytes_});
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,220 @@
+#include "memory/symmetric_heap.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr std::size_t kPageBytes = 4096;
+constexpr std::size_t kFirstSegmentBytes = std::size_t{64} << 20;
+constexpr std::size_t kMostGrowthBytes = std::size_t{1} << 30;
+// From here on freed memory goes back to the kernel; below, it is cheaper to write zeros.
+constexpr std::size_t kReleaseBytes = std::size_t{1} << 20;
+
+std::size_t round_up(std::size_t value, std::size_t unit) {
+  if (value > SIZE_MAX - unit) throw std::bad_alloc();
+  return (value + unit - 1) / unit * unit;
+}
+
+// Makes [offset, offset + size_bytes) of the segment read as zeros.
+void clear(int fd, std::byte* base, std::size_t offset, std::size_t size_bytes) noexcept {
+  const std::size_t first_page = (offset + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const std::size_t end = offset + size_bytes;
+  const std::size_t last_page = end / kPageBytes * kPageBytes;
+  if (size_bytes < kReleaseBytes ||
+      ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(first_page),
+                  static_cast<off_t>(last_page - first_page)) != 0) {
+    std::memset(base + offset, 0, size_bytes);
+    return;
+  }
+  std::memset(base + offset, 0, first_page - offset);
+  std::memset(base + last_page, 0, end - last_page);
+}
+
+}  // namespace
+
+SymmetricHeap::~SymmetricHeap() {
+  for (const Segment& segment : segments_) ::munmap(segment.base, segment.size_bytes);
+}
+
+SymmetricHeap::Segment SymmetricHeap::make_segment(std::size_t size_bytes) {
+  Segment segment;
+  segment.fd.reset(::memfd_create("fastgpu-symmetric", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!segment.fd || ::ftruncate(segment.fd.get(), static_cast<off_t>(size_bytes)) != 0 ||
+      ::fcntl(segment.fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+    throw std::bad_alloc();
+  }
+  void* memory =
+      ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, segment.fd.get(), 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  // Where the system grants large pages on request; without them it is only slower.
+  ::madvise(memory, size_bytes, MADV_HUGEPAGE);
+  segment.base = static_cast<std::byte*>(memory);
+  segment.size_bytes = size_bytes;
+  segment.free_ranges[0] = size_bytes;
+  return segment;
+}
+
+std::byte* SymmetricHeap::Segment::take(std::size_t wanted) {
+  const auto range =
+      std::ranges::find_if(free_ranges, [&](const auto& each) { return each.second >= wanted; });
+  if (range == free_ranges.end()) return nullptr;
+  const auto [offset, available] = *range;
+  used_ranges[offset] = wanted;
+  if (available > wanted) free_ranges[offset + wanted] = available - wanted;
+  free_ranges.erase(range);
+  return base + offset;
+}
+
+std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
+  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), kPageBytes);
+  const std::lock_guard lock(mutex_);
+  for (Segment& segment : segments_)
+    if (std::byte* memory = segment.take(wanted)) return memory;
+  const std::size_t growth = segments_.empty()
+                                 ? kFirstSegmentBytes
+                                 : std::min(segments_.back().size_bytes * 2, kMostGrowthBytes);
+  segments_.push_back(make_segment(std::max(growth, wanted)));
+  return segments_.back().take(wanted);
+}
+
+void SymmetricHeap::free(std::byte* memory) noexcept {
+  if (::getpid() != maker_) return;
+  const std::lock_guard lock(mutex_);
+  for (Segment& segment : segments_) {
+    if (!segment.holds(memory)) continue;
+    const auto used = segment.used_ranges.find(static_cast<uint64_t>(memory - segment.base));
+    if (used == segment.used_ranges.end()) return;
+    auto [offset, size_bytes] = *used;
+    segment.used_ranges.erase(used);
+    if (segment.taken_back.contains(offset)) {
+      ::madvise(memory, size_bytes, MADV_DONTNEED);
+      return;
+    }
+    clear(segment.fd.get(), segment.base, offset, size_bytes);
+    const auto next = segment.free_ranges.find(offset + size_bytes);
+    if (next != segment.free_ranges.end()) {
+      size_bytes += next->second;
+      segment.free_ranges.erase(next);
+    }
+    const auto after = segment.free_ranges.lower_bound(offset);
+    if (after != segment.free_ranges.begin()) {
+      const auto before = std::prev(after);
+      if (before->first + before->second == offset) {
+        before->second += size_bytes;
+        return;
+      }
+    }
+    segment.free_ranges[offset] = size_bytes;
+    return;
+  }
+}
+
+// Private pages show what the shared ones hold until they are written: so the memory is mapped
+// again, privately, in one step that no reader or writer can see, and then each page is written,
+// with what it holds.
+void SymmetricHeap::take_back(const std::byte* memory) noexcept {
+  if (::getpid() != maker_) return;
+  const std::lock_guard lock(mutex_);
+  for (Segment& segment : segments_) {
+    if (!segment.holds(memory)) continue;
+    auto used = segment.used_ranges.upper_bound(static_cast<uint64_t>(memory - segment.base));
+    if (used == segment.used_ranges.begin()) return;
+    const auto [offset, size_bytes] = *--used;
+    if (memory >= segment.base + offset + size_bytes || segment.taken_back.contains(offset)) return;
+    segment.taken_back[offset] = size_bytes;
+    std::byte* const first = segment.base + offset;
+    if (::mmap(first, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(),
+               static_cast<off_t>(offset)) == MAP_FAILED) {
+      log(LogLevel::kError, "symmetric_memory_not_taken_back",
+          "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno) +
+              " meaning=" +
+              quoted("a peer of the failed operation may still write to its tensor; do not use "
+                     "the tensor again"));
+      return;
+    }
+    for (uint64_t at = 0; at < size_bytes; at += kPageBytes) {
+      __atomic_fetch_or(reinterpret_cast<unsigned char*>(first + at), 0, __ATOMIC_RELAXED);
+    }
+    return;
+  }
+}
+
+std::optional<SegmentSpan> SymmetricHeap::find(const std::byte* memory,
+                                               std::size_t size_bytes) const noexcept {
+  const std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    const Segment& segment = segments_[i];
+    if (!segment.holds(memory)) continue;
+    const auto offset = static_cast<uint64_t>(memory - segment.base);
+    if (size_bytes > segment.size_bytes - offset) return std::nullopt;
+    const auto after = segment.taken_back.lower_bound(offset + size_bytes);
+    if (after != segment.taken_back.begin()) {
+      const auto [begin, alone_bytes] = *std::prev(after);
+      if (begin + alone_bytes > offset) return std::nullopt;
+    }
+    return SegmentSpan{.segment = static_cast<uint32_t>(i), .answer = 0, .offset_bytes = offset};
+  }
+  return std::nullopt;
+}
+
+UniqueFd SymmetricHeap::descriptor(uint32_t segment) const {
+  const std::lock_guard lock(mutex_);
+  if (segment >= segments_.size()) {
+    raise(ErrorKind::kInvalidArgument,
+          "there is no segment " + std::to_string(segment) + " of symmetric memory");
+  }
+  UniqueFd copy(::fcntl(segments_[segment].fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) raise_system(ErrorKind::kRendezvous, "cannot pass symmetric memory on", errno);
+  return copy;
+}
+
+PeerSegments::~PeerSegments() {
+  for (const auto& [segment, mapping] : mappings_) ::munmap(mapping.base, mapping.size_bytes);
+}
+
+void PeerSegments::add(uint32_t segment, UniqueFd fd) {
+  struct stat status{};
+  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
+  // Unsealed, a peer could shrink it under a reader, and that is a SIGBUS.
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || ::fstat(fd.get(), &status) != 0 ||
+      status.st_size <= 0) {
+    raise(ErrorKind::kPeerLost, "what a peer passed as symmetric memory is not sealed memory");
+  }
+  const std::lock_guard lock(mutex_);
+  if (mappings_.contains(segment)) return;  // each of a peer's channels passes it
+  const auto size_bytes = static_cast<std::size_t>(status.st_size);
+  void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (memory == MAP_FAILED)
+    raise_system(ErrorKind::kPeerLost, "cannot map a peer's symmetric memory", errno);
+  ::madvise(memory, size_bytes, MADV_HUGEPAGE);
+  mappings_[segment] = {.base = static_cast<std::byte*>(memory), .size_bytes = size_bytes};
+}
+
+std::byte* PeerSegments::at(const SegmentSpan& span, std::size_t size_bytes) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = mappings_.find(span.segment);
+  if (found == mappings_.end()) return nullptr;
+  const Mapping& mapping = found->second;
+  if (span.offset_bytes > mapping.size_bytes ||
+      size_bytes > mapping.size_bytes - span.offset_bytes) {
+    raise(ErrorKind::kPeerLost,
+          "a peer named bytes outside its symmetric memory: " + std::to_string(size_bytes) +
+              " at " + std::to_string(span.offset_bytes) + " of " +
+              std::to_string(mapping.size_bytes) + "; its process is broken, restart the job");
+  }
+  return mapping.base + span.offset_bytes;
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,117 @@
+#include "plan/builders/ring.h"
+
+#include <array>
+
+namespace fastgpu {
+
+Ring ring_of(std::span<const int> ranks, int index, int lane) {
+  Ring ring{static_cast<int>(ranks.size()), index, lane % 2 == 0 ? 1 : -1};
+  ring.previous = ranks[static_cast<std::size_t>(ring.behind(1))];
+  ring.next = ranks[static_cast<std::size_t>(ring.behind(-1))];
+  return ring;
+}
+
+Ring ring_of_world(const PlanRequest& request, int lane) {
+  Ring ring{request.world, request.rank, lane % 2 == 0 ? 1 : -1};
+  ring.previous = ring.behind(1);
+  ring.next = ring.behind(-1);
+  return ring;
+}
+
+// Patarasu and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations" (2009).
+//
+//        shard j, n = 4:    j --> j+1 --> j+2 --> j+3    reduce-scatter: each adds its part
+//                           j+3 --> j --> j+1 --> j+2    all-gather: the sum goes round
+//
+// 2(n - 1) hops, one frame sent and one received in each; 2(n - 1)/n * S bytes sent by every rank.
+// Order: each puts its own before what came, j+3 + (j+2 + (j+1 + j)).
+// A shard is stored over only after its sum went through everybody: my send of it is long gone.
+void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shards) {
+  for (int hop = 0; hop < ring.size - 1; ++hop) {
+    steps.send(ring.next, shards[ring.behind(hop)]);
+    steps.recv_reduce(ring.previous, shards[ring.behind(hop + 1)]);
+  }
+  for (int hop = 0; hop < ring.size - 1; ++hop) {
+    steps.send(ring.next, shards[ring.behind(hop - 1)]);
+    steps.recv(ring.previous, shards[ring.behind(hop)]);
+  }
+}
+
+void ring_all_reduce(Draft& draft) {
+  const Ring ring = ring_of_world(draft.request, draft.lane);
+  const Chunks blocks = draft.blocks();
+  for (int64_t block = 0; block < blocks.count(); ++block) {
+    ring_all_reduce(draft.steps, ring, draft.split(blocks[block], draft.request.world));
+  }
+}
+
+// The first half of the all-reduce, one hop earlier, so that part j ends at rank j.
+//
+//        input part j:      j+1 --> j+2 --> ... --> j - 1 --> j: data
+//
+// n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole input. The input stays as it is:
+// sums on their way lie in two slots of the wire buffer. A slot is written anew when `next` has
+// said, by an empty frame, that it took the last sum out of it.
+void ring_reduce_scatter(Draft& draft) {
+  LaneBuilder& steps = draft.steps;
+  const Ring ring = ring_of_world(draft.request, draft.lane);
+  const uint64_t size_bytes = draft.data().size_bytes;
+  const int last = ring.size - 2;  // hop
+  std::array<Region, 2> slots{};
+  for (int slot = 0; slot < std::min(last, 2); ++slot) {
+    slots[static_cast<std::size_t>(slot)] = draft.wire.take(size_bytes);
+  }
+  if (size_bytes == 0) return;
+  steps.send(ring.next, draft.input(ring.behind(1)));
+  for (int hop = 0; hop <= last; ++hop) {
+    const Region target = hop == last ? draft.data() : slots[static_cast<std::size_t>(hop % 2)];
+    if (hop >= 2 && hop < last) steps.recv_empty(ring.next);
+    steps.copy(draft.input(ring.behind(hop + 2)), target);
+    steps.recv_reduce(ring.previous, target);
+    if (hop >= 1 && hop < last - 1) steps.send_empty(ring.previous);
+    if (hop < last) steps.send(ring.next, target);
+  }
+}
+
+// The second half of the all-reduce.
+//
+//        part j:            j --> j+1 --> ... --> j - 1
+//
+// n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole output.
+void ring_all_gather(Draft& draft) {
+  const Ring ring = ring_of_world(draft.request, draft.lane);
+  if (ring.size > 1) draft.steps.send(ring.next, draft.input());
+  draft.steps.copy(draft.input(), draft.data(ring.index));
+  for (int hop = 0; hop < ring.size - 1; ++hop) {
+    if (hop > 0) draft.steps.send(ring.next, draft.data(ring.behind(hop)));
+    draft.steps.recv(ring.previous, draft.data(ring.behind(hop + 1)));
+  }
+}
+
+// Scatter, then all-gather round the ring, where nothing returns to the root. Van de Geijn; see
+// Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH"
+// (2005).
+//
+//        root --> shard j to each j;   then shard j:  j --> j+1 --> ... --> the one before the root
+//
+// The root sends 2(n - 1)/n * S bytes, the others at most (n - 1)/n * S; n - 1
+// hops.
+void ring_broadcast(Draft& draft) {
+  const Ring ring = ring_of_world(draft.request, draft.lane);
+  const int root = draft.request.root;
+  const Partition shards = draft.split(draft.data(), ring.size);
+  if (ring.index == root) {
+    for (int ahead = 1; ahead < ring.size; ++ahead) {
+      const int peer = ring.behind(-ahead);
+      draft.steps.send(peer, shards[peer]);
+    }
+  } else {
+    draft.steps.recv(root, shards[ring.index]);
+  }
+  for (int hop = 0; hop < ring.size - 1; ++hop) {
+    if (ring.next != root) draft.steps.send(ring.next, shards[ring.behind(hop)]);
+    if (ring.index != root) draft.steps.recv(ring.previous, shards[ring.behind(hop + 1)]);
+  }
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,195 @@
+#include "plan/builders/tree.h"
+
+#include <algorithm>
+#include <bit>
+#include <vector>
+
+namespace fastgpu {
+namespace {
+
+// The in-order tree over the numbers 1 .. size: odd numbers are leaves, and a number's lowest set
+// bit is its height above them. A right child beyond `size` is replaced by its own left side.
+//
+//                    8                 size 10
+//              4           10
+//           2     6      9
+//          1 3   5 7
+//
+// 0 stands for none.
+struct Node {
+  int parent = 0;
+  int left = 0;
+  int right = 0;
+};
+
+Node node_of(int number, int size) {
+  const int bit = number & -number;
+  Node node;
+  node.parent = (number ^ bit) | (bit << 1);
+  if (node.parent > size) node.parent = number ^ bit;
+  if (bit == 1) return node;
+  node.left = number - bit / 2;
+  int reach = bit / 2;
+  while (reach > 0 && number + reach > size) reach /= 2;
+  if (reach > 0) node.right = number + reach;
+  return node;
+}
+
+// Which number each rank has. The second tree is the first one seen in a mirror when the size is
+// even, and moved on by one when it is odd: the even numbers, which are inner, go to ranks that are
+// leaves of the first tree.
+struct Numbering {
+  int size;
+  int which;
+
+  bool mirrored() const { return size % 2 == 0; }
+  int number_of(int rank) const {
+    if (which == 0) return rank + 1;
+    return mirrored() ? size - rank : (rank + size - 1) % size + 1;
+  }
+  int rank_of(int number) const {
+    if (number == 0) return -1;
+    if (which == 0) return number - 1;
+    return mirrored() ? size - number : number % size;
+  }
+};
+
+}  // namespace
+
+// Sanders, Speck and Traeff, "Two-tree algorithms for full bandwidth broadcast, reduction and
+// scan" (2009).
+TreePlace place_in_tree(int rank, int size, int which) {
+  const Numbering numbering{size, which};
+  const Node node = node_of(numbering.number_of(rank), size);
+  return {numbering.rank_of(node.parent),
+          {numbering.rank_of(node.left), numbering.rank_of(node.right)}};
+}
+
+int top_of_tree(int size, int which) {
+  const auto top = static_cast<int>(std::bit_floor(static_cast<unsigned>(size)));
+  return Numbering{size, which}.rank_of(top);
+}
+
+namespace {
+
+// My place as ranks of the world that I talk to.
+struct Neighbours {
+  int parent = -1;
+  std::vector<int> children;
+};
+
+Neighbours neighbours_in(const TreePlace& place) {
+  Neighbours found{place.parent, {}};
+  for (const int child : place.children) {
+    if (child >= 0) found.children.push_back(child);
+  }
+  return found;
+}
+
+// The tree over all ranks but the root, to whose top the root is tied.
+//
+//        root --- top --- ...
+//
+Neighbours neighbours_of_rooted(const PlanRequest& request, int lane) {
+  const int others = request.world - 1;
+  const auto rank_of = [&](int member) { return (request.root + 1 + member) % request.world; };
+  if (request.rank == request.root) return {-1, {rank_of(top_of_tree(others, lane % 2))}};
+  const int me = shifted(request.rank, -request.root, request.world) - 1;
+  Neighbours found = neighbours_in(place_in_tree(me, others, lane % 2));
+  found.parent = found.parent < 0 ? request.root : rank_of(found.parent);
+  for (int& child : found.children) child = rank_of(child);
+  return found;
+}
+
+Chunks chunks_of(const Draft& draft, const Region& region) {
+  return Chunks(region, draft.request.chunk_bytes, draft.request.element_size);
+}
+
+// Hops from a rank to the top.
+int depth_of(int rank, int size, int which) {
+  int hops = 0;
+  while ((rank = place_in_tree(rank, size, which).parent) >= 0) ++hops;
+  return hops;
+}
+
+}  // namespace
+
+// Chunk by chunk up one tree, and down again `lag` chunks behind, so that both ways are busy.
+//
+//        rise(c): children --> me (reduce) --> parent      fall(c): parent --> me --> children
+//
+// 2 log2 n hops for a chunk. An inner rank sends up to 3 S bytes (1 up, 2 down) and a leaf S; over
+// lanes on both trees every rank comes to about 2 S.
+// Order: (me + left) + right, children first. A chunk falls only after its sum took my part in:
+// what I sent up is long gone. The lag is the way to the top and back: the top returns a chunk at
+// once, and a rank below does not wait for what cannot be there yet. (With one lag for all ranks
+// every chunk would wait for a round trip, whatever the lag.)
+void tree_all_reduce(Draft& draft) {
+  const PlanRequest& request = draft.request;
+  const Neighbours tree = neighbours_in(place_in_tree(request.rank, request.world, draft.lane % 2));
+  const Chunks chunks = chunks_of(draft, draft.data());
+  const auto rise = [&](const Region& chunk) {
+    for (const int child : tree.children) draft.steps.recv_reduce(child, chunk);
+    if (tree.parent >= 0) draft.steps.send(tree.parent, chunk);
+  };
+  const auto fall = [&](const Region& chunk) {
+    if (tree.parent >= 0) draft.steps.recv(tree.parent, chunk);
+    for (const int child : tree.children) draft.steps.send(child, chunk);
+  };
+  const int64_t lag = int64_t{2} * depth_of(request.rank, request.world, draft.lane % 2);
+  for (int64_t chunk = 0; chunk < chunks.count() + lag; ++chunk) {
+    if (chunk < chunks.count()) rise(chunks[chunk]);
+    if (chunk >= lag) fall(chunks[chunk - lag]);
+  }
+}
+
+// Down one tree. The root sends S bytes, an inner rank up to 2 S, a leaf none; over lanes on both
+// trees every rank but the root comes to about S. log2(n - 1) + 1 hops for a chunk.
+void tree_broadcast(Draft& draft) {
+  const Neighbours tree = neighbours_of_rooted(draft.request, draft.lane);
+  const Chunks chunks = chunks_of(draft, draft.data());
+  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+    if (tree.parent >= 0) draft.steps.recv(tree.parent, chunks[chunk]);
+    for (const int child : tree.children) draft.steps.send(child, chunks[chunk]);
+  }
+}
+
+namespace {
+
+// Sums on their way up lie in this many chunks of the wire buffer, in turn.
+constexpr int64_t kReduceSlots = 4;
+
+}  // namespace
+
+// Up one tree: every rank but the root sends S bytes. Inputs stay as they are, so an inner rank
+// sums in slots of the wire buffer; a slot is written anew when the parent has said, by an empty
+// frame, that it took the chunk out of it. Order: (me + left) + right; the root comes first.
+void tree_reduce(Draft& draft) {
+  LaneBuilder& steps = draft.steps;
+  const Neighbours tree = neighbours_of_rooted(draft.request, draft.lane);
+  const Region input = draft.input();
+  const Chunks chunks = chunks_of(draft, input);
+  const Chunks results = chunks_of(draft, draft.data());
+  const bool inner = tree.parent >= 0 && !tree.children.empty();
+  std::array<Region, kReduceSlots> slots{};
+  for (int64_t slot = 0; inner && slot < std::min(kReduceSlots, chunks.count()); ++slot) {
+    slots[static_cast<std::size_t>(slot)] = draft.wire.take(chunks[0].size_bytes);
+  }
+  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+    const Region source = chunks[chunk];
+    Region sum = tree.parent < 0 ? results[chunk] : source;
+    if (inner) {
+      sum = slots[static_cast<std::size_t>(chunk % kReduceSlots)];
+      sum.size_bytes = source.size_bytes;
+    }
+    if (tree.parent >= 0 && chunk >= kReduceSlots) steps.recv_empty(tree.parent);
+    if (sum != source) steps.copy(source, sum);
+    for (const int child : tree.children) {
+      steps.recv_reduce(child, sum);
+      if (chunk + kReduceSlots < chunks.count()) steps.send_empty(child);
+    }
+    if (tree.parent >= 0) steps.send(tree.parent, sum);
+  }
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,143 @@
+#include "plan/proof/symbolic.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace fastgpu {
+namespace {
+
+constexpr std::size_t kWordBits = 64;
+
+std::string bytes_text(uint64_t begin, uint64_t end) {
+  return "bytes [" + std::to_string(begin) + ", " + std::to_string(end) + ")";
+}
+
+}  // namespace
+
+Terms::Terms(int world)
+    : world_(world), words_((static_cast<std::size_t>(world) + kWordBits - 1) / kWordBits) {
+  nodes_.resize(static_cast<std::size_t>(world));
+  members_.resize(nodes_.size() * words_);
+  for (std::size_t rank = 0; rank < nodes_.size(); ++rank) {
+    members_[rank * words_ + rank / kWordBits] = uint64_t{1} << (rank % kWordBits);
+  }
+}
+
+int Terms::reduce(int left, int right) {
+  const uint64_t key = static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right);
+  if (const auto found = known_.find(key); found != known_.end()) return found->second;
+  const auto term = static_cast<int>(nodes_.size());
+  members_.resize(members_.size() + words_);
+  for (std::size_t word = 0; word < words_; ++word) {
+    const uint64_t twice = members(left)[word] & members(right)[word];
+    if (twice != 0) {
+      const auto rank = word * kWordBits + static_cast<std::size_t>(std::countr_zero(twice));
+      throw Refuted("the contribution of rank " + std::to_string(rank) +
+                    " is counted twice: " + show(left) + " + " + show(right));
+    }
+    members_[static_cast<std::size_t>(term) * words_ + word] =
+        members(left)[word] | members(right)[word];
+  }
+  nodes_.push_back({left, right});
+  known_.emplace(key, term);
+  return term;
+}
+
+bool Terms::complete(int term) const {
+  int ranks = 0;
+  for (std::size_t word = 0; word < words_; ++word) ranks += std::popcount(members(term)[word]);
+  return ranks == world_;
+}
+
+std::string Terms::show(int term) const {
+  std::string text;
+  append(term, text);
+  return text;
+}
+
+void Terms::append(int term, std::string& text) const {
+  const Node& node = nodes_[static_cast<std::size_t>(term)];
+  if (node.left < 0) {
+    text += std::to_string(term);
+    return;
+  }
+  text += '(';
+  append(node.left, text);
+  text += '+';
+  append(node.right, text);
+  text += ')';
+}
+
+std::vector<Piece> merged(const std::vector<Piece>& pieces) {
+  std::vector<Piece> all;
+  for (const Piece& piece : pieces) {
+    if (!all.empty() && all.back().end == piece.begin && all.back().term == piece.term &&
+        all.back().origin + (piece.begin - all.back().begin) == piece.origin) {
+      all.back().end = piece.end;
+    } else {
+      all.push_back(piece);
+    }
+  }
+  return all;
+}
+
+std::vector<Piece> Memory::read(uint64_t begin, uint64_t end) const {
+  std::vector<Piece> value;
+  auto piece = std::partition_point(pieces_.begin(), pieces_.end(),
+                                    [&](const Piece& other) { return other.end <= begin; });
+  uint64_t at = begin;
+  for (; piece != pieces_.end() && at < end && piece->begin <= at; ++piece) {
+    const uint64_t stop = std::min(piece->end, end);
+    value.push_back({at - begin, stop - begin, piece->origin + (at - piece->begin), piece->term});
+    at = stop;
+  }
+  if (at < end) throw Refuted("reads " + bytes_text(at, end) + ", which nobody has written");
+  return value;
+}
+
+void Memory::store(uint64_t begin, const std::vector<Piece>& value) {
+  if (value.empty()) return;
+  const uint64_t end = begin + value.back().end;
+  auto first = std::partition_point(pieces_.begin(), pieces_.end(),
+                                    [&](const Piece& piece) { return piece.end <= begin; });
+  auto last = std::partition_point(first, pieces_.end(),
+                                   [&](const Piece& piece) { return piece.begin < end; });
+  std::vector<Piece> fresh;
+  if (first != last && first->begin < begin) {
+    fresh.push_back({first->begin, begin, first->origin, first->term});
+  }
+  for (const Piece& piece : value) {
+    fresh.push_back({begin + piece.begin, begin + piece.end, piece.origin, piece.term});
+  }
+  if (first != last && std::prev(last)->end > end) {
+    const Piece& cut = *std::prev(last);
+    fresh.push_back({end, cut.end, cut.origin + (end - cut.begin), cut.term});
+  }
+  const auto common = std::min(static_cast<std::ptrdiff_t>(fresh.size()), last - first);
+  first = std::copy(fresh.begin(), fresh.begin() + common, first);
+  pieces_.insert(pieces_.erase(first, last), fresh.begin() + common, fresh.end());
+}
+
+void Memory::reduce(uint64_t begin, const std::vector<Piece>& value, Terms& terms) {
+  if (value.empty()) return;
+  const std::vector<Piece> mine = read(begin, begin + value.back().end);
+  std::vector<Piece> sum;
+  auto left = mine.begin();
+  auto right = value.begin();
+  for (uint64_t at = 0; left != mine.end() && right != value.end();) {
+    const uint64_t stop = std::min(left->end, right->end);
+    const uint64_t origin = left->origin + (at - left->begin);
+    const uint64_t other = right->origin + (at - right->begin);
+    if (origin != other) {
+      throw Refuted("reduces byte " + std::to_string(other) + " of " + terms.show(right->term) +
+                    " into byte " + std::to_string(origin) + " of " + terms.show(left->term));
+    }
+    sum.push_back({at, stop, origin, terms.reduce(left->term, right->term)});
+    at = stop;
+    if (left->end == stop) ++left;
+    if (right->end == stop) ++right;
+  }
+  store(begin, sum);
+}
+
+}  // namespace fastgpu

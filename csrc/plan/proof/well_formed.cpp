@@ -1,0 +1,141 @@
+#include "plan/proof/well_formed.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+
+namespace fastgpu {
+namespace {
+
+void require(bool holds, const char* what) {
+  if (!holds) throw Refuted(what);
+}
+
+struct Limits {
+  std::array<uint64_t, 3> bytes;  // of each buffer
+  uint64_t element_size;
+  int rank;
+  int world;
+};
+
+void check_region(const Region& region, const Limits& limits) {
+  require(region.end_bytes() >= region.offset_bytes, "a region runs round the end of memory");
+  require(region.end_bytes() <= limits.bytes[static_cast<std::size_t>(region.buffer)],
+          "a region reaches beyond its buffer");
+  require(region.size_bytes % limits.element_size == 0, "a region is not whole elements");
+  require(region.buffer == Buffer::kWire || region.offset_bytes % limits.element_size == 0,
+          "a region begins inside an element");
+}
+
+void check_step(const Step& step, const Limits& limits) {
+  const bool sends = step.verb == Verb::kSend;
+  const bool receives = step.verb == Verb::kRecv;
+  if (!receives) check_region(step.source, limits);
+  if (!sends) check_region(step.target, limits);
+  if (sends || receives) {
+    const Region& moved = sends ? step.source : step.target;
+    require(step.peer >= 0 && step.peer < limits.world, "the peer is outside the world");
+    require(step.peer != limits.rank, "a rank talks to itself");
+    require(moved.size_bytes <= kMaxFrameBytes, "a frame is too long");
+    require(!step.reduce || receives, "a send cannot reduce");
+  } else {
+    require(step.source.size_bytes == step.target.size_bytes, "source and target differ in size");
+    require(step.source.size_bytes > 0, "a codec step without data");
+    require(!overlap(step.source, step.target), "source and target overlap");
+    require(step.verb == Verb::kDecode || step.target.buffer == Buffer::kWire,
+            "encode writes to the wire buffer only");
+    require(step.verb == Verb::kDecode || !step.reduce, "encode cannot reduce");
+  }
+  require(sends || step.target.size_bytes == 0 || step.target.buffer != Buffer::kInput,
+          "the input is written");
+}
+
+void check_lane(int rank, int index, const Lane& lane, const Limits& limits) {
+  std::map<std::pair<int, Verb>, uint32_t> counts;  // frames by peer and direction
+  for (std::size_t at = 0; at < lane.size(); ++at) {
+    const Step& step = lane[at];
+    try {
+      check_step(step, limits);
+      if (step.verb != Verb::kSend && step.verb != Verb::kRecv) continue;
+      require(step.ordinal == counts[{step.peer, step.verb}]++, "the frame's ordinal is wrong");
+    } catch (const Refuted& refuted) {
+      throw Refuted("rank " + std::to_string(rank) + " lane " + std::to_string(index) + " step " +
+                    std::to_string(at) + " " + describe(step) + ": " + refuted.what());
+    }
+  }
+  for (const auto& [stream, frames] : counts) {
+    const Verb other = stream.second == Verb::kSend ? Verb::kRecv : Verb::kSend;
+    if (counts.contains({stream.first, other})) continue;
+    throw Refuted("no handshake: rank " + std::to_string(rank) + " lane " + std::to_string(index) +
+                  " exchanges frames with rank " + std::to_string(stream.first) + " one way only");
+  }
+}
+
+struct Touched {
+  Region region;
+  int lane;
+  bool written;
+};
+
+// Written regions of one lane and any regions of another one must not overlap.
+void check_lanes_apart(int rank, const Schedule& schedule) {
+  std::vector<Touched> touched;
+  for (std::size_t lane = 0; lane < schedule.lanes.size(); ++lane) {
+    for (const Step& step : schedule.lanes[lane]) {
+      const auto index = static_cast<int>(lane);
+      if (step.source.size_bytes > 0) touched.push_back({step.source, index, false});
+      if (step.target.size_bytes > 0) touched.push_back({step.target, index, true});
+    }
+  }
+  const auto before = [](const Touched& a, const Touched& b) {
+    return a.region.buffer != b.region.buffer ? a.region.buffer < b.region.buffer
+                                              : a.region.offset_bytes < b.region.offset_bytes;
+  };
+  std::sort(touched.begin(), touched.end(), before);
+  // Of each lane the regions seen so far that reach furthest: any, and written ones.
+  struct Reach {
+    Region any{};
+    Region written{};
+  };
+  std::vector<Reach> reaches(schedule.lanes.size());
+  for (const Touched& next : touched) {
+    for (int lane = 0; lane < static_cast<int>(reaches.size()); ++lane) {
+      const Reach& reach = reaches[static_cast<std::size_t>(lane)];
+      if (lane == next.lane || !overlap(next.written ? reach.any : reach.written, next.region)) {
+        continue;
+      }
+      throw Refuted("rank " + std::to_string(rank) + ": lanes " + std::to_string(lane) + " and " +
+                    std::to_string(next.lane) + " share bytes that one of them writes");
+    }
+    Reach& mine = reaches[static_cast<std::size_t>(next.lane)];
+    const auto extend = [&](Region& region) {
+      if (region.buffer != next.region.buffer || region.end_bytes() < next.region.end_bytes()) {
+        region = next.region;
+      }
+    };
+    extend(mine.any);
+    if (next.written) extend(mine.written);
+  }
+}
+
+}  // namespace
+
+void check_well_formed(const Promise& promise, std::span<const Schedule> schedules) {
+  const PlanRequest& like = promise.like;
+  require(static_cast<int>(schedules.size()) == like.world, "a schedule for every rank");
+  for (int rank = 0; rank < like.world; ++rank) {
+    const Schedule& schedule = schedules[static_cast<std::size_t>(rank)];
+    require(static_cast<int>(schedule.lanes.size()) == like.lanes, "lanes as requested");
+    const Limits limits{{promise.input_bytes(rank), promise.data_bytes(rank), schedule.wire_bytes},
+                        like.element_size,
+                        rank,
+                        like.world};
+    for (int lane = 0; lane < like.lanes; ++lane) {
+      check_lane(rank, lane, schedule.lanes[static_cast<std::size_t>(lane)], limits);
+    }
+    check_lanes_apart(rank, schedule);
+  }
+}
+
+}  // namespace fastgpu

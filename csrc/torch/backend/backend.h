@@ -1,0 +1,111 @@
+// The c10d backend: every operation of torch.distributed on CPU tensors, over one communicator.
+//
+// The operations are in collectives.cpp (one tensor in, one out), lists.cpp (lists of tensors),
+// sparse.cpp and messages.cpp; this class adds only what c10d asks beside them.
+// Ownership: shared with torch; the communicator outlives it while operations are in flight.
+// Threading: as the communicator's. Takes the GIL only to raise.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "torch/backend/elements.h"
+#include "torch/backend/options.h"
+#include "torch/backend/work.h"
+
+namespace fastgpu {
+
+class TorchBackend final : public c10d::Backend {
+ public:
+  using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+  using Lists = std::vector<TensorList>;
+  using StorePtr = c10::intrusive_ptr<c10d::Store>;
+
+  // `options` names the group, its time-out and its ranks. Meets the other ranks at the store.
+  TorchBackend(const StorePtr& store, int rank, int size, const BackendOptions& options);
+  ~TorchBackend() override;
+
+  const std::string getBackendName() const override { return "fastgpu"; }
+  c10::intrusive_ptr<c10d::Backend::Options> getBackendOptions() override;
+  void setTimeout(std::chrono::milliseconds timeout) override;
+  void setSequenceNumberForGroup() override {}  // every rank counts from 0
+  uint64_t getSequenceNumberForGroup() override { return communicator_->sequence(); }
+  void abort() override;
+  void shutdown() override;
+  c10d::ErrorType getError() override;
+
+  // batch_isend_irecv asks this: without it, it gives its caller one Work an operation. What
+  // start/endCoalescing does is there all the same.
+  bool supportsCoalescing() const override { return false; }
+  void startCoalescing() override;
+  WorkPtr endCoalescing() override;
+
+  bool supportsSplitting() const override { return true; }
+  c10::intrusive_ptr<c10d::Backend> split(
+      const StorePtr& store, const std::vector<int>& ranks,
+      const c10::intrusive_ptr<c10d::Backend::Options>& opts) override;
+  int split_count() const { return split_count_; }
+
+  WorkPtr broadcast(TensorList& tensors, const c10d::BroadcastOptions& opts) override;
+  WorkPtr allreduce(TensorList& tensors, const c10d::AllreduceOptions& opts) override;
+  WorkPtr allreduce_sparse(TensorList& tensors, const c10d::AllreduceOptions& opts) override;
+  WorkPtr allreduce_coalesced(TensorList& tensors,
+                              const c10d::AllreduceCoalescedOptions& opts) override;
+  WorkPtr reduce(TensorList& tensors, const c10d::ReduceOptions& opts) override;
+  WorkPtr _allgather_base(at::Tensor& output, at::Tensor& input,
+                          const c10d::AllgatherOptions& opts) override;
+  WorkPtr allgather_into_tensor_coalesced(TensorList& outputs, TensorList& inputs,
+                                          const c10d::AllgatherOptions& opts) override;
+  WorkPtr _reduce_scatter_base(at::Tensor& output, at::Tensor& input,
+                               const c10d::ReduceScatterOptions& opts) override;
+  WorkPtr reduce_scatter_tensor_coalesced(TensorList& outputs, TensorList& inputs,
+                                          const c10d::ReduceScatterOptions& opts) override;
+  WorkPtr alltoall_base(at::Tensor& output, at::Tensor& input, std::vector<int64_t>& output_splits,
+                        std::vector<int64_t>& input_splits,
+                        const c10d::AllToAllOptions& opts) override;
+  WorkPtr barrier(const c10d::BarrierOptions& opts) override;
+  void monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) override;
+
+  WorkPtr allgather(Lists& outputs, TensorList& inputs,
+                    const c10d::AllgatherOptions& opts) override;
+  WorkPtr allgather_coalesced(Lists& outputs, TensorList& inputs,
+                              const c10d::AllgatherOptions& opts) override;
+  WorkPtr gather(Lists& outputs, TensorList& inputs, const c10d::GatherOptions& opts) override;
+  WorkPtr scatter(TensorList& outputs, Lists& inputs, const c10d::ScatterOptions& opts) override;
+  WorkPtr reduce_scatter(TensorList& outputs, Lists& inputs,
+                         const c10d::ReduceScatterOptions& opts) override;
+  WorkPtr alltoall(TensorList& outputs, TensorList& inputs,
+                   const c10d::AllToAllOptions& opts) override;
+
+  WorkPtr send(TensorList& tensors, int peer, int tag) override;
+  WorkPtr recv(TensorList& tensors, int peer, int tag) override;
+  WorkPtr recvAnysource(TensorList& tensors, int tag) override;
+
+  const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
+  // Takes note of a work for endCoalescing.
+  void record(const TorchWork& work);
+
+ private:
+  const StorePtr store_;  // for the monitored barrier and splits
+  BackendOptions options_;
+  std::shared_ptr<Communicator> communicator_;
+  int monitored_barriers_ = 0;
+
+  int split_count_ = 0;
+  // c10d splits once a device type, from one store, and keeps the first.
+  StorePtr last_split_store_;
+  c10::weak_intrusive_ptr<c10d::Backend> last_split_;
+
+  std::atomic<bool> coalescing_{false};
+  std::thread::id coalescing_thread_;        // set before coalescing_
+  c10::intrusive_ptr<TorchWork> coalesced_;  // that thread's
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,99 @@
+#include "torch/backend/call_builder.h"
+
+#include "torch/backend/backend.h"
+#include "torch/backend/errors.h"
+
+namespace fastgpu {
+
+Launch::Launch(TorchBackend& backend, const OperationName& operation, const TensorList& inputs)
+    : backend_(backend),
+      op_(operation.name()),
+      work_(c10::make_intrusive<TorchWork>(backend.communicator(), operation.type, operation.title,
+                                           inputs)) {}
+
+CollectiveCall Launch::call(Collective collective, const Elements& elements) const {
+  CollectiveCall call;
+  call.collective = collective;
+  call.dtype = elements.dtype;
+  call.count = elements.count;
+  call.timeout_ms = timeout_ms_;
+  call.synchronous = synchronous_;
+  return call;
+}
+
+Staging& Launch::memory() {
+  if (memory_ == nullptr) memory_ = std::make_shared<Staging>(op_);
+  return *memory_;
+}
+
+std::shared_ptr<Staging> Launch::take_memory() {
+  memory();
+  return std::exchange(memory_, nullptr);
+}
+
+template <typename Start>
+void Launch::add(Start start) {
+  try {
+    work_->add(start());
+  } catch (const CommError& error) {
+    Failure failure = error.failure();
+    if (failure.op.empty()) failure.op = op_;
+    if (failure.rank == kNoRank) failure.rank = backend_.getRank();
+    raise_in_python(failure);
+  }
+}
+
+void Launch::run(CollectiveCall call) {
+  const std::shared_ptr<Staging> memory = take_memory();
+  Staging* const staging = memory.get();  // kept alive by the call
+  if (staging->packs()) call.prologue = [staging] { staging->pack(); };
+  if (staging->unpacks()) call.epilogue = [staging] { staging->unpack(); };
+  call.keep_alive = memory;
+  add([&] { return backend_.communicator()->run(std::move(call)); });
+}
+
+MessageCall Launch::message(int peer, int tag, const at::Tensor& tensor) const {
+  if (tag < 0) raise_invalid(op_, "tag " + std::to_string(tag) + " is negative");
+  MessageCall call;
+  call.peer = peer;
+  call.tag = static_cast<uint32_t>(tag);
+  call.size_bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+  call.timeout_ms = timeout_ms_;
+  call.synchronous = synchronous_;
+  return call;
+}
+
+void Launch::send(int peer, int tag, const at::Tensor& tensor) {
+  MessageCall call = message(peer, tag, tensor);
+  const std::shared_ptr<Staging> memory = take_memory();
+  call.data = const_cast<std::byte*>(memory->read(tensor));
+  memory->pack();
+  call.keep_alive = memory;
+  add([&] { return backend_.communicator()->send(std::move(call)); });
+}
+
+void Launch::recv(int peer, int tag, const at::Tensor& tensor) {
+  MessageCall call = message(peer, tag, tensor);
+  const std::shared_ptr<Staging> memory = take_memory();
+  Staging* const staging = memory.get();
+  call.data = memory->write(tensor);
+  if (staging->unpacks()) call.epilogue = [staging] { staging->unpack(); };
+  call.keep_alive = memory;
+  add([&] { return backend_.communicator()->recv(std::move(call)); });
+}
+
+c10::intrusive_ptr<c10d::Work> Launch::finish(TensorList outputs) {
+  work_->set_outputs(std::move(outputs));
+  work_->seal();
+  backend_.record(*work_);
+  return std::move(work_);
+}
+
+c10::intrusive_ptr<c10d::Work> Launch::finish_lists(const std::vector<TensorList>& lists) {
+  TensorList outputs;
+  for (const TensorList& list : lists) outputs.insert(outputs.end(), list.begin(), list.end());
+  work_->set_future_lists(lists.front().size());
+  return finish(std::move(outputs));
+}
+
+}  // namespace fastgpu

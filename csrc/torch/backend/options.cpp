@@ -1,0 +1,23 @@
+#include "torch/backend/options.h"
+
+namespace fastgpu {
+
+void BackendOptions::set(const std::string& name, const std::string& text) {
+  fastgpu::Options valid;
+  set_field(valid, name, text);
+  fields_[name] = text;
+}
+
+std::optional<std::string> BackendOptions::get(const std::string& name) const {
+  const auto found = fields_.find(name);
+  if (found == fields_.end()) return std::nullopt;
+  return found->second;
+}
+
+fastgpu::Options BackendOptions::resolve() const {
+  fastgpu::Options options = options_from_environment(fastgpu_environment());
+  for (const auto& [name, text] : fields_) set_field(options, name, text);
+  return options;
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,162 @@
+#include "torch/backend/packed_tensors.h"
+
+#include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
+
+#include <cstring>
+
+#include "torch/backend/elements.h"
+#include "torch/backend/errors.h"
+
+namespace fastgpu {
+
+void Staging::check(const at::Tensor& tensor, bool written) const {
+  check_dense_cpu(op_, tensor);
+  if (written && !tensor.is_contiguous() &&
+      at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
+    raise_invalid(op_,
+                  "several elements of the output share one place in memory (expand()); "
+                  "pass tensor.contiguous()");
+  }
+}
+
+Staging::Layout Staging::layout_of(const at::Tensor& tensor, bool written) {
+  Layout layout;
+  layout.memory = static_cast<std::byte*>(written ? tensor.mutable_data_ptr()
+                                                  : const_cast<void*>(tensor.const_data_ptr()));
+  layout.element_bytes = tensor.element_size();
+  layout.size_bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+  layout.contiguous = tensor.is_contiguous();
+  if (!layout.contiguous) {
+    layout.sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
+    layout.strides.assign(tensor.strides().begin(), tensor.strides().end());
+  }
+  return layout;
+}
+
+// The tensors' own memory when they lie in it one after the other, else nullptr.
+std::byte* Staging::own_run(std::span<const at::Tensor> tensors, bool written) {
+  std::byte* first = nullptr;
+  const std::byte* end = nullptr;
+  for (const at::Tensor& tensor : tensors) {
+    if (tensor.numel() == 0) continue;
+    if (!tensor.is_contiguous()) return nullptr;
+    const Layout layout = layout_of(tensor, written);
+    if (first == nullptr) {
+      first = layout.memory;
+    } else if (layout.memory != end) {
+      return nullptr;
+    }
+    end = layout.memory + layout.size_bytes;
+  }
+  return first;
+}
+
+std::byte* Staging::run_of(std::span<const at::Tensor> tensors, Access access, bool copy) {
+  const bool written = access != Access::kRead;
+  uint64_t size_bytes = 0;
+  for (const at::Tensor& tensor : tensors) {
+    check(tensor, written);
+    size_bytes += static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+    storages_.push_back(tensor.storage());
+  }
+  if (size_bytes == 0) return nullptr;
+  if (!copy) {
+    if (std::byte* own = own_run(tensors, written)) return own;
+  }
+  scratch_.push_back(std::make_unique_for_overwrite<std::byte[]>(size_bytes));
+  std::byte* place = scratch_.back().get();
+  for (const at::Tensor& tensor : tensors) {
+    const Layout layout = layout_of(tensor, written);
+    if (access != Access::kWrite) inputs_.push_back({layout, place});
+    if (written) outputs_.push_back({layout, place});
+    place += layout.size_bytes;
+  }
+  return scratch_.back().get();
+}
+
+const std::byte* Staging::read(std::span<const at::Tensor> tensors) {
+  return run_of(tensors, Access::kRead, false);
+}
+
+std::byte* Staging::write(std::span<const at::Tensor> tensors) {
+  return run_of(tensors, Access::kWrite, false);
+}
+
+std::byte* Staging::update(std::span<const at::Tensor> tensors) {
+  return run_of(tensors, Access::kUpdate, false);
+}
+
+const std::byte* Staging::read_copy(std::span<const at::Tensor> tensors) {
+  return run_of(tensors, Access::kRead, true);
+}
+
+void Staging::feed(const at::Tensor& tensor, std::byte* run) {
+  check(tensor, false);
+  storages_.push_back(tensor.storage());
+  inputs_.push_back({layout_of(tensor, false), run});
+}
+
+// visit(memory of a row, its stride in bytes, its count): rows are runs along the last dimension,
+// in the order of the elements.
+template <typename Visit>
+void Staging::for_each_row(const Layout& layout, Visit visit) {
+  const std::size_t last = layout.sizes.size() - 1;
+  const auto element_bytes = static_cast<int64_t>(layout.element_bytes);
+  c10::SmallVector<int64_t, 4> index(last, 0);
+  std::byte* row = layout.memory;
+  while (true) {
+    visit(row, layout.strides[last] * element_bytes, layout.sizes[last]);
+    std::size_t dim = last;
+    while (dim > 0) {
+      --dim;
+      row += layout.strides[dim] * element_bytes;
+      if (++index[dim] < layout.sizes[dim]) break;
+      row -= layout.strides[dim] * element_bytes * layout.sizes[dim];
+      index[dim] = 0;
+      if (dim == 0) return;
+    }
+    if (last == 0) return;
+  }
+}
+
+void Staging::pack() {
+  for (const Copy& copy : inputs_) {
+    const Layout& tensor = copy.tensor;
+    if (tensor.size_bytes == 0 || tensor.memory == copy.scratch) continue;
+    if (tensor.contiguous) {
+      std::memcpy(copy.scratch, tensor.memory, tensor.size_bytes);
+      continue;
+    }
+    std::byte* target = copy.scratch;
+    for_each_row(tensor, [&](const std::byte* row, int64_t stride_bytes, int64_t count) {
+      for (int64_t i = 0; i < count; ++i, target += tensor.element_bytes) {
+        std::memcpy(target, row + i * stride_bytes, tensor.element_bytes);
+      }
+    });
+  }
+}
+
+void Staging::unpack() {
+  for (const Copy& copy : outputs_) {
+    const Layout& tensor = copy.tensor;
+    if (tensor.size_bytes == 0) continue;
+    if (tensor.contiguous) {
+      std::memcpy(tensor.memory, copy.scratch, tensor.size_bytes);
+      continue;
+    }
+    const std::byte* source = copy.scratch;
+    for_each_row(tensor, [&](std::byte* row, int64_t stride_bytes, int64_t count) {
+      for (int64_t i = 0; i < count; ++i, source += tensor.element_bytes) {
+        std::memcpy(row + i * stride_bytes, source, tensor.element_bytes);
+      }
+    });
+  }
+}
+
+bool overlap(const std::byte* one, uint64_t one_bytes, const std::byte* other,
+             uint64_t other_bytes) {
+  return one < other + other_bytes && other < one + one_bytes;
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,118 @@
+// All-reduce of sparse COO tensors: every rank gathers the indices and values of all, and adds them
+// up. What each rank holds is known only after a first exchange, so the call returns when all is
+// done.
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "torch/backend/backend.h"
+#include "torch/backend/call_builder.h"
+#include "torch/backend/errors.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr int64_t kMaxDims = 14;
+constexpr int64_t kShapeLength = kMaxDims + 3;
+
+// nnz, then what must agree: sparse and dense dimensions, dtype and sizes.
+at::Tensor shape_of(const at::Tensor& tensor) {
+  if (tensor.dim() > kMaxDims - 1) {
+    raise_invalid("all_reduce", "takes sparse tensors of up to " + std::to_string(kMaxDims - 1) +
+                                    " dimensions, not " + std::to_string(tensor.dim()));
+  }
+  at::Tensor shape = at::zeros({kShapeLength}, at::kLong);
+  auto* numbers = shape.mutable_data_ptr<int64_t>();
+  numbers[0] = tensor._nnz();
+  numbers[1] = tensor.sparse_dim();
+  numbers[2] = tensor.dense_dim();
+  numbers[3] = static_cast<int64_t>(tensor.scalar_type());
+  std::ranges::copy(tensor.sizes(), numbers + 4);
+  return shape;
+}
+
+std::string describe(const int64_t* shape) {
+  std::ostringstream text;
+  text << "sparse " << c10::toString(static_cast<at::ScalarType>(shape[3])) << " of size (";
+  for (int64_t dim = 0; dim < shape[1] + shape[2]; ++dim)
+    text << (dim ? ", " : "") << shape[4 + dim];
+  text << ")";
+  return text.str();
+}
+
+void check_agreement(const at::Tensor& shapes, int rank) {
+  const auto* mine = shapes.const_data_ptr<int64_t>() + rank * kShapeLength;
+  for (int64_t peer = 0; peer < shapes.size(0); ++peer) {
+    const auto* other = shapes.const_data_ptr<int64_t>() + peer * kShapeLength;
+    if (std::equal(mine + 1, mine + kShapeLength, other + 1)) continue;
+    Failure failure;
+    failure.kind = ErrorKind::kMismatch;
+    failure.rank = rank;
+    failure.peer = static_cast<int>(peer);
+    failure.op = "all_reduce";
+    failure.message = "all_reduce: rank " + std::to_string(rank) + " passed " + describe(mine) +
+                      ", and rank " + std::to_string(peer) + " " + describe(other) +
+                      "; make the calls agree";
+    raise_in_python(failure);
+  }
+}
+
+}  // namespace
+
+TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
+                                                     const c10d::AllreduceOptions& opts) {
+  const at::NoGradGuard no_grad;
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  Launch launch(*this, {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce"}, tensors,
+                opts);
+  const at::Tensor& tensor = single(launch.op(), tensors);
+  const bool average = opts.reduceOp.op_ == c10d::ReduceOp::AVG;
+  if (!average && opts.reduceOp.op_ != c10d::ReduceOp::SUM) {
+    raise_invalid(launch.op(), "takes SUM and AVG for sparse tensors");
+  }
+  if (!tensor.device().is_cpu()) check_dense_cpu(launch.op(), tensor);
+  const at::Tensor input = tensor.coalesce();
+  c10d::AllgatherOptions gather_opts;
+  gather_opts.timeout = opts.timeout;
+  gather_opts.asyncOp = false;
+  const auto all_gather = [&](at::Tensor part) {
+    std::vector<int64_t> sizes = part.sizes().vec();
+    sizes.insert(sizes.begin(), getSize());
+    at::Tensor whole = at::empty(sizes, part.options());
+    part = part.contiguous();
+    _allgather_base(whole, part, gather_opts)->wait();
+    return whole;
+  };
+
+  const at::Tensor shapes = all_gather(shape_of(input));
+  check_agreement(shapes, getRank());
+  const at::Tensor counts = shapes.select(1, 0);
+  const int64_t longest = counts.max().item<int64_t>();
+  at::Tensor indices = at::zeros({longest, input.sparse_dim()}, at::kLong);
+  std::vector<int64_t> value_sizes = input.values().sizes().vec();
+  value_sizes[0] = longest;
+  at::Tensor values = at::zeros(value_sizes, input.options().layout(at::kStrided));
+  indices.narrow(0, 0, input._nnz()).copy_(input.indices().t());
+  values.narrow(0, 0, input._nnz()).copy_(input.values());
+  const at::Tensor all_indices = all_gather(indices);
+  const at::Tensor all_values = all_gather(values);
+
+  TensorList index_parts;
+  TensorList value_parts;
+  for (int64_t rank = 0; rank < getSize(); ++rank) {
+    const auto count = counts[rank].item<int64_t>();
+    index_parts.push_back(all_indices[rank].narrow(0, 0, count));
+    value_parts.push_back(all_values[rank].narrow(0, 0, count));
+  }
+  at::Tensor sum = at::sparse_coo_tensor(at::cat(index_parts).t().contiguous(),
+                                         at::cat(value_parts), tensor.sizes(), tensor.options())
+                       .coalesce();
+  if (average) sum.values().div_(getSize());
+  at::Tensor(tensor).copy_(sum);
+  return launch.finish({tensor});
+}
+
+}  // namespace fastgpu

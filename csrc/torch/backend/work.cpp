@@ -1,0 +1,162 @@
+#include "torch/backend/work.h"
+
+#include <ATen/core/ivalue.h>
+#include <ATen/core/jit_type.h>
+#include <ATen/record_function.h>
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "torch/backend/callbacks.h"
+#include "torch/backend/errors.h"
+
+namespace fastgpu {
+namespace {
+
+using Inputs = std::optional<std::vector<at::Tensor>>;
+
+bool profiling() { return at::hasCallbacks() && at::isRecordFunctionEnabled(); }
+
+c10d::WorkResult result_of(const Failure* failure) {
+  if (failure == nullptr) return c10d::WorkResult::SUCCESS;
+  return failure->kind == ErrorKind::kTimeout ? c10d::WorkResult::TIMEOUT
+                                              : c10d::WorkResult::COMM_ERROR;
+}
+
+// What a future holds: the outputs, in lists of `each` where that is not 0.
+c10::IValue value_of(const std::vector<at::Tensor>& outputs, std::size_t each) {
+  if (each == 0) return outputs;
+  std::vector<std::vector<at::Tensor>> lists;
+  for (auto rest = outputs.begin(); rest != outputs.end(); rest += static_cast<int64_t>(each)) {
+    lists.emplace_back(rest, rest + static_cast<int64_t>(each));
+  }
+  return lists;
+}
+
+c10::TypePtr future_type(bool of_result, std::size_t each) {
+  if (of_result) return c10::IntType::get();
+  const c10::TypePtr list = c10::ListType::create(c10::TensorType::get());
+  return each == 0 ? list : c10::ListType::create(list);
+}
+
+}  // namespace
+
+TorchWork::TorchWork(std::shared_ptr<Communicator> communicator, c10d::OpType type,
+                     const char* title, const std::vector<at::Tensor>& inputs)
+    : c10d::Work(communicator->rank(), type, profiling() ? title : nullptr,
+                 profiling() ? Inputs(inputs) : std::nullopt),
+      communicator_(std::move(communicator)) {}
+
+void TorchWork::add(std::shared_ptr<fastgpu::Work> operation) {
+  operations_.push_back(std::move(operation));
+  sequence_ = communicator_->sequence();
+}
+
+void TorchWork::absorb(const TorchWork& other) {
+  operations_.append(other.operations_.begin(), other.operations_.end());
+  outputs_.insert(outputs_.end(), other.outputs_.begin(), other.outputs_.end());
+  sequence_ = other.sequence_;
+}
+
+void TorchWork::seal() {
+  if (recordFunctionEndCallback_) when_done(std::exchange(recordFunctionEndCallback_, nullptr));
+}
+
+bool TorchWork::isCompleted() {
+  return std::ranges::all_of(operations_, [](const auto& operation) { return operation->done(); });
+}
+
+const Failure* TorchWork::first_failure(const Operations& operations) {
+  for (const auto& operation : operations) {
+    if (operation->done() && !operation->ok()) return &operation->failure();
+  }
+  return nullptr;
+}
+
+bool TorchWork::isSuccess() const {
+  return std::ranges::all_of(
+      operations_, [](const auto& operation) { return operation->done() && operation->ok(); });
+}
+
+std::exception_ptr TorchWork::exception() const {
+  const Failure* failure = first_failure(operations_);
+  return failure == nullptr ? nullptr : python_exception(*failure);
+}
+
+int TorchWork::sourceRank() const {
+  return operations_.empty() ? kNoRank : operations_.front()->source();
+}
+
+bool TorchWork::wait(std::chrono::milliseconds timeout) {
+  const bool limited = timeout.count() > 0;
+  const TimeNs deadline = limited ? deadline_after_ms(timeout.count()) : kNever;
+  for (const auto& operation : operations_) {
+    if (operation->done() && operation->ok()) continue;
+    translated([&] {
+      const TimeNs left = limited ? std::max<TimeNs>(deadline - now_ns(), 0) : 0;
+      communicator_->wait(*operation, limited ? left / kMillisecond : -1);
+    });
+  }
+  return true;
+}
+
+void TorchWork::abort() {
+  translated([&] { communicator_->abort("Work.abort() was called"); });
+}
+
+void TorchWork::when_done(std::function<void()> callback) {
+  if (operations_.size() == 1) {
+    operations_.front()->on_done(std::move(callback));
+    return;
+  }
+  auto pending = std::make_shared<std::atomic<std::size_t>>(operations_.size());
+  if (operations_.empty()) callback();
+  for (const auto& operation : operations_) {
+    operation->on_done([pending, callback] {
+      if (pending->fetch_sub(1) == 1) callback();
+    });
+  }
+}
+
+// Completes with the outputs, or (`of_result`) with the c10d::WorkResult.
+c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
+  c10::intrusive_ptr<c10::ivalue::Future> made;
+  {
+    const std::lock_guard lock(mutex_);
+    auto& kept = of_result ? result_future_ : outputs_future_;
+    if (kept) return kept;
+    kept = c10::make_intrusive<c10::ivalue::Future>(future_type(of_result, outputs_each_));
+    made = kept;
+  }
+  auto settle = [made, of_result, operations = operations_, outputs = outputs_,
+                 each = outputs_each_] {
+    const Failure* failure = first_failure(operations);
+    if (of_result) {
+      made->markCompleted(c10::IValue(static_cast<int64_t>(result_of(failure))));
+    } else if (failure == nullptr) {
+      made->markCompleted(value_of(outputs, each));
+    } else {
+      made->setError(python_exception(*failure));
+    }
+  };
+  if (isCompleted()) {
+    settle();
+  } else {
+    // Tensors may need the GIL to go, so the engine's copy of `settle` is only a pointer.
+    auto job = std::make_shared<std::function<void()>>(std::move(settle));
+    when_done([job]() mutable {
+      CallbackThreads::shared().post([job = std::exchange(job, nullptr)] { (*job)(); });
+    });
+    communicator_->hurry();  // whoever waits for a future does not help
+  }
+  return made;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> TorchWork::getFuture() { return future(false); }
+
+c10::intrusive_ptr<c10::ivalue::Future> TorchWork::getFutureResult() { return future(true); }
+
+}  // namespace fastgpu

@@ -1,0 +1,48 @@
+#include <pybind11/chrono.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "torch/backend/backend.h"
+#include "torch/bindings/bind.h"
+
+namespace py = pybind11;
+
+namespace fastgpu {
+namespace {
+
+using BackendPtr = c10::intrusive_ptr<TorchBackend>;
+using Milliseconds = std::chrono::milliseconds;
+
+py::dict stats(const TorchBackend& backend) {
+  const Counters counters = backend.communicator()->counters();
+  py::dict result;
+  result["operations"] = counters.operations;
+  result["bytes_sent"] = counters.bytes_sent;
+  result["bytes_received"] = counters.bytes_received;
+  result["busy_seconds"] = static_cast<double>(counters.busy_ns) * 1e-9;
+  return result;
+}
+
+}  // namespace
+
+void bind_backend(py::module_& module) {
+  using Class = py::class_<TorchBackend, c10d::Backend, BackendPtr>;
+  Class backend(module, "Backend");
+  backend.def(py::init([](const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+                          const BackendOptions& options) {
+                const py::gil_scoped_release no_gil;
+                return c10::make_intrusive<TorchBackend>(store, rank, size, options);
+              }),
+              py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("options"));
+  backend.def("stats", &stats);
+  // What torch expects of a backend beside c10d's own bindings.
+  backend.def_property_readonly("options", [](TorchBackend& self) {
+    return c10::static_intrusive_pointer_cast<BackendOptions>(self.getBackendOptions());
+  });
+  backend.def("_set_default_timeout", &TorchBackend::setTimeout, py::arg("timeout"));
+  backend.def("comm_split_count", &TorchBackend::split_count);
+  // Nothing to do on a rank that a split leaves out: splits meet at the store.
+  backend.def("perform_nocolor_split", [](TorchBackend&, const py::object&) {}, py::arg("device"));
+}
+
+}  // namespace fastgpu

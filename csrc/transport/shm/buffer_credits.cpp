@@ -1,0 +1,83 @@
+#include "transport/shm/buffer_credits.h"
+
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+
+namespace fastgpu {
+
+std::shared_ptr<Holdings> make_holdings() { return std::make_shared<Holdings>(); }
+
+void Holdings::send_by(std::shared_ptr<const ShmRing> ring) {
+  join(mine_, std::move(ring));
+  for (uint32_t n = 0; n < mine_->buffers(); ++n) {
+    spares_[spares_in_++ % kReturns] = {mine_->buffer(n), {.buffer = n, .of_receiver = 0}};
+  }
+}
+
+void Holdings::receive_by(std::shared_ptr<const ShmRing> ring) { join(theirs_, std::move(ring)); }
+
+void Holdings::join(std::shared_ptr<const ShmRing>& ring, std::shared_ptr<const ShmRing> joining) {
+  const ShmRing* const other = &ring == &mine_ ? theirs_.get() : mine_.get();
+  if (other != nullptr && other->buffer_bytes() != joining->buffer_bytes()) {
+    const ShmRing& peers = &ring == &theirs_ ? *joining : *other;
+    raise(ErrorKind::kPeerLost, "its ring has buffers of " + std::to_string(peers.buffer_bytes()) +
+                                    " bytes, and this rank's has others");
+  }
+  ring = std::move(joining);
+  most_ = mine_ ? mine_->buffers() : 0;
+  if (theirs_) most_ += theirs_->buffers() - theirs_->slots();
+}
+
+bool Holdings::has_room() {
+  if (published_ - consumed_ < mine_->slots() && held() > 0) return true;
+  refresh();
+  return published_ - consumed_ < mine_->slots() && held() > 0;
+}
+
+// `consumed` first: what was given back with it is there when it is seen.
+void Holdings::refresh() {
+  const RingWords& words = mine_->words();
+  const uint64_t consumed = words.consumed.load(std::memory_order_acquire);
+  if (consumed > published_) return;  // says a broken peer
+  consumed_ = consumed;
+  const uint64_t given_back = words.given_back.load(std::memory_order_acquire);
+  if (given_back - given_back_ > kReturns) given_back_ = given_back - kReturns;  // so does one
+  for (; given_back_ != given_back; ++given_back_) {
+    const BufferName name = unpack(words.returns[given_back_ % kReturns]);
+    const bool is_mine = name.of_receiver == 0;
+    const ShmRing* const ring = is_mine ? mine_.get() : theirs_.get();
+    // What a broken peer makes up is passed over.
+    if (ring == nullptr || name.buffer >= ring->buffers() || spare() == kReturns) continue;
+    spares_[spares_in_++ % kReturns] = {ring->buffer(name.buffer), name};
+  }
+}
+
+Holdings::Buffer Holdings::take() {
+  if (kept_.empty()) return spares_[spares_out_++ % kReturns];
+  const Buffer buffer = kept_.back();
+  kept_.pop_back();
+  return buffer;
+}
+
+const Holdings::Buffer* Holdings::next() const noexcept {
+  if (!kept_.empty()) return &kept_.back();
+  return spare() > 0 ? &spares_[spares_out_ % kReturns] : nullptr;
+}
+
+std::byte* Holdings::find(BufferName name) const noexcept {
+  const ShmRing* const ring = name.of_receiver != 0 ? mine_.get() : theirs_.get();
+  return ring != nullptr && name.buffer < ring->buffers() ? ring->buffer(name.buffer) : nullptr;
+}
+
+// What was read of this end's slots meanwhile makes room for more to be kept.
+bool Holdings::keep(BufferName name, std::byte* memory) {
+  if (!may_keep() && mine_) refresh();
+  if (!may_keep()) return false;
+  kept_.push_back(
+      {memory, {.buffer = name.buffer, .of_receiver = name.of_receiver == 0 ? 1U : 0U}});
+  return true;
+}
+
+}  // namespace fastgpu
