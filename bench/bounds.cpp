@@ -102,9 +102,9 @@ void pin(int core) {
   ::sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
-class Process {
+class Runtime {
  public:
-  Process(int me, bool ways, Shared& shared, std::array<float*, 2> symmetric, float* stage,
+  Runtime(int me, bool ways, Shared& shared, std::array<float*, 2> symmetric, float* stage,
           std::size_t bytes)
       : me_(me),
         ways_(ways),
@@ -170,7 +170,7 @@ class Process {
   uint64_t calls_ = 0;
 };
 
-void Process::symmetric_call(std::size_t bytes) {
+void Runtime::symmetric_call(std::size_t bytes) {
   const std::size_t count = bytes / 4;
   float* mine = symmetric_[static_cast<std::size_t>(me_)];
   float* other = symmetric_[static_cast<std::size_t>(1 - me_)];
@@ -187,14 +187,14 @@ void Process::symmetric_call(std::size_t bytes) {
 }
 
 // Two slots in turn: a process that writes one has met the other since it read that slot.
-void Process::staged_whole(std::size_t bytes) {
+void Runtime::staged_whole(std::size_t bytes) {
   const std::size_t turn = ++calls_ % 2;
   std::memcpy(slot(me_, turn), mine_, bytes);
   meet();
   add(mine_, slot(1 - me_, turn), bytes / 4);
 }
 
-void Process::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+void Runtime::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
     const std::size_t turn = done / chunk % 2;
@@ -211,7 +211,7 @@ void Process::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
 
 // The sums go back over the slot that the values came by: its lines change cores twice, not four
 // times.
-void Process::answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+void Runtime::answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
     float* their_part = mine_ + theirs.offset + done;
@@ -223,7 +223,7 @@ void Process::answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   }
 }
 
-bool Process::read_from_other(float* target, std::size_t offset, std::size_t count) const {
+bool Runtime::read_from_other(float* target, std::size_t offset, std::size_t count) const {
   const auto other = static_cast<std::size_t>(1 - me_);
   const iovec local{target, count * 4};
   const iovec remote{shared_.buffers[other] + offset, count * 4};
@@ -231,7 +231,7 @@ bool Process::read_from_other(float* target, std::size_t offset, std::size_t cou
          static_cast<ssize_t>(count * 4);
 }
 
-void Process::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+void Runtime::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < own.count; done += chunk) {
     const std::size_t count = std::min(chunk, own.count - done);
@@ -245,7 +245,7 @@ void Process::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
 
 // A call takes as long as on the slower process.
 template <typename Prepare, typename Call>
-double Process::median_seconds(double budget, Prepare prepare, Call call) {
+double Runtime::median_seconds(double budget, Prepare prepare, Call call) {
   const auto timed = [&] {
     prepare();
     meet();
@@ -273,7 +273,7 @@ double Process::median_seconds(double budget, Prepare prepare, Call call) {
   return slower[slower.size() / 2];
 }
 
-void Process::measure_private(std::size_t bytes, double budget) {
+void Runtime::measure_private(std::size_t bytes, double budget) {
   const auto rewrite = [&] { std::memset(mine_, 0, bytes); };
   double slots = 1e9;
   double answers = 1e9;
@@ -299,12 +299,12 @@ void Process::measure_private(std::size_t bytes, double budget) {
   print("read by the kernel", bytes, reads);
 }
 
-void Process::measure_symmetric(std::size_t bytes, double budget) {
+void Runtime::measure_symmetric(std::size_t bytes, double budget) {
   const auto rewrite = [&] { std::memset(symmetric_[static_cast<std::size_t>(me_)], 0, bytes); };
   print("symmetric", bytes, median_seconds(budget, rewrite, [&] { symmetric_call(bytes); }));
 }
 
-void Process::print(const char* kind, std::size_t bytes, double seconds) const {
+void Runtime::print(const char* kind, std::size_t bytes, double seconds) const {
   if (me_ != 0) return;
   std::printf(
       "@@ {\"kind\":\"%s\",\"op\":\"all_reduce\",\"dtype\":\"float32\",\"bytes\":%zu,"
@@ -345,10 +345,10 @@ int main(int argc, char** argv) {
   float* stage = map_floats(2 * kSlots * kLargestChunk, MAP_SHARED);
   const int me = ::fork() == 0 ? 1 : 0;
   pin(cores[static_cast<std::size_t>(me)]);
-  Process process(me, ways, *shared, symmetric, stage, largest);
+  Runtime runtime(me, ways, *shared, symmetric, stage, largest);
   for (const std::size_t bytes : sizes) {
-    process.measure_private(bytes, budget);
-    process.measure_symmetric(bytes, budget);
+    runtime.measure_private(bytes, budget);
+    runtime.measure_symmetric(bytes, budget);
   }
   if (me == 1) std::_Exit(0);
   ::wait(nullptr);

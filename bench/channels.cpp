@@ -208,11 +208,11 @@ MakeEnds over_shared_memory(const ShmRingConfig& config) {
     const std::size_t peer = 1 - me;
     auto segments = std::make_shared<PeerSegments>();
     segments->add(0, heaps[peer].descriptor(0));
-    const auto holdings = make_holdings();
+    const auto credits = make_buffer_credits();
     return Ends{
-        make_shm_sender(copy_of(shared->rings[me]), shared->bells[peer], holdings, &heaps[me],
+        make_shm_sender(copy_of(shared->rings[me]), shared->bells[peer], credits, &heaps[me],
                         [](uint32_t) {}),
-        make_shm_receiver(copy_of(shared->rings[peer]), shared->bells[peer], holdings, segments)};
+        make_shm_receiver(copy_of(shared->rings[peer]), shared->bells[peer], credits, segments)};
   };
 }
 

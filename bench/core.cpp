@@ -140,7 +140,7 @@ class Rank {
     config.name = "bench";
     config.timeout_ms = 60'000;
     config.options = options_from_environment(fastgpu_environment());
-    communicator_ = Communicator::create(config, store, process_);
+    communicator_ = Communicator::create(config, store, runtime_);
   }
   ~Rank() { communicator_->shutdown(); }
   Rank(const Rank&) = delete;
@@ -172,7 +172,7 @@ class Rank {
   const int rank_;
   const Arguments& arguments_;
   Board& board_;
-  Process process_;
+  Runtime runtime_;
   std::shared_ptr<Communicator> communicator_;
   Entry entry_;
   std::byte* input_ = nullptr;
@@ -181,12 +181,12 @@ class Rank {
 
 std::byte* Rank::allocate(uint64_t bytes) {
   return arguments_.symmetric
-             ? process_.heap().allocate(bytes)
+             ? runtime_.heap().allocate(bytes)
              : static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4096) / 4096 * 4096));
 }
 
 void Rank::release(std::byte* memory) {
-  arguments_.symmetric ? process_.heap().free(memory) : std::free(memory);
+  arguments_.symmetric ? runtime_.heap().free(memory) : std::free(memory);
 }
 
 void Rank::fill(std::byte* memory, float value) const {

@@ -74,7 +74,7 @@ class Rank {
     config.name = "bench";
     config.timeout_ms = 60'000;
     config.options = options_from_environment(fastgpu_environment());
-    communicator_ = Communicator::create(config, store, process_);
+    communicator_ = Communicator::create(config, store, runtime_);
     const auto elements = static_cast<std::size_t>(arguments.bytes) / sizeof(float);
     tensors_.assign(static_cast<std::size_t>(arguments.count), std::vector<float>(elements));
   }
@@ -120,7 +120,7 @@ class Rank {
   }
 
   const Arguments& arguments_;
-  Process process_;
+  Runtime runtime_;
   std::shared_ptr<Communicator> communicator_;
   std::vector<std::vector<float>> tensors_;
   std::vector<std::shared_ptr<Work>> works_;

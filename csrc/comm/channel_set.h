@@ -1,7 +1,7 @@
 // The channels of one communicator: where its schedules' peers and lanes become connections, opened
-// at first use. Between the runner, who asks for channels, and the connector's control thread, who
-// brings them.
-// Threading: sender and receiver are the runner's; on_* the control thread's; the rest any thread.
+// at first use. Between the progress thread, who asks for channels, and the connector's control
+// thread, who brings them. Threading: sender and receiver are the progress thread's; on_* the
+// control thread's; the rest any thread.
 #pragma once
 
 #include <atomic>

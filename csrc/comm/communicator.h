@@ -23,7 +23,7 @@
 
 namespace fastgpu {
 
-class Process;  // this process's engine, connector and caches: comm/process.h
+class Runtime;  // this process's engine, connector and caches: comm/process.h
 
 // Buffers, counts in elements, as PlanRequest has them (plan/schedule.h).
 struct CollectiveCall {
@@ -81,7 +81,7 @@ class Communicator {
  public:
   // Meets the other ranks at the store. Raises RendezvousError naming the ranks that did not come.
   static std::shared_ptr<Communicator> create(const CommunicatorConfig& config, Store& store,
-                                              Process& process);
+                                              Runtime& runtime);
   virtual ~Communicator() = default;
 
   // Bad arguments raise InvalidArgumentError and change nothing. Everything else is in the Work.
@@ -96,7 +96,7 @@ class Communicator {
 
   // Has the background see to all that is pending, at once: for somebody who will hear of a work's
   // end, but does not wait for it. (Small works are otherwise left to a waiter for a while.)
-  virtual void hurry() = 0;
+  virtual void request_progress() = 0;
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   virtual void abort(const std::string& reason) = 0;

@@ -17,30 +17,31 @@ constexpr TimeNs kDrainLimit = 2 * kSecond;
 
 // Where lines stay their writer's when others read them, a sender would pay for the copy that a
 // read saves, and more, when it next writes to its buffer.
-bool leaves_private(PrivateReads wanted) {
-  return wanted == PrivateReads::kAlways || (wanted == PrivateReads::kAuto && !lines_stay_owned());
+bool uses_single_copy(SingleCopy wanted) {
+  return wanted == SingleCopy::kAlways || (wanted == SingleCopy::kAuto && !lines_stay_owned());
 }
 
 }  // namespace
 
-// The group's channels and who fails with them: called by the runner and by the control thread.
+// The group's channels and who fails with them: called by the progress thread and by the control
+// thread.
 struct Group::Shared {
-  Shared(const CommunicatorConfig& config, Topology ranks, Process& process)
+  Shared(const CommunicatorConfig& config, Topology ranks, Runtime& runtime)
       : topology(std::move(ranks)),
         rank(config.rank),
         name(config.name),
         id(config.world > 0 ? topology.records[0].communicator : 0),
-        connector(process.connector()),
-        engine(process.engine()) {}
+        connector(runtime.connector()),
+        engine(runtime.engine()) {}
 
   // The channels outlive this where the connector is slow to let go of them.
   static std::shared_ptr<Shared> make(const CommunicatorConfig& config, const Topology& ranks,
-                                      Process& process, int planned_lanes) {
+                                      Runtime& runtime, int planned_lanes) {
     const int lanes = planned_lanes + 1;  // the last one is the messages'
-    auto shared = std::make_shared<Shared>(config, ranks, process);
+    auto shared = std::make_shared<Shared>(config, ranks, runtime);
     const std::weak_ptr<Shared> self = shared;
     shared->channels = std::make_shared<ChannelSet>(
-        process.engine(), config.world, lanes,
+        runtime.engine(), config.world, lanes,
         [self](int peer, int lane) {
           if (const auto alive = self.lock()) {
             alive->connector.open(alive->id, alive->rank, peer, lane);
@@ -108,15 +109,15 @@ struct Group::Shared {
   const uint64_t id;
   Connector& connector;
   Engine& engine;
-  std::mutex first_mutex;  // a runner and the caller of shutdown may both bring the first
+  std::mutex first_mutex;  // a progress thread and the caller of shutdown may both bring the first
   std::optional<Failure> first;
-  std::weak_ptr<OperationQueue> collectives;
-  std::weak_ptr<PointToPoint> messages;
+  std::weak_ptr<CollectiveQueue> collectives;
+  std::weak_ptr<MessageQueue> messages;
   std::shared_ptr<ChannelSet> channels;
 };
 
 std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& config, Store& store,
-                                                   Process& process) {
+                                                   Runtime& runtime) {
   if (config.world < 1 || config.world >= kNoRoot || config.rank < 0 ||
       config.rank >= config.world) {
     raise(ErrorKind::kInvalidArgument, "rank " + std::to_string(config.rank) + " of a world of " +
@@ -130,40 +131,38 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.options = config.options;
   request.store_host = config.store_host;
   request.store_port = config.store_port;
-  request.constants = process.constants();
+  request.constants = runtime.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
-  const Topology topology = meet(request, store, process.connector());
-  auto group = std::make_shared<Group>(config, topology, process);
+  const Topology topology = rendezvous(request, store, runtime.connector());
+  auto group = std::make_shared<Group>(config, topology, runtime);
   group->calibrate();
   return group;
 }
 
-Group::Group(const CommunicatorConfig& config, const Topology& topology, Process& process)
+Group::Group(const CommunicatorConfig& config, const Topology& topology, Runtime& runtime)
     : config_(config),
-      process_(process),
+      runtime_(runtime),
       planner_(config.rank, topology, config.options),
       least_streamed_bytes_(cache_bytes() / static_cast<uint64_t>(topology.ranks_on_machine)),
-      crowded_(topology.ranks_on_machine > topology.cores_on_machine),
-      leaves_private_(leaves_private(config.options.private_reads)),
-      shared_(Shared::make(config, topology, process, planner_.lanes())),
-      wires_(std::make_shared<WirePool>()),
-      shared_wires_(std::make_shared<WirePool>(&process.heap())),
+      oversubscribed_(topology.ranks_on_machine > topology.cores_on_machine),
+      uses_single_copy_(uses_single_copy(config.options.single_copy)),
+      shared_(Shared::make(config, topology, runtime, planner_.lanes())),
+      scratch_pool_(std::make_shared<ScratchPool>()),
+      shared_scratch_pool_(std::make_shared<ScratchPool>(&runtime.heap())),
       timeout_ms_(config.timeout_ms) {
   const auto shared = shared_;
   const auto on_failure = [shared](Failure& failure) { shared->on_failure(failure); };
   const int lanes = planner_.lanes();
-  const auto on_abandoned = [&heap = process.heap()](const std::byte* data) {
-    heap.take_back(data);
-  };
+  const auto on_abandoned = [&heap = runtime.heap()](const std::byte* data) { heap.revoke(data); };
   collectives_ =
-      std::make_shared<OperationQueue>(*shared->channels, lanes, on_failure, on_abandoned);
-  messages_ = std::make_shared<PointToPoint>(*shared->channels, config.world, lanes, on_failure);
+      std::make_shared<CollectiveQueue>(*shared->channels, lanes, on_failure, on_abandoned);
+  messages_ = std::make_shared<MessageQueue>(*shared->channels, config.world, lanes, on_failure);
   shared->collectives = collectives_;
   shared->messages = messages_;
-  process_.connector().attach(shared->id, config.rank, shared->channels, topology.addresses);
-  process_.engine().add(collectives_);
-  process_.engine().add(messages_);
-  process_.engine().share_machine(topology.ranks_on_machine, topology.cores_on_machine);
+  runtime_.connector().attach(shared->id, config.rank, shared->channels, topology.addresses);
+  runtime_.engine().add(collectives_);
+  runtime_.engine().add(messages_);
+  runtime_.engine().share_machine(topology.ranks_on_machine, topology.cores_on_machine);
 }
 
 Group::~Group() { shutdown(); }
@@ -172,14 +171,14 @@ void Group::calibrate() {
   const std::string& known = shared_->topology.records[0].constants;
   if (config_.world == 1) return;
   const std::string constants = known.empty() ? measure_constants(*this, shared_->topology) : known;
-  process_.set_constants(constants);
+  runtime_.set_constants(constants);
   planner_.set_constants(constants_from_text(constants));
   prepared_ = {};
 }
 
 void Group::wait(Work& work, int64_t timeout_ms) {
   if (!work.done()) check_process();
-  process_.engine().wait(work, deadline_after_ms(timeout_ms));
+  runtime_.engine().wait(work, deadline_after_ms(timeout_ms));
   if (work.done()) return work.raise_if_failed();
   Failure failure;
   failure.kind = ErrorKind::kTimeout;
@@ -200,11 +199,12 @@ void Group::abort(const std::string& reason) {
   drain();
 }
 
-// Waits until the runner has failed everything pending, so that the buffers are free again.
+// Waits until the progress thread has failed everything pending, so that the buffers are free
+// again.
 void Group::drain() {
   const TimeNs deadline = now_ns() + kDrainLimit;
   while ((collectives_->busy() || messages_->busy()) && now_ns() < deadline) {
-    process_.engine().submitted();
+    runtime_.engine().submitted();
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 }
@@ -215,7 +215,7 @@ void Group::shutdown() {
     if (collectives_->busy() || messages_->busy()) {
       abort("the process group was destroyed while operations were pending");
     }
-    process_.connector().detach(shared_->id, config_.rank);
+    runtime_.connector().detach(shared_->id, config_.rank);
     Failure destroyed{.kind = ErrorKind::kAborted,
                       .message = "the process group was destroyed",
                       .rank = config_.rank,
@@ -225,8 +225,8 @@ void Group::shutdown() {
     shared_->latch(destroyed);
     shared_->fail_others(destroyed);
     drain();
-    process_.engine().remove(collectives_.get());
-    process_.engine().remove(messages_.get());
+    runtime_.engine().remove(collectives_.get());
+    runtime_.engine().remove(messages_.get());
     shared_->channels->hang_up();
   });
 }

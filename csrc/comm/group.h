@@ -21,7 +21,7 @@ namespace fastgpu {
 
 class Group : public Communicator {
  public:
-  Group(const CommunicatorConfig& config, const Topology& topology, Process& process);
+  Group(const CommunicatorConfig& config, const Topology& topology, Runtime& runtime);
   ~Group() override;
 
   // Measures the links with the other ranks, when rank 0 has not measured them before: a collective
@@ -32,8 +32,8 @@ class Group : public Communicator {
   std::shared_ptr<Work> send(MessageCall call) override;
   std::shared_ptr<Work> recv(MessageCall call) override;
   void wait(Work& work, int64_t timeout_ms) override;
-  void hurry() override {
-    if (!forked()) process_.engine().submitted();
+  void request_progress() override {
+    if (!forked()) runtime_.engine().submitted();
   }
   void abort(const std::string& reason) override;
   void shutdown() override;
@@ -70,7 +70,7 @@ class Group : public Communicator {
   void prepare(Prepared& prepared, CollectiveCall& call);
   void fill(Operation& operation, CollectiveCall& call, const Plan& plan);
   void bind(Operation& operation, CollectiveCall& call);
-  uint64_t stays_from_bytes(Collective collective) const;
+  uint64_t single_copy_from_bytes(Collective collective) const;
   void add_scaling(CollectiveCall& call, Operation& operation);
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
   TimeNs timeout_ns(int64_t timeout_ms) const;
@@ -79,18 +79,18 @@ class Group : public Communicator {
 
   const CommunicatorConfig config_;
   const int made_at_fork_ = forks();
-  Process& process_;
+  Runtime& runtime_;
   Planner planner_;
   // From here on what the ranks of a machine receive would not stay in its caches.
   const uint64_t least_streamed_bytes_;
-  const bool crowded_;         // ranks share cores
-  const bool leaves_private_;  // large payloads where they lie, for their receivers to read
+  const bool oversubscribed_;    // ranks share cores
+  const bool uses_single_copy_;  // large payloads where they lie, for their receivers to read
   const std::shared_ptr<Shared> shared_;
-  std::shared_ptr<OperationQueue> collectives_;
-  std::shared_ptr<PointToPoint> messages_;
-  std::shared_ptr<WirePool> wires_;
-  std::shared_ptr<WirePool> shared_wires_;
-  std::array<Prepared, 1 << kPreparedBits> prepared_;  // guarded by the engine's baton
+  std::shared_ptr<CollectiveQueue> collectives_;
+  std::shared_ptr<MessageQueue> messages_;
+  std::shared_ptr<ScratchPool> scratch_pool_;
+  std::shared_ptr<ScratchPool> shared_scratch_pool_;
+  std::array<Prepared, 1 << kPreparedBits> prepared_;  // guarded by the engine's progress lock
   std::atomic<int64_t> timeout_ms_;
   std::atomic<uint64_t> message_bytes_sent_{0};
   std::atomic<uint64_t> message_bytes_received_{0};

@@ -16,8 +16,8 @@ constexpr uint64_t kTriedAtOnceBytes = 64 * 1024;
 
 // Below these the pages that the kernel must look up take longer than a second copy does; where
 // ranks share cores the sender is likely to have to wait for its turn, too.
-constexpr uint64_t kLeastReadBytes = 32 * 1024;
-constexpr uint64_t kLeastReadBytesCrowded = 64 * 1024;
+constexpr uint64_t kLeastSingleCopyBytes = 32 * 1024;
+constexpr uint64_t kLeastSingleCopyBytesOversubscribed = 64 * 1024;
 
 bool has_root(Collective collective) {
   return collective == Collective::kBroadcast || collective == Collective::kReduce ||
@@ -55,13 +55,13 @@ std::shared_ptr<Work> Group::run(CollectiveCall call) {
   check_process();
   const bool small = call.count * size_of(call.dtype) <= kTriedAtOnceBytes;
   if (call.synchronous || (small && !collectives_->full())) {
-    if (process_.engine().begin()) return run_here(call);
+    if (runtime_.engine().begin()) return run_here(call);
   }
   check(call);
   const auto operation = std::make_shared<Operation>();
   fill(*operation, call, *planner_.plan(question_of(call)));
   while (collectives_->full()) {
-    process_.engine().submitted();
+    runtime_.engine().submitted();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   collectives_->push(operation);
@@ -70,10 +70,10 @@ std::shared_ptr<Work> Group::run(CollectiveCall call) {
   return work;
 }
 
-// The caller holds the baton. Where it would wait next it runs the operation to its end; else it
-// looks no longer than it may alone, and once more.
+// The caller holds the progress lock. Where it would wait next it runs the operation to its end;
+// else it looks no longer than it may alone, and once more.
 std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
-  Engine& engine = process_.engine();
+  Engine& engine = runtime_.engine();
   const bool synchronous = call.synchronous;
   Prepared& prepared = prepared_[slot_of(call)];
   bool done = false;
@@ -82,7 +82,7 @@ std::shared_ptr<Work> Group::run_here(CollectiveCall& call) {
     const int looks = engine.looks_alone();
     done = collectives_->begin(prepared.operation, looks);
   } catch (...) {
-    if (prepared.operation != nullptr) prepared.operation->let_go();
+    if (prepared.operation != nullptr) prepared.operation->release_caller();
     engine.release();
     throw;
   }
@@ -191,20 +191,20 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
   const bool streams = operation.reduce == nullptr && plan.received_bytes >= least_streamed_bytes_;
   operation.copy = streams ? copy_streaming : CopyKernel{};
   // Lines that others have read are dear to write again where they stay their writer's.
-  const bool rewrites = plan.schedule->wire_shared && lines_stay_owned();
-  operation.lay_out = rewrites ? copy_streaming : CopyKernel{};
-  operation.stays_from_bytes = stays_from_bytes(call.collective);
-  operation.wires = plan.schedule->wire_shared ? shared_wires_ : wires_;
+  const bool rewrites = plan.schedule->scratch_shared && lines_stay_owned();
+  operation.staging_copy = rewrites ? copy_streaming : CopyKernel{};
+  operation.single_copy_from_bytes = single_copy_from_bytes(call.collective);
+  operation.scratch_pool = plan.schedule->scratch_shared ? shared_scratch_pool_ : scratch_pool_;
   bind(operation, call);
 }
 
 // From which size on a frame out of private memory is better read by its receiver than copied in
 // and out. What is reduced is not, for the kernel would only copy it once more; nor is a broadcast,
 // in which one rank copies in while another copies out.
-uint64_t Group::stays_from_bytes(Collective collective) const {
-  if (!leaves_private_ || reduces(collective) || collective == Collective::kBroadcast)
+uint64_t Group::single_copy_from_bytes(Collective collective) const {
+  if (!uses_single_copy_ || reduces(collective) || collective == Collective::kBroadcast)
     return UINT64_MAX;
-  return crowded_ ? kLeastReadBytesCrowded : kLeastReadBytes;
+  return oversubscribed_ ? kLeastSingleCopyBytesOversubscribed : kLeastSingleCopyBytes;
 }
 
 // What is this call's own.
@@ -217,7 +217,7 @@ void Group::bind(Operation& operation, CollectiveCall& call) {
   operation.prologue = std::move(call.prologue);
   operation.epilogue = std::move(call.epilogue);
   operation.keep_alive = std::move(call.keep_alive);
-  if (operation.schedule->wire_bytes > kSmallWireBytes) operation.take_wire();
+  if (operation.schedule->scratch_bytes > kSmallScratchBytes) operation.take_scratch();
   if (operation.reduce != nullptr) add_scaling(call, operation);
 }
 
@@ -247,9 +247,9 @@ void Group::add_scaling(CollectiveCall& call, Operation& operation) {
   std::shared_ptr<void> owner;
   if (!in_place) {
     // The caller's input is not ours to change.
-    const auto wire = std::make_shared<Wire>(wires_, size_bytes);
-    scaled = wire->memory();
-    owner = wire;
+    const auto scratch = std::make_shared<Scratch>(scratch_pool_, size_bytes);
+    scaled = scratch->memory();
+    owner = scratch;
     operation.input = scaled;
   }
   operation.prologue = [source = call.input, scaled, owner, size_bytes, dtype, factor,
@@ -288,7 +288,7 @@ std::shared_ptr<Work> Group::send(MessageCall call) {
   messages_->post_send(message);
   message_bytes_sent_.fetch_add(call.size_bytes, std::memory_order_relaxed);
   // A larger one takes several looks on both sides: its receiver grants it first.
-  drive(*message->work, call.synchronous, call.size_bytes <= PointToPoint::kEagerBytes);
+  drive(*message->work, call.synchronous, call.size_bytes <= MessageQueue::kEagerBytes);
   return message->work;
 }
 
@@ -296,12 +296,12 @@ std::shared_ptr<Work> Group::recv(MessageCall call) {
   const auto message = make_message(call, false);
   messages_->post_recv(message);
   message_bytes_received_.fetch_add(call.size_bytes, std::memory_order_relaxed);
-  drive(*message->work, call.synchronous, call.size_bytes <= PointToPoint::kEagerBytes);
+  drive(*message->work, call.synchronous, call.size_bytes <= MessageQueue::kEagerBytes);
   return message->work;
 }
 
 void Group::drive(Work& work, bool synchronous, bool small) {
-  Engine& engine = process_.engine();
+  Engine& engine = runtime_.engine();
   if (synchronous) {
     engine.wake();
     engine.wait(work, kNever);

@@ -26,7 +26,7 @@ constexpr std::array<ProcessVariable, 2> kProcessVariables{{
     {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose(text.c_str()); }},
 }};
 constexpr std::array<std::string_view, 3> kTransports{"auto", "shm", "tcp"};
-constexpr std::array<std::string_view, 3> kPrivateReads{"auto", "never", "always"};
+constexpr std::array<std::string_view, 3> kSingleCopyNames{"auto", "never", "always"};
 
 [[noreturn]] void refuse(const std::string& name, const std::string& text,
                          const std::string& allowed) {
@@ -101,8 +101,8 @@ void set_lanes(Options& options, const std::string& text) {
   options.lanes = lanes;
 }
 
-void set_private_reads(Options& options, const std::string& text) {
-  options.private_reads = named<PrivateReads>("private_reads", text, kPrivateReads);
+void set_single_copy(Options& options, const std::string& text) {
+  options.single_copy = named<SingleCopy>("single_copy", text, kSingleCopyNames);
 }
 
 void set_deterministic(Options& options, const std::string& text) {
@@ -134,9 +134,9 @@ const std::map<std::string, Field>& fields() {
         [](const Options& o) {
           return o.lanes == 0 ? std::string("auto") : std::to_string(o.lanes);
         }}},
-      {"private_reads",
-       {set_private_reads,
-        [](const Options& o) { return name_in(kPrivateReads, o.private_reads); }}},
+      {"single_copy",
+       {set_single_copy,
+        [](const Options& o) { return name_in(kSingleCopyNames, o.single_copy); }}},
       {"deterministic",
        {set_deterministic,
         [](const Options& o) { return std::string(o.deterministic ? "1" : "0"); }}},

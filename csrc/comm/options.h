@@ -11,7 +11,7 @@
 namespace fastgpu {
 
 // Whether this rank leaves large payloads in its private memory, for its host's others to read.
-enum class PrivateReads : uint8_t { kAuto, kNever, kAlways };
+enum class SingleCopy : uint8_t { kAuto, kNever, kAlways };
 
 enum class Transport : uint8_t { kAuto, kShm, kTcp };
 
@@ -22,7 +22,7 @@ struct Options {
   PortRange port_range;   // 0-0: ephemeral
   int lanes = 0;          // 0: auto; 1 to kMaxLanes
   bool deterministic = false;
-  PrivateReads private_reads = PrivateReads::kAuto;
+  SingleCopy single_copy = SingleCopy::kAuto;
 };
 
 inline constexpr int kMaxLanes = 16;

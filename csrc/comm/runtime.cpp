@@ -20,16 +20,16 @@ int forks() noexcept {
   return fork_count.load(std::memory_order_relaxed);
 }
 
-Process::Process(const EngineConfig& config) : engine_(config) {}
+Runtime::Runtime(const EngineConfig& config) : engine_(config) {}
 
-Process::~Process() = default;
+Runtime::~Runtime() = default;
 
-Process& Process::shared() {
-  static Process* process = new Process;
-  return *process;
+Runtime& Runtime::shared() {
+  static Runtime* runtime = new Runtime;
+  return *runtime;
 }
 
-Connector& Process::connector() {
+Connector& Runtime::connector() {
   const std::lock_guard lock(mutex_);
   if (!connector_) {
     connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
@@ -42,12 +42,12 @@ Connector& Process::connector() {
   return *connector_;
 }
 
-std::string Process::constants() {
+std::string Runtime::constants() {
   const std::lock_guard lock(mutex_);
   return constants_;
 }
 
-void Process::set_constants(std::string text) {
+void Runtime::set_constants(std::string text) {
   const std::lock_guard lock(mutex_);
   constants_ = std::move(text);
 }

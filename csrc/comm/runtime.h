@@ -14,13 +14,13 @@ namespace fastgpu {
 
 class Connector;
 
-class Process {
+class Runtime {
  public:
-  explicit Process(const EngineConfig& config = {});
-  ~Process();
-  Process(const Process&) = delete;
-  Process& operator=(const Process&) = delete;
-  static Process& shared();
+  explicit Runtime(const EngineConfig& config = {});
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+  static Runtime& shared();
 
   Engine& engine() noexcept { return engine_; }
   SymmetricHeap& heap() noexcept { return heap_; }

@@ -266,7 +266,7 @@ PeerRecord record_from_text(const std::string& text) {
   return record;
 }
 
-Topology meet(const RendezvousRequest& request, Store& store, Connector& connector) {
+Topology rendezvous(const RendezvousRequest& request, Store& store, Connector& connector) {
   Topology topology;
   store.set(key_of("rank", request.rank), to_text(own_record(request, connector)));
   for (const std::string& text : gather(request, store, "rank")) {

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "control/connector.h"
 #include "comm/options.h"
 #include "comm/store.h"
+#include "control/connector.h"
 #include "plan/cost.h"
 
 namespace fastgpu {
@@ -54,7 +54,7 @@ struct RendezvousRequest {
 
 // Meets the other ranks at the store and finds out who shares memory. Raises RendezvousError that
 // names the ranks that did not come, or that cannot be reached.
-Topology meet(const RendezvousRequest& request, Store& store, Connector& connector);
+Topology rendezvous(const RendezvousRequest& request, Store& store, Connector& connector);
 
 // "rank 3 (host node7, pid 4711)".
 std::string name_of_rank(const Topology& topology, int rank);

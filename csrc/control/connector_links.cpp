@@ -211,7 +211,7 @@ void Connector::handle_ring(Entry& entry, ControlMessage& message) {
   const int lane = static_cast<int>(message.number);
   owner->sink->on_receiver(entry.peer, lane,
                            make_shm_receiver(std::move(message.descriptors[0]), entry.bell,
-                                             holdings_of(*owner, entry, lane), entry.segments,
+                                             credits_of(*owner, entry, lane), entry.segments,
                                              &heap_, process_behind(entry.link.fd())));
   count_received(entry);
 }
@@ -229,11 +229,11 @@ void Connector::handle_stream(uint64_t id, Entry& entry, const ControlMessage& m
 
 // What the two channels of a lane share, if the same process is behind the links of both: what goes
 // into its ring's buffers is for no other to read.
-std::shared_ptr<Holdings> Connector::holdings_of(Member& owner, const Entry& entry, int lane) {
-  auto& shared = owner.peers[entry.peer].holdings[{lane, process_behind(entry.link.fd())}];
-  std::shared_ptr<Holdings> holdings = shared.lock();
-  if (!holdings) shared = holdings = make_holdings();
-  return holdings;
+std::shared_ptr<BufferCredits> Connector::credits_of(Member& owner, const Entry& entry, int lane) {
+  auto& shared = owner.peers[entry.peer].credits[{lane, process_behind(entry.link.fd())}];
+  std::shared_ptr<BufferCredits> credits = shared.lock();
+  if (!credits) shared = credits = make_buffer_credits();
+  return credits;
 }
 
 // The peer has left in order once all that it opened has arrived here; its data may still be
@@ -352,9 +352,9 @@ void Connector::make_sender(Entry& entry, int lane, UniqueFd ring) {
       found->second.link.send(std::move(message));
     });
   };
-  owner->sink->on_sender(peer, lane,
-                         make_shm_sender(std::move(ring), entry.bell,
-                                         holdings_of(*owner, entry, lane), &heap_, share));
+  owner->sink->on_sender(
+      peer, lane,
+      make_shm_sender(std::move(ring), entry.bell, credits_of(*owner, entry, lane), &heap_, share));
 }
 
 }  // namespace fastgpu

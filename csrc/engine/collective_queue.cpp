@@ -11,8 +11,8 @@ namespace {
 
 // From this size on, an operation is timed from its call on.
 constexpr uint64_t kClockedBytes = 128 * 1024;
-// Below it, one lane's caller may have the runner to itself for a microsecond: others wait no
-// longer.
+// Below it, one lane's caller may have the progress thread to itself for a microsecond: others wait
+// no longer.
 constexpr uint64_t kAloneBytes = 128 * 1024;
 
 Failure unexpected(const std::exception& error) {
@@ -23,19 +23,19 @@ Failure unexpected(const std::exception& error) {
 
 }  // namespace
 
-OperationQueue::OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
-                               AbandonHandler on_abandoned)
+CollectiveQueue::CollectiveQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
+                                 AbandonHandler on_abandoned)
     : channels_(channels),
       on_failure_(std::move(on_failure)),
       on_abandoned_(std::move(on_abandoned)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
-void OperationQueue::clock(const Operation& operation) {
+void CollectiveQueue::clock(const Operation& operation) {
   if (operation.call.count * operation.element_size < kClockedBytes || pending() > 0) return;
   busy_since_.store(now_ns(), std::memory_order_relaxed);
 }
 
-void OperationQueue::push(const std::shared_ptr<Operation>& operation) {
+void CollectiveQueue::push(const std::shared_ptr<Operation>& operation) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr) raise(*failure_);
   clock(*operation);
@@ -47,7 +47,7 @@ void OperationQueue::push(const std::shared_ptr<Operation>& operation) {
 }
 
 // False when others pushed just now, and so come first.
-bool OperationQueue::number(Operation& operation) {
+bool CollectiveQueue::number(Operation& operation) {
   take_inbox();
   uint64_t last = tickets_.load(std::memory_order_relaxed);
   while ((last & kFilled) == 0) {
@@ -58,7 +58,7 @@ bool OperationQueue::number(Operation& operation) {
   return false;
 }
 
-bool OperationQueue::begin(const std::shared_ptr<Operation>& operation, int looks) {
+bool CollectiveQueue::begin(const std::shared_ptr<Operation>& operation, int looks) {
   if (failure_ != nullptr) raise(*failure_);
   clock(*operation);
   if (!number(*operation)) {
@@ -81,7 +81,7 @@ bool OperationQueue::begin(const std::shared_ptr<Operation>& operation, int look
 }
 
 // What it did not get done, poll() goes on with.
-bool OperationQueue::run_alone(Operation& operation, int looks) {
+bool CollectiveQueue::run_alone(Operation& operation, int looks) {
   LaneRun& run = lanes_.front().run;
   start(operation);
   run.start(operation, 0);
@@ -94,19 +94,19 @@ bool OperationQueue::run_alone(Operation& operation, int looks) {
   return true;
 }
 
-void OperationQueue::fail_with(Failure failure) {
+void CollectiveQueue::fail_with(Failure failure) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr || request_.has_value()) return;
   request_ = std::move(failure);
   requested_.store(true);
 }
 
-std::shared_ptr<const Failure> OperationQueue::failure() const {
+std::shared_ptr<const Failure> CollectiveQueue::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
 }
 
-bool OperationQueue::poll() noexcept {
+bool CollectiveQueue::poll() noexcept {
   try {
     if (requested_.load()) {
       std::unique_lock lock(mutex_);
@@ -126,12 +126,12 @@ bool OperationQueue::poll() noexcept {
   return true;
 }
 
-void OperationQueue::count(const Operation& operation) noexcept {
+void CollectiveQueue::count(const Operation& operation) noexcept {
   sent_bytes_.store(sent_bytes() + operation.sent_bytes, std::memory_order_relaxed);
   received_bytes_.store(received_bytes() + operation.received_bytes, std::memory_order_relaxed);
 }
 
-void OperationQueue::take_inbox() {
+void CollectiveQueue::take_inbox() {
   if ((tickets_.load() & kFilled) == 0) return;
   {
     const std::lock_guard lock(mutex_);
@@ -145,7 +145,7 @@ void OperationQueue::take_inbox() {
   taken_.clear();
 }
 
-void OperationQueue::enqueue(std::shared_ptr<Operation> operation) {
+void CollectiveQueue::enqueue(std::shared_ptr<Operation> operation) {
   operation->lanes_left = static_cast<int>(operation->schedule->lanes.size());
   for (int lane = 0; lane < operation->lanes_left; ++lane) {
     lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation.get());
@@ -154,20 +154,20 @@ void OperationQueue::enqueue(std::shared_ptr<Operation> operation) {
   next_expiry_ = 0;
 }
 
-bool OperationQueue::poll_lanes() {
+bool CollectiveQueue::poll_lanes() {
   bool moved = false;
   for (std::size_t lane = 0; lane < lanes_.size(); ++lane) moved |= poll_lane(lane);
   return moved;
 }
 
-void OperationQueue::begin_lane(LaneQueue& queue, std::size_t lane) {
+void CollectiveQueue::begin_lane(LaneQueue& queue, std::size_t lane) {
   if (!queue.run.idle()) return;
   Operation& operation = *queue.waiting.front();
   start(operation);
   queue.run.start(operation, static_cast<int>(lane));
 }
 
-bool OperationQueue::poll_lane(std::size_t lane) {
+bool CollectiveQueue::poll_lane(std::size_t lane) {
   LaneQueue& queue = lanes_[lane];
   bool moved = false;
   while (!queue.waiting.empty()) {
@@ -180,15 +180,15 @@ bool OperationQueue::poll_lane(std::size_t lane) {
   return moved;
 }
 
-void OperationQueue::start(Operation& operation) {
+void CollectiveQueue::start(Operation& operation) {
   if (operation.started) return;
   operation.started = true;
-  if (operation.lacks_wire()) operation.wire.swap(warm_wire_);
-  operation.take_wire();
+  if (operation.lacks_scratch()) operation.scratch.swap(warm_scratch_);
+  operation.take_scratch();
   if (operation.prologue) operation.prologue();
 }
 
-void OperationQueue::finish_lane(LaneQueue& queue) {
+void CollectiveQueue::finish_lane(LaneQueue& queue) {
   Operation& operation = *queue.waiting.front();
   queue.waiting.pop_front();
   queue.run.clear();
@@ -197,21 +197,21 @@ void OperationQueue::finish_lane(LaneQueue& queue) {
   while (!running_.empty() && running_.front()->lanes_left == 0) running_.pop_front();
 }
 
-void OperationQueue::wind_up(Operation& operation) {
+void CollectiveQueue::wind_up(Operation& operation) {
   if (operation.epilogue) operation.epilogue();
-  operation.let_go();
-  if (operation.wire.size_bytes() > kSmallWireBytes) operation.wire = {};
+  operation.release_caller();
+  if (operation.scratch.size_bytes() > kSmallScratchBytes) operation.scratch = {};
   one_less();
 }
 
-void OperationQueue::finish(Operation& operation) {
+void CollectiveQueue::finish(Operation& operation) {
   wind_up(operation);
   // Whoever has its Work may keep it for long.
-  if (operation.wire.size_bytes() > 0) warm_wire_ = std::move(operation.wire);
+  if (operation.scratch.size_bytes() > 0) warm_scratch_ = std::move(operation.scratch);
   operation.work.complete();
 }
 
-void OperationQueue::one_less() noexcept {
+void CollectiveQueue::one_less() noexcept {
   finished_.store(finished_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   const TimeNs since = busy_since_.load(std::memory_order_relaxed);
   if (since == 0 || pending() > 0) return;
@@ -219,7 +219,7 @@ void OperationQueue::one_less() noexcept {
   busy_since_.store(0, std::memory_order_relaxed);
 }
 
-TimeNs OperationQueue::next_deadline() const noexcept {
+TimeNs CollectiveQueue::next_deadline() const noexcept {
   TimeNs deadline = kNever;
   for (const auto& operation : running_) {
     if (operation->lanes_left > 0) deadline = std::min(deadline, operation->deadline);
@@ -227,7 +227,7 @@ TimeNs OperationQueue::next_deadline() const noexcept {
   return deadline;
 }
 
-void OperationQueue::expire(TimeNs now) noexcept {
+void CollectiveQueue::expire(TimeNs now) noexcept {
   if (busy_since_.load(std::memory_order_relaxed) == 0) {
     busy_since_.store(now, std::memory_order_relaxed);
   }
@@ -240,7 +240,7 @@ void OperationQueue::expire(TimeNs now) noexcept {
 }
 
 // An operation's time runs from the first look that finds nothing to move.
-void OperationQueue::check_deadlines(TimeNs now) {
+void CollectiveQueue::check_deadlines(TimeNs now) {
   next_expiry_ = kNever;
   for (const auto& pending : running_) {
     Operation& operation = *pending;
@@ -263,7 +263,7 @@ void OperationQueue::check_deadlines(TimeNs now) {
   }
 }
 
-std::set<int> OperationQueue::awaited_by(const Operation& operation) const {
+std::set<int> CollectiveQueue::awaited_by(const Operation& operation) const {
   std::set<int> peers;
   if (running_.front().get() != &operation) return peers;
   for (const LaneQueue& queue : lanes_) {
@@ -274,7 +274,7 @@ std::set<int> OperationQueue::awaited_by(const Operation& operation) const {
   return peers;
 }
 
-void OperationQueue::fail_all(Failure failure) {
+void CollectiveQueue::fail_all(Failure failure) {
   if (this->failure() != nullptr) {
     requested_.store(false);
     return;
@@ -304,8 +304,8 @@ void OperationQueue::fail_all(Failure failure) {
     own.op = name_of(operation->call.collective);
     own.sequence = static_cast<int64_t>(operation->sequence);
     if (operation->started && on_abandoned_) on_abandoned_(operation->data);
-    operation->let_go();
-    operation->wire = {};
+    operation->release_caller();
+    operation->scratch = {};
     one_less();
     operation->work.fail(std::move(own));
   }

@@ -2,7 +2,7 @@
 // when its lanes are free; so several may be under way, and each lane carries them one after
 // another. Ownership: shares the operations until they are done; the channels outlive it.
 // Threading: push, fail_with, failure, busy, full and the counters from any thread; the rest is the
-// runner's. Bounded: whoever pushes waits first while it is full().
+// progress thread's. Bounded: whoever pushes waits first while it is full().
 #pragma once
 
 #include <atomic>
@@ -20,25 +20,25 @@
 
 namespace fastgpu {
 
-class OperationQueue : public Pollable {
+class CollectiveQueue : public Pollable {
  public:
   static constexpr uint64_t kMaxPending = 1 << 16;
 
-  // Called once, by the runner, with the first failure, before any pending work fails; it may add
-  // to the message.
+  // Called once, by the progress thread, with the first failure, before any pending work fails; it
+  // may add to the message.
   using FailureHandler = std::function<void(Failure&)>;
-  // Called by the runner with the data of every operation that fails after it has started, before
-  // its work does: a peer may still be about to write there.
+  // Called by the progress thread with the data of every operation that fails after it has started,
+  // before its work does: a peer may still be about to write there.
   using AbandonHandler = std::function<void(const std::byte* data)>;
 
-  OperationQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
-                 AbandonHandler on_abandoned = {});
+  CollectiveQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
+                  AbandonHandler on_abandoned = {});
 
   // Numbers the operation and takes it. Raises the latched failure when there is one.
   void push(const std::shared_ptr<Operation>& operation);
-  // The same by the holder of the engine's baton, who runs it next. Tries it at once, with so many
-  // looks, where it has the queue to itself, needs one lane and is small: true when that did it,
-  // and then its work is not touched.
+  // The same by the holder of the engine's progress lock, who runs it next. Tries it at once, with
+  // so many looks, where it has the queue to itself, needs one lane and is small: true when that
+  // did it, and then its work is not touched.
   bool begin(const std::shared_ptr<Operation>& operation, int looks);
   uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const noexcept {
@@ -66,7 +66,8 @@ class OperationQueue : public Pollable {
   };
 
   // The low bit says that inbox_ holds something, the rest is the number of the last operation. So
-  // the holder of the baton numbers one without the mutex, unless another thread pushed meanwhile.
+  // the holder of the progress lock numbers one without the mutex, unless another thread pushed
+  // meanwhile.
   static constexpr uint64_t kFilled = 1;
   static constexpr uint64_t kTicket = 2;
 
@@ -96,22 +97,23 @@ class OperationQueue : public Pollable {
   ChannelSource& channels_;
   const FailureHandler on_failure_;
   const AbandonHandler on_abandoned_;
-  // The runner's.
+  // The progress thread's.
   std::vector<LaneQueue> lanes_;
-  Wire warm_wire_;                                  // of the last operation, for the next
+  Scratch warm_scratch_;                            // of the last operation, for the next
   std::deque<std::shared_ptr<Operation>> running_;  // in call order; done ones leave at the front
 
   std::atomic<uint64_t> tickets_{0};
-  std::atomic<uint64_t> finished_{0};  // operations; the runner's to write
+  std::atomic<uint64_t> finished_{0};  // operations; the progress thread's to write
   std::atomic<TimeNs> busy_since_{0};  // 0: not known yet
   std::atomic<TimeNs> busy_ns_{0};
-  std::atomic<uint64_t> sent_bytes_{0};  // this and the next are the runner's to write
+  std::atomic<uint64_t> sent_bytes_{0};  // this and the next are the progress thread's to write
   std::atomic<uint64_t> received_bytes_{0};
   std::atomic<bool> requested_{false};  // a failure waits to be taken
-  TimeNs next_expiry_ = kNever;         // the runner's: no deadline passes before it
-  mutable std::mutex mutex_;  // guards inbox_, request_, failure_, which only the runner sets
+  TimeNs next_expiry_ = kNever;         // the progress thread's: no deadline passes before it
+  mutable std::mutex
+      mutex_;  // guards inbox_, request_, failure_, which only the progress thread sets
   std::vector<std::shared_ptr<Operation>> inbox_;
-  std::vector<std::shared_ptr<Operation>> taken_;  // the runner's; inbox_'s other half
+  std::vector<std::shared_ptr<Operation>> taken_;  // the progress thread's; inbox_'s other half
   std::optional<Failure> request_;
   std::shared_ptr<const Failure> failure_;
 };

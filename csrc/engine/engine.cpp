@@ -28,17 +28,17 @@ constexpr TimeNs kRelief = kMillisecond;
 }  // namespace
 
 Engine::Engine(const EngineConfig& config)
-    : config_(config), standby_([this](bool called) { return stand_by(called); }) {
-  standby_.set_delay(kReliefNearby);
+    : config_(config), progress_thread_([this](bool called) { return progress_turn(called); }) {
+  progress_thread_.set_delay(kReliefNearby);
 }
 
 void Engine::share_machine(int ranks, int cores) noexcept {
-  if (ranks > cores) crowded_.store(true, std::memory_order_relaxed);
-  if (2 * ranks > cores) standby_.set_delay(kRelief);
+  if (ranks > cores) oversubscribed_.store(true, std::memory_order_relaxed);
+  if (2 * ranks > cores) progress_thread_.set_delay(kRelief);
 }
 
 void Engine::add(std::shared_ptr<Pollable> pollable) {
-  if (config_.background) standby_.start();
+  if (config_.background) progress_thread_.start();
   const std::lock_guard lock(registry_mutex_);
   registry_.push_back(std::move(pollable));
   registry_version_.fetch_add(1);
@@ -51,14 +51,14 @@ void Engine::remove(const Pollable* pollable) {
     std::erase_if(registry_, [&](const auto& entry) { return entry.get() == pollable; });
     version = registry_version_.fetch_add(1) + 1;
   }
-  if (runner_.load() == std::this_thread::get_id()) {
+  if (progress_owner_.load() == std::this_thread::get_id()) {
     // From inside a pass: it goes on over what is left, and drops this one at its end.
     for (auto& entry : pollables_) {
       if (entry.get() == pollable) removed_.push_back(std::move(entry));
     }
     return;
   }
-  // The runner takes the change at its next pass, however long it goes on running.
+  // The progress thread takes the change at its next pass, however long it goes on running.
   while (merged_version_.load(std::memory_order_acquire) < version) {
     if (begin()) {
       merge_changes();
@@ -76,7 +76,7 @@ void Engine::merge_changes() {
   merged_version_.store(registry_version_.load(), std::memory_order_release);
 }
 
-bool Engine::poll_all(bool attentive_too) {
+bool Engine::poll_all(bool idle_too) {
   if (merged_version_.load(std::memory_order_relaxed) !=
       registry_version_.load(std::memory_order_acquire)) {
     merge_changes();
@@ -85,7 +85,7 @@ bool Engine::poll_all(bool attentive_too) {
   for (std::size_t i = 0; i < pollables_.size(); ++i) {
     Pollable* pollable = pollables_[i].get();
     if (pollable == nullptr) continue;
-    if (pollable->busy() || (attentive_too && pollable->attentive())) moved |= pollable->poll();
+    if (pollable->busy() || (idle_too && pollable->wants_idle_poll())) moved |= pollable->poll();
   }
   if (!removed_.empty()) {
     std::erase(pollables_, nullptr);
@@ -105,11 +105,11 @@ void Engine::expire_all(TimeNs now) {
   }
 }
 
-bool Engine::look() {
+bool Engine::poll_once() {
   const unsigned pass = passes_.load(std::memory_order_relaxed) + 1;
   passes_.store(pass, std::memory_order_relaxed);
   if (pass % kPassesPerExpiry == 0) expire_all(now_ns());
-  return poll_all(std::exchange(attend_, false) || pass % kPassesPerRound == 0);
+  return poll_all(std::exchange(poll_idle_next_, false) || pass % kPassesPerRound == 0);
 }
 
 bool Engine::finished(const Work* work) const {
@@ -120,14 +120,14 @@ bool Engine::finished(const Work* work) const {
   return !anything_busy();
 }
 
-// The caller holds the baton. Ends when `work` is done (without one: when nothing is pending, or a
-// waiter would rather run it), or at the deadline.
+// The caller holds the progress lock. Ends when `work` is done (without one: when nothing is
+// pending, or a waiter would rather run it), or at the deadline.
 void Engine::run(const Work* work, TimeNs deadline) {
-  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  const TimeNs spin_ns = crowded_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
+  progress_owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  const TimeNs spin_ns = oversubscribed_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
   TimeNs idle_since = 0;
   for (unsigned looks = 0;;) {
-    const bool moved = look();
+    const bool moved = poll_once();
     if (finished(work)) break;
     if (moved) {
       idle_since = 0;
@@ -148,13 +148,13 @@ void Engine::run(const Work* work, TimeNs deadline) {
       idle_since = 0;
     }
   }
-  runner_.store(std::thread::id{}, std::memory_order_relaxed);
+  progress_owner_.store(std::thread::id{}, std::memory_order_relaxed);
 }
 
 void Engine::pass() {
-  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  look();
-  runner_.store(std::thread::id{}, std::memory_order_relaxed);
+  progress_owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  poll_once();
+  progress_owner_.store(std::thread::id{}, std::memory_order_relaxed);
 }
 
 void Engine::sleep(TimeNs deadline) {
@@ -173,7 +173,7 @@ void Engine::sleep(TimeNs deadline) {
 }
 
 // Says whether anything is pending.
-bool Engine::settle() noexcept {
+bool Engine::has_pending() noexcept {
   wanted_.store(false, std::memory_order_relaxed);
   const bool left = anything_busy();
   if (left) wanted_.store(true, std::memory_order_relaxed);
@@ -183,14 +183,14 @@ bool Engine::settle() noexcept {
 int Engine::looks_alone() noexcept {
   if (wanted_.load(std::memory_order_relaxed)) return 0;
   if (++calls_alone_ % kCallsPerRound == 0) {
-    attend_ = true;
+    poll_idle_next_ = true;
     return 0;
   }
-  return crowded_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
+  return oversubscribed_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
 }
 
 void Engine::release() {
-  const bool left = settle();
+  const bool left = has_pending();
   const bool marked = give_back();
   if (left || marked) leave();
 }
@@ -200,24 +200,24 @@ void Engine::leave() {
   wanted_.store(true, std::memory_order_relaxed);
   if (!config_.background) return;
   if (large_.load(std::memory_order_relaxed) || sleeping_.load(std::memory_order_relaxed) > 0) {
-    standby_.call();
-  } else if (standby_.watch()) {
+    progress_thread_.wake();
+  } else if (progress_thread_.wake_later()) {
     seen_passes_.store(passes_.load(std::memory_order_relaxed), std::memory_order_relaxed);
   }
 }
 
-// Takes the baton, or has its holder leave() when it gives it back.
+// Takes the progress lock, or has its holder leave() when it gives it back.
 bool Engine::begin_or_mark() noexcept {
   if (begin()) return true;
   wanted_.store(true, std::memory_order_relaxed);
-  return baton_.exchange(kMarked, std::memory_order_acq_rel) == kFree;
+  return progress_lock_.exchange(kMarked, std::memory_order_acq_rel) == kFree;
 }
 
 void Engine::submitted() {
   wanted_.store(true, std::memory_order_relaxed);
   large_.store(true, std::memory_order_relaxed);
   poller_.wake();
-  if (config_.background) standby_.call();
+  if (config_.background) progress_thread_.wake();
 }
 
 void Engine::submitted_small() {
@@ -241,16 +241,16 @@ void Engine::wait(Work& work, TimeNs deadline) {
   }
 }
 
-// The background gives the baton to a waiter at its next look, so that no thread is woken for an
-// operation that is about to be done.
+// The background gives the progress lock to a waiter at its next look, so that no thread is woken
+// for an operation that is about to be done.
 bool Engine::take_over(const Work& work) {
   if (large_.load(std::memory_order_relaxed)) return false;
-  const bool crowded = crowded_.load(std::memory_order_relaxed);
+  const bool oversubscribed = oversubscribed_.load(std::memory_order_relaxed);
   const TimeNs until = now_ns() + config_.spin_ns;
   bool taken = false;
   spinning_.fetch_add(1);
   while (!taken && !work.done() && now_ns() < until) {
-    if (crowded) {
+    if (oversubscribed) {
       std::this_thread::yield();
     } else {
       pause();
@@ -261,8 +261,8 @@ bool Engine::take_over(const Work& work) {
   return taken;
 }
 
-Standby::Next Engine::stand_by(bool called) {
-  using Next = Standby::Next;
+ProgressThread::Next Engine::progress_turn(bool called) {
+  using Next = ProgressThread::Next;
   const unsigned passes = passes_.load(std::memory_order_relaxed);
   const bool run_by_others = seen_passes_.exchange(passes, std::memory_order_relaxed) != passes;
   for (;;) {
@@ -270,10 +270,10 @@ Standby::Next Engine::stand_by(bool called) {
     if (!begin_or_mark()) return Next::kSleep;
     if (called || !run_by_others) run(nullptr, kNever);
     seen_passes_.store(passes_.load(std::memory_order_relaxed), std::memory_order_relaxed);
-    const bool left = settle();
+    const bool left = has_pending();
     if (!left) large_.store(false, std::memory_order_relaxed);
     const bool marked = give_back();
-    if (left) return Next::kLookAgain;
+    if (left) return Next::kPollAgain;
     if (!marked) return Next::kSleep;
   }
 }

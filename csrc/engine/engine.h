@@ -3,11 +3,13 @@
 // thread switch, and an asynchronous one overlaps with compute.
 //
 // Invariants:
-//  1. Only the holder of baton_ (the runner) polls, so what it polls needs no locks of its own.
+//  1. Only the holder of progress_lock_ (the progress thread) polls, so what it polls needs no
+//  locks of its own.
 //  2. Whoever adds work makes it known after the work can be seen by busy(): it runs the loop
-//     itself, or marks the baton that another holds, or calls the engine's thread. Who leaves
-//     something, or gives back a marked baton, has that thread look.
-//  3. The runner sleeps only in the poller, after one more look at everything with its doorbell
+//     itself, or marks the progress lock that another holds, or calls the engine's thread. Who
+//     leaves something, or gives back a marked progress lock, has that thread look.
+//  3. The progress thread sleeps only in the poller, after one more look at everything with its
+//  doorbell
 //     set.
 // Waiting is spin, then yield, then sleep. Never takes the GIL.
 #pragma once
@@ -35,7 +37,7 @@ class Pollable {
   virtual bool busy() const noexcept = 0;
   // Any thread: whether to poll it now and then while the engine runs, also when nothing is
   // pending.
-  virtual bool attentive() const noexcept { return busy(); }
+  virtual bool wants_idle_poll() const noexcept { return busy(); }
   // Runner only, now and then: fails what has run out of time. Does not throw.
   virtual void expire(TimeNs now) noexcept = 0;
   // Runner only: when the next pending operation runs out of time.
@@ -59,13 +61,14 @@ class Engine {
   // After it returns the pollable is not polled any more.
   void remove(const Pollable* pollable);
 
-  // For a caller that adds work: takes the baton, if it is free, so that what it adds needs no
-  // announcement. Then either runs until `work` is done, or looks at everything once; and gives the
-  // baton back, with which what is left becomes the next waiter's, or soon the background's.
+  // For a caller that adds work: takes the progress lock, if it is free, so that what it adds needs
+  // no announcement. Then either runs until `work` is done, or looks at everything once; and gives
+  // the progress lock back, with which what is left becomes the next waiter's, or soon the
+  // background's.
   bool begin() noexcept {
     uint32_t free = kFree;
-    return baton_.compare_exchange_strong(free, kHeld, std::memory_order_acquire,
-                                          std::memory_order_relaxed);
+    return progress_lock_.compare_exchange_strong(free, kHeld, std::memory_order_acquire,
+                                                  std::memory_order_relaxed);
   }
   void run(const Work& work) { run(&work, kNever); }
   void pass();
@@ -74,8 +77,8 @@ class Engine {
   void end() {
     if (give_back()) leave();
   }
-  // How often the holder of the baton may look at its own work before it must run the engine: not
-  // at all while others have work, and not in every call.
+  // How often the holder of the progress lock may look at its own work before it must run the
+  // engine: not at all while others have work, and not in every call.
   int looks_alone() noexcept;
 
   // Says that there is new work, to be finished in the background from now on.
@@ -84,7 +87,7 @@ class Engine {
   void submitted_small();
   // Helps or sleeps until `work` is done or the deadline has passed.
   void wait(Work& work, TimeNs deadline);
-  // Wakes the runner if it sleeps.
+  // Wakes the progress thread if it sleeps.
   void wake() noexcept { poller_.wake(); }
 
   // Says who shares this machine with us. Where there are more ranks than cores, spinning would
@@ -94,55 +97,58 @@ class Engine {
   Poller& poller() noexcept { return poller_; }
 
  private:
-  // What baton_ holds. Marked: held, and there is work that its holder may not have seen.
+  // What progress_lock_ holds. Marked: held, and there is work that its holder may not have seen.
   static constexpr uint32_t kFree = 0;
   static constexpr uint32_t kHeld = 1;
   static constexpr uint32_t kMarked = 2;
 
-  bool look();
-  bool poll_all(bool attentive_too);
+  bool poll_once();
+  bool poll_all(bool idle_too);
   void expire_all(TimeNs now);
   bool anything_busy() const;
   void run(const Work* work, TimeNs deadline);
   bool finished(const Work* work) const;
   void sleep(TimeNs deadline);
-  bool settle() noexcept;
-  bool give_back() noexcept { return baton_.exchange(kFree, std::memory_order_acq_rel) == kMarked; }
+  bool has_pending() noexcept;
+  bool give_back() noexcept {
+    return progress_lock_.exchange(kFree, std::memory_order_acq_rel) == kMarked;
+  }
   bool begin_or_mark() noexcept;
   bool take_over(const Work& work);
   void leave();
-  Standby::Next stand_by(bool called);
+  ProgressThread::Next progress_turn(bool called);
   void merge_changes();
 
   const EngineConfig config_;
   Poller poller_;
-  std::atomic<bool> crowded_{false};
+  std::atomic<bool> oversubscribed_{false};
   // Somebody else may have work. False a moment too early at worst: then callers that run alone are
   // relieved by the engine's thread.
   std::atomic<bool> wanted_{false};
 
-  std::atomic<uint32_t> baton_{kFree};
-  std::atomic<std::thread::id> runner_{};
-  std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by baton_
-  std::vector<std::shared_ptr<Pollable>> removed_;    // by the runner itself, in the current pass
-  std::atomic<unsigned> passes_{0};                   // written by the holder of baton_
-  unsigned calls_alone_ = 0;                          // guarded by baton_, as is the next
-  bool attend_ = false;                               // in the next pass
+  std::atomic<uint32_t> progress_lock_{kFree};
+  std::atomic<std::thread::id> progress_owner_{};
+  std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by progress_lock_
+  std::vector<std::shared_ptr<Pollable>>
+      removed_;                      // by the progress thread itself, in the current pass
+  std::atomic<unsigned> passes_{0};  // written by the holder of progress_lock_
+  unsigned calls_alone_ = 0;         // guarded by progress_lock_, as is the next
+  bool poll_idle_next_ = false;      // in the next pass
 
   mutable std::mutex registry_mutex_;
   std::vector<std::shared_ptr<Pollable>> registry_;  // guarded by registry_mutex_
   std::atomic<uint64_t> registry_version_{0};
-  std::atomic<uint64_t> merged_version_{0};  // written by the holder of baton_
+  std::atomic<uint64_t> merged_version_{0};  // written by the holder of progress_lock_
 
-  // Waiters that spin for the baton, to which the background gives it; and those that sleep, for
-  // whom somebody has to run the engine.
+  // Waiters that spin for the progress lock, to which the background gives it; and those that
+  // sleep, for whom somebody has to run the engine.
   std::atomic<int> spinning_{0};
   std::atomic<int> sleeping_{0};
   // Of what is pending something may be large, and is the background's. Set late or cleared early
   // by a race it costs time, no more.
   std::atomic<bool> large_{false};
   std::atomic<unsigned> seen_passes_{0};  // at the background's last look, or when it was asked
-  Standby standby_;                       // last: its thread uses the rest
+  ProgressThread progress_thread_;        // last: its thread uses the rest
 };
 
 }  // namespace fastgpu

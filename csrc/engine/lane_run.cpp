@@ -104,7 +104,7 @@ void LaneRun::post(const Step& step, ChannelSource& channels) {
   frame.header = header_of(step, step.source.size_bytes);
   frame.payload = operation_->source(step.source);
   frame.answer = step.answer;
-  frame.stays = step.source.size_bytes >= operation_->stays_from_bytes;
+  frame.single_copy = step.source.size_bytes >= operation_->single_copy_from_bytes;
   if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
     SendChannel* channel = channels.sender(step.peer, lane_);
@@ -215,7 +215,7 @@ void LaneRun::decode(const Step& step) const {
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
   CopyKernel copy = step.last ? operation_->copy : nullptr;
-  if (step.target.buffer == Buffer::kWire) copy = operation_->lay_out;
+  if (step.target.buffer == Buffer::kScratch) copy = operation_->staging_copy;
   if (step.reduce) {
     operation_->reduce(target, source, size_bytes / operation_->element_size);
   } else if (source != target && copy != nullptr) {

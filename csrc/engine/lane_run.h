@@ -1,5 +1,6 @@
 // One lane of one operation, under way: a cursor on its steps and the sends that are posted.
-// Threading: the runner's. Reused for the next operation, so that a step allocates nothing.
+// Threading: the progress thread's. Reused for the next operation, so that a step allocates
+// nothing.
 #pragma once
 
 #include <vector>
@@ -13,7 +14,7 @@ namespace fastgpu {
 enum class Presence : uint8_t { kHere, kLeft, kLost };  // kLeft: in order
 
 // Where the channels come from. nullptr: not connected yet; asking is what makes it connect.
-// Threading: the runner's.
+// Threading: the progress thread's.
 class ChannelSource {
  public:
   virtual ~ChannelSource() = default;

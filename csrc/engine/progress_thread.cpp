@@ -19,16 +19,16 @@ UniqueFd make_timer() {
 
 }  // namespace
 
-Standby::Standby(Look look) : look_(std::move(look)), timer_(make_timer()) {}
+ProgressThread::ProgressThread(Turn turn) : turn_(std::move(turn)), timer_(make_timer()) {}
 
-Standby::~Standby() {
+ProgressThread::~ProgressThread() {
   stopping_.store(true);
   state_.store(kCalled);
   set_timer();
   if (thread_.joinable()) thread_.join();
 }
 
-bool Standby::watch() {
+bool ProgressThread::wake_later() {
   watched_.store(true, std::memory_order_relaxed);
   // It writes, if only what was there: a mere load could read what was there before.
   if (state_.fetch_add(0) != kAsleep) return false;
@@ -38,16 +38,16 @@ bool Standby::watch() {
   return true;
 }
 
-void Standby::call() {
+void ProgressThread::wake() {
   if (state_.exchange(kCalled) != kCalled) set_timer();
 }
 
-void Standby::start() {
+void ProgressThread::start() {
   std::call_once(started_, [this] { thread_ = std::thread([this] { run(); }); });
 }
 
 // Whoever sets it last may not be who has written state_ last: so it is set until both agree.
-void Standby::set_timer() {
+void ProgressThread::set_timer() {
   for (bool called = false;; called = true) {
     called |= state_.load() == kCalled;
     const TimeNs delay = called ? 1 : std::max<TimeNs>(this->delay(), 1);
@@ -58,7 +58,7 @@ void Standby::set_timer() {
   }
 }
 
-void Standby::run() {
+void ProgressThread::run() {
   pthread_setname_np(pthread_self(), "fastgpu-engine");
   while (!stopping_.load()) {
     uint64_t fired = 0;
@@ -66,12 +66,12 @@ void Standby::run() {
     const bool called = state_.exchange(kAwake) == kCalled;
     watched_.store(false);
     if (stopping_.load()) return;
-    if (look_(called) == Next::kLookAgain || !fall_asleep()) set_timer();
+    if (turn_(called) == Next::kPollAgain || !fall_asleep()) set_timer();
   }
 }
 
 // False if it was asked to look meanwhile.
-bool Standby::fall_asleep() {
+bool ProgressThread::fall_asleep() {
   uint32_t expected = kAwake;
   if (!state_.compare_exchange_strong(expected, kAsleep)) return false;
   expected = kAsleep;

@@ -19,22 +19,22 @@
 
 namespace fastgpu {
 
-class Standby {
+class ProgressThread {
  public:
-  enum class Next : uint8_t { kLookAgain, kSleep };  // after the delay; when asked
+  enum class Next : uint8_t { kPollAgain, kSleep };  // after the delay; when asked
   // The thread's turn; `called`: somebody wants it to take over.
-  using Look = std::function<Next(bool called)>;
+  using Turn = std::function<Next(bool called)>;
 
-  explicit Standby(Look look);
-  ~Standby();
-  Standby(const Standby&) = delete;
-  Standby& operator=(const Standby&) = delete;
+  explicit ProgressThread(Turn turn);
+  ~ProgressThread();
+  ProgressThread(const ProgressThread&) = delete;
+  ProgressThread& operator=(const ProgressThread&) = delete;
 
   // Before anything is asked of it. Raises what a thread that cannot be started raises.
   void start();
   // True: it was asleep, and will look after the delay. Else it will look soon anyway.
-  bool watch();
-  void call();
+  bool wake_later();
+  void wake();
   void set_delay(TimeNs delay) noexcept { delay_.store(delay, std::memory_order_relaxed); }
   TimeNs delay() const noexcept { return delay_.load(std::memory_order_relaxed); }
 
@@ -49,7 +49,7 @@ class Standby {
   bool fall_asleep();
   void set_timer();
 
-  const Look look_;
+  const Turn turn_;
   const UniqueFd timer_;  // where the thread sleeps
   std::atomic<TimeNs> delay_{0};
   std::atomic<uint32_t> state_{kAsleep};

@@ -18,39 +18,39 @@ namespace fastgpu {
 // Scratch of at most this size is taken when an operation starts, so that one block, warm in the
 // caches, serves any number that wait; more when it is called, while its caller can still be told
 // that there is no memory.
-inline constexpr std::size_t kSmallWireBytes = 64 * 1024;
+inline constexpr std::size_t kSmallScratchBytes = 64 * 1024;
 
-class WirePool;
+class ScratchPool;
 
 // A block of a pool, given back when it goes. At least as large as was asked for, aligned to a
 // cache line, not cleared.
-class Wire {
+class Scratch {
  public:
-  Wire() = default;
+  Scratch() = default;
   // Throws std::bad_alloc.
-  Wire(const std::shared_ptr<WirePool>& pool, std::size_t size_bytes);
-  Wire(Wire&& other) noexcept { swap(other); }
-  Wire& operator=(Wire&& other) noexcept {
-    Wire(std::move(other)).swap(*this);
+  Scratch(const std::shared_ptr<ScratchPool>& pool, std::size_t size_bytes);
+  Scratch(Scratch&& other) noexcept { swap(other); }
+  Scratch& operator=(Scratch&& other) noexcept {
+    Scratch(std::move(other)).swap(*this);
     return *this;
   }
-  ~Wire();
+  ~Scratch();
 
   std::byte* memory() const noexcept { return memory_; }
   std::size_t size_bytes() const noexcept { return size_bytes_; }
-  void swap(Wire& other) noexcept {
+  void swap(Scratch& other) noexcept {
     std::swap(pool_, other.pool_);
     std::swap(memory_, other.memory_);
     std::swap(size_bytes_, other.size_bytes_);
   }
 
  private:
-  std::shared_ptr<WirePool> pool_;
+  std::shared_ptr<ScratchPool> pool_;
   std::byte* memory_ = nullptr;
   std::size_t size_bytes_ = 0;
 };
 
-class WirePool {
+class ScratchPool {
  public:
   static constexpr std::size_t kMaxKeptBytes = std::size_t{256} << 20;
   static constexpr std::size_t kMaxKeptBlocks = 16;
@@ -61,12 +61,12 @@ class WirePool {
   };
 
   // Of private memory, or of the heap, which outlives it: then peers of this host can read it.
-  explicit WirePool(SymmetricHeap* heap = nullptr) : heap_(heap) {}
-  ~WirePool() {
+  explicit ScratchPool(SymmetricHeap* heap = nullptr) : heap_(heap) {}
+  ~ScratchPool() {
     for (const Block& block : kept_) release(block);
   }
-  WirePool(const WirePool&) = delete;
-  WirePool& operator=(const WirePool&) = delete;
+  ScratchPool(const ScratchPool&) = delete;
+  ScratchPool& operator=(const ScratchPool&) = delete;
 
   Block take(std::size_t size_bytes) {
     {
@@ -111,14 +111,14 @@ class WirePool {
   std::size_t kept_bytes_ = 0;
 };
 
-inline Wire::Wire(const std::shared_ptr<WirePool>& pool, std::size_t size_bytes) {
-  const WirePool::Block block = pool->take(size_bytes);
+inline Scratch::Scratch(const std::shared_ptr<ScratchPool>& pool, std::size_t size_bytes) {
+  const ScratchPool::Block block = pool->take(size_bytes);
   pool_ = pool;
   memory_ = block.memory;
   size_bytes_ = block.size_bytes;
 }
 
-inline Wire::~Wire() {
+inline Scratch::~Scratch() {
   if (pool_ != nullptr) pool_->give_back({memory_, size_bytes_});
 }
 

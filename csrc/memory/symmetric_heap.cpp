@@ -98,7 +98,7 @@ void SymmetricHeap::free(std::byte* memory) noexcept {
     if (used == segment.used_ranges.end()) return;
     auto [offset, size_bytes] = *used;
     segment.used_ranges.erase(used);
-    if (segment.taken_back.contains(offset)) {
+    if (segment.revoked.contains(offset)) {
       ::madvise(memory, size_bytes, MADV_DONTNEED);
       return;
     }
@@ -124,7 +124,7 @@ void SymmetricHeap::free(std::byte* memory) noexcept {
 // Private pages show what the shared ones hold until they are written: so the memory is mapped
 // again, privately, in one step that no reader or writer can see, and then each page is written,
 // with what it holds.
-void SymmetricHeap::take_back(const std::byte* memory) noexcept {
+void SymmetricHeap::revoke(const std::byte* memory) noexcept {
   if (::getpid() != maker_) return;
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
@@ -132,8 +132,8 @@ void SymmetricHeap::take_back(const std::byte* memory) noexcept {
     auto used = segment.used_ranges.upper_bound(static_cast<uint64_t>(memory - segment.base));
     if (used == segment.used_ranges.begin()) return;
     const auto [offset, size_bytes] = *--used;
-    if (memory >= segment.base + offset + size_bytes || segment.taken_back.contains(offset)) return;
-    segment.taken_back[offset] = size_bytes;
+    if (memory >= segment.base + offset + size_bytes || segment.revoked.contains(offset)) return;
+    segment.revoked[offset] = size_bytes;
     std::byte* const first = segment.base + offset;
     if (::mmap(first, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(),
                static_cast<off_t>(offset)) == MAP_FAILED) {
@@ -159,8 +159,8 @@ std::optional<SegmentSpan> SymmetricHeap::find(const std::byte* memory,
     if (!segment.holds(memory)) continue;
     const auto offset = static_cast<uint64_t>(memory - segment.base);
     if (size_bytes > segment.size_bytes - offset) return std::nullopt;
-    const auto after = segment.taken_back.lower_bound(offset + size_bytes);
-    if (after != segment.taken_back.begin()) {
+    const auto after = segment.revoked.lower_bound(offset + size_bytes);
+    if (after != segment.revoked.begin()) {
       const auto [begin, alone_bytes] = *std::prev(after);
       if (begin + alone_bytes > offset) return std::nullopt;
     }

@@ -40,7 +40,7 @@ class SymmetricHeap {
   // place an answer. Other threads may go on reading and writing it meanwhile. It is not found, nor
   // handed out, again: whoever else has asked for an answer in it must look. Memory that is not the
   // heap's is left alone.
-  void take_back(const std::byte* memory) noexcept;
+  void revoke(const std::byte* memory) noexcept;
 
   // The segment that holds all of [memory, memory + size_bytes), if one does and it was not taken
   // back. Cheap when there are none.
@@ -55,7 +55,7 @@ class SymmetricHeap {
     std::size_t size_bytes = 0;
     std::map<uint64_t, uint64_t> free_ranges;  // offset -> size; neighbours merged, all zeros
     std::map<uint64_t, uint64_t> used_ranges;
-    std::map<uint64_t, uint64_t> taken_back;  // for ever, also when freed
+    std::map<uint64_t, uint64_t> revoked;  // for ever, also when freed
 
     bool holds(const std::byte* memory) const {
       return memory >= base && memory < base + size_bytes;

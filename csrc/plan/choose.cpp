@@ -101,7 +101,7 @@ double worth_of(Algorithm algorithm, const ChooseRequest& request, const Constan
 }
 
 // Below this there is a copy too many in laying out a broadcast in scratch.
-constexpr uint64_t kLeastLaidOutBytes = 128 * 1024;
+constexpr uint64_t kLeastStagedBroadcastBytes = 128 * 1024;
 
 // What a direct all_reduce or broadcast may do; other algorithms have nothing to decide here.
 std::span<const int> shots_of(const ChooseRequest& request, Algorithm algorithm) {
@@ -111,7 +111,7 @@ std::span<const int> shots_of(const ChooseRequest& request, Algorithm algorithm)
   if (request.collective == Collective::kAllReduce) return shots.last(2);
   const bool may_lay_out = request.collective == Collective::kBroadcast &&
                            request.placement.hosts == 1 && request.placement.world > 2 &&
-                           request.bytes >= kLeastLaidOutBytes;
+                           request.bytes >= kLeastStagedBroadcastBytes;
   return may_lay_out ? shots.first(2) : shots.first(1);
 }
 
@@ -144,8 +144,9 @@ Choice choose(const ChooseRequest& request, const Constants& constants) {
     price.chunk_bytes = in_chunks ? tree_chunk_bytes(price, constants) : PriceRequest{}.chunk_bytes;
     const double us = predict_us(price, constants);
     // What an algorithm is worth it is worth over others, not over another way of its own.
-    const bool lays_out = price.shots == 2 && request.collective == Collective::kBroadcast;
-    const double worth = lays_out || price.algorithm == best.algorithm
+    const bool is_staged_broadcast =
+        price.shots == 2 && request.collective == Collective::kBroadcast;
+    const double worth = is_staged_broadcast || price.algorithm == best.algorithm
                              ? kWorthIt
                              : worth_of(price.algorithm, request, constants);
     if (best_us >= 0 && us >= worth * best_us) return;

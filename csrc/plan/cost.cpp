@@ -162,7 +162,7 @@ double Pricer::hierarchical_all_reduce() const {
 double Pricer::rooted(bool to_root, bool reduce) const {
   const Way& way = widest();
   const int peers = world() - 1;
-  if (lays_out()) {
+  if (is_staged_broadcast()) {
     const double chunk = std::min(bytes(), static_cast<double>(request_.chunk_bytes));
     const double chunks = std::ceil(bytes() / chunk);
     const double root = copy_us(bytes()) + 2 * peers * chunks * way.overhead;

@@ -11,7 +11,7 @@ namespace fastgpu {
 // rank nor how many there are, but all that the machine's ranks do, spread over its cores; unless
 // the longest chain, with a core for every rank, takes longer (R. L. Graham, "Bounds on
 // multiprocessing timing anomalies", 1969). And every hop waits for its receiver's turn.
-double Pricer::crowded(double span) const {
+double Pricer::oversubscribed(double span) const {
   const Work work = work_of_all();
   const double inside = 1 - work.outside;
   const double overhead = inside * inside_.overhead + work.outside * outside_.overhead;
@@ -142,7 +142,7 @@ Pricer::Work Pricer::rooted_work() const {
             .outside = apart,
             .turns = n / 2};
   }
-  if (lays_out()) {
+  if (is_staged_broadcast()) {
     const double chunks = std::ceil(bytes() / static_cast<double>(request_.chunk_bytes));
     return {.frames = 2 * (n - 1) * chunks,
             .bytes = (n - 1) * bytes() / 2,  // the root does not move them

@@ -46,7 +46,7 @@ class Pricer {
 
   double price() const {
     const double span = span_us();
-    return crowding_ > 1 && world() > 1 ? crowded(span) : span;
+    return crowding_ > 1 && world() > 1 ? oversubscribed(span) : span;
   }
   uint64_t best_chunk() const;
 
@@ -62,7 +62,7 @@ class Pricer {
 
   // The slowest way there is in this world.
   const Way& widest() const { return request_.placement.hosts > 1 ? outside_ : inside_; }
-  bool lays_out() const {
+  bool is_staged_broadcast() const {
     return request_.collective == Collective::kBroadcast &&
            request_.algorithm == Algorithm::kDirect && request_.shots == 2;
   }
@@ -134,7 +134,7 @@ class Pricer {
     // waiting; over sockets, which hold more, ranks run ahead.
     bool even = false;
   };
-  double crowded(double span) const;
+  double oversubscribed(double span) const;
   double turn_us() const;
   Work work_of_all() const;
   Work all_reduce_work() const;

@@ -8,9 +8,9 @@
 
 #include "base/error.h"
 #include "plan/builders/direct.h"
-#include "plan/builders/lane_context.h"
 #include "plan/builders/halving.h"
 #include "plan/builders/hierarchical.h"
+#include "plan/builders/lane_context.h"
 #include "plan/builders/ring.h"
 #include "plan/builders/rooted.h"
 #include "plan/builders/tree.h"
@@ -173,7 +173,7 @@ std::string describe(const Step& step) {
 
 namespace {
 
-using Builder = void (*)(Draft&);
+using Builder = void (*)(LaneContext&);
 
 struct Entry {
   Collective collective;
@@ -251,11 +251,11 @@ Builder builder_for(const PlanRequest& request) {
 }
 
 // What I get without any peer: world 1.
-void copy_own(Draft& draft) {
-  const Collective collective = draft.request.collective;
-  if (collective == Collective::kAllToAll) return direct_all_to_all(draft);
+void copy_own(LaneContext& context) {
+  const Collective collective = context.request.collective;
+  if (collective == Collective::kAllToAll) return direct_all_to_all(context);
   if (collective == Collective::kAllReduce || collective == Collective::kBroadcast) return;
-  draft.steps.copy(draft.input(), draft.data());
+  context.steps.copy(context.input(), context.data());
 }
 
 }  // namespace
@@ -269,14 +269,14 @@ Schedule build(const PlanRequest& request) {
     builder = copy_own;
   }
   Schedule schedule;
-  Scratch wire;
+  ScratchLayout scratch;
   for (int lane = 0; lane < request.lanes; ++lane) {
-    Draft draft{request, lane, wire, {}};
-    builder(draft);
-    schedule.lanes.push_back(draft.steps.finish());
+    LaneContext context{request, lane, scratch, {}};
+    builder(context);
+    schedule.lanes.push_back(context.steps.finish());
   }
-  schedule.wire_bytes = wire.used_bytes();
-  schedule.wire_shared = wire.shared();
+  schedule.scratch_bytes = scratch.used_bytes();
+  schedule.scratch_shared = scratch.shared();
   return schedule;
 }
 

@@ -18,9 +18,9 @@
 namespace fastgpu {
 
 enum class Buffer : uint8_t {
-  kInput,  // what the caller gave; never written
-  kData,   // what the caller gets; for all_reduce and broadcast also what it gave
-  kWire,   // scratch of the operation, Schedule::wire_bytes long
+  kInput,    // what the caller gave; never written
+  kData,     // what the caller gets; for all_reduce and broadcast also what it gave
+  kScratch,  // scratch of the operation, Schedule::scratch_bytes long
 };
 
 struct Region {
@@ -63,8 +63,9 @@ using Lane = std::vector<Step>;
 
 struct Schedule {
   std::vector<Lane> lanes;
-  uint64_t wire_bytes = 0;
-  bool wire_shared = false;  // several ranks take what lies there: it had better be theirs to read
+  uint64_t scratch_bytes = 0;
+  bool scratch_shared =
+      false;  // several ranks take what lies there: it had better be theirs to read
 };
 
 // Writes down one lane. Builders speak through it; it numbers the frames. Empty regions write

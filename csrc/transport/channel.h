@@ -3,7 +3,7 @@
 // pieces, as there is room. Calls never wait: they say moved, blocked or closed.
 //
 // Ownership: the communicator owns its channels; payload and target memory stays the caller's.
-// Threading: the engine's runner; hang_up() may come from any thread.
+// Threading: the engine's progress thread; hang_up() may come from any thread.
 // Order: frames arrive whole and in the order sent. Closed is reported by a receiver only after
 // everything that had arrived was read.
 #pragma once
@@ -46,7 +46,7 @@ struct Outgoing {
   // Is such an answer: where the other side wants it (Incoming::place).
   std::byte* place = nullptr;  // bytes before `progress` are there already
   // It is well read where it lies, also in memory of this process's own, if the receiver can.
-  bool stays = false;
+  bool single_copy = false;
   // Set by a channel that has copied the payload to where the other side writes the answer: what
   // receives that answer must name it (Incoming::staged), and then give it back (reclaim).
   std::byte* staged = nullptr;

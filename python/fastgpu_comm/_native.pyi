@@ -12,7 +12,7 @@ class Options(c10d.Backend.Options):
     Args:
         timeout: Of each operation; wins over init_process_group's.
         fields: `algorithm`, `transport`, `interface`, `port_range` ("first-last", or a pair),
-            `lanes`, `deterministic`, `engine_threads`, `pin`, `private_reads`: as the FASTGPU_
+            `lanes`, `deterministic`, `engine_threads`, `pin`, `single_copy`: as the FASTGPU_
             variables of these names take them.
     """
 
@@ -30,7 +30,7 @@ class Options(c10d.Backend.Options):
     deterministic: str | None
     engine_threads: str | None
     pin: str | None
-    private_reads: str | None
+    single_copy: str | None
     @property
     def timeout_is_set(self) -> bool: ...
     def __copy__(self) -> Options: ...

@@ -59,7 +59,7 @@ class Source {
   Source(SendChannel& channel, const ChannelParameter& parameter, std::vector<uint64_t> sizes)
       : channel_(channel),
         sizes_(std::move(sizes)),
-        stays_(parameter.stays),
+        stays_(parameter.single_copy),
         memory_(parameter.allocate(
             sizes_.empty() ? 1 : std::max<uint64_t>(*std::ranges::max_element(sizes_), 1))) {}
 
@@ -70,8 +70,9 @@ class Source {
     if (finished()) return Io::kBlocked;
     if (!frame_) {
       fill(memory_.get(), sent_, sizes_[sent_]);
-      frame_ = Outgoing{
-          .header = header_of(sent_, sizes_[sent_]), .payload = memory_.get(), .stays = stays_};
+      frame_ = Outgoing{.header = header_of(sent_, sizes_[sent_]),
+                        .payload = memory_.get(),
+                        .single_copy = stays_};
     }
     const Io io = channel_.try_send(*frame_);
     if (frame_->done) {
@@ -215,8 +216,9 @@ void reduce_frame(const ChannelParameter& parameter, std::size_t count) {
     reinterpret_cast<Element*>(terms.get())[i] = static_cast<Element>(i % 7919);
     sums[i] = static_cast<Element>(3 * (i % 101));
   }
-  Outgoing frame{
-      .header = header_of(0, size_bytes), .payload = terms.get(), .stays = parameter.stays};
+  Outgoing frame{.header = header_of(0, size_bytes),
+                 .payload = terms.get(),
+                 .single_copy = parameter.single_copy};
   Incoming incoming{.target = reinterpret_cast<std::byte*>(sums.data()),
                     .size_bytes = size_bytes,
                     .reduce = add_elements<Element>,

@@ -29,7 +29,7 @@ struct ChannelParameter {
   // The most payload that it takes in while nobody receives (one frame's worth of slack included).
   uint64_t bound_bytes = 0;
   std::function<Memory(std::size_t size_bytes)> allocate = plain_memory;  // for the sender
-  bool stays = false;  // the payloads do (Outgoing::stays)
+  bool single_copy = false;  // the payloads do (Outgoing::stays)
 };
 
 // Registers every case of the suite for this channel, and again for it under seeded faults.

@@ -33,8 +33,9 @@ ChannelEnds make_shm_ends(const ShmRingConfig& config) {
   auto bell = std::make_shared<Doorbell>(Doorbell::create());
   auto segments = std::make_shared<PeerSegments>();
   auto share = [segments](uint32_t segment) { segments->add(segment, heap().descriptor(segment)); };
-  return {nullptr, make_shm_sender(std::move(ring), bell, make_holdings(), &heap(), share),
-          make_shm_receiver(std::move(same), bell, make_holdings(), segments, nullptr, ::getpid())};
+  return {nullptr, make_shm_sender(std::move(ring), bell, make_buffer_credits(), &heap(), share),
+          make_shm_receiver(std::move(same), bell, make_buffer_credits(), segments, nullptr,
+                            ::getpid())};
 }
 
 ChannelParameter shm_parameter(const char* name, const ShmRingConfig& config) {
@@ -51,7 +52,7 @@ ChannelParameter symmetric_parameter() {
 
 ChannelParameter private_parameter(const char* name, const ShmRingConfig& config) {
   ChannelParameter parameter = shm_parameter(name, config);
-  parameter.stays = true;
+  parameter.single_copy = true;
   return parameter;
 }
 
@@ -63,8 +64,8 @@ const ChannelSuite kShm(shm_parameter("shm", {}));
 const ChannelSuite kShmOneSlot(shm_parameter("shm_one_slot", {.slots = 1, .slot_bytes = 64}));
 const ChannelSuite kShmTiny(shm_parameter("shm_tiny", {.slots = 4, .slot_bytes = 192}));
 const ChannelSuite kSymmetric(symmetric_parameter());
-const ChannelSuite kPrivate(private_parameter("shm_private", {}));
-const ChannelSuite kUnreadable(private_parameter("shm_unreadable", {.private_reads = false}));
+const ChannelSuite kSingleCopy(private_parameter("shm_private", {}));
+const ChannelSuite kUnreadable(private_parameter("shm_unreadable", {.single_copy = false}));
 
 }  // namespace
 }  // namespace fastgpu::test

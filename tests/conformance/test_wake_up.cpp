@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "check.h"
-#include "transport/wait/poller.h"
 #include "transport/shm/shm.h"
+#include "transport/wait/poller.h"
 
 namespace fastgpu::test {
 namespace {
@@ -57,11 +57,11 @@ std::shared_ptr<Doorbell> bell_of(const End& end) {
 bool ping_pong(End& me, const End& peer, bool first) {
   auto segments = std::make_shared<PeerSegments>();
   segments->add(0, peer.heap.descriptor(0));
-  const auto holdings = make_holdings();
-  const auto sender = make_shm_sender(UniqueFd(::dup(me.ring.get())), bell_of(peer), holdings,
+  const auto credits = make_buffer_credits();
+  const auto sender = make_shm_sender(UniqueFd(::dup(me.ring.get())), bell_of(peer), credits,
                                       &me.heap, [](uint32_t) {});
   const auto receiver =
-      make_shm_receiver(UniqueFd(::dup(peer.ring.get())), bell_of(peer), holdings, segments);
+      make_shm_receiver(UniqueFd(::dup(peer.ring.get())), bell_of(peer), credits, segments);
   constexpr std::size_t kMost = 64 * 1024;
   std::byte* symmetric = me.heap.allocate(kMost);
   std::vector<std::byte> copied(kMost);
@@ -154,11 +154,11 @@ TEST(a_killed_process_leaves_its_frames) {
   const std::unique_ptr<Pair> pair = make_pair();
   const auto receiver =
       make_shm_receiver(UniqueFd(::dup((*pair)[0].ring.get())), bell_of((*pair)[0]),
-                        make_holdings(), std::make_shared<PeerSegments>());
+                        make_buffer_credits(), std::make_shared<PeerSegments>());
   const pid_t child = ::fork();
   if (child == 0) {
     const auto sender = make_shm_sender(UniqueFd(::dup((*pair)[0].ring.get())), bell_of((*pair)[1]),
-                                        make_holdings(), nullptr, [](uint32_t) {});
+                                        make_buffer_credits(), nullptr, [](uint32_t) {});
     const std::array<std::byte, 100> payload{std::byte{7}};
     Outgoing first{.header = {.ordinal = 1, .size_bytes = payload.size()},
                    .payload = payload.data()};

@@ -336,7 +336,7 @@ def bad_environment() -> None:
         ("FASTGPU_ALGORYTHM", "ring", "FASTGPU_ALGORITHM"),
         ("FASTGPU_LANES", "many", "1 to 16"),
         ("FASTGPU_DETERMINISTIC", "yes", "0, 1"),
-        ("FASTGPU_PRIVATE_READS", "sometimes", "auto, never, always"),
+        ("FASTGPU_SINGLE_COPY", "sometimes", "auto, never, always"),
         ("FASTGPU_LOG", "loud", "error, warn, info and debug"),
         ("FASTGPU_SIMD", "sse9", "avx512fp16, avx512, avx2 and base"),
     ):

@@ -67,10 +67,10 @@ def test_all_reduce_by_every_algorithm(ranks: Ranks, algorithm: str) -> None:
 
 
 # Which of the two is the default depends on the processor.
-@pytest.mark.parametrize("private_reads", ["never", "always"])
+@pytest.mark.parametrize("single_copy", ["never", "always"])
 @pytest.mark.parametrize("world", [2, 3])
-def test_large_exchanges(ranks: Ranks, world: int, private_reads: str) -> None:
-    environment = {"FASTGPU_PRIVATE_READS": private_reads}
+def test_large_exchanges(ranks: Ranks, world: int, single_copy: str) -> None:
+    environment = {"FASTGPU_SINGLE_COPY": single_copy}
     ranks.run(checks.large_exchanges, Setting(world, environment=environment))
 
 

@@ -51,9 +51,9 @@ struct World {
         presences(static_cast<std::size_t>(count), Presence::kHere) {
     for (int rank = 0; rank < world; ++rank) {
       ends.push_back(std::make_unique<Ends>(*this, rank));
-      queues.push_back(std::make_unique<OperationQueue>(*ends.back(), kLanes, [](Failure&) {}));
+      queues.push_back(std::make_unique<CollectiveQueue>(*ends.back(), kLanes, [](Failure&) {}));
       messages.push_back(
-          std::make_unique<PointToPoint>(*ends.back(), world, kMessageLane, [](Failure&) {}));
+          std::make_unique<MessageQueue>(*ends.back(), world, kMessageLane, [](Failure&) {}));
     }
   }
 
@@ -90,7 +90,7 @@ struct World {
       bool busy = false;
       for (const std::size_t rank : order) {
         if (queues[rank]->busy() && !queues[rank]->poll()) queues[rank]->expire(now_ns());
-        if (messages[rank]->attentive() || messages[rank]->busy()) messages[rank]->poll();
+        if (messages[rank]->wants_idle_poll() || messages[rank]->busy()) messages[rank]->poll();
         busy |= queues[rank]->busy() || messages[rank]->busy();
       }
       if (!busy) return true;
@@ -109,8 +109,8 @@ struct World {
   std::function<void()> before_departed;  // what another thread does just before a rank is gone
   std::map<std::tuple<int, int, int>, ChannelPair> channels;
   std::vector<std::unique_ptr<Ends>> ends;
-  std::vector<std::unique_ptr<OperationQueue>> queues;
-  std::vector<std::unique_ptr<PointToPoint>> messages;
+  std::vector<std::unique_ptr<CollectiveQueue>> queues;
+  std::vector<std::unique_ptr<MessageQueue>> messages;
 };
 
 }  // namespace fastgpu

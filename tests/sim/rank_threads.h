@@ -18,14 +18,14 @@
 namespace fastgpu {
 
 inline std::shared_ptr<Communicator> join_world(int rank, int world, const Options& options,
-                                                Store& store, Process& process) {
+                                                Store& store, Runtime& runtime) {
   CommunicatorConfig config;
   config.rank = rank;
   config.world = world;
   config.name = "test";
   config.options = options;
   config.timeout_ms = 20'000;
-  return Communicator::create(config, store, process);
+  return Communicator::create(config, store, runtime);
 }
 
 // Runs `body(rank)` for every rank of a world, each a thread; the first exception is rethrown.
@@ -51,12 +51,12 @@ void with_threads(int world, Body body) {
 // A world whose ranks share one engine: they run it by turns.
 template <typename Body>
 void with_world(int world, const Options& options, Body body) {
-  Process process;
+  Runtime runtime;
   MemoryStore store;
   with_threads(world, [&](int rank) {
-    const auto communicator = join_world(rank, world, options, store, process);
-    if constexpr (std::is_invocable_v<Body, Communicator&, Process&>) {
-      body(*communicator, process);
+    const auto communicator = join_world(rank, world, options, store, runtime);
+    if constexpr (std::is_invocable_v<Body, Communicator&, Runtime&>) {
+      body(*communicator, runtime);
     } else {
       body(*communicator);
     }
@@ -69,9 +69,9 @@ template <typename Body>
 void with_own_engines(int world, const Options& options, Body body) {
   MemoryStore store;
   with_threads(world, [&](int rank) {
-    Process process;
-    const auto communicator = join_world(rank, world, options, store, process);
-    body(*communicator, process);
+    Runtime runtime;
+    const auto communicator = join_world(rank, world, options, store, runtime);
+    body(*communicator, runtime);
     communicator->shutdown();
   });
 }

@@ -107,7 +107,7 @@ TEST(answers_are_found_where_they_are) {
   {  // read in between
     LaneBuilder steps;
     steps.send(1, whole);
-    steps.encode(half, {Buffer::kWire, 0, 32});
+    steps.encode(half, {Buffer::kScratch, 0, 32});
     steps.recv(1, whole);
     CHECK_EQ(answers(steps, 1), "0 ");
   }

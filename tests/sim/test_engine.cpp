@@ -44,7 +44,7 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   auto operation = std::make_shared<Operation>();
   operation->schedule = std::make_shared<const Schedule>(build(request));
   operation->data = reinterpret_cast<std::byte*>(memory.data.data());
-  operation->wires = std::make_shared<WirePool>();
+  operation->scratch_pool = std::make_shared<ScratchPool>();
   operation->call.collective = Collective::kAllReduce;
   operation->call.dtype = DType::kInt32;
   operation->call.algorithm = algorithm;

@@ -34,15 +34,15 @@ TEST(small_calls_do_not_hold_up_another_group) {
   MemoryStore store;
   MemoryStore others;  // of the other group: in one store they would read each other's keys
   const auto be_rank = [&store, &others](int rank) {
-    Process process;
+    Runtime runtime;
     CommunicatorConfig config;
     config.rank = rank;
     config.world = 2;
     config.timeout_ms = 20'000;
     config.name = "small";
-    const auto small = Communicator::create(config, store, process);
+    const auto small = Communicator::create(config, store, runtime);
     config.name = "large";
-    const auto large = Communicator::create(config, others, process);
+    const auto large = Communicator::create(config, others, runtime);
     std::vector<float> many(1'000'000, 1.0F);
     CollectiveCall call = all_reduce_of(many);
     call.synchronous = false;
@@ -72,9 +72,9 @@ TEST(all_reduce_in_symmetric_memory) {
       Options options;
       options.algorithm = algorithm;
       options.lanes = world == 3 ? 2 : 0;
-      with_world(world, options, [&](Communicator& communicator, Process& process) {
+      with_world(world, options, [&](Communicator& communicator, Runtime& runtime) {
         for (const std::size_t count : {1000, 40'000, 300'000}) {
-          auto* values = reinterpret_cast<float*>(process.heap().allocate(count * sizeof(float)));
+          auto* values = reinterpret_cast<float*>(runtime.heap().allocate(count * sizeof(float)));
           for (int round = 0; round < 3; ++round) {
             for (std::size_t i = 0; i < count; ++i) {
               values[i] =
@@ -91,7 +91,7 @@ TEST(all_reduce_in_symmetric_memory) {
               }
             }
           }
-          process.heap().free(reinterpret_cast<std::byte*>(values));
+          runtime.heap().free(reinterpret_cast<std::byte*>(values));
         }
       });
     }
@@ -106,10 +106,10 @@ TEST(broadcast_by_every_algorithm_from_either_end) {
       Options options;
       options.algorithm = algorithm;
       options.lanes = world == 3 ? 2 : 0;
-      with_world(world, options, [&](Communicator& communicator, Process& process) {
+      with_world(world, options, [&](Communicator& communicator, Runtime& runtime) {
         for (const std::size_t count : {1000, 40'000, 300'001}) {
           std::vector<float> own(count);
-          auto* shared = reinterpret_cast<float*>(process.heap().allocate(count * sizeof(float)));
+          auto* shared = reinterpret_cast<float*>(runtime.heap().allocate(count * sizeof(float)));
           std::vector<float> numbers(count + static_cast<std::size_t>(world));
           std::iota(numbers.begin(), numbers.end(), 0.0F);  // a rank's begin with its own
           for (float* values : {own.data(), shared}) {
@@ -124,7 +124,7 @@ TEST(broadcast_by_every_algorithm_from_either_end) {
                                 count * sizeof(float)) == 0);
             }
           }
-          process.heap().free(reinterpret_cast<std::byte*>(shared));
+          runtime.heap().free(reinterpret_cast<std::byte*>(shared));
         }
       });
     }
@@ -132,37 +132,37 @@ TEST(broadcast_by_every_algorithm_from_either_end) {
 }
 
 TEST(failing_takes_symmetric_memory_back) {
-  with_world(2, {}, [](Communicator& communicator, Process& process) {
+  with_world(2, {}, [](Communicator& communicator, Runtime& runtime) {
     constexpr std::size_t kCount = 100'000;
-    std::byte* memory = process.heap().allocate(kCount * sizeof(float));
+    std::byte* memory = runtime.heap().allocate(kCount * sizeof(float));
     CollectiveCall call = all_reduce_of({reinterpret_cast<float*>(memory), kCount});
     communicator.wait(*communicator.run(call), -1);
-    CHECK(process.heap().find(memory, 1).has_value());
+    CHECK(runtime.heap().find(memory, 1).has_value());
     if (communicator.rank() == 0) {
       call.timeout_ms = 100;
       const auto work = communicator.run(call);
       CHECK_THROWS(communicator.wait(*work, -1), CollectiveTimeoutError, "timed out");
-      CHECK(!process.heap().find(memory, 1).has_value());
+      CHECK(!runtime.heap().find(memory, 1).has_value());
     } else {
       while (communicator.failure() == nullptr) std::this_thread::yield();
     }
-    process.heap().free(memory);
+    runtime.heap().free(memory);
   });
 }
 
 // The peer writes the other group's answer where nobody will see it: that must not pass for a sum.
 TEST(an_answer_to_memory_that_was_taken_back_is_not_believed) {
   MemoryStore others;
-  with_world(2, {}, [&others](Communicator& failing, Process& process) {
+  with_world(2, {}, [&others](Communicator& failing, Runtime& runtime) {
     CommunicatorConfig config;
     config.rank = failing.rank();
     config.world = 2;
     config.name = "other";
     config.options.algorithm = Algorithm::kRing;
     config.timeout_ms = 20'000;
-    const auto other = Communicator::create(config, others, process);
+    const auto other = Communicator::create(config, others, runtime);
     constexpr std::size_t kCount = 100'000;
-    std::byte* memory = process.heap().allocate(2 * kCount * sizeof(float));
+    std::byte* memory = runtime.heap().allocate(2 * kCount * sizeof(float));
     float* const values = reinterpret_cast<float*>(memory);
     CollectiveCall pending = all_reduce_of({values, kCount});
     other->wait(*other->run(pending), -1);
@@ -182,7 +182,7 @@ TEST(an_answer_to_memory_that_was_taken_back_is_not_believed) {
       // It fails, too, unless it was done before rank 0 saw.
       CHECK(work->done() && (work->ok() || work->failure().kind == ErrorKind::kAborted));
     }
-    process.heap().free(memory);
+    runtime.heap().free(memory);
     other->shutdown();
   });
 }

@@ -302,7 +302,8 @@ TEST(lanes_that_share) {
         const Region scratch = find_step(lane_of(world, 2, 1), is_send)->source;
         for (Step& step : lane_of(world, 2)) {
           if (step.verb == Verb::kEncode) step.target.offset_bytes = scratch.offset_bytes;
-          if (step.source.buffer == Buffer::kWire) step.source.offset_bytes = scratch.offset_bytes;
+          if (step.source.buffer == Buffer::kScratch)
+            step.source.offset_bytes = scratch.offset_bytes;
         }
       },
       "share bytes");

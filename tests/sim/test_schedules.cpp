@@ -274,9 +274,9 @@ TEST(closed_forms_of_rooted) {
 TEST(scratch_is_bounded) {
   PlanRequest request = request_of(Collective::kReduce, Algorithm::kTree, 7, 100 * 1024);
   request.chunk_bytes = 1024;
-  for (const Schedule& schedule : build_all(request)) CHECK(schedule.wire_bytes <= 4 * 1024);
+  for (const Schedule& schedule : build_all(request)) CHECK(schedule.scratch_bytes <= 4 * 1024);
   request = request_of(Collective::kReduceScatter, Algorithm::kRing, 7, 1024);
-  for (const Schedule& schedule : build_all(request)) CHECK_EQ(schedule.wire_bytes, 2 * 1024u);
+  for (const Schedule& schedule : build_all(request)) CHECK_EQ(schedule.scratch_bytes, 2 * 1024u);
 }
 
 TEST(direct_reduces_in_rank_order) {

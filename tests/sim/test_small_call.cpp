@@ -33,13 +33,13 @@ namespace {
 constexpr long kMostInstructions = 1950;
 constexpr int kTrials = 7;
 
-std::shared_ptr<Communicator> join(int rank, Store& store, Process& process) {
+std::shared_ptr<Communicator> join(int rank, Store& store, Runtime& runtime) {
   CommunicatorConfig config;
   config.rank = rank;
   config.world = 2;
   config.name = "counted";
   config.timeout_ms = 20'000;
-  return Communicator::create(config, store, process);
+  return Communicator::create(config, store, runtime);
 }
 
 void all_reduce(Communicator& communicator) {
@@ -59,10 +59,10 @@ void mark() { ::raise(SIGSTOP); }
 // pair around each call. Threads other than this one are not stepped.
 void be_counted() {
   MemoryStore store;
-  Process mine;
+  Runtime mine;
   std::thread other([&store] {
-    Process process;
-    const auto communicator = join(1, store, process);
+    Runtime runtime;
+    const auto communicator = join(1, store, runtime);
     for (int i = 0; i < kTrials; ++i) all_reduce(*communicator);
     communicator->shutdown();
   });

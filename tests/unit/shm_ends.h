@@ -31,10 +31,10 @@ inline bool rang(Doorbell& bell) {
 struct Ends {
   explicit Ends(const ShmRingConfig& config, const SymmetricHeap* heap = nullptr)
       : ring(create_shm_ring(config)),
-        sender(make_shm_sender(copy_of(ring), receiver_bell, make_holdings(), heap,
+        sender(make_shm_sender(copy_of(ring), receiver_bell, make_buffer_credits(), heap,
                                [this](uint32_t segment) { shared.push_back(segment); })),
-        receiver(make_shm_receiver(copy_of(ring), sender_bell, make_holdings(), segments, nullptr,
-                                   ::getpid())) {
+        receiver(make_shm_receiver(copy_of(ring), sender_bell, make_buffer_credits(), segments,
+                                   nullptr, ::getpid())) {
     receiver_bell->prepare_sleep();
     sender_bell->prepare_sleep();
   }

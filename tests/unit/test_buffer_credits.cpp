@@ -24,10 +24,10 @@ class Pair {
   Pair(const ShmRingConfig& first, const ShmRingConfig& second)
       : rings_{create_shm_ring(first), create_shm_ring(second)} {
     for (std::size_t end : {0U, 1U}) {
-      const auto holdings = make_holdings();
+      const auto credits = make_buffer_credits();
       ends_[end].sender =
-          make_shm_sender(copy_of(rings_[end]), make_bell(), holdings, nullptr, [](uint32_t) {});
-      ends_[end].receiver = make_shm_receiver(copy_of(rings_[1 - end]), make_bell(), holdings,
+          make_shm_sender(copy_of(rings_[end]), make_bell(), credits, nullptr, [](uint32_t) {});
+      ends_[end].receiver = make_shm_receiver(copy_of(rings_[1 - end]), make_bell(), credits,
                                               std::make_shared<PeerSegments>());
     }
   }

@@ -267,9 +267,9 @@ TEST(engine_threads_are_worth_lanes_where_cores_are_free) {
     constants.cores_per_host = cores;
     request.bytes = 64 << 20;
     request.placement.engine_threads = 8;
-    const Choice crowded = choose(request, constants);
+    const Choice oversubscribed = choose(request, constants);
     request.placement.engine_threads = 1;
-    CHECK(crowded == choose(request, constants));
+    CHECK(oversubscribed == choose(request, constants));
   }
 }
 

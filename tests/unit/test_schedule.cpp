@@ -3,8 +3,8 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "plan/schedule.h"
 #include "plan/builders/tree.h"
+#include "plan/schedule.h"
 
 namespace fastgpu::test {
 namespace {
@@ -36,7 +36,7 @@ TEST(lane_numbers_frames_by_peer_and_direction) {
 }
 
 TEST(empty_regions_write_nothing_down) {
-  const Region nothing{Buffer::kWire, 64, 0};
+  const Region nothing{Buffer::kScratch, 64, 0};
   LaneBuilder steps;
   steps.send(1, nothing);
   steps.recv(1, nothing);
@@ -76,7 +76,7 @@ TEST(long_regions_become_several_frames) {
 }
 
 TEST(steps_have_words) {
-  const Step step{Verb::kRecv, true, 3, 0, 0, {}, {Buffer::kWire, 64, 32}};
+  const Step step{Verb::kRecv, true, 3, 0, 0, {}, {Buffer::kScratch, 64, 32}};
   CHECK_EQ(describe(step), "recv_reduce(peer=3 -> wire[64, 96))");
 }
 

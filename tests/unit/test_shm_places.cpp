@@ -99,10 +99,10 @@ TEST(symmetric_memory_does_not_count_after_a_hang_up) {
 TEST(private_memory_is_read_where_it_lies) {
   constexpr std::size_t kSize = 600 * 1024;
   for (const bool reads : {true, false}) {
-    Ends ends({.slots = 32, .slot_bytes = 32 * 1024, .private_reads = reads});
+    Ends ends({.slots = 32, .slot_bytes = 32 * 1024, .single_copy = reads});
     const std::vector<std::byte> memory(kSize, std::byte{9});
     std::vector<std::byte> target(kSize);
-    Outgoing frame{.header = {.size_bytes = kSize}, .payload = memory.data(), .stays = true};
+    Outgoing frame{.header = {.size_bytes = kSize}, .payload = memory.data(), .single_copy = true};
     Incoming incoming{.target = target.data(), .size_bytes = kSize};
     FrameHeader header;
     CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
@@ -124,7 +124,7 @@ TEST(private_memory_that_cannot_be_read_goes_through_the_slots) {
   auto* pages = static_cast<std::byte*>(
       ::mmap(nullptr, 32 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   Ends ends({});
-  Outgoing frame{.header = {.size_bytes = 32 * page}, .payload = pages, .stays = true};
+  Outgoing frame{.header = {.size_bytes = 32 * page}, .payload = pages, .single_copy = true};
   ::mprotect(pages + 31 * page, page, PROT_NONE);
   CHECK(!is_readable_by_others(pages, 32 * page));
   CHECK(is_readable_by_others(pages, 31 * page));
@@ -147,7 +147,8 @@ TEST(private_memory_does_not_count_after_a_hang_up) {
   Ends ends({});
   const std::vector<std::byte> memory(100'000);
   std::vector<std::byte> target(memory.size());
-  Outgoing frame{.header = {.size_bytes = memory.size()}, .payload = memory.data(), .stays = true};
+  Outgoing frame{
+      .header = {.size_bytes = memory.size()}, .payload = memory.data(), .single_copy = true};
   ends.sender->try_send(frame);
   ends.sender->hang_up();
   Incoming incoming{.target = target.data(), .size_bytes = target.size()};

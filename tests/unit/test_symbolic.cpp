@@ -10,7 +10,7 @@ TEST(terms_know_their_order_and_members) {
   CHECK_EQ(terms.reduce(terms.reduce(0, 1), 69), left);
   CHECK(terms.reduce(0, terms.reduce(1, 69)) != left);
   CHECK(terms.reduce(1, 0) != terms.reduce(0, 1));
-  CHECK_THROWS(terms.reduce(left, terms.reduce(5, 69)), Refuted, "rank 69");
+  CHECK_THROWS(terms.reduce(left, terms.reduce(5, 69)), ProofFailure, "rank 69");
   CHECK(!terms.complete(left));
   int all = 0;
   for (int rank = 1; rank < 70; ++rank) all = terms.reduce(all, rank);
@@ -19,13 +19,13 @@ TEST(terms_know_their_order_and_members) {
 
 TEST(memory_cuts_and_joins_intervals) {
   Memory memory(100);
-  CHECK_THROWS(memory.read(0, 1), Refuted, "nobody has written");
+  CHECK_THROWS(memory.read(0, 1), ProofFailure, "nobody has written");
   memory.store(10, {{0, 40, 200, 1}});
   memory.store(20, {{0, 10, 0, 2}});
   const std::vector<Piece> expected{{0, 5, 205, 1}, {5, 15, 0, 2}, {15, 20, 220, 1}};
   CHECK(memory.read(15, 35) == expected);
-  CHECK_THROWS(memory.read(40, 51), Refuted, "bytes [50, 51)");
-  CHECK_THROWS(memory.read(5, 15), Refuted, "bytes [5, 15)");
+  CHECK_THROWS(memory.read(40, 51), ProofFailure, "bytes [50, 51)");
+  CHECK_THROWS(memory.read(5, 15), ProofFailure, "bytes [5, 15)");
   memory.store(20, {{0, 4, 210, 1}, {4, 10, 214, 1}});
   const std::vector<Piece> whole{{10, 50, 200, 1}};
   CHECK(memory.pieces().size() > 1);
@@ -39,7 +39,7 @@ TEST(reduction_wants_the_same_bytes) {
   memory.reduce(4, {{0, 6, 4, 2}}, terms);
   CHECK_EQ(merged(memory.pieces()).size(), 4u);
   CHECK_EQ(terms.show(memory.read(8, 10).front().term), "(1+2)");
-  CHECK_THROWS(memory.reduce(12, {{0, 2, 13, 2}}, terms), Refuted, "byte 13 of 2");
+  CHECK_THROWS(memory.reduce(12, {{0, 2, 13, 2}}, terms), ProofFailure, "byte 13 of 2");
 }
 
 }  // namespace fastgpu::test

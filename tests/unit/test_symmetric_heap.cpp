@@ -42,7 +42,7 @@ TEST(a_forked_process_gives_nothing_back) {
   const pid_t child = ::fork();
   if (child == 0) {
     heap.free(memory);
-    heap.take_back(memory);
+    heap.revoke(memory);
     ::_exit(0);
   }
   int status = -1;
@@ -91,8 +91,8 @@ TEST(memory_taken_back_is_out_of_reach_of_peers) {
   std::memset(memory, 3, 10000);
   std::memset(theirs, 4, 5000);
   CHECK(all_are(memory, 5000, std::byte{4}));  // until now they reach it
-  heap.take_back(memory + 5000);
-  heap.take_back(memory);  // a second time changes nothing
+  heap.revoke(memory + 5000);
+  heap.revoke(memory);  // a second time changes nothing
   std::memset(theirs, 5, 10000);
   CHECK(all_are(memory, 5000, std::byte{4}));
   CHECK(all_are(memory + 5000, 5000, std::byte{3}));
@@ -109,8 +109,8 @@ TEST(memory_taken_back_is_out_of_reach_of_peers) {
     CHECK(other + 10000 <= memory || other >= memory + 10000);
     CHECK(heap.find(other, 10000));
   }
-  heap.take_back(nullptr);
-  heap.take_back(memory);
+  heap.revoke(nullptr);
+  heap.revoke(memory);
 }
 
 TEST(memory_that_could_shrink_is_refused) {

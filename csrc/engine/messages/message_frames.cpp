@@ -10,7 +10,7 @@ namespace {
 
 void check_size(int peer, const MessageOperation& recv, uint64_t size_bytes) {
   if (recv.size_bytes == size_bytes) return;
-  PointToPoint::raise_failure(
+  MessageQueue::raise_failure(
       ErrorKind::kMismatch, peer, "recv",
       "rank " + std::to_string(peer) + " sent a message of " + std::to_string(size_bytes) +
           " bytes with tag " + std::to_string(recv.tag) + ", but the matching receive is of " +
@@ -19,13 +19,13 @@ void check_size(int peer, const MessageOperation& recv, uint64_t size_bytes) {
 
 void raise_if_departed(ChannelSource& channels, int peer, const char* op) {
   if (!channels.departed(peer)) return;
-  PointToPoint::raise_failure(ErrorKind::kPeerLost, peer, op,
+  MessageQueue::raise_failure(ErrorKind::kPeerLost, peer, op,
                               "the connection to rank " + std::to_string(peer) + " is closed");
 }
 
 }  // namespace
 
-FrameHeader PointToPoint::pack(const Header& header, uint64_t payload_bytes) {
+FrameHeader MessageQueue::pack(const Header& header, uint64_t payload_bytes) {
   FrameHeader frame;
   frame.ordinal = header.count;
   frame.sequence = header.id;
@@ -35,7 +35,7 @@ FrameHeader PointToPoint::pack(const Header& header, uint64_t payload_bytes) {
   return frame;
 }
 
-PointToPoint::Header PointToPoint::unpack(const FrameHeader& frame) {
+MessageQueue::Header MessageQueue::unpack(const FrameHeader& frame) {
   Header header;
   header.kind = static_cast<Kind>(frame.key[0] & 0xff);
   header.tag = static_cast<uint32_t>(frame.key[0] >> 32);
@@ -45,7 +45,7 @@ PointToPoint::Header PointToPoint::unpack(const FrameHeader& frame) {
   return header;
 }
 
-bool PointToPoint::poll_out(int rank, Peer& peer) {
+bool MessageQueue::poll_out(int rank, Peer& peer) {
   bool moved = false;
   while (peer.frame || next_frame(peer)) {
     SendChannel* channel = channels_.sender(rank, lane_);
@@ -60,7 +60,7 @@ bool PointToPoint::poll_out(int rank, Peer& peer) {
 }
 
 // Picks what leaves next: protocol first, then granted pieces, then new messages.
-bool PointToPoint::next_frame(Peer& peer) {
+bool MessageQueue::next_frame(Peer& peer) {
   const auto put = [&](const Header& header, const std::byte* payload, uint64_t size_bytes) {
     peer.frame.emplace();
     peer.frame->header = pack(header, size_bytes);
@@ -93,12 +93,12 @@ bool PointToPoint::next_frame(Peer& peer) {
     peer.frame_of = message;
     return put(header, message->data, message->size_bytes);
   }
-  header.kind = Kind::kOffer;
+  header.kind = Kind::kRts;
   peer.offered[header.id] = message;
   return put(header, nullptr, 0);
 }
 
-void PointToPoint::frame_left(Peer& peer) {
+void MessageQueue::frame_left(Peer& peer) {
   const uint64_t size_bytes = peer.frame->header.size_bytes;
   peer.frame.reset();
   const Message message = std::move(peer.frame_of);
@@ -109,7 +109,7 @@ void PointToPoint::frame_left(Peer& peer) {
   finish(message);
 }
 
-bool PointToPoint::poll_in(int rank, Peer& peer) {
+bool MessageQueue::poll_in(int rank, Peer& peer) {
   RecvChannel* channel = channels_.receiver(rank, lane_);
   if (channel == nullptr) return false;
   bool moved = false;
@@ -135,7 +135,7 @@ bool PointToPoint::poll_in(int rank, Peer& peer) {
 
 // What waits for word from a peer that has closed its channel; nullptr: nothing. A receive from any
 // rank may still be served by the others where a peer left in order, but not where it was lost.
-const char* PointToPoint::awaited(int rank, const Peer& peer) const {
+const char* MessageQueue::awaited(int rank, const Peer& peer) const {
   if (!peer.receiving.empty()) return "recv";
   for (const Message& recv : posted_) {
     if (recv->peer == rank) return "recv";
@@ -148,7 +148,7 @@ const char* PointToPoint::awaited(int rank, const Peer& peer) const {
 }
 
 // Decides where the payload of an arriving frame goes.
-void PointToPoint::begin_frame(int rank, Peer& peer, const FrameHeader& frame) {
+void MessageQueue::begin_frame(int rank, Peer& peer, const FrameHeader& frame) {
   const Header header = unpack(frame);
   peer.head = header;
   peer.into.reset();
@@ -177,7 +177,7 @@ void PointToPoint::begin_frame(int rank, Peer& peer, const FrameHeader& frame) {
   }
 }
 
-void PointToPoint::frame_arrived(int rank, Peer& peer) {
+void MessageQueue::frame_arrived(int rank, Peer& peer) {
   const Header header = *peer.head;
   peer.head.reset();
   const Message message = std::move(peer.into);
@@ -197,15 +197,15 @@ void PointToPoint::frame_arrived(int rank, Peer& peer) {
         }
       }
       break;
-    case Kind::kOffer:
+    case Kind::kRts:
       if (const Message recv = match(rank, header)) {
         peer.receiving[header.id] = recv;
-        peer.controls.push_back({.kind = Kind::kGrant, .id = header.id});
+        peer.controls.push_back({.kind = Kind::kCts, .id = header.id});
       } else {
         peer.unexpected.push_back({header, {}});
       }
       break;
-    case Kind::kGrant:
+    case Kind::kCts:
       if (const auto found = peer.offered.find(header.id); found != peer.offered.end()) {
         peer.granted.emplace_back(header.id, std::move(found->second));
         peer.offered.erase(found);
@@ -215,7 +215,7 @@ void PointToPoint::frame_arrived(int rank, Peer& peer) {
       message->moved_bytes += header.size_bytes;
       if (message->moved_bytes == message->size_bytes) {
         peer.receiving.erase(header.id);
-        give_back(peer, {.kind = Kind::kOffer});
+        give_back(peer, {.kind = Kind::kRts});
         finish(message);
       }
       break;
@@ -227,7 +227,7 @@ void PointToPoint::frame_arrived(int rank, Peer& peer) {
 }
 
 // The first posted receive that takes this message, off the list; its size is checked.
-PointToPoint::Message PointToPoint::match(int rank, const Header& header) {
+MessageQueue::Message MessageQueue::match(int rank, const Header& header) {
   const auto found = std::find_if(posted_.begin(), posted_.end(), [&](const Message& recv) {
     return (recv->peer == kNoRank || recv->peer == rank) && recv->tag == header.tag;
   });
@@ -239,7 +239,7 @@ PointToPoint::Message PointToPoint::match(int rank, const Header& header) {
   return recv;
 }
 
-bool PointToPoint::match_unexpected(const Message& recv, int rank, Peer& peer) {
+bool MessageQueue::match_unexpected(const Message& recv, int rank, Peer& peer) {
   const auto found =
       std::find_if(peer.unexpected.begin(), peer.unexpected.end(),
                    [&](const Arrived& arrived) { return arrived.header.tag == recv->tag; });
@@ -248,9 +248,9 @@ bool PointToPoint::match_unexpected(const Message& recv, int rank, Peer& peer) {
   peer.unexpected.erase(found);
   check_size(rank, *recv, arrived.header.size_bytes);
   recv->work->set_source(rank);
-  if (arrived.header.kind == Kind::kOffer) {
+  if (arrived.header.kind == Kind::kRts) {
     peer.receiving[arrived.header.id] = recv;
-    peer.controls.push_back({.kind = Kind::kGrant, .id = arrived.header.id});
+    peer.controls.push_back({.kind = Kind::kCts, .id = arrived.header.id});
     return true;
   }
   if (!arrived.payload.empty()) {
@@ -262,7 +262,7 @@ bool PointToPoint::match_unexpected(const Message& recv, int rank, Peer& peer) {
 }
 
 // Credits are batched, but never while the sender may be waiting for them.
-void PointToPoint::give_back(Peer& peer, const Header& header) {
+void MessageQueue::give_back(Peer& peer, const Header& header) {
   ++peer.owed_messages;
   if (header.kind == Kind::kEager) peer.owed_bytes += header.size_bytes;
   const bool pressed = peer.unexpected.size() >= kMessageBudget / 2;

@@ -6,7 +6,7 @@
 
 namespace fastgpu {
 
-void PointToPoint::raise_failure(ErrorKind kind, int peer, const char* op, std::string text) {
+void MessageQueue::raise_failure(ErrorKind kind, int peer, const char* op, std::string text) {
   Failure failure;
   failure.kind = kind;
   failure.peer = peer;
@@ -15,14 +15,14 @@ void PointToPoint::raise_failure(ErrorKind kind, int peer, const char* op, std::
   raise(failure);
 }
 
-PointToPoint::PointToPoint(ChannelSource& channels, int world, int lane, FailureHandler on_failure)
+MessageQueue::MessageQueue(ChannelSource& channels, int world, int lane, FailureHandler on_failure)
     : channels_(channels),
       world_(world),
       lane_(lane),
       on_failure_(std::move(on_failure)),
       presences_(static_cast<std::size_t>(world), Presence::kHere) {}
 
-void PointToPoint::post_send(Message message) {
+void MessageQueue::post_send(Message message) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr) raise(*failure_);
   new_sends_.push_back(std::move(message));
@@ -30,7 +30,7 @@ void PointToPoint::post_send(Message message) {
   pending_.fetch_add(1);
 }
 
-void PointToPoint::post_recv(Message message) {
+void MessageQueue::post_recv(Message message) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr) raise(*failure_);
   new_recvs_.push_back(std::move(message));
@@ -38,14 +38,14 @@ void PointToPoint::post_recv(Message message) {
   pending_.fetch_add(1);
 }
 
-void PointToPoint::fail_with(Failure failure) {
+void MessageQueue::fail_with(Failure failure) {
   const std::lock_guard lock(mutex_);
   if (failure_ != nullptr || request_.has_value()) return;
   request_ = std::move(failure);
   requested_.store(true);
 }
 
-bool PointToPoint::poll() noexcept {
+bool MessageQueue::poll() noexcept {
   try {
     if (requested_.load()) {
       std::unique_lock lock(mutex_);
@@ -73,7 +73,7 @@ bool PointToPoint::poll() noexcept {
   return true;
 }
 
-void PointToPoint::take_inbox() {
+void MessageQueue::take_inbox() {
   if (!filled_.load()) return;
   std::vector<Message> sends;
   std::vector<Message> recvs;
@@ -96,7 +96,7 @@ void PointToPoint::take_inbox() {
   }
 }
 
-bool PointToPoint::match_arrived(const Message& recv) {
+bool MessageQueue::match_arrived(const Message& recv) {
   if (recv->peer != kNoRank) return match_unexpected(recv, recv->peer, peers_[recv->peer]);
   return std::any_of(peers_.begin(), peers_.end(), [&](auto& entry) {
     return match_unexpected(recv, entry.first, entry.second);
@@ -104,7 +104,7 @@ bool PointToPoint::match_arrived(const Message& recv) {
 }
 
 // Whoever has opened a channel to us may have sent something; whoever is gone sends nothing more.
-void PointToPoint::look_at_channels() {
+void MessageQueue::look_at_channels() {
   const uint64_t version = channels_.version();
   if (version == channels_version_) return;
   channels_version_ = version;
@@ -120,14 +120,14 @@ void PointToPoint::look_at_channels() {
   }
 }
 
-void PointToPoint::finish(const Message& message) {
+void MessageQueue::finish(const Message& message) {
   if (message->epilogue) message->epilogue();
   message->keep_alive.reset();
   pending_.fetch_sub(1);
   message->work->complete();
 }
 
-void PointToPoint::for_each_pending(const std::function<void(const Message&)>& visit) const {
+void MessageQueue::for_each_pending(const std::function<void(const Message&)>& visit) const {
   for (const Message& recv : posted_) visit(recv);
   for (const auto& [rank, peer] : peers_) {
     for (const Message& send : peer.queue) visit(send);
@@ -144,9 +144,9 @@ void PointToPoint::for_each_pending(const std::function<void(const Message&)>& v
 }
 
 // Early, perhaps, by those that are done meanwhile.
-TimeNs PointToPoint::next_deadline() const noexcept { return next_expiry_; }
+TimeNs MessageQueue::next_deadline() const noexcept { return next_expiry_; }
 
-void PointToPoint::expire(TimeNs now) noexcept {
+void MessageQueue::expire(TimeNs now) noexcept {
   if (now < next_expiry_) return;
   try {
     check_deadlines(now);
@@ -155,7 +155,7 @@ void PointToPoint::expire(TimeNs now) noexcept {
   }
 }
 
-void PointToPoint::check_deadlines(TimeNs now) {
+void MessageQueue::check_deadlines(TimeNs now) {
   next_expiry_ = kNever;
   for_each_pending([&](const Message& message) {
     next_expiry_ = std::min(next_expiry_, message->deadline);
@@ -168,7 +168,7 @@ void PointToPoint::check_deadlines(TimeNs now) {
   });
 }
 
-void PointToPoint::fail_all(Failure failure) {
+void MessageQueue::fail_all(Failure failure) {
   {
     const std::lock_guard lock(mutex_);
     if (failure.kind == ErrorKind::kPeerLost && request_.has_value()) failure = *request_;

@@ -2,13 +2,13 @@
 // collectives, so that neither blocks the other.
 //
 // Protocol, per peer and direction (docs/wire.md): a small message leaves at once (kEager) while
-// its receiver has budget for it; a larger one is offered (kOffer), granted when a receive matches
-// (kGrant), and then sent in pieces (kData). Budget comes back as messages are taken (kCredit).
+// its receiver has budget for it; a larger one is offered (kRts), granted when a receive matches
+// (kCts), and then sent in pieces (kData). Budget comes back as messages are taken (kCredit).
 // Messages of one peer and tag match receives in the order sent; receives in the order posted.
 //
 // Bounded: a receiver holds at most kMessageBudget headers and kByteBudget bytes per peer that
 // nobody has asked for yet; a sender beyond that waits. Threading: post_send, post_recv, fail_with
-// and busy from any thread; the rest is the runner's.
+// and busy from any thread; the rest is the progress thread's.
 #pragma once
 
 #include <atomic>
@@ -37,10 +37,10 @@ struct MessageOperation {
   std::shared_ptr<void> keep_alive;
   std::shared_ptr<Work> work;
 
-  uint64_t moved_bytes = 0;  // the runner's note
+  uint64_t moved_bytes = 0;  // the progress thread's note
 };
 
-class PointToPoint : public Pollable {
+class MessageQueue : public Pollable {
  public:
   static constexpr uint64_t kEagerBytes = 16 * 1024;    // the largest message that leaves unasked
   static constexpr uint32_t kMessageBudget = 1024;      // unmatched messages per peer
@@ -49,7 +49,7 @@ class PointToPoint : public Pollable {
 
   using FailureHandler = std::function<void(Failure&)>;
 
-  PointToPoint(ChannelSource& channels, int world, int lane, FailureHandler on_failure);
+  MessageQueue(ChannelSource& channels, int world, int lane, FailureHandler on_failure);
 
   // Raise the latched failure when there is one.
   void post_send(std::shared_ptr<MessageOperation> message);
@@ -61,7 +61,7 @@ class PointToPoint : public Pollable {
   bool busy() const noexcept override { return pending_.load() > 0 || requested_.load(); }
   // Messages that arrive unasked are taken in whenever the engine runs, so that their senders go
   // on.
-  bool attentive() const noexcept override { return busy() || listening_.load(); }
+  bool wants_idle_poll() const noexcept override { return busy() || listening_.load(); }
   TimeNs next_deadline() const noexcept override;
 
   [[noreturn]] static void raise_failure(ErrorKind kind, int peer, const char* op,
@@ -69,7 +69,7 @@ class PointToPoint : public Pollable {
 
  private:
   using Message = std::shared_ptr<MessageOperation>;
-  enum class Kind : uint8_t { kEager, kOffer, kGrant, kData, kCredit };
+  enum class Kind : uint8_t { kEager, kRts, kCts, kData, kCredit };
   struct Header {
     Kind kind = Kind::kEager;
     uint32_t tag = 0;
@@ -114,7 +114,7 @@ class PointToPoint : public Pollable {
   const char* awaited(int rank, const Peer& peer) const;
   void begin_frame(int rank, Peer& peer, const FrameHeader& frame);
   void frame_arrived(int rank, Peer& peer);
-  void accept_offer(int rank, Peer& peer, const Header& header);
+  void accept_rts(int rank, Peer& peer, const Header& header);
   Message match(int rank, const Header& header);
   bool match_arrived(const Message& recv);
   bool match_unexpected(const Message& recv, int rank, Peer& peer);
@@ -129,7 +129,7 @@ class PointToPoint : public Pollable {
   const int world_;
   const int lane_;
   const FailureHandler on_failure_;
-  std::map<int, Peer> peers_;  // the runner's, as is the next
+  std::map<int, Peer> peers_;  // the progress thread's, as is the next
   std::list<Message> posted_;  // receives that wait, in order
   uint64_t channels_version_ = 0;
   std::vector<Presence> presences_;  // by rank, as of channels_version_

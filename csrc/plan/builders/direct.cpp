@@ -6,11 +6,11 @@
 
 namespace fastgpu {
 
-void reduce_in_order(LaneBuilder& steps, const Circle& circle, const Region& own,
+void reduce_in_order(LaneBuilder& steps, const RankSubset& subset, const Region& own,
                      const Region& target) {
-  for (int member = 0; member < circle.size(); ++member) {
-    if (member != circle.index) {
-      const int peer = circle.ranks[static_cast<std::size_t>(member)];
+  for (int member = 0; member < subset.size(); ++member) {
+    if (member != subset.index) {
+      const int peer = subset.ranks[static_cast<std::size_t>(member)];
       member == 0 ? steps.recv(peer, target) : steps.recv_reduce(peer, target);
     } else if (member != 0) {
       steps.decode_reduce(own, target);
@@ -20,37 +20,37 @@ void reduce_in_order(LaneBuilder& steps, const Circle& circle, const Region& own
   }
 }
 
-void scatter_reduce(LaneBuilder& steps, const Circle& circle, const Partition& shards,
+void scatter_reduce(LaneBuilder& steps, const RankSubset& subset, const Partition& shards,
                     const Region& kept) {
-  for (int ahead = 1; ahead < circle.size(); ++ahead) {
-    const int peer = shifted(circle.index, ahead, circle.size());
+  for (int ahead = 1; ahead < subset.size(); ++ahead) {
+    const int peer = shifted(subset.index, ahead, subset.size());
     if (peer < shards.parts()) {
-      steps.send(circle.ranks[static_cast<std::size_t>(peer)], shards[peer]);
+      steps.send(subset.ranks[static_cast<std::size_t>(peer)], shards[peer]);
     }
   }
-  if (circle.index >= shards.parts()) return;
-  const Region mine = shards[circle.index];
+  if (subset.index >= shards.parts()) return;
+  const Region mine = shards[subset.index];
   Region own = mine;
-  if (circle.index > 0) {  // the first member's contribution is stored over mine
+  if (subset.index > 0) {  // the first member's contribution is stored over mine
     own = {kept.buffer, kept.offset_bytes, mine.size_bytes};
     steps.encode(mine, own);
   }
-  reduce_in_order(steps, circle, own, mine);
+  reduce_in_order(steps, subset, own, mine);
 }
 
-Region keep_for(const Circle& circle, const Partition& shards, Scratch& wire) {
-  if (circle.index == 0 || circle.index >= shards.parts()) return {};
-  return wire.take(shards[circle.index].size_bytes);
+Region keep_for(const RankSubset& subset, const Partition& shards, ScratchLayout& scratch) {
+  if (subset.index == 0 || subset.index >= shards.parts()) return {};
+  return scratch.take(shards[subset.index].size_bytes);
 }
 
-void share_shards(LaneBuilder& steps, const Circle& circle, const Partition& shards) {
-  const auto rank_of = [&](int member) { return circle.ranks[static_cast<std::size_t>(member)]; };
-  const int size = circle.size();
-  for (int ahead = 1; ahead < size && circle.index < shards.parts(); ++ahead) {
-    steps.send(rank_of(shifted(circle.index, ahead, size)), shards[circle.index]);
+void share_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards) {
+  const auto rank_of = [&](int member) { return subset.ranks[static_cast<std::size_t>(member)]; };
+  const int size = subset.size();
+  for (int ahead = 1; ahead < size && subset.index < shards.parts(); ++ahead) {
+    steps.send(rank_of(shifted(subset.index, ahead, size)), shards[subset.index]);
   }
   for (int ahead = 1; ahead < size; ++ahead) {
-    const int owner = shifted(circle.index, -ahead, size);
+    const int owner = shifted(subset.index, -ahead, size);
     if (owner < shards.parts()) steps.recv(rank_of(owner), shards[owner]);
   }
 }
@@ -75,14 +75,14 @@ namespace {
 //        |  \/  |
 //        v /  \ v        What is sent lies in the wire buffer: the data is stored over while slow
 //        3 <--> 2        peers still take theirs.
-void one_shot(Draft& draft, const Circle& circle) {
-  const Region data = draft.data();
-  const Region wire = draft.wire.take(data.size_bytes);
-  draft.steps.encode(data, wire);
-  for (int ahead = 1; ahead < circle.size(); ++ahead) {
-    draft.steps.send(shifted(circle.index, ahead, circle.size()), wire);
+void one_shot(LaneContext& context, const RankSubset& subset) {
+  const Region data = context.data();
+  const Region scratch = context.scratch.take(data.size_bytes);
+  context.steps.encode(data, scratch);
+  for (int ahead = 1; ahead < subset.size(); ++ahead) {
+    context.steps.send(shifted(subset.index, ahead, subset.size()), scratch);
   }
-  reduce_in_order(draft.steps, circle, circle.index == 0 ? data : wire, data);
+  reduce_in_order(context.steps, subset, subset.index == 0 ? data : scratch, data);
 }
 
 }  // namespace
@@ -96,45 +96,46 @@ void one_shot(Draft& draft, const Circle& circle) {
 // that not all ranks send to one. A shard is stored over only with the sum that my part is in: my
 // send of it is long gone.
 // DeepSpeed's and vLLM's shared-memory all-reduces work so, with the two sizes told apart alike.
-void direct_all_reduce(Draft& draft) {
-  const PlanRequest& request = draft.request;
+void direct_all_reduce(LaneContext& context) {
+  const PlanRequest& request = context.request;
   const std::vector<int> ranks = all_ranks(request.world);
-  const Circle circle{ranks, request.rank};
+  const RankSubset subset{ranks, request.rank};
   const uint64_t bytes = request.count * request.element_size;
-  if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(draft, circle);
-  const Chunks blocks = draft.blocks();
-  const auto shards = [&](int64_t block) { return draft.split(blocks[block], request.world); };
+  if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(context, subset);
+  const Chunks blocks = context.blocks();
+  const auto shards = [&](int64_t block) { return context.split(blocks[block], request.world); };
   // The first block is a largest one, and so are its shards.
-  const Region kept = keep_for(circle, shards(0), draft.wire);
+  const Region kept = keep_for(subset, shards(0), context.scratch);
   for (int64_t block = 0; block < blocks.count(); ++block) {
-    scatter_reduce(draft.steps, circle, shards(block), kept);
-    share_shards(draft.steps, circle, shards(block));
+    scatter_reduce(context.steps, subset, shards(block), kept);
+    share_shards(context.steps, subset, shards(block));
   }
 }
 
 // Each part goes straight to its rank, which sums in rank order.
 // 1 hop; (n - 1)/n * S bytes sent by every rank, S the whole input; no scratch.
-void direct_reduce_scatter(Draft& draft) {
-  const PlanRequest& request = draft.request;
+void direct_reduce_scatter(LaneContext& context) {
+  const PlanRequest& request = context.request;
   for (int ahead = 1; ahead < request.world; ++ahead) {
     const int peer = shifted(request.rank, ahead, request.world);
-    draft.steps.send(peer, draft.input(peer));
+    context.steps.send(peer, context.input(peer));
   }
   const std::vector<int> ranks = all_ranks(request.world);
-  reduce_in_order(draft.steps, {ranks, request.rank}, draft.input(request.rank), draft.data());
+  reduce_in_order(context.steps, {ranks, request.rank}, context.input(request.rank),
+                  context.data());
 }
 
 // 1 hop; (n - 1)/n * S bytes sent by every rank, S the whole output.
-void direct_all_gather(Draft& draft) {
-  const int rank = draft.request.rank;
-  const int world = draft.request.world;
+void direct_all_gather(LaneContext& context) {
+  const int rank = context.request.rank;
+  const int world = context.request.world;
   for (int ahead = 1; ahead < world; ++ahead) {
-    draft.steps.send(shifted(rank, ahead, world), draft.input());
+    context.steps.send(shifted(rank, ahead, world), context.input());
   }
-  draft.steps.copy(draft.input(), draft.data(rank));
+  context.steps.copy(context.input(), context.data(rank));
   for (int ahead = 1; ahead < world; ++ahead) {
     const int peer = shifted(rank, -ahead, world);
-    draft.steps.recv(peer, draft.data(peer));
+    context.steps.recv(peer, context.data(peer));
   }
 }
 
@@ -161,28 +162,28 @@ Region part_of(Buffer buffer, std::span<const uint64_t> counts, const PlanReques
 // Bytes: what is given to the others, each once.
 // An empty part travels as an empty frame: sizes are checked per frame, and a rank that expects
 // something must not wait for ever.
-void direct_all_to_all(Draft& draft) {
-  const PlanRequest& request = draft.request;
+void direct_all_to_all(LaneContext& context) {
+  const PlanRequest& request = context.request;
   const auto sent = [&](int peer) {
-    return draft.share_of(part_of(Buffer::kInput, request.send_counts, request, peer));
+    return context.share_of(part_of(Buffer::kInput, request.send_counts, request, peer));
   };
   const auto received = [&](int peer) {
-    return draft.share_of(part_of(Buffer::kData, request.recv_counts, request, peer));
+    return context.share_of(part_of(Buffer::kData, request.recv_counts, request, peer));
   };
   uint64_t sent_bytes = 0;
   for (int peer = 0; peer < request.world; ++peer) sent_bytes += sent(peer).size_bytes;
   const int turns_ahead = sent_bytes <= kPromptBytes ? request.world - 1 : kTurnsAhead;
-  draft.steps.copy(sent(request.rank), received(request.rank));
+  context.steps.copy(sent(request.rank), received(request.rank));
   for (int turn = 1; turn < request.world + turns_ahead; ++turn) {
     if (turn < request.world) {
       const int to = shifted(request.rank, turn, request.world);
       const Region out = sent(to);
-      out.size_bytes > 0 ? draft.steps.send(to, out) : draft.steps.send_empty(to);
+      out.size_bytes > 0 ? context.steps.send(to, out) : context.steps.send_empty(to);
     }
     if (turn > turns_ahead) {
       const int from = shifted(request.rank, turns_ahead - turn, request.world);
       const Region in = received(from);
-      in.size_bytes > 0 ? draft.steps.recv(from, in) : draft.steps.recv_empty(from);
+      in.size_bytes > 0 ? context.steps.recv(from, in) : context.steps.recv_empty(from);
     }
   }
 }

@@ -20,7 +20,7 @@ inline constexpr int kTurnsAhead = 7;
 
 // Ranks that share shards: the one at `index` is me, and shard j belongs to ranks[j] (there may be
 // fewer shards than ranks).
-struct Circle {
+struct RankSubset {
   std::span<const int> ranks;
   int index = 0;
 
@@ -31,20 +31,20 @@ std::vector<int> all_ranks(int world);  // 0, 1, ...
 
 // Sums everybody's contribution in the circle's order into `target`; mine lies at `own`, which is
 // `target` only where I am first.
-void reduce_in_order(LaneBuilder& steps, const Circle& circle, const Region& own,
+void reduce_in_order(LaneBuilder& steps, const RankSubset& subset, const Region& own,
                      const Region& target);
 
 // The two halves of two-shot, blocks that hierarchical uses too: first each owner holds its shard
 // reduced in the circle's order, `kept` holding its own contribution meanwhile (keep_for: nothing
 // where it is the first); then everybody holds every shard.
-Region keep_for(const Circle& circle, const Partition& shards, Scratch& wire);
-void scatter_reduce(LaneBuilder& steps, const Circle& circle, const Partition& shards,
+Region keep_for(const RankSubset& subset, const Partition& shards, ScratchLayout& scratch);
+void scatter_reduce(LaneBuilder& steps, const RankSubset& subset, const Partition& shards,
                     const Region& kept);
-void share_shards(LaneBuilder& steps, const Circle& circle, const Partition& shards);
+void share_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards);
 
-void direct_all_reduce(Draft& draft);
-void direct_reduce_scatter(Draft& draft);
-void direct_all_gather(Draft& draft);
-void direct_all_to_all(Draft& draft);
+void direct_all_reduce(LaneContext& context);
+void direct_reduce_scatter(LaneContext& context);
+void direct_all_gather(LaneContext& context);
+void direct_all_to_all(LaneContext& context);
 
 }  // namespace fastgpu

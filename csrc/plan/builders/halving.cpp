@@ -19,9 +19,9 @@ struct Core {
 };
 
 // The core's exchange of one block, `me` a member of it.
-void exchange(Draft& draft, const Core& core, int me, const Region& block) {
-  LaneBuilder& steps = draft.steps;
-  const Partition shards = draft.split(block, core.size);
+void exchange(LaneContext& context, const Core& core, int me, const Region& block) {
+  LaneBuilder& steps = context.steps;
+  const Partition shards = context.split(block, core.size);
   int first = 0;  // my window: `width` shards from here on
   int width = core.size;
   for (int distance = 1; distance < core.size; distance *= 2) {
@@ -68,15 +68,15 @@ void hand_over(LaneBuilder& steps, int peer, const Chunks& blocks) {
 // With extra > 0 there are 2 hops more, in which a pair moves S bytes each way.
 // Order: mine + partner's, by distance; each shard has one owner in the end, who gives it to all.
 // Each block by itself. A half that I gave away is stored over only with the sum that it is in.
-void halving_all_reduce(Draft& draft) {
-  const int rank = draft.request.rank;
-  const Core core(draft.request.world);
-  const Chunks blocks = draft.blocks();
-  if (core.paired(rank) && rank % 2 == 1) return hand_over(draft.steps, rank - 1, blocks);
+void halving_all_reduce(LaneContext& context) {
+  const int rank = context.request.rank;
+  const Core core(context.request.world);
+  const Chunks blocks = context.blocks();
+  if (core.paired(rank) && rank % 2 == 1) return hand_over(context.steps, rank - 1, blocks);
   for (int64_t block = 0; block < blocks.count(); ++block) {
-    if (core.paired(rank)) draft.steps.recv_reduce(rank + 1, blocks[block]);
-    exchange(draft, core, core.member_of(rank), blocks[block]);
-    if (core.paired(rank)) draft.steps.send(rank + 1, blocks[block]);
+    if (core.paired(rank)) context.steps.recv_reduce(rank + 1, blocks[block]);
+    exchange(context, core, core.member_of(rank), blocks[block]);
+    if (core.paired(rank)) context.steps.send(rank + 1, blocks[block]);
   }
 }
 

@@ -5,6 +5,6 @@
 
 namespace fastgpu {
 
-void halving_all_reduce(Draft& draft);
+void halving_all_reduce(LaneContext& context);
 
 }  // namespace fastgpu

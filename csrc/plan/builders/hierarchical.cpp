@@ -65,17 +65,17 @@ Hosts find_hosts(const PlanRequest& request) {
 // H hosts with m ranks each: 2 + 2(H - 1) hops; a rank sends 2(m - 1)/m * S bytes inside its host
 // and 2(H - 1)/H * S/m between hosts: a host's link carries 2(H - 1)/H * S in all.
 // Order: locals in rank order, then hosts in ring order from the shard's own on.
-void hierarchical_all_reduce(Draft& draft) {
-  const Hosts hosts = find_hosts(draft.request);
-  const Circle circle{hosts.locals, hosts.local_index};
-  const Partition shards = draft.split(draft.data(), hosts.owners);
-  scatter_reduce(draft.steps, circle, shards, keep_for(circle, shards, draft.wire));
+void hierarchical_all_reduce(LaneContext& context) {
+  const Hosts hosts = find_hosts(context.request);
+  const RankSubset subset{hosts.locals, hosts.local_index};
+  const Partition shards = context.split(context.data(), hosts.owners);
+  scatter_reduce(context.steps, subset, shards, keep_for(subset, shards, context.scratch));
   if (hosts.local_index < hosts.owners) {
-    const Ring ring = ring_of(hosts.counterparts, hosts.host, draft.lane);
+    const Ring ring = ring_of(hosts.counterparts, hosts.host, context.lane);
     const Region mine = shards[hosts.local_index];
-    ring_all_reduce(draft.steps, ring, draft.split(mine, ring.size));
+    ring_all_reduce(context.steps, ring, context.split(mine, ring.size));
   }
-  share_shards(draft.steps, circle, shards);
+  share_shards(context.steps, subset, shards);
 }
 
 }  // namespace fastgpu

@@ -5,6 +5,6 @@
 
 namespace fastgpu {
 
-void hierarchical_all_reduce(Draft& draft);
+void hierarchical_all_reduce(LaneContext& context);
 
 }  // namespace fastgpu

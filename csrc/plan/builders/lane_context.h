@@ -10,10 +10,10 @@
 namespace fastgpu {
 
 // Hands out regions of the wire buffer, each on cache lines of its own.
-class Scratch {
+class ScratchLayout {
  public:
   Region take(uint64_t size_bytes) {
-    const Region region{Buffer::kWire, used_bytes_, size_bytes};
+    const Region region{Buffer::kScratch, used_bytes_, size_bytes};
     used_bytes_ += (size_bytes + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
     return region;
   }
@@ -26,10 +26,10 @@ class Scratch {
   bool shared_ = false;
 };
 
-struct Draft {
+struct LaneContext {
   const PlanRequest& request;
   int lane;
-  Scratch& wire;
+  ScratchLayout& scratch;
   LaneBuilder steps;
 
   // This lane's share of part `part` of a buffer that holds parts of `count` elements each.

@@ -37,11 +37,11 @@ void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shar
   }
 }
 
-void ring_all_reduce(Draft& draft) {
-  const Ring ring = ring_of_world(draft.request, draft.lane);
-  const Chunks blocks = draft.blocks();
+void ring_all_reduce(LaneContext& context) {
+  const Ring ring = ring_of_world(context.request, context.lane);
+  const Chunks blocks = context.blocks();
   for (int64_t block = 0; block < blocks.count(); ++block) {
-    ring_all_reduce(draft.steps, ring, draft.split(blocks[block], draft.request.world));
+    ring_all_reduce(context.steps, ring, context.split(blocks[block], context.request.world));
   }
 }
 
@@ -52,21 +52,21 @@ void ring_all_reduce(Draft& draft) {
 // n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole input. The input stays as it is:
 // sums on their way lie in two slots of the wire buffer. A slot is written anew when `next` has
 // said, by an empty frame, that it took the last sum out of it.
-void ring_reduce_scatter(Draft& draft) {
-  LaneBuilder& steps = draft.steps;
-  const Ring ring = ring_of_world(draft.request, draft.lane);
-  const uint64_t size_bytes = draft.data().size_bytes;
+void ring_reduce_scatter(LaneContext& context) {
+  LaneBuilder& steps = context.steps;
+  const Ring ring = ring_of_world(context.request, context.lane);
+  const uint64_t size_bytes = context.data().size_bytes;
   const int last = ring.size - 2;  // hop
   std::array<Region, 2> slots{};
   for (int slot = 0; slot < std::min(last, 2); ++slot) {
-    slots[static_cast<std::size_t>(slot)] = draft.wire.take(size_bytes);
+    slots[static_cast<std::size_t>(slot)] = context.scratch.take(size_bytes);
   }
   if (size_bytes == 0) return;
-  steps.send(ring.next, draft.input(ring.behind(1)));
+  steps.send(ring.next, context.input(ring.behind(1)));
   for (int hop = 0; hop <= last; ++hop) {
-    const Region target = hop == last ? draft.data() : slots[static_cast<std::size_t>(hop % 2)];
+    const Region target = hop == last ? context.data() : slots[static_cast<std::size_t>(hop % 2)];
     if (hop >= 2 && hop < last) steps.recv_empty(ring.next);
-    steps.copy(draft.input(ring.behind(hop + 2)), target);
+    steps.copy(context.input(ring.behind(hop + 2)), target);
     steps.recv_reduce(ring.previous, target);
     if (hop >= 1 && hop < last - 1) steps.send_empty(ring.previous);
     if (hop < last) steps.send(ring.next, target);
@@ -78,13 +78,13 @@ void ring_reduce_scatter(Draft& draft) {
 //        part j:            j --> j+1 --> ... --> j - 1
 //
 // n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole output.
-void ring_all_gather(Draft& draft) {
-  const Ring ring = ring_of_world(draft.request, draft.lane);
-  if (ring.size > 1) draft.steps.send(ring.next, draft.input());
-  draft.steps.copy(draft.input(), draft.data(ring.index));
+void ring_all_gather(LaneContext& context) {
+  const Ring ring = ring_of_world(context.request, context.lane);
+  if (ring.size > 1) context.steps.send(ring.next, context.input());
+  context.steps.copy(context.input(), context.data(ring.index));
   for (int hop = 0; hop < ring.size - 1; ++hop) {
-    if (hop > 0) draft.steps.send(ring.next, draft.data(ring.behind(hop)));
-    draft.steps.recv(ring.previous, draft.data(ring.behind(hop + 1)));
+    if (hop > 0) context.steps.send(ring.next, context.data(ring.behind(hop)));
+    context.steps.recv(ring.previous, context.data(ring.behind(hop + 1)));
   }
 }
 
@@ -96,21 +96,21 @@ void ring_all_gather(Draft& draft) {
 //
 // The root sends 2(n - 1)/n * S bytes, the others at most (n - 1)/n * S; n - 1
 // hops.
-void ring_broadcast(Draft& draft) {
-  const Ring ring = ring_of_world(draft.request, draft.lane);
-  const int root = draft.request.root;
-  const Partition shards = draft.split(draft.data(), ring.size);
+void ring_broadcast(LaneContext& context) {
+  const Ring ring = ring_of_world(context.request, context.lane);
+  const int root = context.request.root;
+  const Partition shards = context.split(context.data(), ring.size);
   if (ring.index == root) {
     for (int ahead = 1; ahead < ring.size; ++ahead) {
       const int peer = ring.behind(-ahead);
-      draft.steps.send(peer, shards[peer]);
+      context.steps.send(peer, shards[peer]);
     }
   } else {
-    draft.steps.recv(root, shards[ring.index]);
+    context.steps.recv(root, shards[ring.index]);
   }
   for (int hop = 0; hop < ring.size - 1; ++hop) {
-    if (ring.next != root) draft.steps.send(ring.next, shards[ring.behind(hop)]);
-    if (ring.index != root) draft.steps.recv(ring.previous, shards[ring.behind(hop + 1)]);
+    if (ring.next != root) context.steps.send(ring.next, shards[ring.behind(hop)]);
+    if (ring.index != root) context.steps.recv(ring.previous, shards[ring.behind(hop + 1)]);
   }
 }
 

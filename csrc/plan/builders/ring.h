@@ -27,9 +27,9 @@ Ring ring_of_world(const PlanRequest& request, int lane);
 // All-reduce of the shards' whole region, in place: a block that hierarchical uses too.
 void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shards);
 
-void ring_all_reduce(Draft& draft);
-void ring_reduce_scatter(Draft& draft);
-void ring_all_gather(Draft& draft);
-void ring_broadcast(Draft& draft);
+void ring_all_reduce(LaneContext& context);
+void ring_reduce_scatter(LaneContext& context);
+void ring_all_gather(LaneContext& context);
+void ring_broadcast(LaneContext& context);
 
 }  // namespace fastgpu

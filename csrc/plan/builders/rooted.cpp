@@ -31,67 +31,68 @@ void for_each_other(const PlanRequest& request, Visit visit) {
 // can read; each says that it has, before the place of a chunk gets the next but one.
 //
 //        data --> scratch ---> 1, 2, 3, ...
-void direct_broadcast(Draft& draft) {
-  const PlanRequest& request = draft.request;
-  const bool lays_out = request.shots == 2;
-  const Region data = draft.data();
-  const Chunks chunks(data, lays_out ? request.chunk_bytes : data.size_bytes, request.element_size);
-  const int64_t ahead = lays_out ? kLaidOutChunks : chunks.count();
+void direct_broadcast(LaneContext& context) {
+  const PlanRequest& request = context.request;
+  const bool is_staged_broadcast = request.shots == 2;
+  const Region data = context.data();
+  const Chunks chunks(data, is_staged_broadcast ? request.chunk_bytes : data.size_bytes,
+                      request.element_size);
+  const int64_t ahead = is_staged_broadcast ? kLaidOutChunks : chunks.count();
   if (request.rank != request.root) {
     for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
-      draft.steps.recv(request.root, chunks[chunk]);
-      if (chunk + ahead < chunks.count()) draft.steps.send_empty(request.root);
+      context.steps.recv(request.root, chunks[chunk]);
+      if (chunk + ahead < chunks.count()) context.steps.send_empty(request.root);
     }
     return;
   }
   std::array<Region, kLaidOutChunks> places{};
-  if (lays_out) {
-    draft.wire.share();
+  if (is_staged_broadcast) {
+    context.scratch.share();
     for (int64_t n = 0; n < std::min<int64_t>(kLaidOutChunks, chunks.count()); ++n) {
-      places[static_cast<std::size_t>(n)] = draft.wire.take(chunks[n].size_bytes);
+      places[static_cast<std::size_t>(n)] = context.scratch.take(chunks[n].size_bytes);
     }
   }
   for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     Region source = chunks[chunk];
-    if (lays_out) {
+    if (is_staged_broadcast) {
       Region place = places[static_cast<std::size_t>(chunk % kLaidOutChunks)];
       place.size_bytes = source.size_bytes;
       if (chunk >= ahead) {
-        for_each_other(request, [&](int peer) { draft.steps.recv_empty(peer); });
+        for_each_other(request, [&](int peer) { context.steps.recv_empty(peer); });
       }
-      draft.steps.encode(source, place);
+      context.steps.encode(source, place);
       source = place;
     }
-    for_each_other(request, [&](int peer) { draft.steps.send(peer, source); });
+    for_each_other(request, [&](int peer) { context.steps.send(peer, source); });
   }
 }
 
-void direct_scatter(Draft& draft) {
-  const PlanRequest& request = draft.request;
-  if (request.rank != request.root) return draft.steps.recv(request.root, draft.data());
-  for_each_other(request, [&](int peer) { draft.steps.send(peer, draft.input(peer)); });
-  draft.steps.copy(draft.input(request.root), draft.data());
+void direct_scatter(LaneContext& context) {
+  const PlanRequest& request = context.request;
+  if (request.rank != request.root) return context.steps.recv(request.root, context.data());
+  for_each_other(request, [&](int peer) { context.steps.send(peer, context.input(peer)); });
+  context.steps.copy(context.input(request.root), context.data());
 }
 
-void direct_gather(Draft& draft) {
-  const PlanRequest& request = draft.request;
-  if (request.rank != request.root) return draft.steps.send(request.root, draft.input());
-  draft.steps.copy(draft.input(), draft.data(request.root));
-  for_each_other(request, [&](int peer) { draft.steps.recv(peer, draft.data(peer)); });
+void direct_gather(LaneContext& context) {
+  const PlanRequest& request = context.request;
+  if (request.rank != request.root) return context.steps.send(request.root, context.input());
+  context.steps.copy(context.input(), context.data(request.root));
+  for_each_other(request, [&](int peer) { context.steps.recv(peer, context.data(peer)); });
 }
 
 // The root sums in rank order. Its input may be the same memory as its data, which the first
 // rank's contribution is stored over: a copy waits for its turn in the wire buffer.
-void direct_reduce(Draft& draft) {
-  const PlanRequest& request = draft.request;
-  if (request.rank != request.root) return draft.steps.send(request.root, draft.input());
-  Region own = draft.input();
+void direct_reduce(LaneContext& context) {
+  const PlanRequest& request = context.request;
+  if (request.rank != request.root) return context.steps.send(request.root, context.input());
+  Region own = context.input();
   if (request.root > 0) {
-    own = draft.wire.take(own.size_bytes);
-    draft.steps.encode(draft.input(), own);
+    own = context.scratch.take(own.size_bytes);
+    context.steps.encode(context.input(), own);
   }
   const std::vector<int> ranks = all_ranks(request.world);
-  reduce_in_order(draft.steps, {ranks, request.rank}, own, draft.data());
+  reduce_in_order(context.steps, {ranks, request.rank}, own, context.data());
 }
 
 // Dissemination: after round k a rank has heard of the 2^(k+1) - 1 ranks before it. Hensgen,
@@ -100,12 +101,12 @@ void direct_reduce(Draft& draft) {
 //        round 0:  r --> r + 1     round 1:  r --> r + 2     round 2:  r --> r + 4  ...
 //
 // ceil(log2 n) rounds of one empty frame each way, and the handshake's; no bytes. One lane does.
-void barrier(Draft& draft) {
-  if (draft.lane != 0) return;
-  const int world = draft.request.world;
+void barrier(LaneContext& context) {
+  if (context.lane != 0) return;
+  const int world = context.request.world;
   for (int distance = 1; distance < world; distance *= 2) {
-    draft.steps.send_empty(shifted(draft.request.rank, distance, world));
-    draft.steps.recv_empty(shifted(draft.request.rank, -distance, world));
+    context.steps.send_empty(shifted(context.request.rank, distance, world));
+    context.steps.recv_empty(shifted(context.request.rank, -distance, world));
   }
 }
 

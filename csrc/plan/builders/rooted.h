@@ -5,10 +5,10 @@
 
 namespace fastgpu {
 
-void direct_broadcast(Draft& draft);
-void direct_reduce(Draft& draft);
-void direct_gather(Draft& draft);
-void direct_scatter(Draft& draft);
-void barrier(Draft& draft);
+void direct_broadcast(LaneContext& context);
+void direct_reduce(LaneContext& context);
+void direct_gather(LaneContext& context);
+void direct_scatter(LaneContext& context);
+void barrier(LaneContext& context);
 
 }  // namespace fastgpu

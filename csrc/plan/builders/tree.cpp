@@ -101,8 +101,8 @@ Neighbours neighbours_of_rooted(const PlanRequest& request, int lane) {
   return found;
 }
 
-Chunks chunks_of(const Draft& draft, const Region& region) {
-  return Chunks(region, draft.request.chunk_bytes, draft.request.element_size);
+Chunks chunks_of(const LaneContext& context, const Region& region) {
+  return Chunks(region, context.request.chunk_bytes, context.request.element_size);
 }
 
 // Hops from a rank to the top.
@@ -124,19 +124,20 @@ int depth_of(int rank, int size, int which) {
 // what I sent up is long gone. The lag is the way to the top and back: the top returns a chunk at
 // once, and a rank below does not wait for what cannot be there yet. (With one lag for all ranks
 // every chunk would wait for a round trip, whatever the lag.)
-void tree_all_reduce(Draft& draft) {
-  const PlanRequest& request = draft.request;
-  const Neighbours tree = neighbours_in(place_in_tree(request.rank, request.world, draft.lane % 2));
-  const Chunks chunks = chunks_of(draft, draft.data());
+void tree_all_reduce(LaneContext& context) {
+  const PlanRequest& request = context.request;
+  const Neighbours tree =
+      neighbours_in(place_in_tree(request.rank, request.world, context.lane % 2));
+  const Chunks chunks = chunks_of(context, context.data());
   const auto rise = [&](const Region& chunk) {
-    for (const int child : tree.children) draft.steps.recv_reduce(child, chunk);
-    if (tree.parent >= 0) draft.steps.send(tree.parent, chunk);
+    for (const int child : tree.children) context.steps.recv_reduce(child, chunk);
+    if (tree.parent >= 0) context.steps.send(tree.parent, chunk);
   };
   const auto fall = [&](const Region& chunk) {
-    if (tree.parent >= 0) draft.steps.recv(tree.parent, chunk);
-    for (const int child : tree.children) draft.steps.send(child, chunk);
+    if (tree.parent >= 0) context.steps.recv(tree.parent, chunk);
+    for (const int child : tree.children) context.steps.send(child, chunk);
   };
-  const int64_t lag = int64_t{2} * depth_of(request.rank, request.world, draft.lane % 2);
+  const int64_t lag = int64_t{2} * depth_of(request.rank, request.world, context.lane % 2);
   for (int64_t chunk = 0; chunk < chunks.count() + lag; ++chunk) {
     if (chunk < chunks.count()) rise(chunks[chunk]);
     if (chunk >= lag) fall(chunks[chunk - lag]);
@@ -145,12 +146,12 @@ void tree_all_reduce(Draft& draft) {
 
 // Down one tree. The root sends S bytes, an inner rank up to 2 S, a leaf none; over lanes on both
 // trees every rank but the root comes to about S. log2(n - 1) + 1 hops for a chunk.
-void tree_broadcast(Draft& draft) {
-  const Neighbours tree = neighbours_of_rooted(draft.request, draft.lane);
-  const Chunks chunks = chunks_of(draft, draft.data());
+void tree_broadcast(LaneContext& context) {
+  const Neighbours tree = neighbours_of_rooted(context.request, context.lane);
+  const Chunks chunks = chunks_of(context, context.data());
   for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
-    if (tree.parent >= 0) draft.steps.recv(tree.parent, chunks[chunk]);
-    for (const int child : tree.children) draft.steps.send(child, chunks[chunk]);
+    if (tree.parent >= 0) context.steps.recv(tree.parent, chunks[chunk]);
+    for (const int child : tree.children) context.steps.send(child, chunks[chunk]);
   }
 }
 
@@ -164,16 +165,16 @@ constexpr int64_t kReduceSlots = 4;
 // Up one tree: every rank but the root sends S bytes. Inputs stay as they are, so an inner rank
 // sums in slots of the wire buffer; a slot is written anew when the parent has said, by an empty
 // frame, that it took the chunk out of it. Order: (me + left) + right; the root comes first.
-void tree_reduce(Draft& draft) {
-  LaneBuilder& steps = draft.steps;
-  const Neighbours tree = neighbours_of_rooted(draft.request, draft.lane);
-  const Region input = draft.input();
-  const Chunks chunks = chunks_of(draft, input);
-  const Chunks results = chunks_of(draft, draft.data());
+void tree_reduce(LaneContext& context) {
+  LaneBuilder& steps = context.steps;
+  const Neighbours tree = neighbours_of_rooted(context.request, context.lane);
+  const Region input = context.input();
+  const Chunks chunks = chunks_of(context, input);
+  const Chunks results = chunks_of(context, context.data());
   const bool inner = tree.parent >= 0 && !tree.children.empty();
   std::array<Region, kReduceSlots> slots{};
   for (int64_t slot = 0; inner && slot < std::min(kReduceSlots, chunks.count()); ++slot) {
-    slots[static_cast<std::size_t>(slot)] = draft.wire.take(chunks[0].size_bytes);
+    slots[static_cast<std::size_t>(slot)] = context.scratch.take(chunks[0].size_bytes);
   }
   for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     const Region source = chunks[chunk];

@@ -18,8 +18,8 @@ struct TreePlace {
 TreePlace place_in_tree(int rank, int size, int which);
 int top_of_tree(int size, int which);  // the rank without a parent
 
-void tree_all_reduce(Draft& draft);
-void tree_broadcast(Draft& draft);
-void tree_reduce(Draft& draft);
+void tree_all_reduce(LaneContext& context);
+void tree_broadcast(LaneContext& context);
+void tree_reduce(LaneContext& context);
 
 }  // namespace fastgpu

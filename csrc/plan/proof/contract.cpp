@@ -2,24 +2,24 @@
 
 namespace fastgpu {
 
-bool Promise::reduces() const {
+bool Contract::reduces() const {
   return like.collective == Collective::kAllReduce ||
          like.collective == Collective::kReduceScatter || like.collective == Collective::kReduce;
 }
 
-bool Promise::barrier() const {
+bool Contract::barrier() const {
   return like.collective == Collective::kBarrier ||
          (like.count == 0 && like.collective != Collective::kAllToAll);
 }
 
-uint64_t Promise::sent_bytes(int from, int to) const {
+uint64_t Contract::sent_bytes(int from, int to) const {
   if (all_counts.empty()) return part_bytes();
   const auto world = static_cast<std::size_t>(like.world);
   return all_counts[static_cast<std::size_t>(from) * world + static_cast<std::size_t>(to)] *
          like.element_size;
 }
 
-uint64_t Promise::input_bytes(int rank) const {
+uint64_t Contract::input_bytes(int rank) const {
   const uint64_t all = part_bytes() * static_cast<uint64_t>(like.world);
   uint64_t sum = 0;
   switch (like.collective) {
@@ -42,7 +42,7 @@ uint64_t Promise::input_bytes(int rank) const {
   return 0;
 }
 
-uint64_t Promise::data_bytes(int rank) const {
+uint64_t Contract::data_bytes(int rank) const {
   const uint64_t all = part_bytes() * static_cast<uint64_t>(like.world);
   uint64_t sum = 0;
   switch (like.collective) {
@@ -66,9 +66,9 @@ uint64_t Promise::data_bytes(int rank) const {
   return 0;
 }
 
-RankMemory Promise::begin(int rank, uint64_t wire_bytes, bool in_place) const {
+RankMemory Contract::begin(int rank, uint64_t scratch_bytes, bool in_place) const {
   RankMemory memory;
-  const uint64_t sizes[] = {input_bytes(rank), data_bytes(rank), wire_bytes};
+  const uint64_t sizes[] = {input_bytes(rank), data_bytes(rank), scratch_bytes};
   for (const uint64_t size_bytes : sizes) memory.buffers.emplace_back(size_bytes);
   const bool has_data = data_bytes(rank) > 0;
   memory.in_place = in_place && has_data;
@@ -88,7 +88,7 @@ RankMemory Promise::begin(int rank, uint64_t wire_bytes, bool in_place) const {
   return memory;
 }
 
-std::vector<Piece> Promise::end(int rank) const {
+std::vector<Piece> Contract::end(int rank) const {
   const uint64_t part = part_bytes();
   const auto mine = static_cast<uint64_t>(rank) * part;  // my part of a rank's input
   std::vector<Piece> pieces;

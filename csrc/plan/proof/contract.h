@@ -12,7 +12,7 @@
 namespace fastgpu {
 
 // The request of all ranks, with the counts of all_to_all by (from, to).
-struct Promise {
+struct Contract {
   const PlanRequest& like;
   std::span<const uint64_t> all_counts;
 
@@ -22,7 +22,7 @@ struct Promise {
   uint64_t sent_bytes(int from, int to) const;  // of all_to_all
   uint64_t input_bytes(int rank) const;         // of the buffer, 0: the rank has none
   uint64_t data_bytes(int rank) const;
-  RankMemory begin(int rank, uint64_t wire_bytes, bool in_place) const;
+  RankMemory begin(int rank, uint64_t scratch_bytes, bool in_place) const;
   // Pieces whose term is the one rank whose input it is, or kEverybody.
   std::vector<Piece> end(int rank) const;
 };

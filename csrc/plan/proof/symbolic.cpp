@@ -32,8 +32,8 @@ int Terms::reduce(int left, int right) {
     const uint64_t twice = members(left)[word] & members(right)[word];
     if (twice != 0) {
       const auto rank = word * kWordBits + static_cast<std::size_t>(std::countr_zero(twice));
-      throw Refuted("the contribution of rank " + std::to_string(rank) +
-                    " is counted twice: " + show(left) + " + " + show(right));
+      throw ProofFailure("the contribution of rank " + std::to_string(rank) +
+                         " is counted twice: " + show(left) + " + " + show(right));
     }
     members_[static_cast<std::size_t>(term) * words_ + word] =
         members(left)[word] | members(right)[word];
@@ -91,7 +91,7 @@ std::vector<Piece> Memory::read(uint64_t begin, uint64_t end) const {
     value.push_back({at - begin, stop - begin, piece->origin + (at - piece->begin), piece->term});
     at = stop;
   }
-  if (at < end) throw Refuted("reads " + bytes_text(at, end) + ", which nobody has written");
+  if (at < end) throw ProofFailure("reads " + bytes_text(at, end) + ", which nobody has written");
   return value;
 }
 
@@ -129,8 +129,9 @@ void Memory::reduce(uint64_t begin, const std::vector<Piece>& value, Terms& term
     const uint64_t origin = left->origin + (at - left->begin);
     const uint64_t other = right->origin + (at - right->begin);
     if (origin != other) {
-      throw Refuted("reduces byte " + std::to_string(other) + " of " + terms.show(right->term) +
-                    " into byte " + std::to_string(origin) + " of " + terms.show(left->term));
+      throw ProofFailure("reduces byte " + std::to_string(other) + " of " +
+                         terms.show(right->term) + " into byte " + std::to_string(origin) + " of " +
+                         terms.show(left->term));
     }
     sum.push_back({at, stop, origin, terms.reduce(left->term, right->term)});
     at = stop;

@@ -15,7 +15,7 @@
 namespace fastgpu {
 
 // What does not hold, in words; verify turns it into the counterexample.
-struct Refuted : std::runtime_error {
+struct ProofFailure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -24,7 +24,7 @@ class Terms {
   explicit Terms(int world);
 
   static int leaf(int rank) { return rank; }
-  // left op right. Refuted when a rank's contribution is in both.
+  // left op right. ProofFailure when a rank's contribution is in both.
   int reduce(int left, int right);
   bool complete(int term) const;     // every rank is in it
   std::string show(int term) const;  // "((0+1)+2)"
@@ -65,7 +65,7 @@ class Memory {
 
   uint64_t size_bytes() const { return size_bytes_; }
   const std::vector<Piece>& pieces() const { return pieces_; }
-  // The pieces of [begin, end), moved to begin at 0. Refuted where nothing was ever written.
+  // The pieces of [begin, end), moved to begin at 0. ProofFailure where nothing was ever written.
   std::vector<Piece> read(uint64_t begin, uint64_t end) const;
   // Stores pieces that begin at 0 from `begin` on.
   void store(uint64_t begin, const std::vector<Piece>& value);

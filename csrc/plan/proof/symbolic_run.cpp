@@ -21,8 +21,8 @@ Region RankMemory::resolve(Region region) const {
   return region;
 }
 
-Rehearsal::Rehearsal(std::span<const Schedule> schedules, std::span<RankMemory> memories,
-                     Terms& terms, int capacity, uint64_t seed)
+SymbolicRun::SymbolicRun(std::span<const Schedule> schedules, std::span<RankMemory> memories,
+                         Terms& terms, int capacity, uint64_t seed)
     : schedules_(schedules),
       memories_(memories),
       terms_(terms),
@@ -39,31 +39,31 @@ Rehearsal::Rehearsal(std::span<const Schedule> schedules, std::span<RankMemory> 
   }
 }
 
-std::size_t Rehearsal::index_of(int rank, int lane) const {
+std::size_t SymbolicRun::index_of(int rank, int lane) const {
   return static_cast<std::size_t>(rank) * static_cast<std::size_t>(lanes_) +
          static_cast<std::size_t>(lane);
 }
 
-const Lane& Rehearsal::lane_of(const Cursor& cursor) const {
+const Lane& SymbolicRun::lane_of(const Cursor& cursor) const {
   return schedules_[static_cast<std::size_t>(cursor.rank)]
       .lanes[static_cast<std::size_t>(cursor.lane)];
 }
 
 // splitmix64 (Steele, Lea and Flood): the same order from the same seed on every machine.
-uint64_t Rehearsal::draw() {
+uint64_t SymbolicRun::draw() {
   uint64_t mixed = (random_ += 0x9e3779b97f4a7c15);
   mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
   mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
   return mixed ^ (mixed >> 31);
 }
 
-void Rehearsal::shuffle(std::vector<std::size_t>& slots) {
+void SymbolicRun::shuffle(std::vector<std::size_t>& slots) {
   for (std::size_t left = slots.size(); left > 1; --left) {
     std::swap(slots[left - 1], slots[draw() % left]);
   }
 }
 
-void Rehearsal::run() {
+void SymbolicRun::run() {
   std::vector<std::size_t> slots(cursors_.size());
   for (std::size_t slot = 0; slot < slots.size(); ++slot) slots[slot] = slot;
   for (bool moved = true; moved && !slots.empty();) {
@@ -75,18 +75,18 @@ void Rehearsal::run() {
   if (!slots.empty()) explain_stop();
 }
 
-bool Rehearsal::finished(const Cursor& cursor) const {
+bool SymbolicRun::finished(const Cursor& cursor) const {
   return cursor.next == lane_of(cursor).size() && cursor.to_arrive == 0;
 }
 
-bool Rehearsal::poll(Cursor& cursor) {
+bool SymbolicRun::poll(Cursor& cursor) {
   bool moved = let_leave(cursor);
   for (uint64_t burst = 1 + draw() % 4; burst > 0 && take_step(cursor); --burst) moved = true;
   return moved;
 }
 
 // Into channels that have room; the payload is read now, not when it was posted.
-bool Rehearsal::let_leave(Cursor& cursor) {
+bool SymbolicRun::let_leave(Cursor& cursor) {
   bool moved = false;
   if (capacity_ == 0 || cursor.to_leave == 0) return false;
   for (auto& [peer, stream] : cursor.streams) {
@@ -100,7 +100,7 @@ bool Rehearsal::let_leave(Cursor& cursor) {
   return moved;
 }
 
-bool Rehearsal::take_step(Cursor& cursor) {
+bool SymbolicRun::take_step(Cursor& cursor) {
   const Lane& lane = lane_of(cursor);
   if (cursor.next == lane.size()) return false;
   const Step& step = lane[cursor.next];
@@ -112,14 +112,14 @@ bool Rehearsal::take_step(Cursor& cursor) {
     } else {
       write(cursor, step, read(cursor.rank, step.source));
     }
-  } catch (const Refuted& refuted) {
-    throw Refuted(place(cursor.rank, cursor.lane, cursor.next, step) + ": " + refuted.what());
+  } catch (const ProofFailure& refuted) {
+    throw ProofFailure(place(cursor.rank, cursor.lane, cursor.next, step) + ": " + refuted.what());
   }
   ++cursor.next;
   return true;
 }
 
-void Rehearsal::post(Cursor& cursor, const Step& step) {
+void SymbolicRun::post(Cursor& cursor, const Step& step) {
   const auto steps = static_cast<uint32_t>(cursor.next + 1);
   Frame frame{&step, cursor.posted.size(), cursor.clock, steps, cursor.round + 1, {}};
   if (step.source.size_bytes > 0) cursor.open.push_back(cursor.posted.size());
@@ -129,7 +129,7 @@ void Rehearsal::post(Cursor& cursor, const Step& step) {
   ++cursor.to_arrive;
 }
 
-bool Rehearsal::receive(Cursor& cursor, const Step& step) {
+bool SymbolicRun::receive(Cursor& cursor, const Step& step) {
   Cursor& sender = cursor_of(step.peer, cursor.lane);
   const auto found = sender.streams.find(cursor.rank);
   if (found == sender.streams.end()) return false;
@@ -140,9 +140,9 @@ bool Rehearsal::receive(Cursor& cursor, const Step& step) {
 
   if (frame.step->source.size_bytes != step.target.size_bytes ||
       frame.step->ordinal != step.ordinal) {
-    throw Refuted("gets frame " + std::to_string(frame.step->ordinal) + " of rank " +
-                  std::to_string(step.peer) + ", " + describe(*frame.step) + ", for frame " +
-                  std::to_string(step.ordinal) + ": ordinals or sizes differ");
+    throw ProofFailure("gets frame " + std::to_string(frame.step->ordinal) + " of rank " +
+                       std::to_string(step.peer) + ", " + describe(*frame.step) + ", for frame " +
+                       std::to_string(step.ordinal) + ": ordinals or sizes differ");
   }
   if (cursor.clock.use_count() > 1) cursor.clock = std::make_shared<Clock>(*cursor.clock);
   Clock& clock = *cursor.clock;
@@ -162,19 +162,19 @@ bool Rehearsal::receive(Cursor& cursor, const Step& step) {
   return true;
 }
 
-std::vector<Piece> Rehearsal::read(int rank, const Region& region) const {
+std::vector<Piece> SymbolicRun::read(int rank, const Region& region) const {
   if (region.size_bytes == 0) return {};
   const RankMemory& memory = memories_[static_cast<std::size_t>(rank)];
   const Region real = memory.resolve(region);
   try {
     return memory.buffers[static_cast<std::size_t>(real.buffer)].read(real.offset_bytes,
                                                                       real.end_bytes());
-  } catch (const Refuted& refuted) {
-    throw Refuted("rank " + std::to_string(rank) + " " + refuted.what());
+  } catch (const ProofFailure& refuted) {
+    throw ProofFailure("rank " + std::to_string(rank) + " " + refuted.what());
   }
 }
 
-void Rehearsal::write(Cursor& cursor, const Step& step, const std::vector<Piece>& value) {
+void SymbolicRun::write(Cursor& cursor, const Step& step, const std::vector<Piece>& value) {
   if (step.target.size_bytes == 0) return;
   RankMemory& memory = memories_[static_cast<std::size_t>(cursor.rank)];
   const Region target = memory.resolve(step.target);
@@ -188,27 +188,27 @@ void Rehearsal::write(Cursor& cursor, const Step& step, const std::vector<Piece>
   }
 }
 
-void Rehearsal::check_no_pending(Cursor& cursor, const Region& target) {
+void SymbolicRun::check_no_pending(Cursor& cursor, const Region& target) {
   const RankMemory& memory = memories_[static_cast<std::size_t>(cursor.rank)];
   std::erase_if(cursor.open, [&](std::size_t index) {
     const Posted& sent = cursor.posted[index];
     const uint32_t known = (*cursor.clock)[static_cast<std::size_t>(sent.peer)];
     if (sent.taken_at > 0 && known >= sent.taken_at) return true;
     if (overlap(memory.resolve(sent.source), target)) {
-      throw Refuted("writes under a pending send to rank " + std::to_string(sent.peer));
+      throw ProofFailure("writes under a pending send to rank " + std::to_string(sent.peer));
     }
     return false;
   });
 }
 
-bool Rehearsal::heard_of(int rank, int other) const {
+bool SymbolicRun::heard_of(int rank, int other) const {
   for (int lane = 0; lane < lanes_; ++lane) {
     if ((*cursors_[index_of(rank, lane)].clock)[static_cast<std::size_t>(other)] > 0) return true;
   }
   return false;
 }
 
-void Rehearsal::explain_stop() const {
+void SymbolicRun::explain_stop() const {
   constexpr int kShown = 4;
   std::string waiting;
   int shown = 0;
@@ -219,17 +219,17 @@ void Rehearsal::explain_stop() const {
         (shown > 1 ? "; " : "") + place(cursor.rank, cursor.lane, cursor.next, lane[cursor.next]);
   }
   if (shown > 0) {
-    throw Refuted("deadlock: " + std::to_string(shown) + " lanes wait for ever: " + waiting);
+    throw ProofFailure("deadlock: " + std::to_string(shown) + " lanes wait for ever: " + waiting);
   }
   for (const Cursor& cursor : cursors_) {
     for (const auto& [peer, stream] : cursor.streams) {
       if (stream.frames.empty()) continue;
-      throw Refuted("unmatched send: nobody takes " + describe(*stream.frames.front().step) +
-                    " of rank " + std::to_string(cursor.rank) + " lane " +
-                    std::to_string(cursor.lane));
+      throw ProofFailure("unmatched send: nobody takes " + describe(*stream.frames.front().step) +
+                         " of rank " + std::to_string(cursor.rank) + " lane " +
+                         std::to_string(cursor.lane));
     }
   }
-  throw Refuted("stopped without a reason");
+  throw ProofFailure("stopped without a reason");
 }
 
 }  // namespace fastgpu

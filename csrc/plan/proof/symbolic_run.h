@@ -29,12 +29,12 @@ struct RankMemory {
   Region resolve(Region region) const;
 };
 
-class Rehearsal {
+class SymbolicRun {
  public:
-  Rehearsal(std::span<const Schedule> schedules, std::span<RankMemory> memories, Terms& terms,
-            int capacity, uint64_t seed);
+  SymbolicRun(std::span<const Schedule> schedules, std::span<RankMemory> memories, Terms& terms,
+              int capacity, uint64_t seed);
 
-  // To the end, or Refuted.
+  // To the end, or ProofFailure.
   void run();
 
   // The longest chain of frames, each of which left after the one before it had arrived.

@@ -69,17 +69,17 @@ void check_stretch(int rank, const Piece& expected, const Memory& data, const Te
                               " of its data, not with byte " +
                               std::to_string(expected.origin + piece.begin) + " of ";
     if (expected.term == kEverybody && !terms.complete(piece.term)) {
-      throw Refuted(found + "everybody");
+      throw ProofFailure(found + "everybody");
     }
     if (expected.term != kEverybody && piece.term != expected.term) {
-      throw Refuted(found + "rank " + std::to_string(expected.term));
+      throw ProofFailure(found + "rank " + std::to_string(expected.term));
     }
-    if (piece.origin != expected.origin + piece.begin) throw Refuted(found + "the same");
+    if (piece.origin != expected.origin + piece.begin) throw ProofFailure(found + "the same");
   }
 }
 
-void check_results(const Promise& promise, std::span<const RankMemory> memories, const Terms& terms,
-                   Proof& proof) {
+void check_results(const Contract& promise, std::span<const RankMemory> memories,
+                   const Terms& terms, Proof& proof) {
   constexpr auto kData = static_cast<std::size_t>(Buffer::kData);
   std::set<int> orders;
   for (int rank = 0; rank < promise.like.world; ++rank) {
@@ -90,9 +90,9 @@ void check_results(const Promise& promise, std::span<const RankMemory> memories,
     if (promise.like.collective != Collective::kAllReduce || rank == 0) continue;
     const Memory& first = memories.front().buffers[kData];
     if (merged(data.pieces()) != merged(first.pieces())) {
-      throw Refuted("ranks 0 and " + std::to_string(rank) +
-                    " reduce in different orders: " + terms.show(first.pieces().front().term) +
-                    " ... and " + terms.show(data.pieces().front().term) + " ...");
+      throw ProofFailure("ranks 0 and " + std::to_string(rank) +
+                         " reduce in different orders: " + terms.show(first.pieces().front().term) +
+                         " ... and " + terms.show(data.pieces().front().term) + " ...");
     }
   }
   proof.orders.clear();
@@ -100,23 +100,23 @@ void check_results(const Promise& promise, std::span<const RankMemory> memories,
   std::sort(proof.orders.begin(), proof.orders.end());
 }
 
-void rehearse(const Promise& promise, const VerifyOptions& options,
+void rehearse(const Contract& promise, const VerifyOptions& options,
               std::span<const Schedule> schedules, bool in_place, Proof& proof) {
   Terms terms(promise.like.world);
   std::vector<RankMemory> memories;
   for (int rank = 0; rank < promise.like.world; ++rank) {
-    const uint64_t wire_bytes = schedules[static_cast<std::size_t>(rank)].wire_bytes;
-    memories.push_back(promise.begin(rank, wire_bytes, in_place));
+    const uint64_t scratch_bytes = schedules[static_cast<std::size_t>(rank)].scratch_bytes;
+    memories.push_back(promise.begin(rank, scratch_bytes, in_place));
   }
-  Rehearsal rehearsal(schedules, memories, terms, options.capacity, options.seed);
+  SymbolicRun rehearsal(schedules, memories, terms, options.capacity, options.seed);
   rehearsal.run();
   proof.rounds = rehearsal.rounds();
   check_results(promise, memories, terms, proof);
   for (int rank = 0; promise.barrier() && rank < promise.like.world; ++rank) {
     for (int other = 0; other < promise.like.world; ++other) {
       if (rank == other || rehearsal.heard_of(rank, other)) continue;
-      throw Refuted("rank " + std::to_string(rank) + " may end before rank " +
-                    std::to_string(other) + " began");
+      throw ProofFailure("rank " + std::to_string(rank) + " may end before rank " +
+                         std::to_string(other) + " began");
     }
   }
 }
@@ -148,7 +148,7 @@ Proof verify(const PlanRequest& like, const VerifyOptions& options) {
 
 Proof verify(const PlanRequest& like, const VerifyOptions& options,
              std::span<const Schedule> schedules) {
-  const Promise promise{like, options.all_counts};
+  const Contract promise{like, options.all_counts};
   const bool in_place_too =
       like.collective == Collective::kReduce || like.collective == Collective::kAllGather;
   Proof proof;
@@ -157,7 +157,7 @@ Proof verify(const PlanRequest& like, const VerifyOptions& options,
     check_well_formed(promise, schedules);
     rehearse(promise, options, schedules, false, proof);
     if (in_place_too) rehearse(promise, options, schedules, true, proof);
-  } catch (const Refuted& refuted) {
+  } catch (const ProofFailure& refuted) {
     proof.counterexample = describe(like, options) + refuted.what();
   }
   return proof;

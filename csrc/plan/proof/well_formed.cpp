@@ -9,7 +9,7 @@ namespace fastgpu {
 namespace {
 
 void require(bool holds, const char* what) {
-  if (!holds) throw Refuted(what);
+  if (!holds) throw ProofFailure(what);
 }
 
 struct Limits {
@@ -24,7 +24,7 @@ void check_region(const Region& region, const Limits& limits) {
   require(region.end_bytes() <= limits.bytes[static_cast<std::size_t>(region.buffer)],
           "a region reaches beyond its buffer");
   require(region.size_bytes % limits.element_size == 0, "a region is not whole elements");
-  require(region.buffer == Buffer::kWire || region.offset_bytes % limits.element_size == 0,
+  require(region.buffer == Buffer::kScratch || region.offset_bytes % limits.element_size == 0,
           "a region begins inside an element");
 }
 
@@ -43,7 +43,7 @@ void check_step(const Step& step, const Limits& limits) {
     require(step.source.size_bytes == step.target.size_bytes, "source and target differ in size");
     require(step.source.size_bytes > 0, "a codec step without data");
     require(!overlap(step.source, step.target), "source and target overlap");
-    require(step.verb == Verb::kDecode || step.target.buffer == Buffer::kWire,
+    require(step.verb == Verb::kDecode || step.target.buffer == Buffer::kScratch,
             "encode writes to the wire buffer only");
     require(step.verb == Verb::kDecode || !step.reduce, "encode cannot reduce");
   }
@@ -59,16 +59,18 @@ void check_lane(int rank, int index, const Lane& lane, const Limits& limits) {
       check_step(step, limits);
       if (step.verb != Verb::kSend && step.verb != Verb::kRecv) continue;
       require(step.ordinal == counts[{step.peer, step.verb}]++, "the frame's ordinal is wrong");
-    } catch (const Refuted& refuted) {
-      throw Refuted("rank " + std::to_string(rank) + " lane " + std::to_string(index) + " step " +
-                    std::to_string(at) + " " + describe(step) + ": " + refuted.what());
+    } catch (const ProofFailure& refuted) {
+      throw ProofFailure("rank " + std::to_string(rank) + " lane " + std::to_string(index) +
+                         " step " + std::to_string(at) + " " + describe(step) + ": " +
+                         refuted.what());
     }
   }
   for (const auto& [stream, frames] : counts) {
     const Verb other = stream.second == Verb::kSend ? Verb::kRecv : Verb::kSend;
     if (counts.contains({stream.first, other})) continue;
-    throw Refuted("no handshake: rank " + std::to_string(rank) + " lane " + std::to_string(index) +
-                  " exchanges frames with rank " + std::to_string(stream.first) + " one way only");
+    throw ProofFailure("no handshake: rank " + std::to_string(rank) + " lane " +
+                       std::to_string(index) + " exchanges frames with rank " +
+                       std::to_string(stream.first) + " one way only");
   }
 }
 
@@ -105,8 +107,9 @@ void check_lanes_apart(int rank, const Schedule& schedule) {
       if (lane == next.lane || !overlap(next.written ? reach.any : reach.written, next.region)) {
         continue;
       }
-      throw Refuted("rank " + std::to_string(rank) + ": lanes " + std::to_string(lane) + " and " +
-                    std::to_string(next.lane) + " share bytes that one of them writes");
+      throw ProofFailure("rank " + std::to_string(rank) + ": lanes " + std::to_string(lane) +
+                         " and " + std::to_string(next.lane) +
+                         " share bytes that one of them writes");
     }
     Reach& mine = reaches[static_cast<std::size_t>(next.lane)];
     const auto extend = [&](Region& region) {
@@ -121,16 +124,17 @@ void check_lanes_apart(int rank, const Schedule& schedule) {
 
 }  // namespace
 
-void check_well_formed(const Promise& promise, std::span<const Schedule> schedules) {
+void check_well_formed(const Contract& promise, std::span<const Schedule> schedules) {
   const PlanRequest& like = promise.like;
   require(static_cast<int>(schedules.size()) == like.world, "a schedule for every rank");
   for (int rank = 0; rank < like.world; ++rank) {
     const Schedule& schedule = schedules[static_cast<std::size_t>(rank)];
     require(static_cast<int>(schedule.lanes.size()) == like.lanes, "lanes as requested");
-    const Limits limits{{promise.input_bytes(rank), promise.data_bytes(rank), schedule.wire_bytes},
-                        like.element_size,
-                        rank,
-                        like.world};
+    const Limits limits{
+        {promise.input_bytes(rank), promise.data_bytes(rank), schedule.scratch_bytes},
+        like.element_size,
+        rank,
+        like.world};
     for (int lane = 0; lane < like.lanes; ++lane) {
       check_lane(rank, lane, schedule.lanes[static_cast<std::size_t>(lane)], limits);
     }

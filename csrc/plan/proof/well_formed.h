@@ -9,7 +9,7 @@
 
 namespace fastgpu {
 
-// Throws Refuted for the first thing that does not hold.
-void check_well_formed(const Promise& promise, std::span<const Schedule> schedules);
+// Throws ProofFailure for the first thing that does not hold.
+void check_well_formed(const Contract& promise, std::span<const Schedule> schedules);
 
 }  // namespace fastgpu

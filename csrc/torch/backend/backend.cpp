@@ -28,7 +28,7 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
   config.store_host = address.host;
   config.store_port = address.port;
   TorchStore adapted(store_);
-  communicator_ = Communicator::create(config, adapted, Process::shared());
+  communicator_ = Communicator::create(config, adapted, Runtime::shared());
 }
 
 TorchBackend::~TorchBackend() {
@@ -119,7 +119,7 @@ c10::intrusive_ptr<c10d::Backend> TorchBackend::split(
 }
 
 TorchBackend::WorkPtr TorchBackend::barrier(const c10d::BarrierOptions& opts) {
-  Launch launch(*this, {c10d::OpType::BARRIER, "fastgpu:barrier"}, {}, opts);
+  CallBuilder launch(*this, {c10d::OpType::BARRIER, "fastgpu:barrier"}, {}, opts);
   launch.run(launch.call(Collective::kBarrier, {}));
   return launch.finish({});
 }

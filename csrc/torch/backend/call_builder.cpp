@@ -5,13 +5,14 @@
 
 namespace fastgpu {
 
-Launch::Launch(TorchBackend& backend, const OperationName& operation, const TensorList& inputs)
+CallBuilder::CallBuilder(TorchBackend& backend, const OperationName& operation,
+                         const TensorList& inputs)
     : backend_(backend),
       op_(operation.name()),
       work_(c10::make_intrusive<TorchWork>(backend.communicator(), operation.type, operation.title,
                                            inputs)) {}
 
-CollectiveCall Launch::call(Collective collective, const Elements& elements) const {
+CollectiveCall CallBuilder::call(Collective collective, const Elements& elements) const {
   CollectiveCall call;
   call.collective = collective;
   call.dtype = elements.dtype;
@@ -21,18 +22,18 @@ CollectiveCall Launch::call(Collective collective, const Elements& elements) con
   return call;
 }
 
-Staging& Launch::memory() {
-  if (memory_ == nullptr) memory_ = std::make_shared<Staging>(op_);
+PackedTensors& CallBuilder::memory() {
+  if (memory_ == nullptr) memory_ = std::make_shared<PackedTensors>(op_);
   return *memory_;
 }
 
-std::shared_ptr<Staging> Launch::take_memory() {
+std::shared_ptr<PackedTensors> CallBuilder::take_memory() {
   memory();
   return std::exchange(memory_, nullptr);
 }
 
 template <typename Start>
-void Launch::add(Start start) {
+void CallBuilder::add(Start start) {
   try {
     work_->add(start());
   } catch (const CommError& error) {
@@ -43,16 +44,16 @@ void Launch::add(Start start) {
   }
 }
 
-void Launch::run(CollectiveCall call) {
-  const std::shared_ptr<Staging> memory = take_memory();
-  Staging* const staging = memory.get();  // kept alive by the call
+void CallBuilder::run(CollectiveCall call) {
+  const std::shared_ptr<PackedTensors> memory = take_memory();
+  PackedTensors* const staging = memory.get();  // kept alive by the call
   if (staging->packs()) call.prologue = [staging] { staging->pack(); };
   if (staging->unpacks()) call.epilogue = [staging] { staging->unpack(); };
   call.keep_alive = memory;
   add([&] { return backend_.communicator()->run(std::move(call)); });
 }
 
-MessageCall Launch::message(int peer, int tag, const at::Tensor& tensor) const {
+MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) const {
   if (tag < 0) raise_invalid(op_, "tag " + std::to_string(tag) + " is negative");
   MessageCall call;
   call.peer = peer;
@@ -63,33 +64,33 @@ MessageCall Launch::message(int peer, int tag, const at::Tensor& tensor) const {
   return call;
 }
 
-void Launch::send(int peer, int tag, const at::Tensor& tensor) {
+void CallBuilder::send(int peer, int tag, const at::Tensor& tensor) {
   MessageCall call = message(peer, tag, tensor);
-  const std::shared_ptr<Staging> memory = take_memory();
+  const std::shared_ptr<PackedTensors> memory = take_memory();
   call.data = const_cast<std::byte*>(memory->read(tensor));
   memory->pack();
   call.keep_alive = memory;
   add([&] { return backend_.communicator()->send(std::move(call)); });
 }
 
-void Launch::recv(int peer, int tag, const at::Tensor& tensor) {
+void CallBuilder::recv(int peer, int tag, const at::Tensor& tensor) {
   MessageCall call = message(peer, tag, tensor);
-  const std::shared_ptr<Staging> memory = take_memory();
-  Staging* const staging = memory.get();
+  const std::shared_ptr<PackedTensors> memory = take_memory();
+  PackedTensors* const staging = memory.get();
   call.data = memory->write(tensor);
   if (staging->unpacks()) call.epilogue = [staging] { staging->unpack(); };
   call.keep_alive = memory;
   add([&] { return backend_.communicator()->recv(std::move(call)); });
 }
 
-c10::intrusive_ptr<c10d::Work> Launch::finish(TensorList outputs) {
+c10::intrusive_ptr<c10d::Work> CallBuilder::finish(TensorList outputs) {
   work_->set_outputs(std::move(outputs));
   work_->seal();
   backend_.record(*work_);
   return std::move(work_);
 }
 
-c10::intrusive_ptr<c10d::Work> Launch::finish_lists(const std::vector<TensorList>& lists) {
+c10::intrusive_ptr<c10d::Work> CallBuilder::finish_lists(const std::vector<TensorList>& lists) {
   TensorList outputs;
   for (const TensorList& list : lists) outputs.insert(outputs.end(), list.begin(), list.end());
   work_->set_future_lists(lists.front().size());

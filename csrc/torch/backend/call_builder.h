@@ -23,21 +23,21 @@ struct OperationName {
   const char* name() const { return title + sizeof("fastgpu:") - 1; }
 };
 
-class Launch {
+class CallBuilder {
  public:
   // `inputs` are those whose shapes the profiler shows. `opts`: any of c10d's options.
   template <typename CallOptions>
-  Launch(TorchBackend& backend, const OperationName& operation, const TensorList& inputs,
-         const CallOptions& opts)
-      : Launch(backend, operation, inputs) {
+  CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs,
+              const CallOptions& opts)
+      : CallBuilder(backend, operation, inputs) {
     timeout_ms_ = opts.timeout.count() > 0 ? opts.timeout.count() : -1;
     synchronous_ = !opts.asyncOp;
   }
-  Launch(TorchBackend& backend, const OperationName& operation, const TensorList& inputs);
+  CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs);
 
   const char* op() const { return op_; }
   // What the next operation reads and writes.
-  Staging& memory();
+  PackedTensors& memory();
   CollectiveCall call(Collective collective, const Elements& elements) const;
 
   // Hands an operation over, with the memory; may be repeated.
@@ -51,7 +51,7 @@ class Launch {
 
  private:
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;
-  std::shared_ptr<Staging> take_memory();
+  std::shared_ptr<PackedTensors> take_memory();
   // Runs `start`, which makes an operation of the communicator; what it raises names this call.
   template <typename Start>
   void add(Start start);
@@ -60,7 +60,7 @@ class Launch {
   const char* op_;
   int64_t timeout_ms_ = -1;
   bool synchronous_ = false;
-  std::shared_ptr<Staging> memory_;
+  std::shared_ptr<PackedTensors> memory_;
   c10::intrusive_ptr<TorchWork> work_;
 };
 

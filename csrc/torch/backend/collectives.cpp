@@ -29,8 +29,8 @@ void check_parts(const char* op, const at::Tensor& whole, const at::Tensor& part
                         " times the " + std::to_string(part.numel()) + " of the smaller");
 }
 
-void all_gather_into(Launch& launch, const at::Tensor& output, const at::Tensor& input, int rank,
-                     int world) {
+void all_gather_into(CallBuilder& launch, const at::Tensor& output, const at::Tensor& input,
+                     int rank, int world) {
   check_parts(launch.op(), output, input, world);
   CollectiveCall call = launch.call(Collective::kAllGather, elements_of(input));
   const uint64_t part_bytes = call.count * size_of(call.dtype);
@@ -44,7 +44,7 @@ void all_gather_into(Launch& launch, const at::Tensor& output, const at::Tensor&
   launch.run(std::move(call));
 }
 
-void reduce_scatter_into(Launch& launch, const at::Tensor& output, const at::Tensor& input,
+void reduce_scatter_into(CallBuilder& launch, const at::Tensor& output, const at::Tensor& input,
                          const c10d::ReduceOp& reduce_op, int world) {
   check_parts(launch.op(), input, output, world);
   CollectiveCall call = launch.call(Collective::kReduceScatter, reducible_of(launch.op(), output));
@@ -93,7 +93,7 @@ std::vector<uint64_t> split_counts(const char* op, const at::Tensor& tensor,
 
 TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
                                               const c10d::BroadcastOptions& opts) {
-  Launch launch(*this, {OpType::BROADCAST, "fastgpu:broadcast"}, tensors, opts);
+  CallBuilder launch(*this, {OpType::BROADCAST, "fastgpu:broadcast"}, tensors, opts);
   const at::Tensor& tensor = single(launch.op(), tensors);
   CollectiveCall call = launch.call(Collective::kBroadcast, elements_of(tensor));
   call.root = root_of(launch.op(), opts.rootRank, getSize());
@@ -106,7 +106,7 @@ TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
 TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,
                                               const c10d::AllreduceOptions& opts) {
   if (tensors.size() == 1 && tensors[0].is_sparse()) return allreduce_sparse(tensors, opts);
-  Launch launch(*this, {OpType::ALLREDUCE, "fastgpu:all_reduce"}, tensors, opts);
+  CallBuilder launch(*this, {OpType::ALLREDUCE, "fastgpu:all_reduce"}, tensors, opts);
   const at::Tensor& tensor = single(launch.op(), tensors);
   CollectiveCall call = launch.call(Collective::kAllReduce, reducible_of(launch.op(), tensor));
   reduce_with(call, launch.op(), opts.reduceOp);
@@ -117,8 +117,8 @@ TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,
 
 TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
     TensorList& tensors, const c10d::AllreduceCoalescedOptions& opts) {
-  Launch launch(*this, {OpType::ALLREDUCE_COALESCED, "fastgpu:all_reduce_coalesced"}, tensors,
-                opts);
+  CallBuilder launch(*this, {OpType::ALLREDUCE_COALESCED, "fastgpu:all_reduce_coalesced"}, tensors,
+                     opts);
   // Which tensors travel together follows from dtypes and sizes alone: the same on every rank.
   std::vector<std::pair<DType, TensorList>> groups;
   std::vector<TensorList*> open(kDTypeCount, nullptr);
@@ -146,7 +146,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
 }
 
 TorchBackend::WorkPtr TorchBackend::reduce(TensorList& tensors, const c10d::ReduceOptions& opts) {
-  Launch launch(*this, {OpType::REDUCE, "fastgpu:reduce"}, tensors, opts);
+  CallBuilder launch(*this, {OpType::REDUCE, "fastgpu:reduce"}, tensors, opts);
   const at::Tensor& tensor = single(launch.op(), tensors);
   CollectiveCall call = launch.call(Collective::kReduce, reducible_of(launch.op(), tensor));
   reduce_with(call, launch.op(), opts.reduceOp);
@@ -163,15 +163,15 @@ TorchBackend::WorkPtr TorchBackend::reduce(TensorList& tensors, const c10d::Redu
 
 TorchBackend::WorkPtr TorchBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                     const c10d::AllgatherOptions& opts) {
-  Launch launch(*this, {OpType::_ALLGATHER_BASE, "fastgpu:_all_gather_base"}, {input}, opts);
+  CallBuilder launch(*this, {OpType::_ALLGATHER_BASE, "fastgpu:_all_gather_base"}, {input}, opts);
   all_gather_into(launch, output, input, getRank(), getSize());
   return launch.finish({output});
 }
 
 TorchBackend::WorkPtr TorchBackend::allgather_into_tensor_coalesced(
     TensorList& outputs, TensorList& inputs, const c10d::AllgatherOptions& opts) {
-  Launch launch(*this, {OpType::COALESCED, "fastgpu:all_gather_into_tensor_coalesced"}, inputs,
-                opts);
+  CallBuilder launch(*this, {OpType::COALESCED, "fastgpu:all_gather_into_tensor_coalesced"}, inputs,
+                     opts);
   check_list_size(launch.op(), "the list of outputs", outputs.size(), inputs.size());
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     all_gather_into(launch, outputs[i], inputs[i], getRank(), getSize());
@@ -181,16 +181,16 @@ TorchBackend::WorkPtr TorchBackend::allgather_into_tensor_coalesced(
 
 TorchBackend::WorkPtr TorchBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
                                                          const c10d::ReduceScatterOptions& opts) {
-  Launch launch(*this, {OpType::_REDUCE_SCATTER_BASE, "fastgpu:_reduce_scatter_base"}, {input},
-                opts);
+  CallBuilder launch(*this, {OpType::_REDUCE_SCATTER_BASE, "fastgpu:_reduce_scatter_base"}, {input},
+                     opts);
   reduce_scatter_into(launch, output, input, opts.reduceOp, getSize());
   return launch.finish({output});
 }
 
 TorchBackend::WorkPtr TorchBackend::reduce_scatter_tensor_coalesced(
     TensorList& outputs, TensorList& inputs, const c10d::ReduceScatterOptions& opts) {
-  Launch launch(*this, {OpType::COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"}, inputs,
-                opts);
+  CallBuilder launch(*this, {OpType::COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"}, inputs,
+                     opts);
   check_list_size(launch.op(), "the list of outputs", outputs.size(), inputs.size());
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     reduce_scatter_into(launch, outputs[i], inputs[i], opts.reduceOp, getSize());
@@ -202,7 +202,7 @@ TorchBackend::WorkPtr TorchBackend::alltoall_base(at::Tensor& output, at::Tensor
                                                   std::vector<int64_t>& output_splits,
                                                   std::vector<int64_t>& input_splits,
                                                   const c10d::AllToAllOptions& opts) {
-  Launch launch(*this, {OpType::ALLTOALL_BASE, "fastgpu:all_to_all"}, {input}, opts);
+  CallBuilder launch(*this, {OpType::ALLTOALL_BASE, "fastgpu:all_to_all"}, {input}, opts);
   check_same_dtype(launch.op(), input, output);
   if (!input.is_contiguous() || !output.is_contiguous()) {
     raise_invalid(launch.op(), "Tensors must be contiguous; pass .contiguous()");

@@ -44,13 +44,13 @@ uint64_t size_bytes(const TensorList& list) {
 }
 
 // The input, in a copy where it shares memory with what is written.
-const std::byte* read_beside(Staging& memory, const TensorList& input, const std::byte* data,
+const std::byte* read_beside(PackedTensors& memory, const TensorList& input, const std::byte* data,
                              uint64_t data_bytes) {
   const std::byte* own = memory.read(input);
   return overlap(own, size_bytes(input), data, data_bytes) ? memory.read_copy(input) : own;
 }
 
-void all_gather(Launch& launch, const TensorList& outputs, const at::Tensor& input, int rank) {
+void all_gather(CallBuilder& launch, const TensorList& outputs, const at::Tensor& input, int rank) {
   if (all_alike(launch.op(), outputs, input)) {
     CollectiveCall call = launch.call(Collective::kAllGather, elements_of(input));
     call.data = launch.memory().write(outputs);
@@ -78,7 +78,7 @@ void all_gather(Launch& launch, const TensorList& outputs, const at::Tensor& inp
 
 TorchBackend::WorkPtr TorchBackend::allgather(Lists& outputs, TensorList& inputs,
                                               const c10d::AllgatherOptions& opts) {
-  Launch launch(*this, {OpType::ALLGATHER, "fastgpu:all_gather"}, inputs, opts);
+  CallBuilder launch(*this, {OpType::ALLGATHER, "fastgpu:all_gather"}, inputs, opts);
   const at::Tensor& input = single(launch.op(), inputs);
   const TensorList& list = single_list(launch.op(), outputs, getSize(), "output tensors");
   all_gather(launch, list, input, getRank());
@@ -87,7 +87,8 @@ TorchBackend::WorkPtr TorchBackend::allgather(Lists& outputs, TensorList& inputs
 
 TorchBackend::WorkPtr TorchBackend::allgather_coalesced(Lists& outputs, TensorList& inputs,
                                                         const c10d::AllgatherOptions& opts) {
-  Launch launch(*this, {OpType::ALLGATHER_COALESCED, "fastgpu:all_gather_coalesced"}, inputs, opts);
+  CallBuilder launch(*this, {OpType::ALLGATHER_COALESCED, "fastgpu:all_gather_coalesced"}, inputs,
+                     opts);
   check_list_size(launch.op(), "the list of output lists", outputs.size(),
                   static_cast<std::size_t>(getSize()));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -103,7 +104,7 @@ TorchBackend::WorkPtr TorchBackend::allgather_coalesced(Lists& outputs, TensorLi
 
 TorchBackend::WorkPtr TorchBackend::gather(Lists& outputs, TensorList& inputs,
                                            const c10d::GatherOptions& opts) {
-  Launch launch(*this, {OpType::GATHER, "fastgpu:gather"}, inputs, opts);
+  CallBuilder launch(*this, {OpType::GATHER, "fastgpu:gather"}, inputs, opts);
   const at::Tensor& input = single(launch.op(), inputs);
   CollectiveCall call = launch.call(Collective::kGather, elements_of(input));
   call.root = root_of(launch.op(), opts.rootRank, getSize());
@@ -123,8 +124,8 @@ TorchBackend::WorkPtr TorchBackend::gather(Lists& outputs, TensorList& inputs,
 
 TorchBackend::WorkPtr TorchBackend::scatter(TensorList& outputs, Lists& inputs,
                                             const c10d::ScatterOptions& opts) {
-  Launch launch(*this, {OpType::SCATTER, "fastgpu:scatter"},
-                inputs.empty() ? TensorList() : inputs.front(), opts);
+  CallBuilder launch(*this, {OpType::SCATTER, "fastgpu:scatter"},
+                     inputs.empty() ? TensorList() : inputs.front(), opts);
   const at::Tensor& output = single(launch.op(), outputs);
   CollectiveCall call = launch.call(Collective::kScatter, elements_of(output));
   call.root = root_of(launch.op(), opts.rootRank, getSize());
@@ -142,8 +143,8 @@ TorchBackend::WorkPtr TorchBackend::scatter(TensorList& outputs, Lists& inputs,
 
 TorchBackend::WorkPtr TorchBackend::reduce_scatter(TensorList& outputs, Lists& inputs,
                                                    const c10d::ReduceScatterOptions& opts) {
-  Launch launch(*this, {OpType::REDUCE_SCATTER, "fastgpu:reduce_scatter"},
-                inputs.empty() ? TensorList() : inputs.front(), opts);
+  CallBuilder launch(*this, {OpType::REDUCE_SCATTER, "fastgpu:reduce_scatter"},
+                     inputs.empty() ? TensorList() : inputs.front(), opts);
   const at::Tensor& output = single(launch.op(), outputs);
   const TensorList& list = single_list(launch.op(), inputs, getSize(), "input tensors");
   const Reduction reduction = reduction_of(launch.op(), opts.reduceOp);
@@ -179,7 +180,7 @@ TorchBackend::WorkPtr TorchBackend::reduce_scatter(TensorList& outputs, Lists& i
 
 TorchBackend::WorkPtr TorchBackend::alltoall(TensorList& outputs, TensorList& inputs,
                                              const c10d::AllToAllOptions& opts) {
-  Launch launch(*this, {OpType::ALLTOALL, "fastgpu:all_to_all"}, inputs, opts);
+  CallBuilder launch(*this, {OpType::ALLTOALL, "fastgpu:all_to_all"}, inputs, opts);
   const auto world = static_cast<std::size_t>(getSize());
   check_list_size(launch.op(), "the list of outputs", outputs.size(), world);
   check_list_size(launch.op(), "the list of inputs", inputs.size(), world);

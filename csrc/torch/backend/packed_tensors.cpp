@@ -10,7 +10,7 @@
 
 namespace fastgpu {
 
-void Staging::check(const at::Tensor& tensor, bool written) const {
+void PackedTensors::check(const at::Tensor& tensor, bool written) const {
   check_dense_cpu(op_, tensor);
   if (written && !tensor.is_contiguous() &&
       at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
@@ -20,7 +20,7 @@ void Staging::check(const at::Tensor& tensor, bool written) const {
   }
 }
 
-Staging::Layout Staging::layout_of(const at::Tensor& tensor, bool written) {
+PackedTensors::Layout PackedTensors::layout_of(const at::Tensor& tensor, bool written) {
   Layout layout;
   layout.memory = static_cast<std::byte*>(written ? tensor.mutable_data_ptr()
                                                   : const_cast<void*>(tensor.const_data_ptr()));
@@ -35,7 +35,7 @@ Staging::Layout Staging::layout_of(const at::Tensor& tensor, bool written) {
 }
 
 // The tensors' own memory when they lie in it one after the other, else nullptr.
-std::byte* Staging::own_run(std::span<const at::Tensor> tensors, bool written) {
+std::byte* PackedTensors::own_run(std::span<const at::Tensor> tensors, bool written) {
   std::byte* first = nullptr;
   const std::byte* end = nullptr;
   for (const at::Tensor& tensor : tensors) {
@@ -52,7 +52,7 @@ std::byte* Staging::own_run(std::span<const at::Tensor> tensors, bool written) {
   return first;
 }
 
-std::byte* Staging::run_of(std::span<const at::Tensor> tensors, Access access, bool copy) {
+std::byte* PackedTensors::run_of(std::span<const at::Tensor> tensors, Access access, bool copy) {
   const bool written = access != Access::kRead;
   uint64_t size_bytes = 0;
   for (const at::Tensor& tensor : tensors) {
@@ -75,23 +75,23 @@ std::byte* Staging::run_of(std::span<const at::Tensor> tensors, Access access, b
   return scratch_.back().get();
 }
 
-const std::byte* Staging::read(std::span<const at::Tensor> tensors) {
+const std::byte* PackedTensors::read(std::span<const at::Tensor> tensors) {
   return run_of(tensors, Access::kRead, false);
 }
 
-std::byte* Staging::write(std::span<const at::Tensor> tensors) {
+std::byte* PackedTensors::write(std::span<const at::Tensor> tensors) {
   return run_of(tensors, Access::kWrite, false);
 }
 
-std::byte* Staging::update(std::span<const at::Tensor> tensors) {
+std::byte* PackedTensors::update(std::span<const at::Tensor> tensors) {
   return run_of(tensors, Access::kUpdate, false);
 }
 
-const std::byte* Staging::read_copy(std::span<const at::Tensor> tensors) {
+const std::byte* PackedTensors::read_copy(std::span<const at::Tensor> tensors) {
   return run_of(tensors, Access::kRead, true);
 }
 
-void Staging::feed(const at::Tensor& tensor, std::byte* run) {
+void PackedTensors::feed(const at::Tensor& tensor, std::byte* run) {
   check(tensor, false);
   storages_.push_back(tensor.storage());
   inputs_.push_back({layout_of(tensor, false), run});
@@ -100,7 +100,7 @@ void Staging::feed(const at::Tensor& tensor, std::byte* run) {
 // visit(memory of a row, its stride in bytes, its count): rows are runs along the last dimension,
 // in the order of the elements.
 template <typename Visit>
-void Staging::for_each_row(const Layout& layout, Visit visit) {
+void PackedTensors::for_each_row(const Layout& layout, Visit visit) {
   const std::size_t last = layout.sizes.size() - 1;
   const auto element_bytes = static_cast<int64_t>(layout.element_bytes);
   c10::SmallVector<int64_t, 4> index(last, 0);
@@ -120,7 +120,7 @@ void Staging::for_each_row(const Layout& layout, Visit visit) {
   }
 }
 
-void Staging::pack() {
+void PackedTensors::pack() {
   for (const Copy& copy : inputs_) {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0 || tensor.memory == copy.scratch) continue;
@@ -137,7 +137,7 @@ void Staging::pack() {
   }
 }
 
-void Staging::unpack() {
+void PackedTensors::unpack() {
   for (const Copy& copy : outputs_) {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0) continue;

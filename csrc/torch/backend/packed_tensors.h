@@ -20,11 +20,11 @@
 
 namespace fastgpu {
 
-class Staging {
+class PackedTensors {
  public:
-  explicit Staging(const char* op) : op_(op) {}
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
+  explicit PackedTensors(const char* op) : op_(op) {}
+  PackedTensors(const PackedTensors&) = delete;
+  PackedTensors& operator=(const PackedTensors&) = delete;
 
   // The run to read, to write, or both, of tensors in order.
   const std::byte* read(std::span<const at::Tensor> tensors);

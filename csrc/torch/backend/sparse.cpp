@@ -66,8 +66,8 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
                                                      const c10d::AllreduceOptions& opts) {
   const at::NoGradGuard no_grad;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  Launch launch(*this, {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce"}, tensors,
-                opts);
+  CallBuilder launch(*this, {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce"}, tensors,
+                     opts);
   const at::Tensor& tensor = single(launch.op(), tensors);
   const bool average = opts.reduceOp.op_ == c10d::ReduceOp::AVG;
   if (!average && opts.reduceOp.op_ != c10d::ReduceOp::SUM) {

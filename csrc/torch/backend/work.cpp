@@ -131,8 +131,8 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     kept = c10::make_intrusive<c10::ivalue::Future>(future_type(of_result, outputs_each_));
     made = kept;
   }
-  auto settle = [made, of_result, operations = operations_, outputs = outputs_,
-                 each = outputs_each_] {
+  auto has_pending = [made, of_result, operations = operations_, outputs = outputs_,
+                      each = outputs_each_] {
     const Failure* failure = first_failure(operations);
     if (of_result) {
       made->markCompleted(c10::IValue(static_cast<int64_t>(result_of(failure))));
@@ -143,14 +143,14 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     }
   };
   if (isCompleted()) {
-    settle();
+    has_pending();
   } else {
     // Tensors may need the GIL to go, so the engine's copy of `settle` is only a pointer.
-    auto job = std::make_shared<std::function<void()>>(std::move(settle));
+    auto job = std::make_shared<std::function<void()>>(std::move(has_pending));
     when_done([job]() mutable {
       CallbackThreads::shared().post([job = std::exchange(job, nullptr)] { (*job)(); });
     });
-    communicator_->hurry();  // whoever waits for a future does not help
+    communicator_->request_progress();  // whoever waits for a future does not help
   }
   return made;
 }

@@ -20,7 +20,7 @@ at::Tensor empty(const std::vector<int64_t>& sizes, at::ScalarType dtype) {
     if (size < 0) throw py::value_error("sizes must not be negative");
     if (__builtin_mul_overflow(size_bytes, size, &size_bytes)) throw std::bad_alloc();
   }
-  SymmetricHeap& heap = Process::shared().heap();
+  SymmetricHeap& heap = Runtime::shared().heap();
   std::byte* memory = heap.allocate(std::max<std::size_t>(size_bytes, 1));
   return at::from_blob(
       memory, sizes, [&heap](void* freed) { heap.free(static_cast<std::byte*>(freed)); },

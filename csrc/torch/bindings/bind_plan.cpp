@@ -263,7 +263,7 @@ void bind_plan(py::module_& module) {
   module.def("algorithms_of", &algorithm_names, py::arg("collective"));
   module.def("collectives", &collective_names);
   module.def("measured_constants", [] {
-    const std::string text = Process::shared().constants();
+    const std::string text = Runtime::shared().constants();
     return text.empty() ? Constants{} : constants_from_text(text);
   });
 }

@@ -7,18 +7,21 @@
 
 namespace fastgpu {
 
-std::shared_ptr<Holdings> make_holdings() { return std::make_shared<Holdings>(); }
+std::shared_ptr<BufferCredits> make_buffer_credits() { return std::make_shared<BufferCredits>(); }
 
-void Holdings::send_by(std::shared_ptr<const ShmRing> ring) {
+void BufferCredits::send_by(std::shared_ptr<const ShmRing> ring) {
   join(mine_, std::move(ring));
   for (uint32_t n = 0; n < mine_->buffers(); ++n) {
     spares_[spares_in_++ % kReturns] = {mine_->buffer(n), {.buffer = n, .of_receiver = 0}};
   }
 }
 
-void Holdings::receive_by(std::shared_ptr<const ShmRing> ring) { join(theirs_, std::move(ring)); }
+void BufferCredits::receive_by(std::shared_ptr<const ShmRing> ring) {
+  join(theirs_, std::move(ring));
+}
 
-void Holdings::join(std::shared_ptr<const ShmRing>& ring, std::shared_ptr<const ShmRing> joining) {
+void BufferCredits::join(std::shared_ptr<const ShmRing>& ring,
+                         std::shared_ptr<const ShmRing> joining) {
   const ShmRing* const other = &ring == &mine_ ? theirs_.get() : mine_.get();
   if (other != nullptr && other->buffer_bytes() != joining->buffer_bytes()) {
     const ShmRing& peers = &ring == &theirs_ ? *joining : *other;
@@ -30,14 +33,14 @@ void Holdings::join(std::shared_ptr<const ShmRing>& ring, std::shared_ptr<const 
   if (theirs_) most_ += theirs_->buffers() - theirs_->slots();
 }
 
-bool Holdings::has_room() {
+bool BufferCredits::has_room() {
   if (published_ - consumed_ < mine_->slots() && held() > 0) return true;
   refresh();
   return published_ - consumed_ < mine_->slots() && held() > 0;
 }
 
 // `consumed` first: what was given back with it is there when it is seen.
-void Holdings::refresh() {
+void BufferCredits::refresh() {
   const RingWords& words = mine_->words();
   const uint64_t consumed = words.consumed.load(std::memory_order_acquire);
   if (consumed > published_) return;  // says a broken peer
@@ -54,25 +57,25 @@ void Holdings::refresh() {
   }
 }
 
-Holdings::Buffer Holdings::take() {
+BufferCredits::Buffer BufferCredits::take() {
   if (kept_.empty()) return spares_[spares_out_++ % kReturns];
   const Buffer buffer = kept_.back();
   kept_.pop_back();
   return buffer;
 }
 
-const Holdings::Buffer* Holdings::next() const noexcept {
+const BufferCredits::Buffer* BufferCredits::next() const noexcept {
   if (!kept_.empty()) return &kept_.back();
   return spare() > 0 ? &spares_[spares_out_ % kReturns] : nullptr;
 }
 
-std::byte* Holdings::find(BufferName name) const noexcept {
+std::byte* BufferCredits::find(BufferName name) const noexcept {
   const ShmRing* const ring = name.of_receiver != 0 ? mine_.get() : theirs_.get();
   return ring != nullptr && name.buffer < ring->buffers() ? ring->buffer(name.buffer) : nullptr;
 }
 
 // What was read of this end's slots meanwhile makes room for more to be kept.
-bool Holdings::keep(BufferName name, std::byte* memory) {
+bool BufferCredits::keep(BufferName name, std::byte* memory) {
   if (!may_keep() && mine_) refresh();
   if (!may_keep()) return false;
   kept_.push_back(

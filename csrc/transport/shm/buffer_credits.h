@@ -23,7 +23,7 @@
 
 namespace fastgpu {
 
-class Holdings {
+class BufferCredits {
  public:
   struct Buffer {
     std::byte* memory = nullptr;

@@ -21,11 +21,11 @@ constexpr uint64_t kScratchBytes = 64 * 1024;
 class ShmReceiver : public RecvChannel {
  public:
   ShmReceiver(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
-              std::shared_ptr<Holdings> holdings, std::shared_ptr<PeerSegments> segments,
+              std::shared_ptr<BufferCredits> credits, std::shared_ptr<PeerSegments> segments,
               const SymmetricHeap* heap, pid_t sender)
       : ring_(std::make_shared<const ShmRing>(ring)),
         peer_(std::move(peer)),
-        holdings_(std::move(holdings)),
+        credits_(std::move(credits)),
         segments_(std::move(segments)),
         heap_(heap),
         sender_(sender, ring_->words().sender),
@@ -49,7 +49,7 @@ class ShmReceiver : public RecvChannel {
     if (!in_frame_) return nothing();
     if (kind_ == SlotKind::kReference) return take_reference(incoming);
     if (kind_ == SlotKind::kStaged) return take_staged(incoming);
-    if (kind_ == SlotKind::kPrivate) return take_private(incoming);
+    if (kind_ == SlotKind::kSingleCopy) return take_single_copy(incoming);
     if (kind_ == SlotKind::kPlaced) return take_placed(incoming);
     const uint64_t piece_bytes = ring_->piece_bytes(header_.size_bytes);
     uint64_t pieces = 0;
@@ -96,7 +96,7 @@ class ShmReceiver : public RecvChannel {
 
   // Not when it is made, by the thread that makes connections.
   void join() {
-    holdings_->receive_by(ring_);
+    credits_->receive_by(ring_);
     joined_ = true;
   }
 
@@ -108,14 +108,14 @@ class ShmReceiver : public RecvChannel {
     if (!joined_) join();
     BufferName name;
     std::memcpy(&name, control().inline_bytes.data(), sizeof name);
-    std::byte* const payload = holdings_->find(name);
+    std::byte* const payload = credits_->find(name);
     if (payload == nullptr) {
       raise(ErrorKind::kPeerLost, "a frame names buffer " + std::to_string(name.buffer) + " of " +
                                       (name.of_receiver != 0 ? "the receiver's" : "its own") +
                                       " ring, which has none such");
     }
     incoming.take(payload, size_bytes);
-    if (!holdings_->keep(name, payload)) give_back(name, payload, size_bytes);
+    if (!credits_->keep(name, payload)) give_back(name, payload, size_bytes);
   }
 
   void give_back(BufferName name, std::byte* payload, uint64_t size_bytes) {
@@ -154,8 +154,8 @@ class ShmReceiver : public RecvChannel {
     return Io::kMoved;
   }
 
-  Io take_private(Incoming& incoming) {
-    PrivateSpan span;
+  Io take_single_copy(Incoming& incoming) {
+    SingleCopySpan span;
     std::memcpy(&span, control().inline_bytes.data(), sizeof span);
     const std::byte* const source = span.memory + incoming.received_bytes;
     const bool reduces = incoming.reduce != nullptr;
@@ -251,7 +251,7 @@ class ShmReceiver : public RecvChannel {
 
   const std::shared_ptr<const ShmRing> ring_;
   const std::shared_ptr<Doorbell> peer_;
-  const std::shared_ptr<Holdings> holdings_;
+  const std::shared_ptr<BufferCredits> credits_;
   const std::shared_ptr<PeerSegments> segments_;
   const SymmetricHeap* const heap_;
   const ProcessMemory sender_;
@@ -261,7 +261,7 @@ class ShmReceiver : public RecvChannel {
   uint64_t consumed_ = 0;    // slots
   uint64_t published_ = 0;   // slots that the sender was told of
   uint64_t given_back_ = 0;  // buffers
-  bool joined_ = false;      // the holdings know the ring
+  bool joined_ = false;      // the credits know the ring
   bool in_frame_ = false;    // peek showed header_, and not all of its payload was taken
   SlotKind kind_ = SlotKind::kBytes;
   FrameHeader header_;
@@ -271,10 +271,10 @@ class ShmReceiver : public RecvChannel {
 }  // namespace
 
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                               std::shared_ptr<Holdings> holdings,
+                                               std::shared_ptr<BufferCredits> credits,
                                                std::shared_ptr<PeerSegments> segments,
                                                const SymmetricHeap* heap, pid_t sender) {
-  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(holdings),
+  return std::make_unique<ShmReceiver>(ring, std::move(peer), std::move(credits),
                                        std::move(segments), heap, sender);
 }
 

@@ -72,7 +72,7 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
   words->slot_bytes = config.slot_bytes;
   words->stages = config.stages;
   words->stage_bytes = config.stage_bytes;
-  if (config.private_reads) words->sender = ProcessMark::mine();
+  if (config.single_copy) words->sender = ProcessMark::mine();
   words->magic = kRingMagic;
   ::munmap(page, kPageBytes);
   return fd;

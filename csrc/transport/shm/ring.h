@@ -22,7 +22,7 @@
 //  6. A buffer, of this ring or of the one the other way, is held by one end, or the receiver's to
 //     read by a slot that names it, or given back: its number in `returns`, counted by
 //     `given_back`, which the receiver stores before `consumed`, and the sender loads after it
-//     (transport/holdings.h).
+//     (transport/credits.h).
 //  7. A stage is the sender's until it publishes a slot that names it, then the receiver's, until
 //     that one's answer is published the other way: the sum goes back over the lines that it came
 //     on, which then change cores twice, not four times.
@@ -65,11 +65,11 @@ static_assert(sizeof(SlotControl) == 64 && sizeof(SegmentSpan) <= kInlineBytes);
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 enum class SlotKind : uint8_t {
-  kBytes,      // in the slot, or in a buffer: inline_bytes are a BufferName
-  kReference,  // in symmetric memory: inline_bytes are a SegmentSpan
-  kStaged,     // in a stage, for an answer: inline_bytes are a StageSpan
-  kPrivate,    // in the sender's own memory: inline_bytes are a PrivateSpan
-  kPlaced,     // there already, as the answer to one that was referred to or staged
+  kBytes,       // in the slot, or in a buffer: inline_bytes are a BufferName
+  kReference,   // in symmetric memory: inline_bytes are a SegmentSpan
+  kStaged,      // in a stage, for an answer: inline_bytes are a StageSpan
+  kSingleCopy,  // in the sender's own memory: inline_bytes are a SingleCopySpan
+  kPlaced,      // there already, as the answer to one that was referred to or staged
 };
 inline constexpr uint64_t flag_of(uint64_t slot, SlotKind kind = SlotKind::kBytes) {
   return 8 * (slot + 1) + static_cast<uint64_t>(kind);
@@ -90,7 +90,7 @@ inline constexpr BufferName unpack(uint8_t packed) {
 // At least as many as two rings have buffers.
 inline constexpr uint64_t kReturns = 128;
 
-struct PrivateSpan {
+struct SingleCopySpan {
   const std::byte* memory = nullptr;  // in the sender's process
 };
 

@@ -22,11 +22,11 @@ constexpr uint64_t kPrefetchedBytes = 16 * 1024;
 class ShmSender : public SendChannel {
  public:
   ShmSender(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
-            std::shared_ptr<Holdings> holdings, const SymmetricHeap* heap,
+            std::shared_ptr<BufferCredits> credits, const SymmetricHeap* heap,
             std::function<void(uint32_t)> share)
       : ring_(std::make_shared<const ShmRing>(ring)),
         peer_(std::move(peer)),
-        holdings_(std::move(holdings)),
+        credits_(std::move(credits)),
         heap_(heap),
         share_(std::move(share)) {}
   ~ShmSender() override { close(); }
@@ -37,12 +37,12 @@ class ShmSender : public SendChannel {
     if (frame.taken) return await_receiver(frame);
     if (ring_->closed()) return Io::kClosed;
     if (!joined_) join();
-    if (!holdings_->has_room()) return Io::kBlocked;
+    if (!credits_->has_room()) return Io::kBlocked;
     if (frame.place != nullptr) return place(frame);
     if (frame.progress == 0 && (refer(frame) || stage(frame) || leave(frame))) return Io::kMoved;
     do {
       publish_piece(frame);
-    } while (!frame.done && holdings_->has_room());
+    } while (!frame.done && credits_->has_room());
     return Io::kMoved;
   }
 
@@ -61,11 +61,11 @@ class ShmSender : public SendChannel {
 
   // Not when it is made, by the thread that makes connections.
   void join() {
-    holdings_->send_by(ring_);
+    credits_->send_by(ring_);
     joined_ = true;
   }
 
-  SlotControl& next_control() const { return ring_->control(holdings_->published()); }
+  SlotControl& next_control() const { return ring_->control(credits_->published()); }
 
   // Of a frame that takes one slot, which says where the payload lies.
   template <typename Span>
@@ -77,9 +77,9 @@ class ShmSender : public SendChannel {
   }
 
   void publish(SlotKind kind) {
-    const uint64_t slot = holdings_->published();
+    const uint64_t slot = credits_->published();
     next_control().flag.store(flag_of(slot, kind), std::memory_order_release);
-    holdings_->count_published();
+    credits_->count_published();
     peer_->ring();
   }
 
@@ -91,7 +91,7 @@ class ShmSender : public SendChannel {
     const bool is_inline = size_bytes <= kInlineBytes;
     std::byte* target = control.inline_bytes.data();
     if (!is_inline) {
-      const Holdings::Buffer buffer = holdings_->take();
+      const BufferCredits::Buffer buffer = credits_->take();
       std::memcpy(target, &buffer.name, sizeof buffer.name);
       target = buffer.memory;
     }
@@ -104,7 +104,7 @@ class ShmSender : public SendChannel {
 
   // The next payload is likely to be as large.
   void prepare_next(uint64_t size_bytes) {
-    if (const Holdings::Buffer* next = holdings_->next()) {
+    if (const BufferCredits::Buffer* next = credits_->next()) {
       prefetch_to_write(next->memory, size_bytes);
     }
   }
@@ -121,7 +121,7 @@ class ShmSender : public SendChannel {
     }
     publish_span(frame.header, SlotKind::kReference, *span);
     frame.taken = true;
-    frame.progress = holdings_->published();
+    frame.progress = credits_->published();
     return true;
   }
 
@@ -143,12 +143,12 @@ class ShmSender : public SendChannel {
 
   // Leaves a large payload where it lies, if the receiver can read it there.
   bool leave(Outgoing& frame) {
-    if (!frame.stays || frame.header.size_bytes <= kInlineBytes) return false;
+    if (!frame.single_copy || frame.header.size_bytes <= kInlineBytes) return false;
     if (ring_->words().reads_sender.load(std::memory_order_relaxed) == 0) return false;
     if (!is_readable_by_others(frame.payload, frame.header.size_bytes)) return false;
-    publish_span(frame.header, SlotKind::kPrivate, PrivateSpan{frame.payload});
+    publish_span(frame.header, SlotKind::kSingleCopy, SingleCopySpan{frame.payload});
     frame.taken = true;
-    frame.progress = holdings_->published();
+    frame.progress = credits_->published();
     return true;
   }
 
@@ -169,29 +169,29 @@ class ShmSender : public SendChannel {
   // receiver that closed may have read it before.
   Io await_receiver(Outgoing& frame) {
     const bool closed = ring_->closed();
-    holdings_->refresh();
-    if (holdings_->consumed() < frame.progress) return closed ? Io::kClosed : Io::kBlocked;
+    credits_->refresh();
+    if (credits_->consumed() < frame.progress) return closed ? Io::kClosed : Io::kBlocked;
     frame.done = true;
     return Io::kMoved;
   }
 
   const std::shared_ptr<const ShmRing> ring_;
   const std::shared_ptr<Doorbell> peer_;
-  const std::shared_ptr<Holdings> holdings_;
+  const std::shared_ptr<BufferCredits> credits_;
   const SymmetricHeap* const heap_;
   const std::function<void(uint32_t)> share_;
   uint32_t free_stages_ = static_cast<uint32_t>((uint64_t{1} << ring_->stages()) - 1);
   std::vector<uint32_t> shared_;  // segments that the peer was given
-  bool joined_ = false;           // the holdings know the ring
+  bool joined_ = false;           // the credits know the ring
 };
 
 }  // namespace
 
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                             std::shared_ptr<Holdings> holdings,
+                                             std::shared_ptr<BufferCredits> credits,
                                              const SymmetricHeap* heap,
                                              std::function<void(uint32_t segment)> share) {
-  return std::make_unique<ShmSender>(ring, std::move(peer), std::move(holdings), heap,
+  return std::make_unique<ShmSender>(ring, std::move(peer), std::move(credits), heap,
                                      std::move(share));
 }
 

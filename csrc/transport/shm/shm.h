@@ -28,12 +28,12 @@ struct ShmRingConfig {
   uint32_t slot_bytes = 64 * 1024;     // of a buffer, a multiple of 64
   uint32_t stages = 2;                 // at most 32
   uint32_t stage_bytes = 1024 * 1024;  // a multiple of 64
-  bool private_reads = true;           // the receiver may read the memory of who makes the ring
+  bool single_copy = true;             // the receiver may read the memory of who makes the ring
 };
 
-class Holdings;
+class BufferCredits;
 // For an end's sender and receiver of one lane, which share it.
-std::shared_ptr<Holdings> make_holdings();
+std::shared_ptr<BufferCredits> make_buffer_credits();
 
 UniqueFd create_shm_ring(const ShmRingConfig& config);
 
@@ -43,13 +43,13 @@ UniqueFd create_shm_ring(const ShmRingConfig& config);
 // `heap` is this process's, where answers in place arrive; memory of it that was taken back cannot
 // hold one any more, which try_recv raises as AbortedError.
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                             std::shared_ptr<Holdings> holdings,
+                                             std::shared_ptr<BufferCredits> credits,
                                              const SymmetricHeap* heap,
                                              std::function<void(uint32_t segment)> share);
 // `sender` is the process that made the ring, as the kernel tells it, whose private memory is read
 // where it offers that; 0: none is.
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                               std::shared_ptr<Holdings> holdings,
+                                               std::shared_ptr<BufferCredits> credits,
                                                std::shared_ptr<PeerSegments> segments,
                                                const SymmetricHeap* heap = nullptr,
                                                pid_t sender = 0);
