@@ -14,8 +14,8 @@
 // symmetric  Both processes map both buffers. Each process adds one half of both buffers and stores
 //            the sum in both.
 //
-// Each process writes its buffer before every call, which is not timed. For each result the program
-// prints "@@ " and a line of JSON, as fastgpu_bench_core does with --json.
+// Both buffers are written before every call; this is not timed. For each result the program prints
+// "@@ " and a line of JSON, as fastgpu_bench_core does with --json.
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -57,8 +57,8 @@ struct Shared {
   struct alignas(128) Word {
     std::atomic<uint64_t> value{0};
   };
-  std::array<Word, 2> arrived;    // the number of barriers that each process has reached
-  std::array<float*, 2> buffers;  // each in its process's address space
+  std::array<Word, 2> arrived;    // barriers reached, by process
+  std::array<float*, 2> buffers;  // by process, in its own address space
   std::array<pid_t, 2> pids;
   std::array<bool, 2> can_read;  // whether the kernel lets the process read the other's memory
   std::array<std::array<double, kMostCalls>, 2> seconds;

@@ -1,7 +1,7 @@
 // Measures many outstanding operations below torch and Python, in three ways: COUNT synchronous
-// all_reduces; COUNT asynchronous ones, then a wait for each; and COUNT asynchronous ones, each
-// followed by its wait. The three take turns in the same processes. A turn takes as long as its
-// slowest rank. The output is the median over the turns, per operation. Every result is checked.
+// all_reduces; COUNT asynchronous ones, then all waits; and COUNT asynchronous ones with a wait
+// after each. The three take turns in the same processes. A turn takes as long as its slowest rank.
+// The output is the median over the turns, per operation. Every result is checked.
 //
 //   fastgpu_bench_outstanding [--ranks 2] [--count 1000] [--bytes 4096] [--turns 60] [--pin]
 #include <algorithm>

@@ -160,7 +160,7 @@ def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
 
 
 def run(words: Sequence[str], environment: dict[str, str], limit: float) -> tuple[str, str]:
-    """Runs a program; returns its output, and why it failed ("" if it succeeded)."""
+    """Runs a program; returns the output, and the reason of a failure ("" for success)."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             words,

@@ -100,7 +100,7 @@ class Machine:
     ) -> None: ...
 
 class LinkUse:
-    """The traffic that one rank sent to another, all lanes together."""
+    """The traffic from one rank to another, over all lanes."""
 
     source: int
     target: int

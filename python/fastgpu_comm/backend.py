@@ -113,8 +113,8 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Returns an uninitialised CPU tensor in symmetric memory.
 
     The ranks of this host can read and write symmetric memory directly, so collectives on the
-    tensor copy less. The memory is freed with the tensor. A forked process shares it: each process
-    sees what the other writes.
+    tensor copy less. The memory is freed with the tensor. A forked process shares the memory with
+    its parent, for reading and writing.
 
     When a collective on the tensor fails, its memory becomes private to this process and stays so.
     Later collectives on the tensor still work but copy. Pending operations of other groups on the

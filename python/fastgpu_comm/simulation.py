@@ -29,7 +29,7 @@ MAX_PAIR_RANKS = 1024
 
 @dataclass(frozen=True)
 class Scenario:
-    """What to simulate.
+    """The calls to simulate, and the machine.
 
     Attributes:
         collective: The name, such as "all_reduce".

@@ -13,7 +13,7 @@ from torch.distributed import Store
 class Exchange:
     """Collectives on small values. All ranks call the same methods in the same order.
 
-    One thread. It does not own the store, which must outlive it.
+    One thread. The store must outlive the exchange.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:

@@ -19,7 +19,7 @@ from fastgpu_comm.collectives import COLLECTIVES, Collective
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and how long."""
+    """The calls to measure, and the time for each."""
 
     collectives: Sequence[str]
     backends: Sequence[str]

@@ -42,7 +42,7 @@ Measures collectives by the definitions of nccl-tests: algbw is size / time, bus
 factor that makes it comparable with the speed of the links. With several backends, each size is
 measured on all of them in turns, in the same processes. Every result is checked (#wrong).
 
-Under torchrun this runs as one of its ranks; otherwise it starts --nproc ranks on this host."""
+It starts --nproc ranks on this host, or joins the job if torchrun started it."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -1,6 +1,6 @@
 """A small trainer for data-parallel training over any torch.distributed process group.
 
-Start with `loop`, the training loop. The other modules hold one part each: `settings`, `data` (the
+Start with `loop`, the training loop. The other modules are parts of it: `settings`, `data` (the
 samples of a rank), `objective` (the loss), `precision`, `communication` (the cost of the gradients'
 all-reduce), `checkpoint`, `random_state`, `metrics`, `recorder`, `progress`, `early_stop` and
 `ranks`. The command `fastgpu-comm train` consists of `demo`, `text`, `gpt` and `curve`.

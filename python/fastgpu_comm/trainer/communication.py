@@ -1,4 +1,4 @@
-"""Measures the all-reduce of the gradients: its time and its bytes, on this rank.
+"""Measures the time and the bytes of the gradients' all-reduce on this rank.
 
 A communication hook of DistributedDataParallel takes the times. It does what DDP does by default:
 it divides the bucket by the number of ranks, then all-reduces it. For each backward pass:
