@@ -62,8 +62,8 @@ class Trainer:
                 search needs the loss of all ranks within a step.
             datasets: The data for training and evaluation, the same on every rank.
             objective: Computes the loss of a batch, such as `classification`.
-            settings: The settings, the same on every rank except the folders, of which only rank
-                0's are used, and the display.
+            settings: The settings, the same on every rank. Only the folders, `tensorboard` and
+                `progress` may differ; those of rank 0 are used.
             scheduler: Steps after each optimizer step; a ReduceLROnPlateau after each evaluation.
 
         Raises:
@@ -124,7 +124,9 @@ class Trainer:
         return result
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluates the model on the evaluation data, without changing it. A collective.
+        """Evaluates the model on the evaluation data. A collective if the ranks train together.
+
+        The model runs in evaluation mode, on all ranks with the buffers of rank 0.
 
         Returns:
             "loss" (the mean over samples), "samples", "predictions" and, if the objective counts

@@ -49,7 +49,7 @@ class ProgressView:
             self._bar.update(self._task, completed=step)
 
     def record(self, record: Record) -> None:
-        """Shows a record of training or evaluation, if it is time for another line."""
+        """Shows a record. Without a bar, training records soon after the last line are skipped."""
         evaluation = record["event"] == "evaluation"
         if self._bar is not None and not evaluation:
             self._bar.update(self._task, description=describe(record))
