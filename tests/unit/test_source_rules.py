@@ -90,6 +90,15 @@ def test_a_long_or_wide_python_file_is_found() -> None:
     assert source_rules.broken("a.py", "#" * 101) == ["a.py:1: 101 columns"]
 
 
+def test_pages_are_wrapped() -> None:
+    wide = [
+        line
+        for page in source_rules.pages()
+        for line in source_rules.wide_prose(str(page.relative_to(ROOT)), page.read_text())
+    ]
+    assert wide == []
+
+
 def test_wide_prose_is_found() -> None:
     wide = "word " * 25
     for line in (wide, f"- {wide}", f"  {wide}", f"## {wide}", f"[{wide}](page.md)"):
