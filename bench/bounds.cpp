@@ -1,18 +1,21 @@
-// The floor of an all-reduce of float32 between two processes: what it takes when nothing is done
-// but what any implementation must do. Two pinned processes copy, add, and meet by spinning on two
-// words; there is no queue, no header, no plan, no sleep.
+// Measures the floor of an all-reduce of float32 between two processes: the time of the work that
+// no implementation can avoid. Two pinned processes copy, add, and synchronise by spinning on two
+// words; there are no queues, headers, plans or sleeps.
 //
 //   fastgpu_bench_bounds [--seconds 0.1] [--ways] BYTES ...
 //
-// private    buffers that only their process has mapped: staged through shared memory that stays in
-//            the caches, with the sums by slots of their own or back over the values' (in halves),
-//            or read out of the other process by the kernel; the best of these and of several chunk
-//            sizes counts, and --ways prints the best of each
-// symmetric  buffers that both have mapped, each rewritten by its owner before every call (not
-//            timed): each process adds one half of both and stores the sum twice
+// private    Each buffer is mapped by its process only. Three ways to exchange the halves of the
+//            buffers are tried with several chunk sizes, and the fastest counts:
+//              slots each way      values and sums pass through separate slots of shared memory,
+//                                  which stay in the caches
+//              written in place    the receiver writes the sums over the values in their slot
+//              read by the kernel  process_vm_readv reads the other process's buffer (CMA)
+//            --ways prints the fastest time of each way.
+// symmetric  Both processes map both buffers. Each process adds one half of both buffers and stores
+//            the sum in both.
 //
-// Prints a line of JSON for each, behind "@@ ", as fastgpu_bench_core does with --json.
-#include <sched.h>
+// Both buffers are written before every call; this is not timed. For each result the program prints
+// "@@ " and a line of JSON, as fastgpu_bench_core does with --json.
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -28,8 +31,9 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "pin.h"
 
-// The widest vectors that the processor has: the floor is the machine's, not the compiler's.
+// Use the widest vectors of the processor, so that the machine sets the floor, not the compiler.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FASTGPU_WIDEST __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
@@ -45,18 +49,18 @@ constexpr int kMostCalls = 2000;
 constexpr int kFewestCalls = 5;
 constexpr int kWarmUps = 3;
 constexpr std::size_t kLargestChunk = std::size_t{1} << 20;
-constexpr std::size_t kSmallBytes = std::size_t{64} << 10;  // staged whole: one meeting, not two
-constexpr std::size_t kTinyBytes = 256;                     // not worth halving
-constexpr std::size_t kSlots = 4;                           // two of values, two of sums
+constexpr std::size_t kSmallBytes = std::size_t{64} << 10;  // also tried whole: one barrier, not 2
+constexpr std::size_t kTinyBytes = 256;                     // never split into halves
+constexpr std::size_t kSlots = 4;                           // two for values, two for sums
 
 struct Shared {
   struct alignas(128) Word {
     std::atomic<uint64_t> value{0};
   };
-  std::array<Word, 2> met;
-  std::array<float*, 2> buffers;  // each in its process's own memory
+  std::array<Word, 2> arrived;    // barriers reached, by process
+  std::array<float*, 2> buffers;  // by process, in its own address space
   std::array<pid_t, 2> pids;
-  std::array<bool, 2> can_read;  // the other's memory, as far as the kernel lets it
+  std::array<bool, 2> can_read;  // whether the kernel lets the process read the other's memory
   std::array<std::array<double, kMostCalls>, 2> seconds;
   int calls = 0;
 };
@@ -95,17 +99,11 @@ float* map_floats(std::size_t bytes, int visibility) {
   return static_cast<float*>(map(bytes, visibility));
 }
 
-void pin(int core) {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  CPU_SET(core, &allowed);
-  ::sched_setaffinity(0, sizeof allowed, &allowed);
-}
-
-class Runtime {
+// One of the two processes.
+class Side {
  public:
-  Runtime(int me, bool ways, Shared& shared, std::array<float*, 2> symmetric, float* stage,
-          std::size_t bytes)
+  Side(int me, bool ways, Shared& shared, std::array<float*, 2> symmetric, float* stage,
+       std::size_t bytes)
       : me_(me),
         ways_(ways),
         shared_(shared),
@@ -115,19 +113,20 @@ class Runtime {
         scratch_(map_floats(kLargestChunk, MAP_PRIVATE)) {
     shared_.buffers[static_cast<std::size_t>(me)] = mine_;
     shared_.pids[static_cast<std::size_t>(me)] = ::getpid();
-    meet();
+    barrier();
     shared_.can_read[static_cast<std::size_t>(me)] = read_from_other(scratch_, 0, 1);
-    meet();
+    barrier();
   }
 
   void measure_private(std::size_t bytes, double budget);
   void measure_symmetric(std::size_t bytes, double budget);
 
  private:
-  void meet() {
-    shared_.met[static_cast<std::size_t>(me_)].value.store(++meetings_, std::memory_order_release);
-    const std::atomic<uint64_t>& other = shared_.met[static_cast<std::size_t>(1 - me_)].value;
-    while (other.load(std::memory_order_acquire) < meetings_) {
+  void barrier() {
+    shared_.arrived[static_cast<std::size_t>(me_)].value.store(++barriers_,
+                                                               std::memory_order_release);
+    const std::atomic<uint64_t>& other = shared_.arrived[static_cast<std::size_t>(1 - me_)].value;
+    while (other.load(std::memory_order_acquire) < barriers_) {
     }
   }
   float* slot(int owner, std::size_t index) const {
@@ -145,14 +144,14 @@ class Runtime {
   Parts parts(std::size_t bytes, std::size_t chunk_bytes) const {
     return {half_of(me_, bytes / 4), half_of(1 - me_, bytes / 4), chunk_bytes / 4};
   }
-  // Elements of the chunk that begins `done` elements into the half.
+  // The elements of the chunk that starts at element `done` of the half.
   static std::size_t left(Half half, std::size_t done, std::size_t chunk) {
     return done < half.count ? std::min(chunk, half.count - done) : 0;
   }
   void symmetric_call(std::size_t bytes);
   void staged_whole(std::size_t bytes);
   void staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
-  void answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
+  void written_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
   void read_in_chunks(std::size_t bytes, std::size_t chunk_bytes);
   bool read_from_other(float* target, std::size_t offset, std::size_t count) const;
   template <typename Prepare, typename Call>
@@ -166,64 +165,65 @@ class Runtime {
   float* const stage_;
   float* const mine_;
   float* const scratch_;
-  uint64_t meetings_ = 0;
+  uint64_t barriers_ = 0;
   uint64_t calls_ = 0;
 };
 
-void Runtime::symmetric_call(std::size_t bytes) {
+void Side::symmetric_call(std::size_t bytes) {
   const std::size_t count = bytes / 4;
   float* mine = symmetric_[static_cast<std::size_t>(me_)];
   float* other = symmetric_[static_cast<std::size_t>(1 - me_)];
   if (bytes <= kTinyBytes) {
     std::array<float, kTinyBytes / 4> sums;
     for (std::size_t i = 0; i < count; ++i) sums[i] = symmetric_[0][i] + symmetric_[1][i];
-    meet();
+    barrier();
     std::memcpy(mine, sums.data(), bytes);
   } else {
     const Half half = half_of(me_, count);
     add_into_both(mine + half.offset, other + half.offset, half.count);
   }
-  meet();
+  barrier();
 }
 
-// Two slots in turn: a process that writes one has met the other since it read that slot.
-void Runtime::staged_whole(std::size_t bytes) {
+// Two slots alternate. Before a process writes a slot again, the other process has read it, because
+// there was a barrier in between.
+void Side::staged_whole(std::size_t bytes) {
   const std::size_t turn = ++calls_ % 2;
   std::memcpy(slot(me_, turn), mine_, bytes);
-  meet();
+  barrier();
   add(mine_, slot(1 - me_, turn), bytes / 4);
 }
 
-void Runtime::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+void Side::staged_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
     const std::size_t turn = done / chunk % 2;
     float* my_part = mine_ + own.offset + done;
     float* their_part = mine_ + theirs.offset + done;
     std::memcpy(slot(me_, turn), their_part, left(theirs, done, chunk) * 4);
-    meet();
+    barrier();
     add_and_publish(my_part, slot(1 - me_, turn), slot(me_, 2 + turn), left(own, done, chunk));
-    meet();
+    barrier();
     std::memcpy(their_part, slot(1 - me_, 2 + turn), left(theirs, done, chunk) * 4);
   }
-  meet();
+  barrier();
 }
 
-// The sums go back over the slot that the values came by: its lines change cores twice, not four
-// times.
-void Runtime::answered_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+// The sums return in the slot of the values, so each cache line moves between the cores twice, not
+// four times.
+void Side::written_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < std::max(own.count, theirs.count); done += chunk) {
     float* their_part = mine_ + theirs.offset + done;
     std::memcpy(slot(me_, 0), their_part, left(theirs, done, chunk) * 4);
-    meet();
+    barrier();
     add_into_both(mine_ + own.offset + done, slot(1 - me_, 0), left(own, done, chunk));
-    meet();
+    barrier();
     std::memcpy(their_part, slot(me_, 0), left(theirs, done, chunk) * 4);
   }
 }
 
-bool Runtime::read_from_other(float* target, std::size_t offset, std::size_t count) const {
+bool Side::read_from_other(float* target, std::size_t offset, std::size_t count) const {
   const auto other = static_cast<std::size_t>(1 - me_);
   const iovec local{target, count * 4};
   const iovec remote{shared_.buffers[other] + offset, count * 4};
@@ -231,24 +231,24 @@ bool Runtime::read_from_other(float* target, std::size_t offset, std::size_t cou
          static_cast<ssize_t>(count * 4);
 }
 
-void Runtime::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
+void Side::read_in_chunks(std::size_t bytes, std::size_t chunk_bytes) {
   const auto [own, theirs, chunk] = parts(bytes, chunk_bytes);
   for (std::size_t done = 0; done < own.count; done += chunk) {
     const std::size_t count = std::min(chunk, own.count - done);
     read_from_other(scratch_, own.offset + done, count);
     add(mine_ + own.offset + done, scratch_, count);
   }
-  meet();
+  barrier();
   read_from_other(mine_ + theirs.offset, theirs.offset, theirs.count);
-  meet();
+  barrier();
 }
 
-// A call takes as long as on the slower process.
+// A call takes as long as in the slower process.
 template <typename Prepare, typename Call>
-double Runtime::median_seconds(double budget, Prepare prepare, Call call) {
+double Side::median_seconds(double budget, Prepare prepare, Call call) {
   const auto timed = [&] {
     prepare();
-    meet();
+    barrier();
     const TimeNs start = now_ns();
     call();
     return static_cast<double>(now_ns() - start) * 1e-9;
@@ -258,25 +258,25 @@ double Runtime::median_seconds(double budget, Prepare prepare, Call call) {
   if (me_ == 0) {
     shared_.calls = std::clamp(static_cast<int>(budget / last), kFewestCalls, kMostCalls);
   }
-  meet();
+  barrier();
   const int calls = shared_.calls;
   for (int i = 0; i < calls; ++i) {
     shared_.seconds[static_cast<std::size_t>(me_)][static_cast<std::size_t>(i)] = timed();
   }
-  meet();
+  barrier();
   std::vector<double> slower(static_cast<std::size_t>(calls));
   for (std::size_t i = 0; i < slower.size(); ++i) {
     slower[i] = std::max(shared_.seconds[0][i], shared_.seconds[1][i]);
   }
-  meet();
+  barrier();
   std::ranges::sort(slower);
   return slower[slower.size() / 2];
 }
 
-void Runtime::measure_private(std::size_t bytes, double budget) {
+void Side::measure_private(std::size_t bytes, double budget) {
   const auto rewrite = [&] { std::memset(mine_, 0, bytes); };
   double slots = 1e9;
-  double answers = 1e9;
+  double in_place = 1e9;
   double reads = 1e9;
   const auto consider = [&](double& least, double share, auto call) {
     least = std::min(least, median_seconds(budget * share, rewrite, call));
@@ -286,25 +286,25 @@ void Runtime::measure_private(std::size_t bytes, double budget) {
   for (const std::size_t chunk : kChunks) {
     if (bytes <= kTinyBytes) break;
     constexpr double kShare = 1.0 / kChunks.size();
-    consider(answers, kShare, [&] { answered_in_chunks(bytes, chunk); });
+    consider(in_place, kShare, [&] { written_in_chunks(bytes, chunk); });
     if (shared_.can_read[0] && shared_.can_read[1]) {
       consider(reads, kShare, [&] { read_in_chunks(bytes, chunk); });
     }
     if (bytes >= chunk) consider(slots, kShare, [&] { staged_in_chunks(bytes, chunk); });
   }
-  print("private", bytes, std::min({slots, answers, reads}));
+  print("private", bytes, std::min({slots, in_place, reads}));
   if (!ways_ || bytes <= kTinyBytes) return;
   print("slots each way", bytes, slots);
-  print("answered in place", bytes, answers);
+  print("written in place", bytes, in_place);
   print("read by the kernel", bytes, reads);
 }
 
-void Runtime::measure_symmetric(std::size_t bytes, double budget) {
+void Side::measure_symmetric(std::size_t bytes, double budget) {
   const auto rewrite = [&] { std::memset(symmetric_[static_cast<std::size_t>(me_)], 0, bytes); };
   print("symmetric", bytes, median_seconds(budget, rewrite, [&] { symmetric_call(bytes); }));
 }
 
-void Runtime::print(const char* kind, std::size_t bytes, double seconds) const {
+void Side::print(const char* kind, std::size_t bytes, double seconds) const {
   if (me_ != 0) return;
   std::printf(
       "@@ {\"kind\":\"%s\",\"op\":\"all_reduce\",\"dtype\":\"float32\",\"bytes\":%zu,"
@@ -328,15 +328,8 @@ int main(int argc, char** argv) {
       sizes.push_back(std::strtoull(argv[i], nullptr, 10) / 4 * 4);
     }
   }
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  ::sched_getaffinity(0, sizeof allowed, &allowed);
-  std::vector<int> cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
-  }
-  if (sizes.empty() || cores.size() < 2) {
-    std::fputs("fastgpu_bench_bounds: wants sizes in bytes, and two cores\n", stderr);
+  if (sizes.empty() || fastgpu::available_cores().size() < 2) {
+    std::fputs("fastgpu_bench_bounds: needs sizes in bytes, and two cores\n", stderr);
     return 2;
   }
   const std::size_t largest = std::max(std::ranges::max(sizes), std::size_t{4096});
@@ -344,11 +337,11 @@ int main(int argc, char** argv) {
   const std::array symmetric = {map_floats(largest, MAP_SHARED), map_floats(largest, MAP_SHARED)};
   float* stage = map_floats(2 * kSlots * kLargestChunk, MAP_SHARED);
   const int me = ::fork() == 0 ? 1 : 0;
-  pin(cores[static_cast<std::size_t>(me)]);
-  Runtime runtime(me, ways, *shared, symmetric, stage, largest);
+  fastgpu::pin_to_core(me);
+  Side side(me, ways, *shared, symmetric, stage, largest);
   for (const std::size_t bytes : sizes) {
-    runtime.measure_private(bytes, budget);
-    runtime.measure_symmetric(bytes, budget);
+    side.measure_private(bytes, budget);
+    side.measure_symmetric(bytes, budget);
   }
   if (me == 1) std::_Exit(0);
   ::wait(nullptr);

@@ -1,11 +1,12 @@
-// What a channel costs between two pinned processes: one-way latency of 8 bytes, and throughput by
-// frame size, one way and both ways, stored and reduced, copied and symmetric.
+// Measures a channel between two pinned processes: the one-way latency of 8 bytes, and the
+// throughput by frame size, one way and both ways, storing and reducing, from private and symmetric
+// memory.
+//
 //   fastgpu_bench_channels [SLOTS SLOT_BYTES]    shared memory
-//   fastgpu_bench_channels tcp                   TCP over loopback, where symmetric memory is
-//   copied
-// Each figure is the best of several rounds, for others may use the machine, too.
+//   fastgpu_bench_channels tcp                   TCP over loopback, which copies symmetric memory
+//
+// Each figure is the best of several rounds, because other programs may use the machine too.
 #include <poll.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "pin.h"
 #include "transport/shm/shm.h"
 #include "transport/socket/socket.h"
 #include "transport/tcp/tcp.h"
@@ -30,11 +32,11 @@ using namespace fastgpu;
 
 constexpr std::size_t kMostBytes = std::size_t{64} << 20;
 constexpr std::size_t kLeastRegion = std::size_t{2} << 20;
-// Short rounds and many of them: some fall between the turns of other processes.
+// Many short rounds, so that some are not interrupted by other processes.
 constexpr std::size_t kBytesARound = std::size_t{2} << 20;
 constexpr std::size_t kFramesARound = 2000;
 constexpr int kRounds = 60;
-constexpr TimeNs kPatience = kSecond / 4;  // for the rounds of one figure
+constexpr TimeNs kBudget = kSecond / 4;  // for the rounds of one figure
 
 void add_floats(std::byte* target, const std::byte* source, std::size_t count) {
   auto* sums = reinterpret_cast<float*>(target);
@@ -71,8 +73,8 @@ struct Side {
       if (!incoming.done && receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
     }
   }
-  // Both are here; rank 0 says whether there is another round.
-  bool meet(bool more = true) const {
+  // Waits for the other process. Both return rank 0's argument.
+  bool barrier(bool more = true) const {
     std::array<std::byte, 8> token{std::byte{more}};
     if (rank == 0) {
       send(token.data(), token.size());
@@ -88,10 +90,10 @@ struct Side {
 void measure_latency(const Side& side) {
   constexpr int kTurns = 1000;
   TimeNs best = kNever;
-  const TimeNs deadline = now_ns() + kPatience;
-  for (int round = 0; side.meet(round < 10 * kRounds && now_ns() < deadline); ++round) {
+  const TimeNs deadline = now_ns() + kBudget;
+  for (int round = 0; side.barrier(round < 10 * kRounds && now_ns() < deadline); ++round) {
     const TimeNs start = now_ns();
-    for (int turn = 0; turn < kTurns; ++turn) side.meet();
+    for (int turn = 0; turn < kTurns; ++turn) side.barrier();
     best = std::min(best, now_ns() - start);
   }
   if (side.rank == 0)
@@ -113,8 +115,8 @@ double gigabytes_per_second(const Side& side, const Figure& figure, std::size_t 
   const std::size_t frames = frames_a_round(size_bytes);
   const std::byte* source = figure.symmetric ? side.symmetric : side.source;
   TimeNs best = kNever;
-  const TimeNs deadline = now_ns() + kPatience;
-  for (int round = 0; side.meet(round < kRounds && now_ns() < deadline); ++round) {
+  const TimeNs deadline = now_ns() + kBudget;
+  for (int round = 0; side.barrier(round < kRounds && now_ns() < deadline); ++round) {
     const TimeNs start = now_ns();
     for (std::size_t i = 0; i < frames; ++i) {
       const std::size_t at = i * size_bytes % region;
@@ -126,7 +128,7 @@ double gigabytes_per_second(const Side& side, const Figure& figure, std::size_t 
         side.receive(side.target + at, size_bytes, figure.reduce);
       }
     }
-    side.meet();
+    side.barrier();
     best = std::min(best, now_ns() - start);
   }
   return static_cast<double>(frames * size_bytes) / static_cast<double>(best);
@@ -171,13 +173,6 @@ void measure_throughput(const Side& side) {
   }
 }
 
-void pin(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(static_cast<unsigned>(cpu), &set);
-  ::sched_setaffinity(0, sizeof set, &set);
-}
-
 std::byte* touched(std::byte* memory) {
   std::memset(memory, 1, kMostBytes);
   return memory;
@@ -185,12 +180,12 @@ std::byte* touched(std::byte* memory) {
 
 UniqueFd copy_of(const UniqueFd& fd) { return UniqueFd(::dup(fd.get())); }
 
-// Brings up the ends of one process; called after the fork.
 struct Ends {
   std::unique_ptr<SendChannel> sender;
   std::unique_ptr<RecvChannel> receiver;
 };
 using Heaps = std::array<SymmetricHeap, 2>;
+// Creates the ends of one process, after the fork.
 using MakeEnds = std::function<Ends(std::size_t me, const Heaps& heaps)>;
 
 MakeEnds over_shared_memory(const ShmRingConfig& config) {
@@ -220,7 +215,7 @@ MakeEnds over_tcp() {
   struct Shared {
     std::array<UniqueFd, 2> out;  // by the rank that sends
     std::array<UniqueFd, 2> in;
-    std::unique_ptr<Poller> poller;  // made after the fork: an epoll set is one process's
+    std::unique_ptr<Poller> poller;  // created after the fork, which would share the epoll set
   };
   auto shared = std::make_shared<Shared>();
   uint16_t port = 0;
@@ -240,7 +235,7 @@ MakeEnds over_tcp() {
 }
 
 int measure(const MakeEnds& make_ends) {
-  // Made before the fork, so that both sides can map both; each allocates from its own only.
+  // Created before the fork, so that both processes can map both; each allocates from its own only.
   Heaps heaps;
   std::array<std::byte*, 2> symmetric{};
   for (std::size_t i = 0; i < 2; ++i) symmetric[i] = heaps[i].allocate(kMostBytes);
@@ -248,7 +243,7 @@ int measure(const MakeEnds& make_ends) {
   const pid_t child = ::fork();
   if (child < 0) return 1;
   const std::size_t me = child == 0 ? 1 : 0;
-  pin(static_cast<int>(me));
+  pin_to_core(static_cast<int>(me));
   std::vector<std::byte> source(kMostBytes, std::byte{1});
   std::vector<std::byte> target(kMostBytes, std::byte{1});
   {
@@ -257,7 +252,7 @@ int measure(const MakeEnds& make_ends) {
                     source.data(),        touched(symmetric[me]), target.data()};
     measure_latency(side);
     measure_throughput(side);
-    side.meet();
+    side.barrier();
   }
   if (child == 0) ::_exit(0);
   int status = 0;

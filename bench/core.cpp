@@ -1,27 +1,22 @@
-// What a collective costs at the core, below torch and Python: processes of one host call the
-// communicator and wait. Sizes and times as nccl-tests define them: a call takes as long as on its
-// slowest rank; p50 is the median over the calls. Every result is checked once.
+// Measures collectives below torch and Python: processes of one host call the communicator and
+// wait. Sizes are those of nccl-tests; a call takes as long as its slowest rank; p50 is the median
+// over the calls. Every result is checked once.
 //
 //   fastgpu_bench_core [--ranks 2] [--symmetric] [--touch] [--pin] [--seconds 0.25] [--json]
 //                      COLLECTIVE:DTYPE:BYTES ...
 //
-// --symmetric  buffers in symmetric memory, else each rank's own
-// --touch      every rank rewrites its buffer before each call (not timed), as programs do
-// --pin        each rank on a core of its own, as MPI's launchers do it
-// --json       a line of JSON for each entry, behind "@@ ", instead of a table
-#include <sys/mman.h>
+// --symmetric  buffers are in symmetric memory; otherwise in private memory
+// --touch      every rank writes its buffer before each call (not timed), as programs do
+// --pin        each rank is pinned to a core, as MPI's launchers do
+// --seconds    the time for an entry
+// --json       prints "@@ " and a line of JSON for each entry, instead of a table
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -29,7 +24,7 @@
 #include "comm/communicator.h"
 #include "comm/runtime.h"
 #include "comm/store.h"
-#include "folder_store.h"
+#include "pin.h"
 #include "rank_processes.h"
 
 namespace {
@@ -57,7 +52,7 @@ struct Arguments {
   std::vector<Entry> entries;
 };
 
-// What the processes write down for each other.
+// Shared by the processes: the times of every rank, and the number of calls to make.
 struct Board {
   double seconds[kMostRanks][kMostCalls];
   double cpu_seconds[kMostRanks];
@@ -65,7 +60,7 @@ struct Board {
 };
 
 [[noreturn]] void stop(const std::string& why) {
-  std::fprintf(stderr, "fastgpu_bench_core: %s; its first lines say how it is called\n",
+  std::fprintf(stderr, "fastgpu_bench_core: %s; bench/core.cpp describes the arguments\n",
                why.c_str());
   std::_Exit(2);
 }
@@ -79,7 +74,7 @@ Entry parse_entry(const std::string& text) {
     for (int i = 0; i < count; ++i) {
       if (name_of(make(i)) == wanted) return make(i);
     }
-    stop("'" + std::string(wanted) + "' in '" + text + "' is not known");
+    stop("'" + std::string(wanted) + "' in '" + text + "' is unknown");
   };
   entry.collective = find(kCollectiveCount, text.substr(0, first),
                           [](int i) { return static_cast<Collective>(i); });
@@ -110,14 +105,14 @@ Arguments parse(std::vector<std::string> words) {
       arguments.entries.push_back(parse_entry(word));
     }
   }
-  if (arguments.entries.empty()) stop("nothing to measure");
-  if (arguments.ranks < 1 || arguments.ranks > kMostRanks) stop("--ranks is 1 to 64");
+  if (arguments.entries.empty()) stop("there is no entry to measure");
+  if (arguments.ranks < 1 || arguments.ranks > kMostRanks) stop("--ranks must be 1 to 64");
   for (const Entry& entry : arguments.entries) {
     const bool shared =
         entry.collective != Collective::kAllReduce && entry.collective != Collective::kBroadcast;
     const auto parts = static_cast<uint64_t>(shared ? arguments.ranks : 1);
     if (entry.bytes < size_of(entry.dtype) * parts) {
-      stop("each rank needs an element, and there are fewer bytes");
+      stop("the bytes of an entry are fewer than one element per rank");
     }
   }
   return arguments;
@@ -134,13 +129,7 @@ class Rank {
  public:
   Rank(int rank, const Arguments& arguments, Store& store, Board& board)
       : rank_(rank), arguments_(arguments), board_(board) {
-    CommunicatorConfig config;
-    config.rank = rank;
-    config.world = arguments.ranks;
-    config.name = "bench";
-    config.timeout_ms = 60'000;
-    config.options = options_from_environment(fastgpu_environment());
-    communicator_ = Communicator::create(config, store, runtime_);
+    communicator_ = Communicator::create(bench_config(rank, arguments.ranks), store, runtime_);
   }
   ~Rank() { communicator_->shutdown(); }
   Rank(const Rank&) = delete;
@@ -164,7 +153,7 @@ class Rank {
     if (!work->done()) communicator_->wait(*work, -1);
     work->raise_if_failed();
   }
-  void meet() { run({}); }
+  void barrier() { run({}); }
   double timed(const CollectiveCall& call);
   int calls_for(double seconds);
   void print(bool is_correct, double wall_seconds) const;
@@ -209,12 +198,12 @@ float Rank::at(const std::byte* memory, uint64_t element) const {
   return value;
 }
 
-// Each rank gave its number plus one.
+// Whether the result is right for inputs of which every element is rank + 1.
 bool Rank::correct() const {
   const auto world = static_cast<uint64_t>(arguments_.ranks);
   const uint64_t elements = entry_.bytes / size_of(entry_.dtype);
   const uint64_t part = elements / world;
-  uint64_t outputs = in_place() ? elements : part * world;  // what is left over is nobody's
+  uint64_t outputs = in_place() ? elements : part * world;  // without the remainder
   if (entry_.collective == Collective::kReduceScatter) outputs = part;
   const uint64_t sum = world * (world + 1) / 2;
   for (uint64_t i = 0; i < outputs; ++i) {
@@ -243,22 +232,22 @@ CollectiveCall Rank::call() const {
 double Rank::timed(const CollectiveCall& call) {
   if (arguments_.touch) {
     std::memset(in_place() ? data_ : input_, 0, entry_.bytes);
-    meet();
+    barrier();
   } else if (entry_.collective == Collective::kBroadcast) {
-    meet();
+    barrier();
   }
   const TimeNs start = now_ns();
   run(call);
   return static_cast<double>(now_ns() - start) * 1e-9;
 }
 
-// Rank 0's count, so that all make the same calls.
+// Rank 0 decides, so that all ranks make the same number of calls.
 int Rank::calls_for(double seconds) {
   if (rank_ == 0) {
     board_.calls = std::clamp(static_cast<int>(arguments_.seconds / std::max(seconds, 1e-7)),
                               kFewestCalls, kMostCalls);
   }
-  meet();
+  barrier();
   return board_.calls;
 }
 
@@ -273,7 +262,7 @@ void Rank::measure(const Entry& entry) {
   std::memset(in_place() ? data_ : input_, 0, entry.bytes);
   double least = 1e9;
   for (int i = 0; i < kWarmUps; ++i) {
-    meet();
+    barrier();
     least = std::min(least, timed(call));
   }
   const int calls = calls_for(least);
@@ -282,9 +271,9 @@ void Rank::measure(const Entry& entry) {
   for (int i = 0; i < calls; ++i) board_.seconds[rank_][i] = timed(call);
   const double wall_seconds = static_cast<double>(now_ns() - start) * 1e-9;
   board_.cpu_seconds[rank_] = cpu_seconds() - cpu_before;
-  meet();
+  barrier();
   if (rank_ == 0) print(is_correct, wall_seconds);
-  meet();
+  barrier();
   release(data_);
   if (input_ != nullptr) release(input_);
 }
@@ -325,29 +314,15 @@ void Rank::print(bool is_correct, double wall_seconds) const {
   std::fflush(stdout);
 }
 
-int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
-             Board& board) {
-  try {
-    if (arguments.pin) pin_to_core(rank);  // set-up measures links, so it comes first
-    FolderStore store(folder);
-    Rank self(rank, arguments, store, board);
-    for (const Entry& entry : arguments.entries) self.measure(entry);
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
-    return 1;
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   const Arguments arguments = parse({argv + 1, argv + argc});
-  auto* board = static_cast<Board*>(
-      ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  const bool ok =
-      run_processes(arguments.ranks, [&](int rank, const std::filesystem::path& folder) {
-        return run_rank(rank, arguments, folder, *board);
-      });
+  auto& board = map_shared<Board>();
+  const bool ok = run_processes(arguments.ranks, [&](int rank, Store& store) {
+    if (arguments.pin) pin_to_core(rank);  // before the set-up, which measures the links
+    Rank self(rank, arguments, store, board);
+    for (const Entry& entry : arguments.entries) self.measure(entry);
+  });
   return ok ? 0 : 1;
 }

@@ -1,5 +1,5 @@
-// A store for the processes of one host: a key is a file of a folder.
-// Thread safety: all calls, any thread or process.
+// A store for the processes of one host: each key is a file in a folder.
+// Thread safety: any thread or process may make any call.
 #pragma once
 
 #include <unistd.h>
@@ -22,15 +22,15 @@ class FolderStore : public Store {
  public:
   explicit FolderStore(std::filesystem::path folder) : folder_(std::move(folder)) {}
   void set(const std::string& key, const std::string& value) override {
-    const std::string name = name_of_file(key);
-    const std::filesystem::path draft = folder_ / (name + "." + std::to_string(::getpid()));
-    std::ofstream(draft, std::ios::binary) << value;
-    std::filesystem::rename(draft, folder_ / name);
+    const std::string name = file_name(key);
+    const std::filesystem::path unfinished = folder_ / (name + "." + std::to_string(::getpid()));
+    std::ofstream(unfinished, std::ios::binary) << value;
+    std::filesystem::rename(unfinished, folder_ / name);
   }
   std::string get(const std::string& key, TimeNs deadline) override {
-    const std::filesystem::path path = folder_ / name_of_file(key);
+    const std::filesystem::path path = folder_ / file_name(key);
     while (!std::filesystem::exists(path)) {
-      if (now_ns() > deadline) raise(ErrorKind::kRendezvous, "no rank wrote " + key);
+      if (now_ns() > deadline) raise(ErrorKind::kRendezvous, "no rank set the key " + key);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     std::ostringstream text;
@@ -39,7 +39,7 @@ class FolderStore : public Store {
   }
 
  private:
-  static std::string name_of_file(std::string key) {
+  static std::string file_name(std::string key) {
     std::ranges::replace(key, '/', '_');
     return "key_" + key;
   }

@@ -1,6 +1,10 @@
-// How fast the reduction kernels are: GB of target a second, by dtype, operation and instruction
-// set, beside memcpy of as many bytes. `fastgpu_bench_kernels [SIZE_KIB]`; the default, 256 KiB,
-// lies in the L2 cache with its source, as the chunks of a pipelined collective do.
+// Measures the reduction kernels: GB of target per second, by dtype, operation and instruction set,
+// and memcpy of the same size for comparison.
+//
+//   fastgpu_bench_kernels [SIZE_KIB]
+//
+// With the default, 256 KiB, source and target fit in the L2 cache, like the chunks of a pipelined
+// collective.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -16,7 +20,7 @@
 namespace fastgpu {
 namespace {
 
-// The best of many short trials: what the kernel can do while nothing else has the core.
+// The best of many short trials, so that an interrupted trial does not count.
 double gigabytes_a_second(std::size_t size_bytes, const std::function<void()>& body) {
   using Clock = std::chrono::steady_clock;
   constexpr int kTrials = 60;
@@ -39,7 +43,7 @@ double gigabytes_a_second(std::size_t size_bytes, const std::function<void()>& b
   return best;
 }
 
-// As the tensors and chunks that collectives work on begin: at a cache line.
+// Arrays start at a cache line, like the tensors and chunks of collectives.
 struct alignas(64) Line {
   std::byte bytes[64];
 };
@@ -59,7 +63,7 @@ class Array {
 
 struct Arrays {
   explicit Arrays(std::size_t size_bytes) : target(size_bytes), source(size_bytes) { refill(); }
-  // Small numbers in every dtype, and no subnormals that would grow out of them.
+  // Small numbers in every dtype, whose sums and products do not become subnormal.
   void refill() {
     for (std::size_t i = 0; i < target.size(); ++i) {
       target[i] = std::byte{static_cast<uint8_t>(0x38 + i % 4)};
@@ -104,7 +108,7 @@ void measure_dtype(Arrays& arrays, DType dtype) {
   });
 }
 
-// Speeds in GB of the short format a second.
+// In GB of the short format per second.
 void measure_conversions(Arrays& arrays, DType dtype) {
   const std::size_t count = arrays.target.size() / sizeof(float);
   const std::size_t size_bytes = count * size_of(dtype);

@@ -1,10 +1,10 @@
-// What a collective costs on an MPI: the same calls, sizes and lines as fastgpu_bench_core's, so
-// that bench/peers.py can hold one against the other. Any MPI-3 library builds it.
+// Measures collectives of an MPI library. It makes the same calls and prints the same lines as
+// fastgpu_bench_core, so that bench/peers.py can compare them. Any MPI-3 library can build it.
 //
 //   mpicc -O2 bench/mpi_collectives.c -o mpi_collectives
 //   mpiexec -n 2 ./mpi_collectives [--touch] [--seconds 0.25] COLLECTIVE:DTYPE:BYTES ...
 //
-// float32 only, unless the library has MPIX_BFLOAT16; an entry of another dtype is left out.
+// The dtype is float32, or bfloat16 if the library has MPIX_BFLOAT16; other entries are skipped.
 #define _GNU_SOURCE
 #include <mpi.h>
 #include <stdint.h>
@@ -74,7 +74,7 @@ static float at(const struct entry* entry, const void* memory, int element) {
   return value;
 }
 
-// Each rank gave its number plus one.
+// Whether the result is right for inputs of which every element is rank + 1.
 static int correct(const struct entry* entry, const void* data) {
   const int part = entry->count / ranks;
   const int outputs = entry->collective == REDUCE_SCATTER ? part : entry->count;
@@ -104,7 +104,7 @@ static double cpu_seconds(void) {
          1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
-// Rank 0's count, so that all make the same calls.
+// Rank 0 decides, so that all ranks make the same number of calls.
 static int calls_for(double least) {
   double wanted = budget / (least > 1e-7 ? least : 1e-7);
   if (wanted > MOST_CALLS) wanted = MOST_CALLS;
@@ -161,7 +161,7 @@ static void measure(const struct entry* entry) {
   free(input);
 }
 
-// Whether this library has the entry's dtype.
+// Fills `entry`; returns whether this library has its dtype.
 static int parse(char* text, struct entry* entry) {
   const char* name = strtok(text, ":");
   entry->dtype = strtok(NULL, ":");

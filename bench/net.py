@@ -1,13 +1,13 @@
-"""Measures all_reduce between two hosts against gloo, and against what the wire can carry.
+"""Compares all_reduce between two hosts with gloo and with the speed of the link.
 
     python bench/net.py                           # every link
-    python bench/net.py --rates 1gbit --end 16M   # one link, not the largest size
-    python bench/net.py --rates 1gbit --write     # its lines of bench/results/net.md anew
+    python bench/net.py --rates 1gbit --end 16M   # one link, without the largest size
+    python bench/net.py --rates 1gbit --write     # replace its lines in bench/results/net.md
 
-The hosts are two network namespaces of this machine, joined by one cable (veth); `tc` holds each to
-the rate. On each host `fastgpu-comm bench` runs as one rank, fastgpu and gloo by turns in the same
-processes. The reference is the time of the bytes that an all_reduce of two ranks must send each
-way, at the rate. Needs root, or what `ip netns` needs.
+The hosts are two network namespaces of this machine, joined by a virtual cable (veth); `tc` limits
+the rate of each. Each host runs one rank of `fastgpu-comm bench`; fastgpu and gloo take turns in
+the same processes. The reference is the time to send, at the link's rate, the bytes that an
+all_reduce of two ranks must send each way. This needs root, or the capabilities of `ip netns`.
 """
 
 from __future__ import annotations
@@ -26,30 +26,38 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.process import netns  # noqa: E402  the project's root is found above
+from tests.process import netns  # noqa: E402  found in ROOT
 
-from fastgpu_comm.bench import machine  # noqa: E402
+from fastgpu_comm.bench import markdown  # noqa: E402
 from fastgpu_comm.bench.sizes import format_size, parse_size  # noqa: E402
 
 PAGE = ROOT / "bench" / "results" / "net.md"
-PORT = 29500  # in namespaces that are new each time, so nobody else has it
+PORT = 29500  # free, because the namespaces are new
 FACTOR = 4
-# An Ethernet frame of 1514 bytes carries 1448 of payload, below IPv4 and TCP with timestamps.
+# An Ethernet frame of 1514 bytes carries 1448 bytes over IPv4 and TCP with timestamps.
 WIRE_BYTES_PER_BYTE = 1514 / 1448
 
 
 @dataclass(frozen=True)
 class Link:
-    """What joins the hosts, and what is measured over it."""
+    """A link between the hosts, and the sizes to measure on it.
 
-    rate: str  # as `tc` writes it, or "unlimited"
-    bits_per_second: float  # 0: what the machine can do
-    burst: str  # what a host may send ahead of the rate: enough that timers are no limit
+    Attributes:
+        rate: The rate as `tc` writes it, or "unlimited".
+        bits_per_second: The same rate as a number; 0 if unlimited.
+        burst: The bytes that a host may send ahead of the rate, enough to hide timer delays.
+        begin_bytes: The first size, after 8 bytes.
+        options: Options for `fastgpu-comm bench`: few calls on slow links.
+    """
+
+    rate: str
+    bits_per_second: float
+    burst: str
     begin_bytes: int
-    options: tuple[str, ...]  # of the benchmark: slow links get few calls
+    options: tuple[str, ...]
 
     def reference_us(self, size_bytes: int) -> float | None:
-        """Returns how long `size_bytes` take each way; None without a rate."""
+        """Returns the time to send `size_bytes` each way, or None if the rate is unlimited."""
         if not self.bits_per_second:
             return None
         return size_bytes * 8 * WIRE_BYTES_PER_BYTE / self.bits_per_second * 1e6
@@ -70,7 +78,7 @@ LINKS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One size over one link: medians of the calls' times, in microseconds, by backend."""
+    """One size on one link: the median time of a call in microseconds, by backend."""
 
     link: Link
     size_bytes: int
@@ -92,7 +100,7 @@ def bench(
             "MASTER_PORT": str(PORT),
             "GLOO_SOCKET_IFNAME": netns.INTERFACE,
         }
-        environment.setdefault("FASTGPU_LOG", "error")  # that one machine has two hosts is known
+        environment.setdefault("FASTGPU_LOG", "error")  # no warning that two hosts share a machine
         ranks.append(
             subprocess.Popen(
                 host.command(command), env=environment, stdout=None if rank else sys.stderr
@@ -110,7 +118,7 @@ def bench(
 
 
 def measure(link: Link, end_bytes: int, backends: Sequence[str]) -> list[Line]:
-    """Measures 8 bytes, and the sizes up to `end_bytes`, over one link."""
+    """Measures 8 bytes and the sizes up to `end_bytes` on one link."""
     ranges = [(8, 8), (link.begin_bytes, end_bytes)]
     lines: dict[int, Line] = {}
     rate = link.rate if link.bits_per_second else None
@@ -127,8 +135,8 @@ def measure(link: Link, end_bytes: int, backends: Sequence[str]) -> list[Line]:
     return list(lines.values())
 
 
-def rows(lines: Sequence[Line], backends: Sequence[str]) -> Iterator[str]:
-    """Yields the lines of the page's table."""
+def rows(lines: Sequence[Line], backends: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the cells of the page's table."""
     for line in lines:
         reference = line.link.reference_us(line.size_bytes) if line.size_bytes > 8 else None
         mine = line.times_us[backends[0]]
@@ -136,34 +144,34 @@ def rows(lines: Sequence[Line], backends: Sequence[str]) -> Iterator[str]:
         cells += [_milliseconds(line.times_us[backend]) for backend in backends]
         cells.append(f"{mine / reference:.3f}" if reference else "")
         cells += [f"{mine / line.times_us[other]:.3f}" for other in backends[1:]]
-        yield f"| {' | '.join(cells)} |"
+        yield cells
 
 
-def kept(rates: Sequence[str]) -> Iterator[str]:
-    """Yields what the written page says of links other than `rates`."""
+def kept(rates: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the cells in the written page of links other than `rates`."""
     for line in PAGE.read_text().splitlines() if PAGE.exists() else []:
-        if line.startswith("| ") and line.split(" ")[1] in set(LINKS) - set(rates):
-            yield line
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in set(LINKS) - set(rates):
+            yield cells
 
 
-def page(table: Sequence[str], backends: Sequence[str]) -> Iterator[str]:
-    """Yields the lines of the page."""
-    yield "# all_reduce between two hosts"
-    yield ""
-    yield "    python bench/net.py --write"
-    yield ""
-    yield from (f"- {name}: {value}" for name, value in machine.describe().items())
-    yield ""
-    yield "Two ranks of float32, each in a network namespace of its own. Milliseconds: the median"
-    yield "over the calls, a call's time being its slowest rank's; the backends took turns in the"
-    yield "same processes. The reference is the bytes each way at the link's rate. The ratios are"
-    yield f"the times of {backends[0]} over the reference, and over the other's."
-    yield ""
+def page(table: Sequence[Sequence[str]], backends: Sequence[str]) -> str:
+    """Returns the page."""
     head = ["link", "size", "reference", *backends, "over reference"]
     head += [f"over {other}" for other in backends[1:]]
-    yield f"| {' | '.join(head)} |"
-    yield f"| --- | {' | '.join(['---:'] * (len(head) - 1))} |"
-    yield from sorted(table, key=lambda row: list(LINKS).index(row.split(" ")[1]))
+    ordered = sorted(table, key=lambda row: list(LINKS).index(row[0]))
+    return f"""\
+# all_reduce between two hosts
+
+    python bench/net.py --write
+
+{markdown.machine_list()}
+Two ranks, each in its own network namespace, reduce float32. Times are in milliseconds: the median
+over the calls, where a call takes as long as its slowest rank. The backends took turns in the same
+processes. The reference is the time to send the bytes each way at the link's rate. The ratios are
+the times of {backends[0]} over the reference and over the other backends.
+
+{markdown.table(head, ordered)}"""
 
 
 def _milliseconds(time_us: float | None) -> str:
@@ -171,14 +179,14 @@ def _milliseconds(time_us: float | None) -> str:
 
 
 def main() -> None:
-    """Measures what the arguments ask for."""
+    """Measures the links in the arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rates", default=",".join(LINKS), help="of: %(default)s")
+    parser.add_argument("--rates", default=",".join(LINKS), help="default: %(default)s")
     parser.add_argument("--end", type=parse_size, default=parse_size("64M"), help="largest size")
     parser.add_argument("--backend", default="fastgpu,gloo", help="default: %(default)s")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     rates = arguments.rates.split(",")
     unknown = [rate for rate in rates if rate not in LINKS]
@@ -191,9 +199,9 @@ def main() -> None:
     backends = arguments.backend.split(",")
     lines = [line for rate in rates for line in measure(LINKS[rate], arguments.end, backends)]
     table = list(rows(lines, backends))
-    print("\n".join(page(table, backends)))
+    print(page(table, backends))
     if arguments.write:
-        PAGE.write_text("\n".join(page([*kept(rates), *table], backends)) + "\n")
+        PAGE.write_text(page([*kept(rates), *table], backends))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,20 @@
-// Many outstanding operations at the core, below torch and Python: each rank makes COUNT
-// asynchronous all_reduces, then waits for each; beside as many synchronous ones, and as many that
-// are waited for one by one. The three take turns in the same processes. What a turn takes is the
-// slowest rank's time; medians over the turns are shown, for one operation, and results checked.
+// Measures many outstanding operations below torch and Python, in three ways: COUNT synchronous
+// all_reduces; COUNT asynchronous ones, then all waits; and COUNT asynchronous ones with a wait
+// after each. The three take turns in the same processes. A turn takes as long as its slowest rank.
+// The output is the median over the turns, per operation. Every result is checked.
 //
 //   fastgpu_bench_outstanding [--ranks 2] [--count 1000] [--bytes 4096] [--turns 60] [--pin]
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "comm/communicator.h"
 #include "comm/runtime.h"
-#include "folder_store.h"
+#include "pin.h"
 #include "rank_processes.h"
 
 namespace {
@@ -36,7 +33,7 @@ struct Arguments {
   bool pin = false;
 };
 
-// What the processes write down for each other: nanoseconds.
+// Shared by the processes: the times of every rank, way and turn.
 using Board = std::array<std::array<std::array<TimeNs, kMostTurns>, kWays.size()>, kMostRanks>;
 
 Arguments parse(const std::vector<std::string>& words) {
@@ -57,7 +54,7 @@ Arguments parse(const std::vector<std::string>& words) {
     } else if (words[i] == "--pin") {
       arguments.pin = true;
     } else {
-      std::fprintf(stderr, "'%s': the first lines of outstanding.cpp say how it is called\n",
+      std::fprintf(stderr, "unknown argument '%s'; bench/outstanding.cpp describes them\n",
                    words[i].c_str());
       std::_Exit(2);
     }
@@ -68,13 +65,7 @@ Arguments parse(const std::vector<std::string>& words) {
 class Rank {
  public:
   Rank(int rank, const Arguments& arguments, Store& store) : arguments_(arguments) {
-    CommunicatorConfig config;
-    config.rank = rank;
-    config.world = arguments.ranks;
-    config.name = "bench";
-    config.timeout_ms = 60'000;
-    config.options = options_from_environment(fastgpu_environment());
-    communicator_ = Communicator::create(config, store, runtime_);
+    communicator_ = Communicator::create(bench_config(rank, arguments.ranks), store, runtime_);
     const auto elements = static_cast<std::size_t>(arguments.bytes) / sizeof(float);
     tensors_.assign(static_cast<std::size_t>(arguments.count), std::vector<float>(elements));
   }
@@ -94,7 +85,7 @@ class Rank {
     const TimeNs taken = now_ns() - start;
     const auto sum = static_cast<float>(arguments_.ranks);
     for (const auto& tensor : tensors_) {
-      if (tensor.front() != sum || tensor.back() != sum) throw std::runtime_error("a wrong sum");
+      if (tensor.front() != sum || tensor.back() != sum) throw std::runtime_error("wrong sum");
     }
     return taken;
   }
@@ -126,23 +117,15 @@ class Rank {
   std::vector<std::shared_ptr<Work>> works_;
 };
 
-int run_rank(int rank, const Arguments& arguments, const std::filesystem::path& folder,
-             Board& board) {
-  try {
-    if (arguments.pin) pin_to_core(rank);
-    FolderStore store(folder);
-    Rank self(rank, arguments, store);
-    auto& mine = board[static_cast<std::size_t>(rank)];
-    for (std::size_t way = 0; way < kWays.size(); ++way) self.timed(way);
-    for (int turn = 0; turn < arguments.turns; ++turn) {
-      for (std::size_t way = 0; way < kWays.size(); ++way) {
-        mine[way][static_cast<std::size_t>(turn)] = self.timed(way);
-      }
+void run_rank(int rank, const Arguments& arguments, Store& store, Board& board) {
+  if (arguments.pin) pin_to_core(rank);  // before the set-up, which measures the links
+  Rank self(rank, arguments, store);
+  auto& mine = board[static_cast<std::size_t>(rank)];
+  for (std::size_t way = 0; way < kWays.size(); ++way) self.timed(way);
+  for (int turn = 0; turn < arguments.turns; ++turn) {
+    for (std::size_t way = 0; way < kWays.size(); ++way) {
+      mine[way][static_cast<std::size_t>(turn)] = self.timed(way);
     }
-    return 0;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
-    return 1;
   }
 }
 
@@ -166,12 +149,9 @@ void print(const Arguments& arguments, const Board& board) {
 
 int main(int argc, char** argv) {
   const Arguments arguments = parse({argv + 1, argv + argc});
-  auto* board = static_cast<Board*>(
-      ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  const bool ok =
-      run_processes(arguments.ranks, [&](int rank, const std::filesystem::path& folder) {
-        return run_rank(rank, arguments, folder, *board);
-      });
-  if (ok) print(arguments, *board);
+  auto& board = map_shared<Board>();
+  const bool ok = run_processes(
+      arguments.ranks, [&](int rank, Store& store) { run_rank(rank, arguments, store, board); });
+  if (ok) print(arguments, board);
   return ok ? 0 : 1;
 }

@@ -1,15 +1,19 @@
-"""Collectives of fastgpu beside those of every MPI that this machine has, and of gloo.
+"""Compares collectives of fastgpu with those of gloo and of every MPI on this machine.
 
     python bench/peers.py [--ranks 2,4,8] [--rounds 3] [--mpi NAME=MPICC,MPIEXEC] [--only PATTERN]
 
-Builds fastgpu's own benchmark and bench/mpi_collectives.c with each MPI compiler, then runs them
-all in rounds, turn by turn: a shared machine drifts, so only figures of one round are compared, and
-a ratio is the median over rounds. Entered below torch: `private` (buffers of each rank's own) and
-`symmetric` (in symmetric memory), pinned as MPI's launchers pin. Through torch.distributed: fastgpu
-and gloo. In the same rounds two processes measure the floor (bench/bounds.cpp).
+It builds fastgpu's own benchmark, and bench/mpi_collectives.c with each MPI compiler, and runs all
+programs in every round. The speed of a shared machine drifts, so only times of the same round are
+compared, and a ratio is the median over the rounds. The programs are:
 
-Writes a markdown table; the rows lie in build/bench/peers.json, and --append adds rounds to them.
-MPIs outside the PATH are named by --mpi: intel=/opt/intel/mpi/bin/mpicc,/opt/intel/mpi/bin/mpiexec.
+- `private` and `symmetric`: fastgpu below torch, with buffers in private or symmetric memory, and
+  with each rank pinned to a core, as MPI's launchers do;
+- `fastgpu` and `gloo`: the backends, called through torch.distributed;
+- the MPIs;
+- `floor`: the least time that two processes need (bench/bounds.cpp).
+
+It writes a Markdown page, and the rows to build/bench/peers.json; --append adds rounds to them. An
+MPI outside the PATH is named by --mpi: intel=/opt/intel/mpi/bin/mpicc,/opt/intel/mpi/bin/mpiexec.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ ENTRIES = [
     ),
 ]
 
-# Compiler, launcher, and the Debian package that brings both.
+# Compiler, launcher, and the Debian packages that contain them.
 KNOWN_MPIS = {
     "openmpi": ("mpicc.openmpi", "mpirun.openmpi", "libopenmpi-dev openmpi-bin"),
     "mpich": ("mpicc.mpich", "mpiexec.mpich", "libmpich-dev mpich"),
@@ -63,23 +67,31 @@ KNOWN_MPIS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A program that takes entries and prints lines; `{ranks}` of its command is filled in."""
+    """A program that measures entries and prints a line of JSON for each.
+
+    Attributes:
+        name: The name in the report.
+        command: The first words of its command line; `{ranks}` stands for the number of ranks.
+        environment: Variables to set.
+        oversubscribe: Further words if there are more ranks than cores.
+        program: The words after those.
+    """
 
     name: str
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
-    oversubscribe: Sequence[str] = ()  # further words where there are more ranks than cores
+    oversubscribe: Sequence[str] = ()
     program: Sequence[str] = ()
 
     def words(self, ranks: int, options: Sequence[str], entries: Sequence[str]) -> list[str]:
-        """Returns the command that measures `entries`."""
+        """Returns the command line that measures `entries`."""
         more = self.oversubscribe if ranks > len(os.sched_getaffinity(0)) else ()
         filled = [word.format(ranks=ranks) for word in self.command]
         return [*filled, *more, *self.program, *options, *entries]
 
 
 def build_own() -> None:
-    """Compiles fastgpu's benchmarks, or leaves those that are there where cmake is absent."""
+    """Compiles fastgpu's benchmarks; without cmake, uses those that exist."""
     if shutil.which("cmake"):
         environment = {"CMAKE_GENERATOR": "Ninja"} if shutil.which("ninja") else {}
         for words in (
@@ -94,7 +106,7 @@ def build_own() -> None:
                 stdout=subprocess.DEVNULL,
             )
     if not (CORE.exists() and BOUNDS.exists()):
-        raise SystemExit(f"{CORE} is not built, and there is no cmake to build it with")
+        raise SystemExit(f"{CORE} does not exist, and cmake is missing to build it")
 
 
 def mpi_peer(name: str, compiler: str, launcher: str) -> Peer:
@@ -103,7 +115,7 @@ def mpi_peer(name: str, compiler: str, launcher: str) -> Peer:
     program = BUILT / f"mpi_collectives_{name}"
     home = Path(shutil.which(compiler) or compiler).parent.parent
     environment = {}
-    if home != Path("/usr"):  # not the system's: it has to be told where it is
+    if home != Path("/usr"):  # not installed by the system, so it needs its paths
         environment = {"PATH": f"{home}/bin:{os.environ['PATH']}", "I_MPI_ROOT": str(home)}
     source = str(ROOT / "bench" / "mpi_collectives.c")
     libraries = f"-Wl,-rpath,{home}/lib"
@@ -126,7 +138,7 @@ def mpi_peer(name: str, compiler: str, launcher: str) -> Peer:
 
 
 def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
-    """Returns everything that can run here, and what is missing and how to get it."""
+    """Returns the programs that can run here, and how to get those that are missing."""
     core = [str(CORE), "--json", "--pin", "--ranks", "{ranks}"]
     rank = [sys.executable, str(ROOT / "bench" / "torch_rank.py"), "--ranks", "{ranks}"]
     peers = [Peer("private", core), Peer("symmetric", [*core, "--symmetric"]), Peer("torch", rank)]
@@ -148,7 +160,7 @@ def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
 
 
 def run(words: Sequence[str], environment: dict[str, str], limit: float) -> tuple[str, str]:
-    """Runs a program; returns its output, and why it did not end well ("" if it did)."""
+    """Runs a program; returns the output, and the reason of a failure ("" for success)."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             words,
@@ -163,7 +175,7 @@ def run(words: Sequence[str], environment: dict[str, str], limit: float) -> tupl
             if process.wait(limit):
                 why = f"exit {process.returncode}"
         except subprocess.TimeoutExpired:
-            why = f"not done after {limit:.0f} s"
+            why = f"not finished after {limit:.0f} s"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -175,7 +187,7 @@ def run(words: Sequence[str], environment: dict[str, str], limit: float) -> tupl
 def measure(
     peers: Sequence[Peer], ranks: int, round_: int, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """Yields one round's rows; a peer that fails says so on standard error."""
+    """Yields the rows of one round; reports failed programs on standard error."""
     entries = [entry for entry in ENTRIES if re.search(arguments.only, entry)]
     options = ["--seconds", str(arguments.seconds), *(["--touch"] if arguments.touch else [])]
     sizes = [entry.rsplit(":")[-1] for entry in entries if entry.startswith("all_reduce:float32")]
@@ -203,13 +215,18 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--ranks", default="2,4,8")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.1, help="for an entry, a peer, a round")
-    parser.add_argument("--limit", type=float, default=60, help="seconds for a peer in a round")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="of COLLECTIVE:DTYPE:BYTES")
-    parser.add_argument("--peers", default="", metavar="A,B", help="of those found (default: all)")
+    parser.add_argument("--seconds", type=float, default=0.1, help="per entry, program and round")
+    parser.add_argument("--limit", type=float, default=60, help="seconds for a program in a round")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="PATTERN",
+        help="a regular expression that entries COLLECTIVE:DTYPE:BYTES must contain",
+    )
+    parser.add_argument("--peers", default="", metavar="A,B", help="only these programs")
     parser.add_argument("--mpi", action="append", default=[], metavar="NAME=MPICC,MPIEXEC")
     parser.add_argument("--touch", action="store_true", help="write the inputs before each call")
-    parser.add_argument("--append", action="store_true", help="to the rounds of the last run")
+    parser.add_argument("--append", action="store_true", help="add rounds to those of the last run")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "peers.md")
     return parser.parse_args()
 
@@ -222,7 +239,7 @@ def main() -> int:
     wanted = arguments.peers.split(",") if arguments.peers else [peer.name for peer in peers]
     peers = [peer for peer in peers if peer.name in wanted]
     for text in missing:
-        print(f"not here: {text}", file=sys.stderr)
+        print(f"missing: {text}", file=sys.stderr)
     BUILT.mkdir(parents=True, exist_ok=True)
     kept = BUILT / "peers.json"
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The tables of bench/peers.py: times, ratios to the best peer and to the floor, processor time."""
+"""The report of bench/peers.py: times, ratios to the best peer and the floor, processor time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgpu_comm.bench import machine
+from fastgpu_comm.bench import markdown
 from fastgpu_comm.bench.sizes import format_size
 
 OWN = ("private", "symmetric", "fastgpu")
@@ -15,15 +15,15 @@ FLOORS = ("floor_private", "floor_symmetric")
 EXPLANATION = """\
     python bench/peers.py
 
-Microseconds: a call takes as long as on its slowest rank, p50 is the median over the calls of a
-round, and here stands the median over rounds. All programs took turns in each round; a ratio is
-taken within a round, then its median over rounds. `private` and `symmetric` are fastgpu entered
-below torch, with buffers of each rank's own and in symmetric memory; `fastgpu` and `gloo` are
-called through torch.distributed. Sizes are nccl-tests'. Every result was checked. `floor`: what
-two processes need that only copy, add and meet (bench/bounds.cpp). `least`: the fastest round of
-one over the fastest of any peer. Where a virtual machine's processors are now two threads of a
-core, now cores far apart, each start of a program meets one or the other, and the medians mix
-them; the fastest of many rounds are of the former kind, of few they may not be.
+Times are in microseconds: the median over rounds of the median over a round's calls, where a call
+takes as long as its slowest rank. All programs ran in every round. A ratio compares times of the
+same round, and the table has its median over rounds. `private` and `symmetric` are fastgpu below
+torch, with buffers in private or symmetric memory; `fastgpu` and `gloo` are called through
+torch.distributed. Sizes are those of nccl-tests. Every result was checked. `floor` is the least
+time that two processes need to copy, add and synchronise (bench/bounds.cpp). `least` compares the
+fastest round with the fastest round of any peer. Two processors of a virtual machine may be two
+threads of one core at one time, and distant cores at another; then the medians mix both cases, and
+with many rounds `least` shows the first.
 """
 
 Entry = tuple[str, str, int]
@@ -31,10 +31,10 @@ Value = Callable[[dict[str, Any]], float]
 
 
 class Rows:
-    """What was measured with one number of ranks."""
+    """The rows of one number of ranks."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Keeps `rows` by entry, round and peer."""
+        """Sorts `rows` by entry, round and peer."""
         self.entries: dict[Entry, dict[int, dict[str, dict[str, Any]]]] = {}
         self.peers: dict[str, None] = {}
         for row in rows:
@@ -47,26 +47,26 @@ class Rows:
         return [peer for peer in self.peers if peer not in (*OWN, *FLOORS)]
 
     def median(self, entry: Entry, peer: str, value: Value) -> float | None:
-        """Returns the median over rounds of a peer's value."""
+        """Returns the median over rounds of a peer's value, or None if it was not measured."""
         rounds = self.entries[entry].values()
         values = [value(rows[peer]) for rows in rounds if peer in rows]
         return statistics.median(values) if values else None
 
     def best(self, entry: Entry, value: Value) -> tuple[str, float] | None:
-        """Returns the peer with the least median, and that."""
+        """Returns the peer with the least median, and the median."""
         medians = [(peer, self.median(entry, peer, value)) for peer in self.others()]
         known = [(peer, median) for peer, median in medians if median is not None]
         return min(known, key=lambda pair: pair[1], default=None)
 
     def ratio_of_least(self, entry: Entry, peer: str) -> float | None:
-        """Returns the peer's least time over the least of the others'."""
+        """Returns the peer's least time over the least time of the other programs."""
         rounds = self.entries[entry].values()
         own = [rows[peer]["p50_us"] for rows in rounds if peer in rows]
         others = [rows[name]["p50_us"] for rows in rounds for name in self.others() if name in rows]
         return min(own) / min(others) if own and others else None
 
     def ratio(self, entry: Entry, peer: str, to: Sequence[str]) -> float | None:
-        """Returns the median over rounds of the peer's time over the least of `to`'s."""
+        """Returns the median over rounds of the peer's time over the least time of `to`."""
         ratios = []
         for rows in self.entries[entry].values():
             others = [rows[name]["p50_us"] for name in to if name in rows]
@@ -81,13 +81,13 @@ def time_us(row: dict[str, Any]) -> float:
 
 
 def seconds_per_gb(row: dict[str, Any]) -> float:
-    """Returns the processor time of all ranks for 10^9 bytes of S."""
+    """Returns the processor time of all ranks per 10^9 bytes of buffer."""
     spent = row["cpu_user_s"] + row["cpu_sys_s"]
     return float(spent / row["iters"] / row["bytes"] * 1e9)
 
 
 def number(value: float | None) -> str:
-    """Returns three digits, or a dash for what was not measured."""
+    """Returns a number with three digits, or a dash for None."""
     if value is None:
         return "-"
     if value >= 100:
@@ -95,20 +95,14 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Returns a markdown table whose first column is text."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, rule, *lines])
-
-
 def label(entry: Entry) -> str:
-    """Returns an entry as a reader names it."""
+    """Returns the name of an entry in the tables."""
     op, dtype, size = entry
     return f"{op} {'' if dtype == 'float32' else dtype + ' '}{format_size(size)}"
 
 
 def comparison(rows: Rows) -> str:
-    """Returns fastgpu against the best peer and the floor."""
+    """Returns a table that compares fastgpu with the best peer and the floor."""
     floors = [floor for floor in FLOORS if floor in rows.peers]
     head = ["", "private", "symmetric", "best peer", "", "private / best", "symmetric / best"]
     head += ["private, least", "symmetric, least"]
@@ -122,36 +116,35 @@ def comparison(rows: Rows) -> str:
         own = [rows.median(entry, peer, time_us) for peer in OWN[:2]]
         named = [number(best[1]), best[0]] if best else ["-", ""]
         lines.append([label(entry), *map(number, own), *named, *map(number, ratios)])
-    return table(head, lines)
+    return markdown.table(head, lines)
 
 
 def everyone(rows: Rows) -> str:
-    """Returns the times of all peers."""
+    """Returns a table of the times of all programs."""
     names = [peer for peer in (*OWN, *rows.others(), *FLOORS) if peer in rows.peers]
     lines = [
         [label(entry), *(number(rows.median(entry, peer, time_us)) for peer in names)]
         for entry in rows.entries
     ]
-    return table(["", *(name.replace("_", " ") for name in names)], lines)
+    return markdown.table(["", *(name.replace("_", " ") for name in names)], lines)
 
 
 def processors(rows: Rows) -> str:
-    """Returns processor seconds for 10^9 bytes, where bytes are what a call costs."""
+    """Returns a table of processor seconds per 10^9 bytes, for sizes of 64 KiB and more."""
     names = [peer for peer in (*OWN, *rows.others()) if peer in rows.peers]
     lines = [
         [label(entry), *(number(rows.median(entry, peer, seconds_per_gb)) for peer in names)]
         for entry in rows.entries
         if entry[2] >= 1 << 16
     ]
-    return table(["", *names], lines)
+    return markdown.table(["", *names], lines)
 
 
 def write_report(path: Path, rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> None:
-    """Writes the report on all rounds of `rows`."""
-    parts = ["# Collectives beside their peers\n", EXPLANATION]
-    parts.append("".join(f"- {key}: {value}\n" for key, value in machine.describe().items()))
+    """Writes the report of all rounds."""
+    parts = ["# Collectives compared with peers\n", EXPLANATION, markdown.machine_list()]
     if missing:
-        parts.append("Not measured, for they are not here: " + "; ".join(missing) + ".\n")
+        parts.append("Not measured, because not installed: " + "; ".join(missing) + ".\n")
     for ranks in sorted({row["ranks"] for row in rows}):
         of_ranks = Rows(row for row in rows if row["ranks"] == ranks)
         parts += [
@@ -159,7 +152,7 @@ def write_report(path: Path, rows: Sequence[dict[str, Any]], missing: Sequence[s
             comparison(of_ranks),
             "All times, us:\n",
             everyone(of_ranks),
-            "Processor seconds (user and system, all ranks) for 10^9 bytes of buffer:\n",
+            "Processor seconds (user and system, all ranks) per 10^9 bytes of buffer:\n",
             processors(of_ranks),
         ]
     path.parent.mkdir(parents=True, exist_ok=True)

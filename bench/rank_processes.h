@@ -1,43 +1,64 @@
-// The ranks of a benchmark as processes of this machine.
-// Threading: the caller has no other thread yet, for it forks.
+// Runs the ranks of a benchmark as processes of this machine.
+// Threading: they are forked, so the caller must have only one thread.
 #pragma once
 
-#include <sched.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
+#include <new>
 #include <string>
-#include <vector>
+
+#include "comm/communicator.h"
+#include "folder_store.h"
+
 namespace fastgpu {
 
-// Binds the calling thread to the `index`-th of the cores it may use, round and round.
-inline void pin_to_core(int index) {
-  cpu_set_t allowed;
-  ::sched_getaffinity(0, sizeof allowed, &allowed);
-  std::vector<int> cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
-  }
-  if (cores.empty()) return;
-  CPU_ZERO(&allowed);
-  CPU_SET(cores[static_cast<std::size_t>(index) % cores.size()], &allowed);
-  ::sched_setaffinity(0, sizeof allowed, &allowed);
+inline CommunicatorConfig bench_config(int rank, int world) {
+  CommunicatorConfig config;
+  config.rank = rank;
+  config.world = world;
+  config.name = "bench";
+  config.timeout_ms = 60'000;
+  config.options = options_from_environment(fastgpu_environment());
+  return config;
 }
 
-// Runs `run_rank(rank, folder)` in a process for each rank, with a folder to meet in, which is
-// removed after. It returns an exit status; whether all of them were 0 is returned here.
+// Returns a zeroed T in memory that the caller shares with processes it forks later. It is never
+// unmapped.
+template <typename T>
+T& map_shared() {
+  void* memory =
+      ::mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::perror("cannot map shared memory");
+    std::_Exit(1);
+  }
+  return *static_cast<T*>(memory);
+}
+
+// Runs `run_rank(rank, store)` in one process per rank. Returns whether none of them threw.
 template <typename RunRank>
 bool run_processes(int ranks, const RunRank& run_rank) {
   std::string folder = (std::filesystem::temp_directory_path() / "fastgpu-bench-XXXXXX").string();
   if (::mkdtemp(folder.data()) == nullptr) {
-    std::perror("cannot make a folder for the rendezvous");
+    std::perror("cannot create a folder for the rendezvous");
     return false;
   }
   for (int rank = 0; rank < ranks; ++rank) {
-    if (::fork() == 0) std::_Exit(run_rank(rank, std::filesystem::path(folder)));
+    if (::fork() != 0) continue;
+    try {
+      FolderStore store(folder);
+      run_rank(rank, store);
+      std::_Exit(0);
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "rank %d: %s\n", rank, error.what());
+      std::_Exit(1);
+    }
   }
   int failed = 0;
   for (int rank = 0; rank < ranks; ++rank) {

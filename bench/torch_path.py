@@ -1,16 +1,16 @@
-"""What lies between torch.distributed and the wire: calls, overlap, queues, set-up, idleness.
+"""Measures fastgpu through torch.distributed: calls, overlap, queues, set-up and idle cost.
 
     python bench/torch_path.py [--parts calls,overlap,outstanding,setup,idle] [--scale 1]
 
-calls        dist.all_reduce of 8 B to 4 KiB on 2 ranks, beside torch's `fake` backend, which does
-             nothing: the difference is what fastgpu costs
-overlap      25 MiB buckets with async_op=True while the main thread computes
-outstanding  1,000 asynchronous all_reduces of 4 KiB at once, beside as many synchronous ones
-setup        init_process_group once the store is up, 2 and 64 ranks
-idle         processor time of a communicator that nobody uses, and of a rank that waits
+calls        dist.all_reduce of 8 B to 4 KiB on 2 ranks. The difference to torch's backend `fake`,
+             which does nothing, is the cost of fastgpu.
+overlap      25 MiB buckets with async_op=True while the main thread computes.
+outstanding  1,000 asynchronous all_reduces of 4 KiB at once, and as many synchronous ones.
+setup        init_process_group on an existing store, with 2 and 64 ranks.
+idle         the processor time of an unused communicator, and of a rank that waits.
 
-What is compared takes turns in the same processes, and medians over the turns are shown. Writes a
-markdown report; `--scale 0.1` is a quick look.
+The compared variants take turns in the same processes, and the report shows medians over the turns.
+It is a Markdown page. `--scale 0.1` gives a quick result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed import fake_pg  # registers the backend `fake`
 
 import fastgpu_comm
-from fastgpu_comm.bench import machine
+from fastgpu_comm.bench import markdown
 from fastgpu_comm.bench.sizes import format_size
 
 TIMEOUT = datetime.timedelta(seconds=60)
@@ -42,7 +42,7 @@ MATMUL_SIZE = 192
 IDLE_SECONDS, LATE_SECONDS = 2.0, 1.0
 RESULTS = Path(__file__).parent / "results" / "torch_path.md"
 
-Seconds = dict[str, list[float]]  # what each turn took, by what it did
+Seconds = dict[str, list[float]]  # the time of each turn, by the name of the action
 
 
 def elapsed(action: Callable[[], object]) -> float:
@@ -53,7 +53,7 @@ def elapsed(action: Callable[[], object]) -> float:
 
 
 def turns(rounds: int, actions: Mapping[str, Callable[[], object]]) -> Seconds:
-    """Runs the actions in turns, each from a barrier, after one turn that does not count."""
+    """Runs the actions in turns, each after a barrier; drops the first turn as a warm-up."""
     taken: Seconds = {name: [] for name in actions}
     for round_ in range(rounds + 1):
         for name, action in actions.items():
@@ -65,7 +65,7 @@ def turns(rounds: int, actions: Mapping[str, Callable[[], object]]) -> Seconds:
 
 
 def calls(scale: float) -> Seconds:
-    """Returns seconds for a call, by "bytes backend"."""
+    """Returns the seconds per call, by "BYTES BACKEND"."""
     groups = {"fastgpu": dist.group.WORLD, "fake": dist.new_group(backend="fake")}
     groups["gloo"] = dist.new_group(backend="gloo", timeout=TIMEOUT)
     count = {"fastgpu": 1000, "fake": 1000, "gloo": 20}
@@ -85,7 +85,7 @@ def calls(scale: float) -> Seconds:
 
 
 def overlap(scale: float) -> Seconds:
-    """Returns seconds of communication, of computation, and of both at once; by who computes."""
+    """Returns the seconds of communication, of computation and of both, by "RANKS: ACTION"."""
     buckets = [torch.zeros(BUCKET_BYTES // 4) for _ in range(BUCKETS)]
     matrix = torch.full((MATMUL_SIZE, MATMUL_SIZE), 1.0 / MATMUL_SIZE)
 
@@ -127,7 +127,7 @@ def overlap(scale: float) -> Seconds:
 
 
 def outstanding(scale: float) -> Seconds:
-    """Returns seconds for many all_reduces, one by one, or all started before any is waited for."""
+    """Returns the seconds for many all_reduces, synchronous, or all started before any wait."""
     tensors = [torch.ones(OUTSTANDING_BYTES // 4) for _ in range(OUTSTANDING)]
 
     def synchronous() -> None:
@@ -147,7 +147,7 @@ def outstanding(scale: float) -> Seconds:
 
 
 def idle(scale: float) -> Seconds:
-    """Returns processor seconds of this process while nobody calls, and while rank 0 waits."""
+    """Returns this process's processor seconds while idle, and while rank 0 waits for rank 1."""
     tensor = torch.zeros(1 << 20)
     for _ in range(10):
         dist.all_reduce(tensor)
@@ -168,7 +168,7 @@ PARTS = {"calls": calls, "overlap": overlap, "outstanding": outstanding, "idle":
 
 
 def rank_main(pipe: Connection, port: int, rank: int, world: int) -> None:
-    """A rank's life: answers (part or backend, scale) with what turns took, until None comes."""
+    """Runs a rank: answers each (part or backend, scale) with times, until it receives None."""
     torch.set_num_threads(1)
     assert fake_pg.__name__ in sys.modules
     assert fastgpu_comm.__name__ in sys.modules
@@ -201,7 +201,7 @@ def rank_main(pipe: Connection, port: int, rank: int, world: int) -> None:
 
 
 def ask(world: int, questions: Sequence[tuple[str, float]]) -> list[list[Seconds]]:
-    """Starts `world` ranks; returns for each question every rank's answer."""
+    """Starts `world` ranks; returns the answers of all ranks to each question."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([fake_pg.__name__, fastgpu_comm.__name__])
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -233,13 +233,6 @@ def slowest(answers: Sequence[Seconds]) -> dict[str, float]:
     }
 
 
-def table(head: str, rows: Sequence[Sequence[object]]) -> str:
-    """Returns a markdown table; `head` holds the columns' names, apart by commas."""
-    names = head.split(",")
-    lines = [names, ["---", *["---:"] * (len(names) - 1)], *rows]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
-
-
 def report_calls(answers: Sequence[Seconds]) -> str:
     """Returns the table of small calls."""
     taken = {name: seconds * 1e6 for name, seconds in slowest(answers).items()}
@@ -249,9 +242,9 @@ def report_calls(answers: Sequence[Seconds]) -> str:
         rows.append(
             [format_size(size), *(f"{us:.2f}" for us in (fake, fastgpu, fastgpu - fake, gloo))]
         )
-    return "us for a call of `dist.all_reduce` (target: at most 3 above `fake`).\n\n" + table(
-        "bytes,fake,fastgpu,fastgpu - fake,gloo", rows
-    )
+    head = ("bytes", "fake", "fastgpu", "fastgpu - fake", "gloo")
+    text = "Microseconds per call of `dist.all_reduce` (target: at most 3 above `fake`).\n\n"
+    return text + markdown.table(head, rows)
 
 
 def report_overlap(answers: Sequence[Seconds]) -> str:
@@ -265,33 +258,35 @@ def report_overlap(answers: Sequence[Seconds]) -> str:
         times = [f"{seconds * 1e3:.1f}" for seconds in (alone, compute, both)]
         ratios = [both / max(alone, compute), both / (alone + compute)]
         rows.append([who, *times, *(f"{ratio:.2f}" for ratio in ratios)])
+    head = ("ranks that compute", "communication", "computation", "both", "/ larger", "/ sum")
     return (
-        f"ms, {BUCKETS} buckets of {format_size(BUCKET_BYTES)} (target: at most 1.10 of the larger"
-        " where a core is free, at most 1 of the sum where none is).\n\n"
-        + table("who computes,communication,computation,both,of the larger,of the sum", rows)
+        f"Milliseconds, {BUCKETS} buckets of {format_size(BUCKET_BYTES)} (target: at most 1.10 of"
+        " the larger time if a core is free, else at most 1 of the sum).\n\n"
+        + markdown.table(head, rows)
     )
 
 
 def report_outstanding(answers: Sequence[Seconds]) -> str:
-    """Returns the line about many outstanding operations."""
+    """Returns the table of outstanding operations."""
     taken = slowest(answers)
     ratio = taken["asynchronous"] / taken["synchronous"]
     each = [f"{taken[name] / OUTSTANDING * 1e6:.2f}" for name in ("synchronous", "asynchronous")]
     return (
-        f"us for each of {OUTSTANDING:,} all_reduces of {format_size(OUTSTANDING_BYTES)}"
+        f"Microseconds per all_reduce, {OUTSTANDING:,} of {format_size(OUTSTANDING_BYTES)}"
         " (target: a ratio of at most 1).\n\n"
-        + table("synchronous,all outstanding,ratio", [[*each, f"{ratio:.2f}"]])
+        + markdown.table(
+            ("synchronous", "all outstanding", "ratio"), [[*each, f"{ratio:.2f}"]], left=0
+        )
     )
 
 
 def report_idle(answers: Sequence[Seconds]) -> str:
-    """Returns the line about processor time."""
+    """Returns the sentence about processor time."""
     spent = max(answer["idle"][0] for answer in answers) * 1e3
     waited = statistics.median(answers[0]["waiting"]) * 1e3
     return (
-        f"A communicator that nobody uses takes {spent:.2f} ms of processor time in"
-        f" {IDLE_SECONDS:g} s; a rank that waits {LATE_SECONDS:g} s for a late one,"
-        f" {waited:.2f} ms.\n"
+        f"An unused communicator takes {spent:.2f} ms of processor time in {IDLE_SECONDS:g} s; a"
+        f" rank that waits {LATE_SECONDS:g} s for another takes {waited:.2f} ms.\n"
     )
 
 
@@ -307,9 +302,9 @@ def report_setup(scale: float) -> str:
             ]
             rows.append([f"{world} ranks, {backend}", *times])
     return (
-        "ms of `init_process_group`, slowest rank, from the moment that every rank has reached the"
-        " store (target: 100 with 2 ranks); and until the first all_reduce was done.\n\n"
-        + table(" ,init,first all_reduce", rows)
+        "Milliseconds of `init_process_group` on the slowest rank, once all ranks have reached the"
+        " store (target: 100 with 2 ranks), and until the end of the first all_reduce.\n\n"
+        + markdown.table(("", "init", "first all_reduce"), rows)
     )
 
 
@@ -322,17 +317,17 @@ REPORTS = {
 
 
 def main() -> int:
-    """Measures the parts asked for, and writes the report."""
+    """Measures the requested parts and writes the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", default="calls,overlap,outstanding,setup,idle")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of turns")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of turns")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     written = ["# Through torch.distributed\n", "    python bench/torch_path.py\n"]
-    written.append("".join(f"- {key}: {text}\n" for key, text in machine.describe().items()))
+    written.append(markdown.machine_list())
     asked = [part for part in parts if part in PARTS]
     answers = dict(zip(asked, ask(2, [(part, arguments.scale) for part in asked]), strict=True))
     for part in parts:

@@ -1,9 +1,9 @@
-"""torch's own DistributedDataParallel, in a loop of torch's own, over fastgpu.
+"""Trains with torch's DistributedDataParallel over fastgpu.
 
     torchrun --nproc-per-node 2 examples/ddp.py                 over fastgpu
     torchrun --nproc-per-node 2 examples/ddp.py gloo            over another backend
 
-On several hosts, on each of them (HOST is the first one's name):
+For two hosts, run this on both of them; HOST is the name of the first:
 
     torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
         examples/ddp.py
@@ -22,7 +22,7 @@ import fastgpu_comm  # noqa: F401  (registers the backend)
 
 
 def main(backend: str) -> None:
-    """Learns y = sin(x) on batches that differ from rank to rank."""
+    """Learns y = sin(x); every rank draws its own batches."""
     dist.init_process_group(backend)
     torch.manual_seed(0)
     model = DistributedDataParallel(

@@ -1,10 +1,10 @@
-"""Trains a small classifier with fastgpu_comm.Trainer; stop it and start it again to go on.
+"""Trains a small classifier with fastgpu_comm.Trainer. A stopped run resumes at the next start.
 
     python examples/trainer.py                                  one process
     torchrun --nproc-per-node 2 examples/trainer.py             two, over fastgpu
     torchrun --nproc-per-node 2 examples/trainer.py gloo        two, over another backend
 
-The same steps are taken whatever the number of processes: a batch is shared among them.
+The processes share each batch, so the steps are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fastgpu_comm.trainer import Datasets, TrainerSettings, classification
 
 
 def rings(count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Returns points of the plane, labelled by the ring around the origin they lie in."""
+    """Returns points of the plane, each with the number of its ring around the origin."""
     points = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed)) * 2
     return list(zip(points, points.norm(dim=1).long().clamp(max=4), strict=True))
 
 
 def main(backend: str) -> None:
-    """Trains as one rank of torchrun's job, or alone."""
+    """Trains as one rank of torchrun's job, or in a single process."""
     if "RANK" in os.environ:
         dist.init_process_group(backend)
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def main(backend: str) -> None:
     result = fastgpu_comm.Trainer(model, optimizer, datasets, classification, settings).fit()
     if not dist.is_initialized() or dist.get_rank() == 0:
         if result.loss is None:
-            print(f"{settings.folder} is a finished run: remove it to train anew")
+            print(f"the run in {settings.folder} is finished: remove it to train again")
         else:
             print(f"step {result.step}, evaluation loss {result.evaluation_loss:.4f}")
     if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""The rules of size and of layers that every source file is held to, and what breaks them."""
+"""Rules for the size of sources, their includes and the width of pages. Tests apply them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,59 @@ FILE_LINES = 400
 FUNCTION_LINES = 70
 PARAMETERS = 6
 
-# Rule broken -> why that is right here. Keys are what `broken` returns, up to the colon.
-EXCEPTIONS: dict[str, str] = {}
-
-# Only csrc/torch sees Python and what belongs to it.
+# Only csrc/torch may include headers of Python and torch.
 PYTHON_INCLUDES = ("torch/csrc", "torch/", "ATen/", "c10/", "pybind11/", "Python.h")
 
 CONTAINER = re.compile(
     r"\s*(inline\s+)?(template\s*<[^;{(]*>\s*)*(namespace|class|struct|union|enum|extern)\b"
 )
 ACCESS = re.compile(r"\b(public|protected|private)\s*:(?!:)")
+LIST_MARKER = re.compile(r"\s*(?:[-*]|\d+\.|>)\s+")
 LAYER = re.compile(r"^fastgpu_layer\(([\w ]+)\)", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
 
 
 def sources() -> Iterator[Path]:
-    """Yields every source file of the project."""
+    """Yields all source files of the project."""
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in SUFFIXES and path.is_file():
                 yield path
 
 
+def pages() -> list[Path]:
+    """Returns the Markdown pages that people write; bench/results is written by programs."""
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def wide_prose(name: str, text: str) -> list[str]:
+    """Returns the lines of a Markdown page that are too wide.
+
+    Table rows, fenced and indented code, and lines without a space to break at may be wider.
+
+    Args:
+        name: The path of the page.
+        text: The contents of the page.
+    """
+    found = []
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        code = fenced or line.startswith("    ")
+        breakable = " " in LIST_MARKER.sub("", line, count=1).strip()
+        if len(line) > COLUMNS and breakable and not code and not line.startswith("|"):
+            found.append(f"{name}:{number}: {len(line)} columns")
+    return found
+
+
 def broken(name: str, text: str) -> list[str]:
-    """Returns what in the file `name`, which holds `text`, is too wide or too long."""
+    """Returns the lines, functions and files that are too large in the file `name`.
+
+    Args:
+        name: The path of the file.
+        text: The contents of the file.
+    """
     lines = text.splitlines()
     found = [
         f"{name}:{number}: {len(line)} columns"
@@ -58,11 +87,11 @@ def broken(name: str, text: str) -> list[str]:
             for function, count in python_parameters(text)
             if count > PARAMETERS
         ]
-    return [what for what in found if what.rsplit(":", 1)[0] not in EXCEPTIONS]
+    return found
 
 
 def python_functions(text: str) -> Iterator[tuple[str, int]]:
-    """Yields the name and the lines of each function, its docstring and decorators not counted."""
+    """Yields the name and line count of each function, without docstring and decorators."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             count = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -73,7 +102,7 @@ def python_functions(text: str) -> Iterator[tuple[str, int]]:
 
 
 def python_parameters(text: str) -> Iterator[tuple[str, int]]:
-    """Yields the name and the number of parameters of each function, `self` not counted."""
+    """Yields the name and parameter count of each function, without `self`."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -81,13 +110,13 @@ def python_parameters(text: str) -> Iterator[tuple[str, int]]:
 
 
 def cpp_functions(text: str) -> Iterator[tuple[str, int]]:
-    """Yields the name and the lines of each block that is no namespace or type.
+    """Yields the name and line count of each function.
 
-    Lambdas and blocks inside a function belong to it.
+    A function is a block that is not a namespace or type. Inner blocks and lambdas belong to it.
     """
     text = without_comments(text)
     containers: list[bool] = []
-    head = 0  # where the text that the next brace belongs to begins
+    head = 0  # start of the text before the next brace
     start = 0
     for position, character in enumerate(text):
         if character == "{":
@@ -103,43 +132,46 @@ def cpp_functions(text: str) -> Iterator[tuple[str, int]]:
 
 
 def without_comments(text: str) -> str:
-    """Returns C++ `text` without comments, literals, directives and access labels; lines stay."""
+    """Returns C++ `text` without comments, literals, directives and access labels.
+
+    The number of lines stays the same.
+    """
     token = re.compile(
         r"""//[^\n]*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])+'"""
         r"""|^[ \t]*\#(?:\\\n|[^\n])*""",
         re.DOTALL | re.MULTILINE,
     )
-    # A ' inside a number (1'000) opens no literal.
+    # The ' in a number such as 1'000 does not start a literal.
     text = re.sub(r"(?<=\d)'(?=\d)", "", text)
     text = token.sub(lambda match: "\n" * match[0].count("\n"), text)
     return ACCESS.sub("", text)
 
 
 def layers(cmake: str) -> dict[str, set[str]]:
-    """Returns, for each layer of csrc/CMakeLists.txt, the layers it may include."""
+    """Returns the layers that each layer of csrc/CMakeLists.txt may include."""
     links = {words[0]: words[1:] for words in map(str.split, LAYER.findall(cmake))}
     reach: dict[str, set[str]] = {}
-    for layer, below in links.items():  # a layer is declared after those it links
+    for layer, below in links.items():  # a layer is declared after the layers it links
         reach[layer] = {layer, *below}.union(*(reach[name] for name in below))
     return reach
 
 
 def forbidden_includes(name: str, text: str, allowed: Mapping[str, set[str]]) -> list[str]:
-    """Returns the includes of a file under csrc/ that its layer does not link.
+    """Returns the includes of a file under csrc/ from layers that its own layer does not link.
 
     Args:
-        name: The file's path from csrc/ on, such as plan/ring.cpp.
-        text: What the file holds.
-        allowed: What `layers` returned.
+        name: The path below csrc/, such as plan/choose.cpp.
+        text: The contents of the file.
+        allowed: The result of `layers`.
     """
     layer = name.split("/")[0]
-    if layer not in allowed:  # csrc/torch links them all
+    if layer not in allowed:  # csrc/torch links all layers
         return []
     found = []
     for include in INCLUDE.findall(text):
-        folder = include.split("/")[0]
-        if folder in allowed and folder not in allowed[layer]:
+        folder, slash, _ = include.partition("/")  # <memory> is no folder
+        if slash and folder in allowed and folder not in allowed[layer]:
             found.append(f"{name} includes {include}, but {layer} does not link {folder}")
         elif include.startswith(PYTHON_INCLUDES):
-            found.append(f"{name} includes {include}, which is for csrc/torch alone")
+            found.append(f"{name} includes {include}, which only csrc/torch may")
     return found

@@ -1,7 +1,7 @@
-"""Runs clang-tidy over the sources of a build, in parallel: tidy.py BUILD_FOLDER [FILE...].
+"""Runs clang-tidy on the sources of a build, in parallel: tidy.py BUILD_FOLDER [FILE...].
 
-A file that passed is not looked at again until it, a project header it includes, its compile
-command or .clang-tidy changes: the stamps lie in BUILD_FOLDER/tidy.
+A file that passed is checked again only after a change of the file, of a project header that it
+includes, of its compile command, or of the configuration. BUILD_FOLDER/tidy has a stamp per file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 @functools.cache
 def project_includes(source: Path) -> frozenset[Path]:
-    """Returns the project's headers that `source` includes, directly or through others."""
+    """Returns the project's headers that `source` includes, directly or indirectly."""
     found: set[Path] = set()
     waiting = [source]
     while waiting:
@@ -38,7 +38,7 @@ def project_includes(source: Path) -> frozenset[Path]:
 
 
 def stamp_name(source: Path, command: str) -> str:
-    """Returns a name that changes whenever clang-tidy could say something new about `source`."""
+    """Returns a name that changes whenever clang-tidy's result for `source` could change."""
     digest = hashlib.sha256(command.encode())
     for path in (*CONFIGURATION, source, *sorted(project_includes(source))):
         digest.update(path.read_bytes())
@@ -46,7 +46,7 @@ def stamp_name(source: Path, command: str) -> str:
 
 
 def check(source: Path, build: Path, stamp: Path) -> str:
-    """Runs clang-tidy on one file; returns what it found, nothing when the file is clean."""
+    """Runs clang-tidy on one file; returns the findings, empty if there are none."""
     result = subprocess.run(
         ["clang-tidy", "--quiet", "-p", str(build), str(source)], capture_output=True, text=True
     )
@@ -57,7 +57,7 @@ def check(source: Path, build: Path, stamp: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the files named, else all in the build; returns the exit status."""
+    """Checks the given files, or all files of the build; returns the exit status."""
     build = Path(arguments[0]).resolve()
     stamps = build / "tidy"
     stamps.mkdir(exist_ok=True)

@@ -1,77 +1,58 @@
 """Collective communication for PyTorch: the torch.distributed backend `fastgpu`.
 
-Importing this makes the backend known and loads nothing else: the public names are imported when
-they are first asked for.
+Importing this package registers the backend and loads nothing else. The public names, listed in
+`_public.py`, are loaded when the first of them is used.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastgpu_comm.backend import empty as empty
-    from fastgpu_comm.backend import monitored_barrier as monitored_barrier
-    from fastgpu_comm.backend import stats as stats
-    from fastgpu_comm.errors import AbortedError as AbortedError
-    from fastgpu_comm.errors import AuthenticationError as AuthenticationError
-    from fastgpu_comm.errors import CollectiveMismatchError as CollectiveMismatchError
-    from fastgpu_comm.errors import CollectiveTimeoutError as CollectiveTimeoutError
-    from fastgpu_comm.errors import CommError as CommError
-    from fastgpu_comm.errors import InvalidArgumentError as InvalidArgumentError
-    from fastgpu_comm.errors import PeerLostError as PeerLostError
-    from fastgpu_comm.errors import RendezvousError as RendezvousError
-    from fastgpu_comm.native import Options as Options
-    from fastgpu_comm.trainer import Trainer as Trainer
+    from fastgpu_comm._public import *  # noqa: F403
 
 __version__ = "0.1.0"
 
 _BACKEND = "fastgpu"
 
-_HOMES = {
-    "AbortedError": "errors",
-    "AuthenticationError": "errors",
-    "CollectiveMismatchError": "errors",
-    "CollectiveTimeoutError": "errors",
-    "CommError": "errors",
-    "InvalidArgumentError": "errors",
-    "Options": "native",
-    "PeerLostError": "errors",
-    "RendezvousError": "errors",
-    "Trainer": "trainer",
-    "empty": "backend",
-    "monitored_barrier": "backend",
-    "stats": "backend",
-}
-
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name from its home when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    """Loads the public names when the first of them is used."""
+    # `from fastgpu_comm import cli` asks here for `cli` before it imports the submodule.
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is None:
+        names = _public_names()
+        globals().update(names)
+        if name in names:
+            return names[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Lists the public names too that were not asked for yet."""
-    return sorted({*globals(), *_HOMES})
+    """Lists the public names, loaded or not."""
+    return sorted({*globals(), *_public_names()})
+
+
+def _public_names() -> dict[str, Any]:
+    names = vars(importlib.import_module(f"{__name__}._public"))
+    return {name: value for name, value in names.items() if not name.startswith("_")}
 
 
 def _create(group: Any, options: Any) -> Any:
-    """Makes the backend of one process group (backend.create); loads it for the first one."""
+    """Creates the backend of one process group. See `fastgpu_comm.backend.create`."""
     from fastgpu_comm.backend import create
 
     return create(group, options)
 
 
 def _autoload() -> None:
-    """Registers the backend: what `import torch` calls, as it ends, through our entry point.
+    """Registers the backend. `import torch` calls this at its end, through our entry point.
 
-    It must not raise, for that would break `import torch` for every program of the environment. Nor
-    may it import the package's own modules: one of them may be what imports torch just now.
+    It must not raise, because that would break `import torch` for every program of the environment.
+    It must not import the package's other modules: `import fastgpu_comm.errors`, for example,
+    imports torch, which then calls this function while `fastgpu_comm.errors` is half loaded.
     """
     try:
         import torch.distributed as dist
@@ -83,11 +64,11 @@ def _autoload() -> None:
     except Exception as error:
         import warnings
 
-        warnings.warn(f"the backend fastgpu is not available: {error}", stacklevel=2)
+        warnings.warn(f"the backend {_BACKEND} is not available: {error}", stacklevel=2)
 
 
 def _torch_will_autoload() -> bool:
-    """Tells whether a later `import torch` finds our entry point and calls `_autoload`."""
+    """Tells whether a later `import torch` will find our entry point and call `_autoload`."""
     import os
     from importlib.metadata import entry_points
 
@@ -98,6 +79,6 @@ def _torch_will_autoload() -> bool:
     )
 
 
-# Torch takes seconds to import; `fastgpu-comm --help` does not need it.
+# Importing torch takes seconds, and `fastgpu-comm --help` does not need it.
 if "torch" in sys.modules or not _torch_will_autoload():
     _autoload()

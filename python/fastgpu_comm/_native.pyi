@@ -1,4 +1,4 @@
-"""The C++ part of fastgpu_comm."""
+"""The C++ part of fastgpu_comm. Import its names from `fastgpu_comm.native`."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -7,13 +7,18 @@ import torch
 from torch._C import _distributed_c10d as c10d
 
 class Options(c10d.Backend.Options):
-    """What `fastgpu` takes as pg_options; what is not set comes from FASTGPU_ variables.
+    """The `pg_options` of the backend `fastgpu`.
+
+    An option that is not set here comes from its FASTGPU_ variable, or has its default.
 
     Args:
-        timeout: Of each operation; wins over init_process_group's.
-        fields: `algorithm`, `transport`, `interface`, `port_range` ("first-last", or a pair),
-            `lanes`, `deterministic`, `engine_threads`, `pin`, `single_copy`: as the FASTGPU_
-            variables of these names take them.
+        timeout: The time-out of each operation. It overrides init_process_group's.
+        fields: Any of the options below, with the values that its FASTGPU_ variable takes
+            (docs/design.md). `port_range` is "first-last" or a pair of integers.
+
+    Raises:
+        InvalidArgumentError: An option is unknown or has a bad value; the message lists what is
+            allowed.
     """
 
     def __init__(
@@ -28,8 +33,6 @@ class Options(c10d.Backend.Options):
     port_range: str | None
     lanes: str | None
     deterministic: str | None
-    engine_threads: str | None
-    pin: str | None
     single_copy: str | None
     @property
     def timeout_is_set(self) -> bool: ...
@@ -37,12 +40,14 @@ class Options(c10d.Backend.Options):
     def __deepcopy__(self, memo: dict[int, object]) -> Options: ...
 
 class Backend(c10d.Backend):
-    """One process group's collectives, over one communicator."""
+    """The collectives and messages of one process group, over one communicator."""
 
     def __init__(self, store: c10d.Store, rank: int, size: int, options: Options) -> None: ...
     @property
     def options(self) -> Options: ...
     def stats(self) -> dict[str, float]: ...
+    # Bound by c10d, whose own stub omits it.
+    def monitored_barrier(self, timeout: timedelta, wait_all_ranks: bool) -> None: ...
     def comm_split_count(self) -> int: ...
     def perform_nocolor_split(self, device: torch.device) -> None: ...
     def _set_default_timeout(self, timeout: timedelta) -> None: ...
@@ -50,7 +55,7 @@ class Backend(c10d.Backend):
 def empty(sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor: ...
 
 class LinkCosts:
-    """Of a class of links (docs/cost.md)."""
+    """The cost constants of one class of links (docs/cost.md)."""
 
     def __init__(self) -> None: ...
     alpha_us: float
@@ -59,7 +64,7 @@ class LinkCosts:
     cpu_us_per_byte: float
 
 class Constants:
-    """What the prices of a machine are made of (docs/cost.md)."""
+    """The cost constants of a machine (docs/cost.md)."""
 
     def __init__(self) -> None: ...
     same_host: LinkCosts
@@ -74,12 +79,15 @@ class Constants:
     def from_text(text: str) -> Constants: ...
 
 class SlowLink:
-    """A link whose latency and time a byte are `factor` times the others'."""
+    """A link whose latency and time per byte are `factor` times the normal ones."""
 
     def __init__(self, source: int, target: int, factor: float) -> None: ...
 
 class Machine:
-    """What a simulation runs on; lists are by rank, and empty where all ranks are alike."""
+    """The model of a machine that a simulation runs on.
+
+    Lists have one entry per rank; an empty list means that all ranks are alike.
+    """
 
     def __init__(
         self,
@@ -92,7 +100,7 @@ class Machine:
     ) -> None: ...
 
 class LinkUse:
-    """What went from one rank to another."""
+    """The traffic from one rank to another, over all lanes."""
 
     source: int
     target: int
@@ -101,7 +109,7 @@ class LinkUse:
     busy_us: float
 
 class Simulated:
-    """Times of a simulation, by rank."""
+    """The times of a simulation, by rank."""
 
     finish_us: list[float]
     busy_us: list[float]
@@ -110,7 +118,7 @@ class Simulated:
     def end_us(self) -> float: ...
 
 class Proof:
-    """That a plan does what its collective promises, or the counterexample."""
+    """The proof that a plan fulfils its collective's contract, or a counterexample."""
 
     @property
     def holds(self) -> bool: ...
@@ -121,14 +129,14 @@ class Proof:
     rounds: int
     orders: list[str]
 
-Region = tuple[str, int, int]  # buffer, offset and size in bytes
+Region = tuple[str, int, int]  # buffer, offset in bytes, size in bytes
 Step = tuple[str, bool, int, Region, Region]  # verb, reduce, peer, source, target
 
 class WorldPlan:
-    """A collective's schedules on all ranks.
+    """The schedules of all ranks for one collective.
 
     Args:
-        **fields: Any of the attributes.
+        fields: Values for any of the attributes.
     """
 
     def __init__(self, **fields: str | int | Sequence[int]) -> None: ...

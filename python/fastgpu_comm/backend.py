@@ -1,10 +1,10 @@
-"""The backend `fastgpu` of torch.distributed, and what torch has no door for."""
+"""The backend `fastgpu` of torch.distributed, and the functions that torch has no place for."""
 
 from __future__ import annotations
 
 import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -12,19 +12,18 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from fastgpu_comm._native import Backend, Options
 
-NAME = "fastgpu"
-
 
 def create(group: Any, options: Options | None) -> Backend:
-    """Makes the backend of one process group: what torch calls for `backend="fastgpu"`.
+    """Creates the backend of one process group; torch calls it for `backend="fastgpu"`.
 
     Args:
         group: torch's `_DistributedBackendOptions`: store, rank, size, time-out, name.
-        options: `pg_options` as the user gave it.
+        options: The user's `pg_options`. They are copied.
 
     Raises:
-        InvalidArgumentError: For a bad option, and for a bad or unknown FASTGPU_ variable.
-        RendezvousError: Naming the ranks that did not come.
+        InvalidArgumentError: An option or a FASTGPU_ variable is unknown or has a bad value.
+        RendezvousError: Some ranks did not arrive; the message names them.
+        TypeError: `options` is of another type.
     """
     from fastgpu_comm import native
 
@@ -34,7 +33,8 @@ def create(group: Any, options: Options | None) -> Backend:
         options = copy.copy(options)
     else:
         raise TypeError(
-            f"pg_options of the backend {NAME} must be fastgpu_comm.Options, not {type(options)}"
+            "pg_options of the backend fastgpu must be fastgpu_comm.Options, not "
+            f"{type(options).__name__}"
         )
     if not options.timeout_is_set:
         options._timeout = group.timeout
@@ -44,10 +44,10 @@ def create(group: Any, options: Options | None) -> Backend:
 
 
 def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
-    """Returns the `fastgpu` backend of a process group (by default the default one).
+    """Returns the `fastgpu` backend of a process group (by default, of the default group).
 
     Raises:
-        ValueError: When the group has another backend.
+        ValueError: There is no process group, or it has another backend.
     """
     from fastgpu_comm import native
 
@@ -55,30 +55,36 @@ def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
     if group is None:
         raise ValueError("call torch.distributed.init_process_group(backend='fastgpu') first")
     backend: Any = group._get_backend(torch.device("cpu"))
-    backend = getattr(backend, "wrapped_pg", backend)  # TORCH_DISTRIBUTED_DEBUG=DETAIL
+    backend = getattr(backend, "wrapped_pg", backend)  # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it
     if not isinstance(backend, native.Backend):
-        raise ValueError(f"the process group's backend is {backend.name()}, not {NAME}")
+        raise ValueError(f"the process group's backend is {backend.name()}, not fastgpu")
     return backend
 
 
 def why_not_available(name: str) -> str | None:
-    """Returns why no process group can have the backend `name` here; None when one can."""
+    """Returns why torch cannot create a process group with the backend `name`, or None."""
     try:
         if name and name != "undefined" and dist.is_backend_available(name):
             return None
-    except ValueError as error:  # no way to write several backends
+    except ValueError as error:  # `name` is a malformed list of backends
         return str(error)
-    listed = [each for each in dist.Backend.backend_list if each != "undefined"]
-    have = ", ".join(each for each in listed if dist.is_backend_available(each))
-    return f"torch has no backend {name!r} here; it has {have}"
+    listed = [known for known in dist.Backend.backend_list if known != "undefined"]
+    available = ", ".join(known for known in listed if dist.is_backend_available(known))
+    return f"torch has no backend {name!r} here; it has {available}"
 
 
 def stats(group: dist.ProcessGroup | None = None) -> dict[str, float]:
-    """Counts what went through a group since it was made.
+    """Returns this rank's counters of a group since the group was created.
+
+    Args:
+        group: A process group of the backend `fastgpu`; by default the default group.
 
     Returns:
-        `operations`, `bytes_sent`, `bytes_received`, and `busy_seconds`: the time in which at least
-        one operation was pending.
+        `operations`: the collectives called; `bytes_sent`, `bytes_received`: the payload of all
+        operations; `busy_seconds`: the time during which at least one operation was pending.
+
+    Raises:
+        ValueError: There is no process group, or it has another backend.
     """
     return backend_of(group).stats()
 
@@ -86,34 +92,41 @@ def stats(group: dist.ProcessGroup | None = None) -> dict[str, float]:
 def monitored_barrier(
     group: dist.ProcessGroup | None = None, timeout: timedelta | None = None
 ) -> None:
-    """Waits for every rank, by the store alone, and names the ranks that do not come.
+    """Waits for every rank, and names the ranks that do not arrive.
 
-    torch.distributed.monitored_barrier takes only gloo; this is the same for `fastgpu`.
+    The counterpart of torch.distributed.monitored_barrier, which accepts gloo only. It uses the
+    store and nothing else.
 
     Args:
-        group: The process group; by default the default one.
+        group: A process group of the backend `fastgpu`; by default the default group.
         timeout: How long to wait; by default the group's time-out.
 
     Raises:
-        CollectiveTimeoutError: On every rank that came, naming all that did not.
+        CollectiveTimeoutError: Some ranks did not arrive. Every rank that arrived raises it, and
+            the message names all missing ranks. The group stays usable.
+        ValueError: There is no process group, or it has another backend.
     """
-    backend = cast(Any, backend_of(group))
-    backend.monitored_barrier(timeout or timedelta(0), True)
+    backend_of(group).monitored_barrier(timeout or timedelta(0), wait_all_ranks=True)
 
 
 def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Returns a CPU tensor in symmetric memory, which ranks of this host read where it lies.
+    """Returns an uninitialised CPU tensor in symmetric memory.
 
-    Collectives on it copy less. The memory is freed with the tensor. After a collective on it has
-    failed it is this process's alone, and later collectives on it copy again; those of other groups
-    that are under way on it may fail, too. A forked process shares it: what either writes both see.
+    The ranks of this host can read and write symmetric memory directly, so collectives on the
+    tensor copy less. The memory is freed with the tensor. A forked process shares the memory with
+    its parent, for reading and writing.
+
+    When a collective on the tensor fails, its memory becomes private to this process and stays so.
+    Later collectives on the tensor still work but copy. Pending operations of other groups on the
+    same tensor may fail as well.
 
     Args:
-        size: Its shape, as torch.empty takes it: numbers, or one sequence of them.
-        dtype: Its element type.
+        size: The shape, as torch.empty takes it: integers, or one sequence of integers.
+        dtype: The element type.
 
     Raises:
-        MemoryError: When there is none left.
+        MemoryError: There is not enough memory.
+        ValueError: A size is negative.
     """
     from fastgpu_comm import native
 

@@ -1,8 +1,8 @@
-"""What the collectives and `Work.wait()` raise.
+"""The exceptions that collectives and `Work.wait()` raise.
 
-After an `InvalidArgumentError` nothing has changed. After any other, the process group is dead:
-every pending operation has failed once, later calls raise the same failure, and the contents of the
-tensors of the failed operations are unspecified.
+`InvalidArgumentError` changes nothing: the process group stays usable. After any other error the
+group is dead: every pending operation fails once, every later call raises the first error again,
+and the contents of the failed operations' tensors are unspecified.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from torch.distributed import DistBackendError
 
 
 class CommError(DistBackendError):
-    """A collective or a message failed.
+    """A collective or a point-to-point operation failed.
 
     Attributes:
-        rank: The rank that raises this, in its group; None where it is not known.
-        peer: The rank that is to blame, or None.
-        op: The operation that was struck, as "all_reduce", or None.
-        sequence: Its number in the group, or None.
+        rank: The rank in the group that raised the error, or None if unknown.
+        peer: The rank that caused the error, or None if unknown.
+        op: The operation that failed, such as "all_reduce", or None.
+        sequence: The operation's number within the group, or None.
     """
 
     rank: int | None = None
@@ -27,19 +27,19 @@ class CommError(DistBackendError):
 
 
 class InvalidArgumentError(CommError, ValueError):
-    """The call cannot be made like this; nothing changed, and the group stays usable."""
+    """The arguments or options are invalid. Nothing has changed and the group stays usable."""
 
 
 class PeerLostError(CommError):
-    """A rank died, left, or cannot be reached: `peer`."""
+    """The rank `peer` died, left the group, or cannot be reached."""
 
 
 class CollectiveTimeoutError(CommError, TimeoutError):
-    """An operation did not end in its time."""
+    """An operation did not finish within its time-out."""
 
 
 class CollectiveMismatchError(CommError):
-    """The ranks called different things; the message names both calls."""
+    """Two ranks made different calls; the message names both."""
 
 
 class AbortedError(CommError):
@@ -47,8 +47,8 @@ class AbortedError(CommError):
 
 
 class AuthenticationError(CommError):
-    """A peer does not hold the job's secret."""
+    """A peer does not have the job's secret."""
 
 
 class RendezvousError(CommError):
-    """The ranks of the group could not be brought together."""
+    """The ranks could not find each other when the group was created."""

@@ -1,8 +1,8 @@
-"""Starts the ranks of a program on this host, in the environment that torchrun would give them.
+"""Starts the ranks of a program on this host, with the environment that torchrun would set.
 
-One command so runs both ways: under torchrun the ranks are there already (`is_rank`), without it
-the command starts itself once per rank (`launch`). The rendezvous store lives in the launching
-process, on a port that the system picks.
+So one command runs both ways: under torchrun it is already a rank (`is_rank`), and otherwise it
+starts itself once per rank (`launch`). The rendezvous store lives in the launching process, on a
+port that the system picks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ POLL_SECONDS = 0.05
 
 
 def is_rank() -> bool:
-    """Tells whether this process is one of a job's ranks (of torchrun's, or of `launch`'s)."""
+    """Tells whether this process is a rank of a job, started by torchrun or by `launch`."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """Returns the environment of one rank; its store is this process's, on `port`."""
+    """Returns the environment of one rank, whose store is this process's at `port`."""
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment.update(
@@ -39,13 +39,13 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def launch(command: Sequence[str], world_size: int) -> int:
-    """Runs `command` once per rank and waits; when one fails, the others are stopped.
+    """Runs `command` once per rank and waits for all of them; if one fails, stops the others.
 
-    Standard output and error of every rank are this process's own.
+    All ranks write to this process's standard output and error.
 
     Returns:
-        0 when every rank succeeded, else the exit status of the first that failed (128 + the
-        signal's number for one that a signal ended).
+        0 if every rank succeeded, else the exit status of the first rank that failed (128 + the
+        signal's number if a signal ended it).
     """
     from torch.distributed import TCPStore
 
@@ -63,7 +63,7 @@ def launch(command: Sequence[str], world_size: int) -> int:
 
 
 def wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Waits until every rank has ended well or one has not; returns `launch`'s exit status."""
+    """Waits until every rank has succeeded or one has failed; returns `launch`'s exit status."""
     while True:
         statuses = [rank.poll() for rank in ranks]
         for status in statuses:
@@ -75,7 +75,7 @@ def wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def stop(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends the ranks that still run: asks first, then kills."""
+    """Terminates the ranks that still run, and kills those that do not end in time."""
     for rank in ranks:
         if rank.poll() is None:
             rank.terminate()

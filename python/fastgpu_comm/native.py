@@ -1,7 +1,7 @@
-"""Loads the native extension, after checking that it fits the installed torch.
+"""Loads the native extension, after checking that it was built for the installed torch.
 
-Import names of the extension from here, never from `_native` itself: with another torch that would
-end in undefined symbols, or worse.
+Import names of the extension from here and never from `_native`: without the check, an extension
+built for another torch fails with undefined symbols, or crashes.
 """
 
 from __future__ import annotations
@@ -12,46 +12,31 @@ try:
     from fastgpu_comm._built_with import TORCH_VERSION
 except ImportError as error:
     raise ImportError(
-        "fastgpu_comm's native extension is not built; run `make build` in its source, or install "
-        "the wheel"
+        "fastgpu_comm's native extension is not built; run `make build` in its source folder, or "
+        "install the wheel"
     ) from error
 
 installed = ".".join(torch.__version__.split("+")[0].split(".")[:2])
 if installed != TORCH_VERSION:
     raise ImportError(
-        f"fastgpu_comm was built for torch {TORCH_VERSION}, and torch {torch.__version__} is "
-        f"installed; reinstall fastgpu_comm with `pip install --no-build-isolation` so that it is "
-        f"built for this one, or install torch {TORCH_VERSION}"
+        f"fastgpu_comm was built for torch {TORCH_VERSION}, but torch {torch.__version__} is "
+        "installed; build fastgpu_comm for this torch with `pip install --no-build-isolation`, or "
+        f"install torch {TORCH_VERSION}"
     )
 
 try:
-    from fastgpu_comm._native import (
-        Backend,
-        Constants,
-        Machine,
-        Options,
-        SlowLink,
-        WorldPlan,
-        algorithms_of,
-        collectives,
-        empty,
-        measured_constants,
-    )
+    from fastgpu_comm._native import Backend as Backend
+    from fastgpu_comm._native import Constants as Constants
+    from fastgpu_comm._native import Machine as Machine
+    from fastgpu_comm._native import Options as Options
+    from fastgpu_comm._native import SlowLink as SlowLink
+    from fastgpu_comm._native import WorldPlan as WorldPlan
+    from fastgpu_comm._native import algorithms_of as algorithms_of
+    from fastgpu_comm._native import collectives as collectives
+    from fastgpu_comm._native import empty as empty
+    from fastgpu_comm._native import measured_constants as measured_constants
 except ImportError as error:
     raise ImportError(
-        f"fastgpu_comm's native extension does not fit its Python code: {error}; build it "
-        "anew: run `make build` in its source, or reinstall fastgpu_comm"
+        f"fastgpu_comm's native extension does not match its Python code: {error}; run `make "
+        "build` in the source folder, or reinstall fastgpu_comm"
     ) from error
-
-__all__ = [
-    "Backend",
-    "Constants",
-    "Machine",
-    "Options",
-    "SlowLink",
-    "WorldPlan",
-    "algorithms_of",
-    "collectives",
-    "empty",
-    "measured_constants",
-]

@@ -1,6 +1,7 @@
-"""Simulates collectives over worlds that nobody has at hand: time against ranks, by algorithm.
+"""Simulates collectives on machines of any size: time against ranks, by algorithm.
 
-The schedules are those that run; the machine is a model (docs/cost.md). Nothing is sent.
+It simulates the schedules that would run, on a model of the machine (docs/cost.md). It sends
+nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgpu_comm.bench.sizes import format_size
+from fastgpu_comm.collectives import COLLECTIVES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,28 +21,27 @@ if TYPE_CHECKING:
     from fastgpu_comm.native import Constants, WorldPlan
 
 ELEMENT_SIZE = 4  # float32
-PARTS = ("reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")  # of size / ranks each
-ALL_PAIRS = ("all_reduce", *PARTS[:2], "all_to_all")
 
-# More channels than this take more memory than they are worth: the closed form stands in.
+# The largest world for which to simulate an exchange between all pairs of ranks. The memory grows
+# with the square of the ranks, so for larger worlds only the prediction is shown.
 MAX_PAIR_RANKS = 1024
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What to simulate.
+    """The calls to simulate, and the machine.
 
     Attributes:
-        collective: Its name, such as "all_reduce".
-        size_bytes: S of nccl-tests: of the tensor, or of all ranks' parts together.
+        collective: The name, such as "all_reduce".
+        size_bytes: The size of the largest buffer, as in `collectives`.
         worlds: The numbers of ranks.
         ranks_per_host: Ranks 0 to ranks_per_host - 1 share the first host, and so on.
-        algorithms: Their names.
-        lanes: Of every algorithm.
-        chunk_bytes: What a pipelined step moves; None: the model's choice.
+        algorithms: The names of the algorithms.
+        lanes: The number of lanes of every algorithm.
+        chunk_bytes: The size of a pipelined step; None lets the model choose.
         constants: The costs of the machine.
         slow_ranks: Factors of processor time, by rank.
-        slow_links: (from, to, factor of latency and of time a byte).
+        slow_links: (source, target, factor of latency and of time per byte).
     """
 
     collective: str
@@ -55,15 +56,14 @@ class Scenario:
     slow_links: Sequence[tuple[int, int, float]] = ()
 
     def plan(self, world: int, algorithm: str) -> WorldPlan:
-        """Returns the plan of one cell of the table."""
+        """Returns the plan of one algorithm in one world."""
         from fastgpu_comm.native import WorldPlan
 
-        parts = world if self.collective in PARTS else 1
         plan = WorldPlan(
             collective=self.collective,
             algorithm=algorithm,
             world=world,
-            count=0 if self.collective == "barrier" else self.size_bytes // ELEMENT_SIZE // parts,
+            count=COLLECTIVES[self.collective].count(self.size_bytes, ELEMENT_SIZE, world),
             element_size=ELEMENT_SIZE,
             lanes=self.lanes,
             host_of=[rank // self.ranks_per_host for rank in range(world)],
@@ -74,14 +74,14 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Point:
-    """One algorithm in one world.
+    """The times of one algorithm in one world.
 
     Attributes:
-        world: Number of ranks.
-        algorithm: Its name.
-        predicted_us: By the closed form, which knows no slow ranks or links.
-        simulated_us: Until the last rank has ended; None where the world is too large for it.
-        chosen: It is the one that `auto` would take.
+        world: The number of ranks.
+        algorithm: The name.
+        predicted_us: The price by which `auto` chooses; it ignores slow ranks and links.
+        simulated_us: Until the last rank finishes; None if the world is too large to simulate.
+        chosen: `auto` would choose this algorithm.
     """
 
     world: int
@@ -92,7 +92,7 @@ class Point:
 
     @property
     def time_us(self) -> float:
-        """The better of the two numbers."""
+        """The simulated time, or the predicted time if there is none."""
         return self.predicted_us if self.simulated_us is None else self.simulated_us
 
 
@@ -107,13 +107,13 @@ def _point(scenario: Scenario, world: int, algorithm: str) -> Point:
     from fastgpu_comm.native import Machine, SlowLink
 
     plan = scenario.plan(world, algorithm)
-    pairs = algorithm == "direct" and scenario.collective in ALL_PAIRS
+    collective = COLLECTIVES[scenario.collective]
+    all_pairs = algorithm == "direct" and collective.has_data and not collective.rooted
     simulated = None
-    if not pairs or world <= MAX_PAIR_RANKS:
-        slowness = [scenario.slow_ranks.get(rank, 1.0) for rank in range(world)]
+    if not all_pairs or world <= MAX_PAIR_RANKS:
         machine = Machine(
             constants=scenario.constants,
-            rank_slowness=slowness,
+            rank_slowness=[scenario.slow_ranks.get(rank, 1.0) for rank in range(world)],
             slow_links=[SlowLink(*link) for link in scenario.slow_links],
         )
         simulated = plan.simulate(machine).end_us
@@ -127,7 +127,7 @@ def _point(scenario: Scenario, world: int, algorithm: str) -> Point:
 
 
 def format_time(time_us: float) -> str:
-    """Returns three digits and a unit: 12.3 us, 4.56 ms, 1.20 s."""
+    """Returns a time with three digits and a unit: 12.3 us, 4.56 ms, 1.20 s."""
     for unit, length in (("s", 1e6), ("ms", 1e3)):
         if time_us >= length:
             return f"{_digits(time_us / length)} {unit}"
@@ -139,21 +139,22 @@ def _digits(value: float) -> str:
 
 
 def title(scenario: Scenario) -> str:
-    """Returns what was simulated, in a line."""
-    size = "" if scenario.collective == "barrier" else f" of {format_size(scenario.size_bytes)}"
+    """Returns one line that describes the scenario."""
+    has_data = COLLECTIVES[scenario.collective].has_data
+    size = f" of {format_size(scenario.size_bytes)}" if has_data else ""
     lanes = f", {scenario.lanes} lanes" if scenario.lanes > 1 else ""
     return f"{scenario.collective}{size}, {scenario.ranks_per_host} ranks a host{lanes}"
 
 
 def table(scenario: Scenario, found: Sequence[Point]) -> Table:
-    """Returns the times: a row for each world, a column for each algorithm, the least one bold."""
+    """Returns the times: a row per world, a column per algorithm, the least time in bold."""
     from rich.table import Table
 
     table = Table(title=title(scenario), title_justify="left", header_style="")
     table.add_column("ranks", justify="right")
     for algorithm in scenario.algorithms:
         table.add_column(algorithm, justify="right")
-    table.add_column("auto takes")
+    table.add_column("auto chooses")
     for world in scenario.worlds:
         row = [point for point in found if point.world == world]
         least = min(point.time_us for point in row)
@@ -164,7 +165,7 @@ def table(scenario: Scenario, found: Sequence[Point]) -> Table:
         chosen = [point.algorithm for point in row if point.chosen]
         table.add_row(str(world), *cells, chosen[0] if chosen else "another")
     if any(point.simulated_us is None for point in found):
-        table.caption = "~ by the closed form: every rank talks to every other, too many to play"
+        table.caption = "~ predicted: too many pairs of ranks to simulate"
     return table
 
 
@@ -184,7 +185,7 @@ def write_json(scenario: Scenario, found: Sequence[Point], path: Path) -> None:
 
 
 def draw(scenario: Scenario, found: Sequence[Point], path: Path) -> None:
-    """Writes a PNG: time against ranks, simulated (lines) and by the closed forms (dots)."""
+    """Draws time against ranks: simulated times as lines, predicted times as dots."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -193,10 +194,10 @@ def draw(scenario: Scenario, found: Sequence[Point], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for algorithm in scenario.algorithms:
         curve = [point for point in found if point.algorithm == algorithm]
-        played = [point for point in curve if point.simulated_us is not None]
+        simulated = [point for point in curve if point.simulated_us is not None]
         (line,) = axis.plot(
-            [point.world for point in played],
-            [point.time_us for point in played],
+            [point.world for point in simulated],
+            [point.time_us for point in simulated],
             marker=".",
             label=algorithm,
         )
@@ -206,7 +207,7 @@ def draw(scenario: Scenario, found: Sequence[Point], path: Path) -> None:
             linestyle=":",
             color=line.get_color(),
         )
-    axis.plot([], [], linestyle=":", color="gray", label="closed form")
+    axis.plot([], [], linestyle=":", color="gray", label="predicted")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(list(scenario.worlds), [str(world) for world in scenario.worlds])

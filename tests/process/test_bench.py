@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastgpu_comm import launch
-from fastgpu_comm.cli.bench import NAMES
+from fastgpu_comm.collectives import COLLECTIVES
 
 QUICK = ["--budget", "0.01", "--min-calls", "2", "--warmup", "1", "--timeout", "60"]
 
@@ -55,7 +55,7 @@ def test_every_collective_is_right_on_gloo(world_size: int, tmp_path: Path) -> N
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     written = json.loads(output.read_text())
-    assert {row["collective"] for row in written["rows"]} == set(NAMES)
+    assert {row["collective"] for row in written["rows"]} == set(COLLECTIVES)
     assert [row for row in written["rows"] if row["wrong"] or row["error"]] == []
     assert all(row["timing"]["calls"] >= 2 for row in written["rows"])
     assert written["world_size"] == world_size

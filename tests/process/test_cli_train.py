@@ -66,7 +66,7 @@ def test_a_worker_that_fails_ends_the_command_with_its_error(tmp_path: Path) -> 
     ("arguments", "said"),
     [
         (["--steps", "0"], "whole number of at least 1"),
-        (["--learning-rate", "nan"], "invalid number above 0 value: 'nan'"),
+        (["--learning-rate", "nan"], "'nan' is not a number above 0"),
         (["--backend", "foo"], "no backend 'foo' here; it has gloo"),
         (["--resume"], "--resume needs --out"),
         (["--batch", "2", "--accumulation", "3"], "at most batch_size, which is 2"),

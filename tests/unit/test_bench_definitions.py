@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fastgpu_comm.bench import data
-from fastgpu_comm.bench.collectives import COLLECTIVES, REDUCE_OPS
-from fastgpu_comm.cli.bench import DTYPES, NAMES, REDOPS
+from fastgpu_comm.bench.calls import PREPARE
+from fastgpu_comm.cli.bench import DTYPES
+from fastgpu_comm.collectives import COLLECTIVES, REDUCTIONS
 
 BUS_FACTORS = {  # for 4 ranks, from the tables that nccl-tests' documentation gives
     "all_reduce": 1.5,
@@ -28,19 +30,21 @@ def test_bus_factors() -> None:
 def test_the_size_is_the_whole_array_where_ranks_hold_shares() -> None:
     for name in ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"):
         collective = COLLECTIVES[name]
-        assert collective.count(1024, torch.float32, 4) == 64
-        assert collective.size_bytes(64, torch.float32, 4) == 1024
+        assert collective.count(1024, 4, 4) == 64
+        assert collective.size_bytes(64, 4, 4) == 1024
     for name in ("all_reduce", "broadcast", "reduce", "send_recv"):
-        assert COLLECTIVES[name].count(1024, torch.float32, 4) == 256
+        assert COLLECTIVES[name].count(1024, 4, 4) == 256
 
 
-def test_the_command_offers_what_there_is() -> None:
-    assert set(NAMES) == set(COLLECTIVES)
-    assert set(REDOPS) == set(REDUCE_OPS) == set(data.REDUCTIONS)
+def test_every_collective_and_reduction_can_be_measured() -> None:
+    assert set(PREPARE) == set(COLLECTIVES)
+    for reduction in REDUCTIONS.values():
+        assert hasattr(dist.ReduceOp, reduction.torch_op)
+        assert hasattr(torch, reduction.combine)
 
 
 def usable() -> list[tuple[str, str]]:
-    return [(r, d) for r in REDOPS for d in DTYPES if not data.why_not(r, getattr(torch, d))]
+    return [(r, d) for r in REDUCTIONS for d in DTYPES if not data.why_not(r, getattr(torch, d))]
 
 
 @pytest.mark.parametrize(("redop", "name"), usable())
@@ -60,7 +64,7 @@ def test_leaving_out_any_rank_is_noticed(redop: str, name: str) -> None:
     assert data.count_wrong(right, right, allowed) == 0
     for left_out in range(3):
         rest = [data.period(rank, 3, redop, dtype) for rank in range(3) if rank != left_out]
-        partial = data.REDUCTIONS[redop](*rest) / (3 if redop == "avg" else 1)
+        partial = data.reduce("sum", rest) / 3 if redop == "avg" else data.reduce(redop, rest)
         wrong = data.stretch(partial, 0, 2 * data.PERIOD, dtype)
         assert data.count_wrong(wrong, right, allowed) > 0
 

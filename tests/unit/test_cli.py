@@ -31,7 +31,7 @@ def test_reading_arguments_needs_neither_torch_nor_matplotlib() -> None:
     ("arguments", "message"),
     [
         (["-b", "4z"], "'4z' is not a size"),
-        (["--dtype", "float31"], "'float31' is none of"),
+        (["--dtype", "float31"], "'float31' is unknown; the choice is float32"),
         (["--redop", "sum,sum"], "not a list of different names"),
         (["-f", "2", "-i", "8"], "not allowed with"),
     ],
@@ -47,12 +47,12 @@ def test_arguments_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-b", "8M", "-e", "1K"], "is above the last"),
+        (["-b", "8M", "-e", "1K"], "is above the last size"),
         (["--backend", "gloo,nope"], "no backend 'nope'"),
-        (["--plot", "x.foo"], "x.foo names no kind of picture: end it in one of .*png"),
-        (["--backend", "gloo", "--root", "2"], "root 2 is none of the 2 ranks"),
-        (["--backend", "gloo", "--nproc", "1"], "nobody to talk to"),
-        (["--backend", "gloo", "--dtype", "float32", "--redop", "bxor"], "bxor is for whole"),
+        (["--plot", "x.foo"], "x.foo is not a picture file: its suffix must be one of .*png"),
+        (["--backend", "gloo", "--root", "2"], "root 2 is not one of the 2 ranks"),
+        (["--backend", "gloo", "--nproc", "1"], "1 ranks cannot communicate"),
+        (["--backend", "gloo", "--dtype", "float32", "--redop", "bxor"], "bxor is for integers"),
         (["--backend", "gloo", "--json", "no/such/folder.json"], "no folder no/such"),
         (["--backend", "gloo", "-e", "8", "--dtype", "complex128"], "no size has an element"),
     ],
@@ -66,7 +66,7 @@ def test_a_world_of_nobody_is_one_complaint() -> None:
     with pytest.raises(SystemExit) as end:
         main(["bench", "all_reduce", "--backend", "gloo", "--nproc", "0"])
     assert str(end.value).splitlines() == [
-        "fastgpu-comm bench: a world of 0 has nobody to talk to: use 2 ranks or more"
+        "fastgpu-comm bench: 0 ranks cannot communicate: use 2 ranks or more"
     ]
 
 

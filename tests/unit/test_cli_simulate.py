@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fastgpu_comm.cli import main
-from fastgpu_comm.cli.simulate import parse_ranks
+from fastgpu_comm.cli.simulate import SIMULATED, parse_ranks
+from fastgpu_comm.native import collectives
 from fastgpu_comm.simulation import format_time
 
 
@@ -35,14 +36,14 @@ def test_times(time_us: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ranks", "0-4"], "names no worlds"),
-        (["--ranks", "9-4"], "names no worlds"),
-        (["--ranks", "2,,4"], "names no worlds"),
-        (["--ranks", "70000"], "names no worlds"),
+        (["--ranks", "0-4"], "is not a range or list of ranks"),
+        (["--ranks", "9-4"], "is not a range or list of ranks"),
+        (["--ranks", "2,,4"], "is not a range or list of ranks"),
+        (["--ranks", "70000"], "is not a range or list of ranks"),
         (["--bytes", "4z"], "is not a size"),
-        (["--alpha", "-1"], "is no cost"),
-        (["--beta", "nan"], "is no cost"),
-        (["--lanes", "0"], "not a whole number above 0"),
+        (["--alpha", "-1"], "is not a cost"),
+        (["--beta", "nan"], "is not a cost"),
+        (["--lanes", "0"], "not a whole number of at least 1"),
         (["--slow-rank", "1"], "write 3=2.5"),
         (["--slow-link", "1=2"], "write 0-1=10"),
     ],
@@ -58,10 +59,13 @@ def test_arguments_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--algorithm", "rung"], "has no 'rung'; it has ring"),
-        (["--ranks", "2,4", "--slow-rank", "4=2"], "rank 4 is in none"),
+        (["--algorithm", "rung"], "has no algorithm 'rung'; it has ring"),
+        (
+            ["--ranks", "2,4", "--slow-rank", "4=2"],
+            "rank 4 does not exist: the largest",
+        ),
         (["--json", "no/such/folder.json"], "no folder"),
-        (["--plot", "x.foo"], "x.foo names no kind of picture"),
+        (["--plot", "x.foo"], "x.foo is not a picture file"),
         (["--constants", "other"], "not the costs of links"),
         (["--ranks", "2", "--lanes", "256"], "1 to 255 lanes"),
     ],
@@ -104,3 +108,7 @@ def test_slow_ranks_and_links_show(tmp_path: Path) -> None:
     even = simulate(tmp_path, *what)[8, "ring"]
     assert simulate(tmp_path, *what, "--slow-rank", "3=5")[8, "ring"] > 3 * even
     assert simulate(tmp_path, *what, "--slow-link", "3-4=100")[8, "ring"] > 3 * even
+
+
+def test_every_collective_with_a_schedule_is_offered() -> None:
+    assert set(SIMULATED) == set(collectives())

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from source_rules import ROOT
+from source_rules import ROOT, pages
 
-from fastgpu_comm.cli.main import command_names
+from fastgpu_comm.cli.main import COMMANDS
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 CODE = re.compile(r"`([^`\n]+)`")
 SOURCE_PATH = re.compile(
@@ -18,7 +17,7 @@ GOAL = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 COMMAND = re.compile(r"fastgpu-comm ([a-z]+)")
 
 
-@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+@pytest.fixture(params=pages(), ids=lambda page: page.name)
 def page(request: pytest.FixtureRequest) -> Path:
     path: Path = request.param
     return path
@@ -45,4 +44,5 @@ def test_make_goals_exist(page: Path) -> None:
 
 
 def test_commands_exist(page: Path) -> None:
-    assert set(COMMAND.findall(page.read_text())) <= set(command_names())
+    names = {command.__name__.rpartition(".")[2] for command in COMMANDS}
+    assert set(COMMAND.findall(page.read_text())) <= names

@@ -75,7 +75,7 @@ def test_a_damaged_file_is_set_aside_and_does_not_count_among_those_kept(tmp_pat
 def test_another_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "step-000000000001.ckpt"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         read_payload(path)
 
 

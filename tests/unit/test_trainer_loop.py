@@ -233,14 +233,14 @@ def test_after_damage_the_checkpoint_before_is_used_with_a_warning(
 
 def test_a_new_run_does_not_write_into_the_checkpoints_of_another(tmp_path: Path) -> None:
     trainer(tmp_path, checkpoint_every=4).fit()
-    with pytest.raises(CheckpointError, match=r"from an earlier run\. Resume it"):
+    with pytest.raises(CheckpointError, match=r"from an earlier run\. Resume that run"):
         trainer(tmp_path, checkpoint_every=4).fit()
 
 
 def test_a_checkpoint_of_another_model_or_order_does_not_fit(tmp_path: Path) -> None:
     trainer(tmp_path, checkpoint_every=4).fit()
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Dropout(0), nn.Linear(5, 2))
-    with pytest.raises(CheckpointError, match=r"step 12 does not fit this run: [^$]*size mismatch"):
+    with pytest.raises(CheckpointError, match=r"step 12 does not match [^$]*size mismatch"):
         trainer(tmp_path, model, checkpoint_every=4, resume=True).fit()
     with pytest.raises(CheckpointError, match="written with batch_size 8, this run has 4"):
         trainer(tmp_path, checkpoint_every=4, resume=True, batch_size=4).fit()

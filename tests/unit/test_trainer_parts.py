@@ -150,10 +150,10 @@ def test_generators_go_on_from_a_saved_state() -> None:
 
     random_state.seed_all(5)
     random.gauss(0, 1)  # Python keeps the second of a pair
-    state = random_state.take_down(CPU)
+    state = random_state.save(CPU)
     first = draw()
     assert draw() != first
-    random_state.put_back(state, CPU)
+    random_state.restore(state, CPU)
     assert draw() == first
 
 

@@ -1,6 +1,6 @@
-"""Benchmarks of the collectives, by the definitions of nccl-tests, for any process-group backend.
+"""Benchmarks of collectives on any process-group backend, by the definitions of nccl-tests.
 
-`collectives` says what each collective does and what must come out, `data` fills and checks the
-buffers, `measure` times calls, `worker` runs a whole benchmark in one rank, `results` holds what
-came out; `table`, `plot` and `report` show it.
+Read `calls` first: it prepares the call of each collective and its expected result, with the
+values of `data`. `measure` times calls, `job` joins the ranks, and `worker` runs a whole benchmark
+in one rank. `results` holds the outcome; `display`, `table`, `plot` and `report` show it.
 """

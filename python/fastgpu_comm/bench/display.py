@@ -1,4 +1,4 @@
-"""Shows a benchmark as it runs: the table's lines on standard output, progress on a terminal."""
+"""Shows a running benchmark: table lines on standard output, a progress bar on the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from fastgpu_comm.bench.worker import Line
 
 
 class Display:
-    """A context: the header at its start, the footer at its end. Silent unless `visible`."""
+    """A context manager that prints the header first and the footer last."""
 
-    def __init__(self, results: Results, steps: int, visible: bool) -> None:
-        """`results` is read at the end; `steps` is the number of lines that will be added."""
+    def __init__(self, results: Results, line_count: int, visible: bool) -> None:
+        """Prepares the progress bar.
+
+        Args:
+            results: The benchmark's results; the footer sums them up.
+            line_count: How many lines will be added.
+            visible: Print anything at all, which only rank 0 should.
+        """
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
@@ -35,7 +41,7 @@ class Display:
             redirect_stdout=sys.stdout.isatty(),
             disable=not (visible and console.is_terminal),
         )
-        self._task = self._progress.add_task("starting", total=steps)
+        self._task = self._progress.add_task("starting", total=line_count)
 
     def __enter__(self) -> Display:
         """Prints the header."""
@@ -49,13 +55,13 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Prints the footer, unless the benchmark was broken off."""
+        """Prints the footer, unless an exception ended the benchmark."""
         self._progress.stop()
         if error is None:
             self._print(table.footer(self._results))
 
     def add(self, line: Line, rows: Sequence[Row]) -> None:
-        """Prints what was measured for `line`: one line of text for each backend."""
+        """Prints the rows of `line`, one text line per backend."""
         if line.name != self._collective:
             self._print(f"# {line.name}")
             self._collective = line.name

@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""Describes the machine that a measurement ran on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Returns the machine's processor, memory and system, and the versions that matter."""
+    """Returns the processor, the memory, the kernel, and the versions of Python and torch."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""Draws a benchmark: for each collective the time and the bus bandwidth against the size."""
+"""Draws a benchmark: the time and the bus bandwidth of each collective against the size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from fastgpu_comm.bench.sizes import format_size
 
 
 def why_not_drawn(path: Path) -> str | None:
-    """Returns why no picture can be written to `path`; None when one can, by its name."""
+    """Returns why the name of `path` does not suit a picture, or None if it does."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
-    if not path.suffix or path.suffix[1:].lower() in known:  # without a suffix it is a PNG
+    if not path.suffix or path.suffix[1:].lower() in known:  # no suffix means PNG
         return None
-    return f"{path.name} names no kind of picture: end it in one of {', '.join(sorted(known))}"
+    suffixes = ", ".join(sorted(known))
+    return f"{path.name} is not a picture file: its suffix must be one of {suffixes}"
 
 
 def draw(results: Results, path: Path) -> None:
-    """Writes a picture with a row of two charts for each collective that has sizes.
+    """Writes a picture with two charts for each collective that has data.
 
     Raises:
-        ValueError: No call that succeeded has a size, so there is nothing to draw.
+        ValueError: There is nothing to draw, because no call with data succeeded.
     """
     import matplotlib as mpl
 
@@ -34,7 +35,7 @@ def draw(results: Results, path: Path) -> None:
     drawn = [row for row in results.rows if row.timing and row.size_bytes]
     names = list(dict.fromkeys(row.collective for row in drawn))
     if not names:
-        raise ValueError("there is nothing to draw: no call with a size succeeded")
+        raise ValueError("there is nothing to draw: no call with data succeeded")
     figure, axes = pyplot.subplots(
         len(names), 2, figsize=(11, 3.6 * len(names)), squeeze=False, layout="constrained"
     )

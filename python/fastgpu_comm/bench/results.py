@@ -1,4 +1,4 @@
-"""What a benchmark found: a row for each call that was measured on a backend, and their JSON."""
+"""The results of a benchmark: a row for each call and backend, and their JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of a row's calls, in microseconds; a call's time is its slowest rank's."""
+    """Statistics over the times of a row's calls; a call takes as long as its slowest rank."""
 
     calls: int
     p50_us: float
@@ -26,7 +26,7 @@ class Timing:
 
 
 def summarise(times_us: Sequence[float]) -> Timing:
-    """Returns the percentiles and bounds of `times_us`, which is not empty."""
+    """Returns the statistics of `times_us`, which must not be empty."""
     ordered = sorted(times_us)
     p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
     return Timing(
@@ -41,7 +41,7 @@ def summarise(times_us: Sequence[float]) -> Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One backend's calls of one collective at one size, in or out of place."""
+    """The calls of one collective on one backend at one size, in or out of place."""
 
     collective: str
     backend: str
@@ -49,9 +49,9 @@ class Row:
     size_bytes: int
     count: int
     dtype: str
-    redop: str  # "none" where nothing is reduced
-    root: int  # -1 where there is none
-    timing: Timing | None  # None: the call failed, `error` says how
+    redop: str  # "none" if the collective does not reduce
+    root: int  # -1 if the collective has no root
+    timing: Timing | None  # None if the call failed; then `error` has the message
     algbw_gb_s: float = 0.0
     busbw_gb_s: float = 0.0
     wrong: int = 0
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass
 class Results:
-    """A whole benchmark, with what is needed to do it again."""
+    """A whole benchmark, with everything needed to repeat it."""
 
     command: str
     world_size: int
@@ -71,7 +71,7 @@ class Results:
 
     @property
     def wrong(self) -> int:
-        """The elements that came out wrong, over all rows."""
+        """The number of wrong elements over all rows."""
         return sum(row.wrong for row in self.rows)
 
     @property
@@ -80,19 +80,19 @@ class Results:
         return [row for row in self.rows if row.error is not None]
 
     def average_busbw(self, backend: str) -> float:
-        """Returns the mean bus bandwidth of a backend's rows, in GB/s, as nccl-tests ends with."""
+        """Returns the mean bus bandwidth of a backend's rows in GB/s, as nccl-tests prints it."""
         speeds = [row.busbw_gb_s for row in self.rows if row.backend == backend and row.timing]
         return statistics.fmean(speeds) if speeds else 0.0
 
     def to_json(self) -> str:
-        """Returns everything as JSON, `schema` first."""
+        """Returns all results as JSON, `schema` first."""
         return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=1) + "\n"
 
 
 def ratio(row: Row, rows: Iterable[Row]) -> float | None:
-    """Returns `row`'s time over that of the first backend's row for the same call.
+    """Returns `row`'s time over the time of the first row in `rows` for the same call.
 
-    None where either failed, or where `row` is itself the first.
+    None if either call failed, or if `row` is itself the first.
     """
     for first in rows:
         if _call(first) == _call(row):

@@ -1,4 +1,4 @@
-"""Sizes as people write them: 8, 64K, 1.5M, 2GiB. K, M and G are powers of 1024."""
+"""Sizes in bytes as users write them: 8, 64K, 1.5M, 2GiB. The units are powers of 1024."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Returns the bytes that `text` means.
+    """Returns the size in bytes that `text` denotes.
 
     Raises:
-        argparse.ArgumentTypeError: `text` is no size, or not a whole number of bytes.
+        argparse.ArgumentTypeError: `text` is not a size, or not a whole number of bytes.
     """
     match = PATTERN.fullmatch(text.strip())
     if not match:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size: write a number and perhaps K, M or G, such as 8, 64K, 1.5M"
+            f"{text!r} is not a size: write a number with an optional unit, such as 8, 64K or 1.5M"
         )
     size = float(match[1]) * UNITS[match[2].upper()]
     if size != int(size):
@@ -27,7 +27,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """Returns `size_bytes` in the largest unit that leaves a whole number: 65536 is 64K."""
+    """Returns `size_bytes` in the largest unit that gives a whole number: 65536 is 64K."""
     for name, unit in reversed(UNITS.items()):
         if size_bytes >= unit and size_bytes % unit == 0:
             return f"{size_bytes // unit}{name}"
@@ -35,27 +35,27 @@ def format_size(size_bytes: int) -> str:
 
 
 def size_range(begin: int, end: int, factor: float, step: int | None = None) -> list[int]:
-    """Returns the sizes from `begin` to `end`, both included where the steps meet them.
+    """Returns growing sizes from `begin` to at most `end`.
 
     Args:
         begin: The first size in bytes.
         end: The largest size in bytes.
-        factor: What each size is multiplied by to give the next, when there is no `step`.
-        step: The bytes to add to each size to give the next.
+        factor: The factor from each size to the next, if `step` is None.
+        step: The bytes from each size to the next.
 
     Raises:
-        ValueError: No size lies in the range, or the sizes would not grow.
+        ValueError: The range is empty, or the sizes would not grow.
     """
     if begin > end:
-        raise ValueError(f"the first size, {begin}, is above the last, {end}")
+        raise ValueError(f"the first size, {begin}, is above the last size, {end}")
     if step is not None:
         if step < 1:
-            raise ValueError(f"a step of {step} bytes does not grow")
+            raise ValueError(f"with a step of {step} bytes the sizes do not grow: use 1 or more")
         return list(range(begin, end + 1, step))
     if factor <= 1:
-        raise ValueError(f"a factor of {factor} does not grow")
+        raise ValueError(f"with a factor of {factor} the sizes do not grow: use more than 1")
     if begin == 0 < end:
-        raise ValueError("no factor leads away from size 0: give a step")
+        raise ValueError("a factor leads nowhere from size 0: use a step instead")
     sizes = [begin]
     while (following := max(int(sizes[-1] * factor), sizes[-1] + 1)) <= end:
         sizes.append(following)

@@ -1,4 +1,4 @@
-"""The benchmark's lines on the terminal: nccl-tests' columns, then backend, p99 and ratio."""
+"""The lines of a benchmark's table: the columns of nccl-tests, then backend, p99 and ratio."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def header(results: Results) -> str:
     lines = [
         f"# {results.command}",
         f"# {results.world_size} ranks, " + ", ".join(results.machine.values()),
-        "# time, p99: a call's time is its slowest rank's; time is the median over calls",
+        "# a call takes as long as its slowest rank; time is the median over the calls",
     ]
     if len(results.backends) > 1:
-        lines.append(f"# ratio: the backend's time over that of {first}, from calls taken in turns")
+        lines.append(f"# ratio: the backend's time over that of {first}; the backends took turns")
     half = ("time", "algbw", "busbw", "#wrong")
     units = ("(us)", "(GB/s)", "(GB/s)", "")
     key = ("size", "count", "type", "redop", "root")
@@ -37,7 +37,7 @@ def header(results: Results) -> str:
 
 
 def line(rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
-    """Returns the line of one backend's call: its rows are the placements that were measured."""
+    """Returns the line of one backend's call; `rows` has a row per placement."""
     by_placement = {row.placement: row for row in rows}
     first = rows[0]
     halves: list[str] = []
@@ -60,7 +60,7 @@ def line(rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
 
 
 def footer(results: Results) -> str:
-    """Returns the lines below the table: nccl-tests' two, for each backend."""
+    """Returns the lines below the table, as nccl-tests ends."""
     verdict = "OK" if results.wrong == 0 else "FAILED"
     lines = [f"# Out of bounds values : {results.wrong} {verdict}"]
     for backend in results.backends:

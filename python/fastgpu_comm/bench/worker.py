@@ -1,4 +1,4 @@
-"""One rank of a benchmark: makes a process group for each backend and measures every case on it."""
+"""One rank of a benchmark: measures every case on every backend."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 import torch.distributed as dist
 
 from fastgpu_comm.bench import data
-from fastgpu_comm.bench.collectives import COLLECTIVES, Case, Collective
-from fastgpu_comm.bench.exchange import Exchange
+from fastgpu_comm.bench.calls import PREPARE, Case
+from fastgpu_comm.bench.job import Job
 from fastgpu_comm.bench.measure import Budget, Measured, Runner, compare
 from fastgpu_comm.bench.results import Row, summarise
+from fastgpu_comm.collectives import COLLECTIVES, Collective
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure."""
+    """The calls to measure, and the time for each."""
 
     collectives: Sequence[str]
     backends: Sequence[str]
@@ -33,7 +34,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table before the measurement: a collective at a size, dtype and reduction."""
+    """A line of the table to measure: a collective with a dtype, a reduction and a size."""
 
     name: str
     dtype: str
@@ -43,59 +44,41 @@ class Line:
 
     @property
     def collective(self) -> Collective:
-        """What the line's name means."""
+        """The collective's definition."""
         return COLLECTIVES[self.name]
 
 
 def lines(settings: Settings, world_size: int) -> list[Line]:
-    """Returns the lines that `settings` asks for; sizes too small for one element are left out."""
+    """Returns the lines to measure, without sizes that are too small for one element."""
     found: dict[Line, None] = {}
     for name in settings.collectives:
         collective = COLLECTIVES[name]
         redops = settings.redops if collective.reduces else ["none"]
         dtypes, sizes = settings.dtypes, settings.sizes
-        if name == "barrier":  # moves nothing
+        if not collective.has_data:
             dtypes, sizes = settings.dtypes[:1], [0]
-        for dtype_name in dtypes:
-            dtype = getattr(torch, dtype_name)
+        for dtype in dtypes:
+            element_size = getattr(torch, dtype).itemsize
             for redop in redops:
-                for asked in sizes:
-                    count = collective.count(asked, dtype, world_size)
-                    size = collective.size_bytes(count, dtype, world_size)
-                    if count or not asked:
-                        found[Line(name, dtype_name, redop, count, size)] = None
+                for requested in sizes:
+                    count = collective.count(requested, element_size, world_size)
+                    size = collective.size_bytes(count, element_size, world_size)
+                    if count or not requested:
+                        found[Line(name, dtype, redop, count, size)] = None
     return list(found)
 
 
 class Worker:
-    """This rank's process groups, one for each backend, and the measuring of lines on them."""
+    """Measures the lines of `settings` as one rank of a job."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Joins the job that the environment describes; ends in `close`."""
-        torch.set_num_threads(1)
-        store, self.rank, self.world_size = next(dist.rendezvous("env://"))
-        store.set_timeout(settings.timeout * 2)  # a failed call is to be heard of before this
+    def __init__(self, settings: Settings, job: Job) -> None:
+        """Creates nothing; `job` must have a group for each of the settings' backends."""
         self._settings = settings
-        self._exchange = Exchange(dist.PrefixStore("bench", store), self.rank, self.world_size)
-        dist.init_process_group(
-            settings.backends[0],
-            store=dist.PrefixStore("group", store),
-            rank=self.rank,
-            world_size=self.world_size,
-            timeout=settings.timeout,
-        )
-        self._groups: dict[str, dist.ProcessGroup] = {}
-        for backend in settings.backends:
-            self._groups[backend] = dist.new_group(backend=backend, timeout=settings.timeout)
-
-    def close(self) -> None:
-        """Leaves the job."""
-        self._exchange.all("done")
-        dist.destroy_process_group()
+        self._job = job
 
     def run(self) -> Iterator[tuple[Line, list[Row]]]:
-        """Measures line after line; yields each with its rows, the same on every rank."""
-        for line in lines(self._settings, self.world_size):
+        """Measures the lines in order; yields each line with its rows, equal on all ranks."""
+        for line in lines(self._settings, self._job.world_size):
             rows: list[Row] = []
             for placement in line.collective.placements:
                 measured = self._measure(line, in_place=placement == "in")
@@ -106,14 +89,14 @@ class Worker:
             yield line, rows
 
     def _measure(self, line: Line, in_place: bool) -> dict[str, Measured]:
-        settings = self._settings
+        settings, job = self._settings, self._job
         dtype = getattr(torch, line.dtype)
         runners = []
-        for backend, group in self._groups.items():
+        for backend, group in job.groups.items():
             case = Case(
                 group=group,
-                rank=self.rank,
-                world_size=self.world_size,
+                rank=job.rank,
+                world_size=job.world_size,
                 root=settings.root,
                 dtype=dtype,
                 reduction=line.redop,
@@ -123,14 +106,14 @@ class Worker:
             runners.append(
                 Runner(
                     backend=backend,
-                    call=line.collective.prepare(case),
+                    call=PREPARE[line.name](case),
                     barrier=_barrier(group),
-                    apart=not line.collective.meets,
+                    separate=not line.collective.synchronizes,
                     touch=settings.touch,
                 )
             )
-        tolerance = data.tolerance(line.redop, self.world_size, dtype)
-        return compare(runners, self._exchange, settings.budget, tolerance)
+        tolerance = data.tolerance(line.redop, job.world_size, dtype)
+        return compare(runners, job.exchange, settings.budget, tolerance)
 
     def _row(self, line: Line, placement: str, backend: str, measured: Measured) -> Row:
         timing = summarise(measured.times_us) if measured.times_us else None
@@ -146,7 +129,7 @@ class Worker:
             root=self._settings.root if line.collective.rooted else -1,
             timing=timing,
             algbw_gb_s=algbw,
-            busbw_gb_s=algbw * line.collective.bus_factor(self.world_size),
+            busbw_gb_s=algbw * line.collective.bus_factor(self._job.world_size),
             wrong=measured.wrong,
             error=measured.error or None,
         )

@@ -1,5 +1,3 @@
-"""The command `fastgpu-comm`: every module of this package but `main` is one of its commands."""
+"""The command `fastgpu-comm`: `main` runs `bench`, `simulate` or `train`."""
 
-from fastgpu_comm.cli.main import main
-
-__all__ = ["main"]
+from fastgpu_comm.cli.main import main as main

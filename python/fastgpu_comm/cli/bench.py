@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgpu_comm.bench.sizes import parse_size, size_range
+from fastgpu_comm.cli.arguments import exit_with, output_problems
+from fastgpu_comm.collectives import COLLECTIVES, REDUCTIONS
 
 if TYPE_CHECKING:
     from fastgpu_comm.bench.results import Results
     from fastgpu_comm.bench.worker import Settings
 
-NAMES = (
-    "all_reduce",
-    "all_gather",
-    "reduce_scatter",
-    "broadcast",
-    "reduce",
-    "gather",
-    "scatter",
-    "all_to_all",
-    "send_recv",
-    "barrier",
-)
 DTYPES = (
     "float32",
     "float64",
@@ -47,18 +36,17 @@ DTYPES = (
     "complex64",
     "complex128",
 )
-REDOPS = ("sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 
 DESCRIPTION = """\
-Measures collectives by nccl-tests' definitions: algbw is size / time, busbw is algbw times a factor
-that makes it comparable with the speed of the links. With several backends, each size is measured
-on all of them in turns, in the same processes. Every result is checked (#wrong).
+Measures collectives by the definitions of nccl-tests: algbw is size / time, busbw is algbw times a
+factor that makes it comparable with the speed of the links. With several backends, each size is
+measured on all of them in turns, in the same processes. Every result is checked (#wrong).
 
-Runs under torchrun as one of its ranks; without it, starts --nproc ranks on this host."""
+It starts --nproc ranks on this host, or joins the job if torchrun started it."""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the command's arguments."""
+    """Adds the command's parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         help="measure collectives, on several backends side by side",
@@ -69,8 +57,8 @@ def add_parser(subparsers: Any) -> None:
         "collectives",
         nargs="+",
         metavar="COLLECTIVE",
-        choices=(*NAMES, "all"),
-        help="one or more of: " + ", ".join(NAMES) + "; or all",
+        choices=(*COLLECTIVES, "all"),
+        help="one or more of: " + ", ".join(COLLECTIVES) + "; or all",
     )
     _add_what(parser)
     _add_how(parser)
@@ -92,12 +80,16 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
             help=f"{meaning} (default: {default})",
         )
     steps = what.add_mutually_exclusive_group()
-    steps.add_argument("-f", "--factor", type=float, default=4.0, help="between sizes (default: 4)")
-    steps.add_argument("-i", "--step", type=parse_size, metavar="SIZE", help="added instead")
+    steps.add_argument(
+        "-f", "--factor", type=float, default=4.0, help="from one size to the next (default: 4)"
+    )
+    steps.add_argument(
+        "-i", "--step", type=parse_size, metavar="SIZE", help="added to each size, not multiplied"
+    )
     for flag, kind, default, meaning in (
-        ("--backend", _names, "fastgpu,gloo", "of torch.distributed, to take turns"),
-        ("--dtype", _one_of(DTYPES), "float32", "of: " + ", ".join(DTYPES)),
-        ("--redop", _one_of(REDOPS), "sum", "of: " + ", ".join(REDOPS)),
+        ("--backend", _names, "fastgpu,gloo", "backends of torch.distributed"),
+        ("--dtype", _names_among(DTYPES), "float32", "of: " + ", ".join(DTYPES)),
+        ("--redop", _names_among(REDUCTIONS), "sum", "of: " + ", ".join(REDUCTIONS)),
     ):
         what.add_argument(
             flag,
@@ -106,22 +98,24 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
             metavar="A,B",
             help=f"{meaning} (default: {default})",
         )
-    what.add_argument("--root", type=int, default=0, help="of broadcast, reduce, gather, scatter")
+    rooted = ", ".join(name for name, collective in COLLECTIVES.items() if collective.rooted)
+    what.add_argument("--root", type=int, default=0, help=f"of {rooted} (default: 0)")
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("how to measure")
     how.add_argument("--nproc", type=int, default=2, help="ranks to start (default: 2)")
-    how.add_argument("--budget", type=float, default=0.3, help="seconds for a row (default: 0.3)")
-    how.add_argument("--min-calls", type=int, default=8, help="for a row, whatever the budget")
-    how.add_argument("--max-calls", type=int, default=4000, help="for a row (default: 4000)")
+    how.add_argument("--budget", type=float, default=0.3, help="seconds per row (default: 0.3)")
+    how.add_argument(
+        "--min-calls", type=int, default=8, help="per row, even beyond the budget (default: 8)"
+    )
     how.add_argument("--warmup", type=int, default=3, help="calls before a row (default: 3)")
-    how.add_argument("--timeout", type=float, default=60.0, help="seconds for a call (default: 60)")
+    how.add_argument("--timeout", type=float, default=60.0, help="seconds per call (default: 60)")
     how.add_argument(
         "--touch",
         action="store_true",
-        help="write the inputs and read the outputs between calls, as programs do: without it the "
-        "buffers stay in the caches where the last call left them, which flatters small sizes",
+        help="write the inputs and read the outputs between calls, as programs do; otherwise small "
+        "buffers stay in the caches where the last call left them and look faster",
     )
 
 
@@ -129,17 +123,20 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE", help="write every number as JSON")
     output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time and busbw")
-    output.add_argument("--report", type=Path, metavar="FOLDER", help="write a page with both")
+    output.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write a page with tables, a chart and JSON"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns 1 when a result was wrong or a call failed."""
+    """Runs the command; returns 1 if a result was wrong or a call failed."""
     from fastgpu_comm import launch
 
     world_size = int(os.environ["WORLD_SIZE"]) if launch.is_rank() else arguments.nproc
     settings = _settings(arguments)
-    _check(settings, world_size)
-    _check_output(arguments)
+    exit_with("bench", _problems(settings, world_size))
+    picture = arguments.plot or (Path("chart.png") if arguments.report else None)
+    exit_with("bench", output_problems((arguments.json, arguments.plot), picture))
     if not launch.is_rank():
         command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
         return launch.launch(command, arguments.nproc)
@@ -152,91 +149,70 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from fastgpu_comm.bench.measure import Budget
     from fastgpu_comm.bench.worker import Settings
 
-    collectives = list(NAMES) if "all" in arguments.collectives else arguments.collectives
     try:
         sizes = size_range(arguments.begin, arguments.end, arguments.factor, arguments.step)
     except ValueError as error:
         raise SystemExit(f"fastgpu-comm bench: {error}") from None
     return Settings(
-        collectives=collectives,
+        collectives=list(COLLECTIVES) if "all" in arguments.collectives else arguments.collectives,
         backends=arguments.backend,
         sizes=sizes,
         dtypes=arguments.dtype,
         redops=arguments.redop,
         root=arguments.root,
-        budget=Budget(arguments.budget, arguments.min_calls, arguments.max_calls, arguments.warmup),
+        budget=Budget(arguments.budget, arguments.min_calls, arguments.warmup),
         touch=arguments.touch,
         timeout=datetime.timedelta(seconds=arguments.timeout),
     )
 
 
-def _check(settings: Settings, world_size: int) -> None:
-    """Ends the process with a message where the arguments contradict each other."""
+def _problems(settings: Settings, world_size: int) -> list[str]:
+    """Returns why the settings cannot be measured; empty if they can."""
     import torch
 
     from fastgpu_comm.backend import why_not_available
     from fastgpu_comm.bench import data
-    from fastgpu_comm.bench.collectives import COLLECTIVES
     from fastgpu_comm.bench.worker import lines
 
-    reasons = (why_not_available(backend) for backend in settings.backends)
-    complaints = [reason for reason in reasons if reason]
+    reasons = [why_not_available(backend) for backend in settings.backends]
     if any(COLLECTIVES[name].reduces for name in settings.collectives):
-        pairs = ((redop, dtype) for redop in settings.redops for dtype in settings.dtypes)
-        reasons = (data.why_not(redop, getattr(torch, dtype)) for redop, dtype in pairs)
-        complaints += [reason for reason in reasons if reason]
+        reasons += [
+            data.why_not(redop, getattr(torch, dtype))
+            for redop in settings.redops
+            for dtype in settings.dtypes
+        ]
+    problems = [reason for reason in reasons if reason]
     if world_size < 2:
-        complaints.append(f"a world of {world_size} has nobody to talk to: use 2 ranks or more")
+        problems.append(f"{world_size} ranks cannot communicate: use 2 ranks or more")
     elif not 0 <= settings.root < world_size:
-        complaints.append(f"root {settings.root} is none of the {world_size} ranks")
-    if not complaints and not lines(settings, world_size):
-        complaints.append(f"no size has an element for each of {world_size} ranks")
-    _end_with(complaints)
-
-
-def _check_output(arguments: argparse.Namespace) -> None:
-    """Ends the process with a message where what it measures could not be written."""
-    from fastgpu_comm.bench.plot import why_not_drawn
-
-    files = [path for path in (arguments.json, arguments.plot) if path]
-    complaints = [
-        f"there is no folder {path.parent} for {path.name}"
-        for path in files
-        if not path.parent.is_dir()
-    ]
-    if (arguments.plot or arguments.report) and not importlib.util.find_spec("matplotlib"):
-        complaints.append("charts need matplotlib: pip install 'fastgpu-comm[plot]'")
-    elif arguments.plot and (reason := why_not_drawn(arguments.plot)):
-        complaints.append(reason)
-    _end_with(complaints)
-
-
-def _end_with(complaints: Sequence[str]) -> None:
-    if complaints:
-        raise SystemExit("\n".join(f"fastgpu-comm bench: {text}" for text in complaints))
+        problems.append(f"root {settings.root} is not one of the {world_size} ranks")
+    if not problems and not lines(settings, world_size):
+        problems.append(f"no size has an element for each of {world_size} ranks: raise --end")
+    return problems
 
 
 def _run_rank(arguments: argparse.Namespace, settings: Settings) -> int:
     from fastgpu_comm.bench import machine
     from fastgpu_comm.bench.display import Display
+    from fastgpu_comm.bench.job import Job
     from fastgpu_comm.bench.results import Results
     from fastgpu_comm.bench.worker import Worker, lines
 
-    worker = Worker(settings)
+    job = Job(settings.backends, settings.timeout)
     results = Results(
         command=shlex.join(["fastgpu-comm", *arguments.argv]),
-        world_size=worker.world_size,
+        world_size=job.world_size,
         backends=settings.backends,
         machine=machine.describe(),
         options={"touch": settings.touch, "budget_seconds": settings.budget.seconds},
     )
-    steps = len(lines(settings, worker.world_size))
-    with Display(results, steps, visible=worker.rank == 0) as display:
-        for line, rows in worker.run():
+    line_count = len(lines(settings, job.world_size))
+    with Display(results, line_count, visible=job.rank == 0) as display:
+        for line, rows in Worker(settings, job).run():
             results.rows += rows
             display.add(line, rows)
-    worker.close()
-    if worker.rank == 0:
+    job.leave()
+    if job.rank == 0:
         _write(arguments, results)
     return 1 if results.wrong or results.errors else 0
 
@@ -259,12 +235,14 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _one_of(allowed: tuple[str, ...]) -> Any:
+def _names_among(allowed: Collection[str]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = _names(text)
         for name in names:
             if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of: {', '.join(allowed)}")
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is unknown; the choice is {', '.join(allowed)}"
+                )
         return names
 
     return parse

@@ -1,4 +1,4 @@
-"""`fastgpu-comm simulate`: plays collectives over thousands of ranks on a model of the machine."""
+"""`fastgpu-comm simulate`: simulates collectives of thousands of ranks on a model of a machine."""
 
 from __future__ import annotations
 
@@ -6,49 +6,41 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from fastgpu_comm.bench.sizes import parse_size
+from fastgpu_comm.cli.arguments import exit_with, output_problems, positive_int
+from fastgpu_comm.collectives import COLLECTIVES
 
 if TYPE_CHECKING:
     from fastgpu_comm.native import Constants
     from fastgpu_comm.simulation import Point, Scenario
 
-COLLECTIVES = (
-    "all_reduce",
-    "reduce_scatter",
-    "all_gather",
-    "broadcast",
-    "reduce",
-    "gather",
-    "scatter",
-    "all_to_all",
-    "barrier",
-)
+SIMULATED = [name for name, collective in COLLECTIVES.items() if collective.has_schedule]
 MAX_RANKS = 65535
 
 DESCRIPTION = """\
-Plays the schedules that would run, step by step, against a model of the machine (docs/cost.md),
-and prints time against ranks for each algorithm. Nothing is sent; thousands of ranks take seconds.
+Simulates the schedules that would run, step by step, on a model of the machine (docs/cost.md), and
+prints time against ranks for each algorithm. It sends nothing; thousands of ranks take seconds.
 
   fastgpu-comm simulate all_reduce --ranks 2-4096 --bytes 64M --algorithm ring,tree,hierarchical
 
-Times are in us, times a byte in us/byte: 1e-3 is 1 GB/s, 1e-4 is 10 GB/s."""
+Times are in us, times per byte in us/byte: 1e-3 is 1 GB/s, 1e-4 is 10 GB/s."""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the command's arguments."""
+    """Adds the command's parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "simulate",
-        help="time against ranks, by algorithm, on a model of the machine",
+        help="time against ranks, by algorithm, on a model of a machine",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "collective",
-        choices=COLLECTIVES,
+        choices=SIMULATED,
         metavar="COLLECTIVE",
-        help="one of: " + ", ".join(COLLECTIVES),
+        help="one of: " + ", ".join(SIMULATED),
     )
     what = parser.add_argument_group("what to simulate")
     what.add_argument(
@@ -58,16 +50,18 @@ def add_parser(subparsers: Any) -> None:
         metavar="A-B|A,B",
         help="doubling from A to B, or a list (default: 2-1024)",
     )
-    what.add_argument("--ranks-per-host", type=_positive, default=8, metavar="N")
+    what.add_argument(
+        "--ranks-per-host", type=positive_int, default=8, metavar="N", help="(default: 8)"
+    )
     what.add_argument(
         "--bytes",
         type=parse_size,
         default=parse_size("64M"),
         metavar="SIZE",
-        help="of the tensor, or of all ranks' parts together (default: 64M)",
+        help="size of the largest buffer, as in `bench` (default: 64M)",
     )
     what.add_argument("--algorithm", metavar="A,B", help="(default: all of the collective's)")
-    what.add_argument("--lanes", type=_positive, default=1, metavar="N")
+    what.add_argument("--lanes", type=positive_int, default=1, metavar="N", help="(default: 1)")
     what.add_argument("--chunk", type=parse_size, metavar="SIZE", help="(default: the model's)")
     _add_machine(parser)
     output = parser.add_argument_group("output")
@@ -78,26 +72,45 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("the machine")
-    machine.add_argument("--alpha", type=_cost, metavar="US", help="latency between hosts")
-    machine.add_argument("--beta", type=_cost, metavar="US/BYTE", help="of a stream between hosts")
-    machine.add_argument("--nic-beta", type=_cost, metavar="US/BYTE", help="of a host's interface")
-    machine.add_argument("--inside-alpha", type=_cost, metavar="US", help="latency inside a host")
-    machine.add_argument("--inside-beta", type=_cost, metavar="US/BYTE", help="inside a host")
-    machine.add_argument("--reduce", type=_cost, metavar="US/BYTE", help="summing over storing")
-    machine.add_argument("--cores", type=_positive, metavar="N", help="of a host (default: enough)")
+    for flag, unit, meaning in (
+        ("--alpha", "US", "latency between hosts"),
+        ("--beta", "US/BYTE", "of one stream between hosts"),
+        ("--nic-beta", "US/BYTE", "of a host's network interface"),
+        ("--inside-alpha", "US", "latency inside a host"),
+        ("--inside-beta", "US/BYTE", "inside a host"),
+        ("--reduce", "US/BYTE", "of reducing, beyond the cost of storing"),
+    ):
+        machine.add_argument(flag, type=_cost, metavar=unit, help=meaning)
+    machine.add_argument(
+        "--cores", type=positive_int, metavar="N", help="of a host (default: enough for its ranks)"
+    )
     machine.add_argument(
         "--constants", metavar="TEXT", help="all costs at once, as bench/model_check.py prints them"
     )
     machine.add_argument(
-        "--slow-rank", type=_slow_rank, action="append", default=[], metavar="R=FACTOR"
+        "--slow-rank",
+        type=_slow_rank,
+        action="append",
+        default=[],
+        metavar="R=FACTOR",
+        help="rank R takes FACTOR times as much processor time; may be repeated",
     )
     machine.add_argument(
-        "--slow-link", type=_slow_link, action="append", default=[], metavar="A-B=FACTOR"
+        "--slow-link",
+        type=_slow_link,
+        action="append",
+        default=[],
+        metavar="A-B=FACTOR",
+        help="the link from rank A to rank B is FACTOR times slower; may be repeated",
     )
 
 
 def parse_ranks(text: str) -> list[int]:
-    """Returns the numbers of ranks: 2-16 is 2, 4, 8, 16; 2-12 is 2, 4, 8, 12; 3,5 is 3, 5."""
+    """Reads numbers of ranks: 2-16 is 2, 4, 8, 16; 2-12 is 2, 4, 8, 12; 3,5 is 3, 5.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` has another form or a number out of range.
+    """
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     if match:
         first, last = int(match[1]), int(match[2])
@@ -113,15 +126,10 @@ def parse_ranks(text: str) -> list[int]:
             ranks = []
     if not ranks or not 1 <= ranks[0] <= ranks[-1] <= MAX_RANKS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} names no worlds: write 2-64 or 2,3,8, of 1 to {MAX_RANKS} ranks"
+            f"{text!r} is not a range or list of ranks: write 2-64 or 2,3,8, with numbers from 1 "
+            f"to {MAX_RANKS}"
         )
     return ranks
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _cost(text: str) -> float:
@@ -130,21 +138,21 @@ def _cost(text: str) -> float:
     except ValueError:
         cost = -1.0
     if not 0 <= cost < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no cost: write a number, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a cost: write a number of at least 0")
     return cost
 
 
 def _slow_rank(text: str) -> tuple[int, float]:
     match = re.fullmatch(r"(\d+)=(\d+(?:\.\d+)?)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no slow rank: write 3=2.5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a slow rank: write 3=2.5")
     return int(match[1]), float(match[2])
 
 
 def _slow_link(text: str) -> tuple[int, int, float]:
     match = re.fullmatch(r"(\d+)-(\d+)=(\d+(?:\.\d+)?)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no slow link: write 0-1=10")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a slow link: write 0-1=10")
     return int(match[1]), int(match[2]), float(match[3])
 
 
@@ -155,35 +163,59 @@ def run(arguments: argparse.Namespace) -> int:
     from fastgpu_comm import simulation
     from fastgpu_comm.errors import InvalidArgumentError
 
-    scenario = _scenario(arguments)
-    _check(arguments, scenario)
+    exit_with("simulate", _problems(arguments))
+    exit_with("simulate", output_problems((arguments.json, arguments.plot), arguments.plot))
     try:
-        found = _points(scenario)
+        scenario = _scenario(arguments)
+        points = _simulate(scenario)
     except InvalidArgumentError as error:
-        _refuse(str(error))
-    Console().print(simulation.table(scenario, found))
+        raise SystemExit(f"fastgpu-comm simulate: {error}") from None
+    Console().print(simulation.table(scenario, points))
     if arguments.json:
-        simulation.write_json(scenario, found, arguments.json)
+        simulation.write_json(scenario, points, arguments.json)
     if arguments.plot:
-        simulation.draw(scenario, found, arguments.plot)
+        simulation.draw(scenario, points, arguments.plot)
     return 0
 
 
-def _scenario(arguments: argparse.Namespace) -> Scenario:
+def _problems(arguments: argparse.Namespace) -> list[str]:
+    """Returns why the arguments cannot be simulated; empty if they can."""
     from fastgpu_comm.native import algorithms_of
-    from fastgpu_comm.simulation import Scenario
 
     known = algorithms_of(arguments.collective)
-    names = arguments.algorithm.split(",") if arguments.algorithm else known
-    for name in names:
-        if name not in known:
-            _refuse(f"{arguments.collective} has no {name!r}; it has {', '.join(known)}")
+    problems = [
+        f"{arguments.collective} has no algorithm {name!r}; it has {', '.join(known)}"
+        for name in _algorithms(arguments)
+        if name not in known
+    ]
+    slow = {rank for rank, _ in arguments.slow_rank}
+    slow.update(end for *ends, _ in arguments.slow_link for end in ends)
+    largest = max(arguments.ranks)
+    problems += [
+        f"rank {rank} does not exist: the largest world has {largest} ranks"
+        for rank in sorted(slow)
+        if rank >= largest
+    ]
+    return problems
+
+
+def _algorithms(arguments: argparse.Namespace) -> list[str]:
+    from fastgpu_comm.native import algorithms_of
+
+    if not arguments.algorithm:
+        return algorithms_of(arguments.collective)
+    return list(dict.fromkeys(arguments.algorithm.split(",")))
+
+
+def _scenario(arguments: argparse.Namespace) -> Scenario:
+    from fastgpu_comm.simulation import Scenario
+
     return Scenario(
         collective=arguments.collective,
         size_bytes=arguments.bytes,
         worlds=arguments.ranks,
         ranks_per_host=arguments.ranks_per_host,
-        algorithms=list(dict.fromkeys(names)),
+        algorithms=_algorithms(arguments),
         lanes=arguments.lanes,
         chunk_bytes=arguments.chunk,
         constants=_constants(arguments),
@@ -193,13 +225,14 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
 
 
 def _constants(arguments: argparse.Namespace) -> Constants:
-    from fastgpu_comm.errors import InvalidArgumentError
+    """Returns the cost constants.
+
+    Raises:
+        InvalidArgumentError: The text of --constants cannot be read.
+    """
     from fastgpu_comm.native import Constants
 
-    try:
-        constants = Constants.from_text(arguments.constants) if arguments.constants else Constants()
-    except InvalidArgumentError as error:
-        _refuse(str(error))
+    constants = Constants.from_text(arguments.constants) if arguments.constants else Constants()
     for given, holder, field in (
         (arguments.alpha, constants.between_hosts, "alpha_us"),
         (arguments.beta, constants.between_hosts, "beta_us_per_byte"),
@@ -214,27 +247,7 @@ def _constants(arguments: argparse.Namespace) -> Constants:
     return constants
 
 
-def _check(arguments: argparse.Namespace, scenario: Scenario) -> None:
-    """Refuses, before anything is simulated, what could not be shown or written after it."""
-    ranks = [*scenario.slow_ranks, *(end for link in scenario.slow_links for end in link[:2])]
-    for rank in ranks:
-        if rank >= max(scenario.worlds):
-            _refuse(f"rank {rank} is in none of the worlds of up to {max(scenario.worlds)} ranks")
-    for path in (arguments.json, arguments.plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            _refuse(f"no folder {path.absolute().parent} to write {path.name} to")
-    if arguments.plot is not None:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            _refuse("--plot needs matplotlib: pip install 'fastgpu-comm[plot]'")
-        from fastgpu_comm.bench.plot import why_not_drawn
-
-        if reason := why_not_drawn(arguments.plot):
-            _refuse(reason)
-
-
-def _points(scenario: Scenario) -> list[Point]:
+def _simulate(scenario: Scenario) -> list[Point]:
     from rich.console import Console
     from rich.progress import track
 
@@ -250,7 +263,3 @@ def _points(scenario: Scenario) -> list[Point]:
             disable=not sys.stderr.isatty(),
         )
     )
-
-
-def _refuse(message: str) -> NoReturn:
-    raise SystemExit(f"fastgpu-comm simulate: {message}")

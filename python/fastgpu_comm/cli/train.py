@@ -7,75 +7,81 @@ import itertools
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fastgpu_comm.cli.arguments import positive_int
 
 if TYPE_CHECKING:
     from fastgpu_comm.trainer.demo import DemoOptions
 
+DESCRIPTION = (
+    "Trains a small byte-level GPT, data parallel, on a text that every machine has: the source "
+    "files of Python's standard library. It starts its own worker processes; under torchrun it "
+    "joins that job instead."
+)
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command and its arguments."""
-    parser = subparsers.add_parser(
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command's parser."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
         "train",
         help="train a small GPT on the source files of Python's standard library",
-        description="Trains a small byte-level GPT, data parallel, on text every machine has: the "
-        "source files of Python's standard library. Starts its own worker processes; under "
-        "torchrun it joins that job instead.",
+        description=DESCRIPTION,
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=run)
     parser.add_argument(
-        "--backend", default="fastgpu", metavar="NAME", help="of torch.distributed [%(default)s]"
+        "--backend",
+        default="fastgpu",
+        metavar="NAME",
+        help="backend of torch.distributed (default: fastgpu)",
     )
     for flag, default, meaning in (
         ("--nproc", 2, "worker processes to start"),
         ("--steps", 1000, "optimizer steps"),
-        ("--batch", 16, "samples a step, over all ranks"),
-        ("--accumulation", 1, "micro-batches a step"),
+        ("--batch", 16, "samples per step, over all ranks"),
+        ("--accumulation", 1, "micro-batches per step"),
         ("--checkpoint-every", 250, "steps from one checkpoint to the next"),
     ):
         parser.add_argument(
-            flag, type=_positive, default=default, metavar="N", help=f"{meaning} [{default}]"
+            flag,
+            type=positive_int,
+            default=default,
+            metavar="N",
+            help=f"{meaning} (default: {default})",
         )
     parser.add_argument(
-        "--learning-rate", type=_rate, default=4e-3, metavar="RATE", help="[%(default)s]"
+        "--learning-rate", type=_rate, default=4e-3, metavar="RATE", help="(default: 0.004)"
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of every rank")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="[%(default)s]")
+    parser.add_argument(
+        "--precision", default="fp32", metavar="NAME", help="fp32, bf16 or fp16 (default: fp32)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="of every rank (default: cpu)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="folder for metrics, curve and checkpoints [a new one, runs/train-BACKEND-N]",
+        help="folder for metrics, curve and checkpoints (default: a new runs/train-BACKEND-N)",
     )
     parser.add_argument(
-        "--checkpoints", type=Path, metavar="FOLDER", help="[the folder checkpoints in --out]"
+        "--resume", action="store_true", help="continue from the newest good checkpoint in --out"
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest good checkpoint of --out"
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError(text)
-    return value
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return rate
 
 
-# argparse says "invalid ... value".
-_positive.__name__ = "whole number of at least 1"
-_rate.__name__ = "number above 0"
-
-
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns 2 for bad arguments, and a failed worker's exit status."""
     from fastgpu_comm import launch
 
     try:
@@ -84,18 +90,18 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"fastgpu-comm train: {error}", file=sys.stderr)
         return 2
     if launch.is_rank():
-        return _run_as_rank(options)
+        return _run_rank(options)
     print(f"starting   {arguments.nproc} worker processes", flush=True)
     command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
     return launch.launch(command, arguments.nproc)
 
 
-def _run_as_rank(options: DemoOptions) -> int:
+def _run_rank(options: DemoOptions) -> int:
     from fastgpu_comm.trainer import CheckpointError, demo
 
     try:
         demo.run(options)
-    except CheckpointError as error:  # the user's to mend: the message says how
+    except CheckpointError as error:  # the message says what to do, so no traceback is needed
         print(f"fastgpu-comm train: {error}", file=sys.stderr)
         return 1
     return 0
@@ -108,7 +114,7 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
     if reason := why_not_available(arguments.backend):
         raise ValueError(reason)
     if arguments.resume and arguments.out is None:
-        raise ValueError("--resume needs --out, the folder of the run to go on with.")
+        raise ValueError("--resume needs --out, the folder of the run to continue.")
     return demo.DemoOptions(
         arguments.backend,
         arguments.device,
@@ -123,7 +129,6 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
             clip_norm=1.0,
             evaluate_every=max(1, arguments.steps // 5),
             folder=arguments.out or _new_folder(arguments.backend),
-            checkpoint_folder=arguments.checkpoints,
             checkpoint_every=arguments.checkpoint_every,
             resume=arguments.resume,
         ),
@@ -131,6 +136,6 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
 
 
 def _new_folder(backend: str) -> Path:
-    """Returns the first folder of its kind that is not there yet."""
+    """Returns the first of runs/train-BACKEND-1, -2, ... that does not exist."""
     names = (Path("runs") / f"train-{backend}-{number}" for number in itertools.count(1))
     return next(name for name in names if not name.exists())

@@ -1,24 +1,15 @@
 """A small trainer for data-parallel training over any torch.distributed process group.
 
-`loop.py` is the loop, to be read in one sitting. Beside it, one idea a module: `settings`,
-`data` (which samples a rank sees), `objective` (what a model is trained for), `precision`,
-`communication` (what the gradients' all-reduce costs), `checkpoint`, `random_state`, `metrics`,
-`recorder`, `progress`. `demo`, `text`, `gpt` and `curve` are the command `fastgpu-comm train`.
+Start with `loop`, the training loop. The other modules are parts of it: `settings`, `data` (the
+samples of a rank), `objective` (the loss), `precision`, `communication` (the cost of the gradients'
+all-reduce), `checkpoint`, `random_state`, `metrics`, `recorder`, `progress`, `early_stop` and
+`ranks`. The command `fastgpu-comm train` consists of `demo`, `text`, `gpt` and `curve`.
 """
 
-from fastgpu_comm.trainer.checkpoint import CheckpointError
-from fastgpu_comm.trainer.data import Datasets
-from fastgpu_comm.trainer.loop import Trainer
-from fastgpu_comm.trainer.objective import Outcome, classification
-from fastgpu_comm.trainer.recorder import TrainResult
-from fastgpu_comm.trainer.settings import TrainerSettings
-
-__all__ = [
-    "CheckpointError",
-    "Datasets",
-    "Outcome",
-    "TrainResult",
-    "Trainer",
-    "TrainerSettings",
-    "classification",
-]
+from fastgpu_comm.trainer.checkpoint import CheckpointError as CheckpointError
+from fastgpu_comm.trainer.data import Datasets as Datasets
+from fastgpu_comm.trainer.loop import Trainer as Trainer
+from fastgpu_comm.trainer.objective import Outcome as Outcome
+from fastgpu_comm.trainer.objective import classification as classification
+from fastgpu_comm.trainer.recorder import TrainResult as TrainResult
+from fastgpu_comm.trainer.settings import TrainerSettings as TrainerSettings

@@ -1,11 +1,13 @@
-"""A folder of checkpoints that survives crashes, and tells a good file from a damaged one.
+"""A folder of checkpoints that survives crashes and detects damaged files.
 
-A file is: 8 bytes of magic, 8 bytes with the payload's size (little-endian), 32 bytes of its
-SHA-256, the payload (torch.save, read back with weights_only: no code of a file is ever run).
-It is written under another name, brought to the disk and then renamed, so under its final name it
-is whole, unless the disk lies or a hand slips: the checksum finds that.
+A file consists of 8 bytes of magic, the payload's size (8 bytes, little-endian), the payload's
+SHA-256 (32 bytes), and the payload, which torch.save wrote. It is loaded with weights_only, so code
+in a file is never run.
 
-One process at a time may use a folder; the Trainer uses it from rank 0 only.
+A file is written under a temporary name, synced to the disk, and then renamed. So a crash leaves no
+incomplete file under a checkpoint's name, and the checksum detects any later damage.
+
+One process at a time may use a folder; the Trainer uses it on rank 0 only.
 """
 
 from __future__ import annotations
@@ -26,37 +28,45 @@ _NAME = re.compile(r"step-(\d{12})\.ckpt")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is damaged or does not fit the run; the message says which and how."""
+    """A checkpoint is damaged or does not match the run; the message says how."""
 
 
 class CheckpointFolder:
-    """Writes checkpoints, keeps the newest few, and finds the newest good one."""
+    """Writes checkpoints, keeps the newest ones, and finds the newest undamaged one."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Does not touch the disk.
+        """Does not access the disk.
 
         Args:
-            folder: where the files lie; made when the first is written.
-            keep: how many are kept, at least 1.
+            folder: The folder of the files; the first `write` creates it.
+            keep: How many checkpoints to keep, at least 1.
         """
         self._folder = folder
         self._keep = keep
 
     def steps(self) -> list[int]:
-        """Returns the steps of the checkpoints there, oldest first."""
+        """Returns the steps that have a checkpoint, oldest first."""
         if not self._folder.is_dir():
             return []
         matches = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
     def path(self, step: int) -> Path:
-        """Returns where the checkpoint of a step lies."""
+        """Returns the path of a step's checkpoint."""
         return self._folder / f"step-{step:012d}.ckpt"
 
     def write(self, step: int, state: dict[str, Any]) -> Path:
-        """Writes a checkpoint, then removes the oldest beyond those to keep.
+        """Writes a checkpoint, then removes the oldest ones.
 
-        When this raises (the disk is full, say), the earlier checkpoints are still there.
+        Args:
+            step: The step that the checkpoint is named after.
+            state: Tensors and plain Python values, nested in dicts, lists and tuples.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OSError: The file could not be written. The earlier checkpoints are unchanged.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         payload = io.BytesIO()
@@ -76,17 +86,16 @@ class CheckpointFolder:
         return path
 
     def newest_good(self) -> tuple[bytes | None, list[str]]:
-        """Finds the newest checkpoint that is whole.
+        """Reads the newest undamaged checkpoint.
 
-        Damaged ones are set aside (".damaged" is added to their name), so that they neither count
-        among those to keep nor are tried again.
+        Damaged files get the suffix ".damaged", so that they are not counted or tried again.
 
         Returns:
-            Its payload (None when the folder holds no checkpoint), and what was found in each
-            damaged file that is newer.
+            The payload, or None if the folder has no checkpoint; and a message for each damaged
+            file that was newer.
 
         Raises:
-            CheckpointError: when there are checkpoints, and all of them are damaged.
+            CheckpointError: All checkpoints are damaged.
         """
         damages: list[str] = []
         for step in reversed(self.steps()):
@@ -94,55 +103,55 @@ class CheckpointFolder:
             try:
                 return read_payload(path), damages
             except CheckpointError as error:
-                aside = path.with_name(path.name + ".damaged")
-                path.replace(aside)
-                damages.append(f"{error} It is now {aside.name}.")
+                renamed = path.with_name(path.name + ".damaged")
+                path.replace(renamed)
+                damages.append(f"{error} It was renamed to {renamed.name}.")
         if damages:
             raise CheckpointError(
-                " ".join(damages) + " No good checkpoint is left: start anew without resume."
+                " ".join(damages) + " No good checkpoint is left: start again without resume."
             )
         return None, []
 
 
 def read_payload(path: Path) -> bytes:
-    """Returns what `decode` reads, after checking that the file is whole.
+    """Returns the payload of a file, which `decode` reads, after verifying its checksum.
 
     Raises:
-        CheckpointError: saying what was found.
+        CheckpointError: The file is damaged or not a checkpoint.
     """
     with path.open("rb") as file:
         header = file.read(_HEADER.size)
         payload = file.read()
     if len(header) < _HEADER.size:
         raise CheckpointError(
-            f"Checkpoint {path} is cut off: {len(header)} bytes, the header alone has "
+            f"Checkpoint {path} is cut off: it has {len(header)} bytes, the header alone has "
             f"{_HEADER.size}."
         )
     magic, size_bytes, digest = _HEADER.unpack(header)
     if magic != _MAGIC:
-        raise CheckpointError(f"{path} is no checkpoint: it begins with {magic!r}, not {_MAGIC!r}.")
+        raise CheckpointError(f"{path} is not a checkpoint: it begins with {magic!r}.")
     if len(payload) != size_bytes:
         raise CheckpointError(
-            f"Checkpoint {path} is cut off or has grown: it holds {len(payload)} bytes, its header "
-            f"says {size_bytes}."
+            f"Checkpoint {path} is cut off or too long: its payload has {len(payload)} bytes, its "
+            f"header says {size_bytes}."
         )
     found = hashlib.sha256(payload).digest()
     if found != digest:
         raise CheckpointError(
-            f"Checkpoint {path} is damaged: its SHA-256 is {found.hex()[:16]}..., its header says "
-            f"{digest.hex()[:16]}...."
+            f"Checkpoint {path} is damaged: the payload's SHA-256 is {found.hex()[:16]}..., its "
+            f"header says {digest.hex()[:16]}...."
         )
     return payload
 
 
 def decode(payload: bytes) -> dict[str, Any]:
-    """Returns the state that was written, its tensors on the CPU."""
+    """Returns the state in a payload, with its tensors on the CPU."""
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings a rename to the disk."""
+    """Syncs a rename to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

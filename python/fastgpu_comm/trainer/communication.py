@@ -1,23 +1,22 @@
-"""What the all-reduce of the gradients costs: time and bytes, as seen by this rank.
+"""Measures the time and the bytes of the gradients' all-reduce on this rank.
 
-Time is taken by a communication hook of DistributedDataParallel that does what DDP itself does
-(divide by the number of ranks, then all-reduce the bucket) and looks at the clock. Per backward
-pass, in seconds of this rank:
+A communication hook of DistributedDataParallel takes the times. It does what DDP does by default:
+it divides the bucket by the number of ranks, then all-reduces it. For each backward pass:
 
-    launch     t0 --- the call of all_reduce --- t1            the pass stands still meanwhile
+    launch     t0 --- the call of all_reduce --- t1            the pass is blocked
     transfer   t0 ------------------------------------- t2     t2: the bucket's future completes
 
     in flight  length of the union of all [t0, t2]
-    waited     sum of all t1 - t0, and the time from the last t1 to the last t2
+    waited     sum of all t1 - t0, plus the time from the last t1 to the last t2
 
-`waited` is what training loses: communication that no computation hid. It includes waiting for
-slower ranks. Buckets whose last gradients do not come at the very end of the pass make it an upper
-bound. Not included: DDP's first broadcast, broadcasts of buffers, the sums of the metrics.
-Host clocks say nothing about a GPU, so on one no time is reported.
+`waited` is the time that training loses: communication that did not overlap with computation. It
+includes waiting for slower ranks. It is an upper bound if the last bucket is ready before the pass
+ends. It excludes DDP's first broadcast, the broadcasts of buffers, and the sums of the metrics.
+On a GPU no time is reported, because host clocks do not see when its kernels run.
 
-Bytes are those the backend counted (all the group's traffic), where it counts: `fastgpu` does.
-For others they are computed: 2 (n - 1) / n times the gradients' size for each all-reduce, what each
-of n ranks sends in a ring or in a reduce-scatter followed by an all-gather.
+The backend `fastgpu` counts the bytes of the whole group. For other backends they are computed:
+each of n ranks sends 2 (n - 1) / n times the gradients' size per all-reduce, as in a ring or in a
+reduce-scatter followed by an all-gather.
 """
 
 import dataclasses
@@ -35,7 +34,14 @@ import fastgpu_comm
 
 @dataclasses.dataclass
 class Traffic:
-    """Sums since the last look: seconds (None: not measured) and bytes sent by this rank."""
+    """The sums over some backward passes, on this rank.
+
+    Attributes:
+        in_flight_s: Seconds with an all-reduce in flight, or None if not measured.
+        waited_s: Seconds that no computation overlapped, or None if not measured.
+        bytes_sent: Bytes that this rank sent.
+        counted: The backend counted the bytes; else they are computed.
+    """
 
     in_flight_s: float | None
     waited_s: float | None
@@ -46,12 +52,12 @@ class Traffic:
 class GradientTraffic:
     """Measures the all-reduces of a DistributedDataParallel model.
 
-    Futures complete on threads of the backend, which only append to a list; all else is the
-    training thread's. A model that has a communication hook of its own keeps it and is not timed.
+    All methods are called by the training thread. Futures complete on the backend's threads, which
+    only append to a list. A model that already has a communication hook keeps it and is not timed.
     """
 
     def __init__(self, model: DistributedDataParallel) -> None:
-        """Hooks into the model, which must not have run a backward pass yet."""
+        """Registers the hook; the model must not have run a backward pass yet."""
         self._group = model.process_group
         self._world = dist.get_world_size(self._group)
         gradients = [p for p in model.parameters() if p.requires_grad]
@@ -65,7 +71,7 @@ class GradientTraffic:
         self._timed = gradients[0].device.type == "cpu" and self._register(model)
 
     def after_backward(self) -> None:
-        """Takes in a backward pass that synchronised gradients."""
+        """Adds the times of a backward pass that all-reduced the gradients."""
         self._rounds += 1
         if not self._launches:
             return
@@ -78,7 +84,7 @@ class GradientTraffic:
         self._completions.clear()
 
     def take(self) -> Traffic:
-        """Returns the sums since the last call and starts again from zero."""
+        """Returns the sums since the last call and resets them."""
         counter = _bytes_counted(self._group)
         if counter is not None and self._counter is not None:
             bytes_sent = counter - self._counter
@@ -119,7 +125,7 @@ class GradientTraffic:
 
 
 def union_s(intervals: list[tuple[float, float]]) -> float:
-    """Returns the time that the intervals (start, end) cover together."""
+    """Returns the length of the union of intervals (start, end)."""
     total, reached = 0.0, 0.0
     for start, end in sorted(intervals):
         total += max(0.0, end - max(start, reached))
@@ -128,7 +134,7 @@ def union_s(intervals: list[tuple[float, float]]) -> float:
 
 
 def _bytes_counted(group: Any) -> int | None:
-    """Returns the bytes that this rank has sent in the group, if its backend counts them."""
+    """Returns the bytes this rank has sent in the group, or None if its backend does not count."""
     if dist.get_backend(group) != "fastgpu":
         return None
     return int(fastgpu_comm.stats(group)["bytes_sent"])

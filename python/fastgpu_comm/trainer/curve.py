@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture. Needs matplotlib."""
+"""Draws the loss curve of a run. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from fastgpu_comm.trainer.metrics import Record
 
 
 def draw_loss_curve(records: Sequence[Record], path: Path, title: str) -> None:
-    """Draws training and evaluation losses against steps into a PNG file.
+    """Writes a PNG with the training and evaluation losses against the steps.
 
     Args:
-        records: as `metrics.read` returns them; of a step that was run again, the last counts.
-        path: of the picture.
-        title: written above it.
+        records: The records that `metrics.read` returns. If a step occurs twice, the later record
+            is drawn.
+        path: The PNG file; its folder is created.
+        title: The title above the curve.
 
     Raises:
-        ModuleNotFoundError: saying what to install, when there is no matplotlib.
+        ModuleNotFoundError: There is no matplotlib; the message says how to install it.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

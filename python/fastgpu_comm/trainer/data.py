@@ -1,7 +1,6 @@
-"""Which samples a rank sees, in which order, and how they become a batch.
+"""The samples that a rank trains on, their order, and how they become a batch.
 
-The order depends on the seed alone, never on the number of ranks: a step trains on the same
-samples whether one process takes them all or many share them.
+The order depends on the seed only, so a step trains on the same samples for any number of ranks.
 """
 
 from __future__ import annotations
@@ -16,24 +15,27 @@ from torch.utils.data import default_collate
 
 
 class MapDataset(Protocol):
-    """A dataset with a length and samples by index; `__getitems__(indices)` is used if there."""
+    """A dataset with a length and samples by index.
+
+    If it has `__getitems__(indices)`, a batch is read with that.
+    """
 
     def __len__(self) -> int:
-        """Returns how many samples there are."""
+        """Returns the number of samples."""
 
     def __getitem__(self, index: int, /) -> Any:
-        """Returns a sample."""
+        """Returns the sample at `index`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Datasets:
-    """What to train on, what to evaluate on, and how samples become a batch.
+    """The data of a run: for training, for evaluation, and how samples become a batch.
 
     Attributes:
-        train: must have the same length and samples on every rank.
-        evaluation: likewise, or None to evaluate on nothing.
-        collate: makes a batch of a list of samples; tensors in tuples, lists and dicts are moved
-            to the model's device.
+        train: The training data, the same on every rank.
+        evaluation: The evaluation data, the same on every rank; None for no evaluation.
+        collate: Makes a batch from a list of samples. The batch's tensors, also in tuples, lists
+            and dicts, are then moved to the model's device.
     """
 
     train: MapDataset
@@ -41,10 +43,10 @@ class Datasets:
     collate: Callable[[list[Any]], Any] = default_collate
 
     def __post_init__(self) -> None:
-        """Checks that there is something to train and evaluate on.
+        """Checks that the datasets have samples.
 
         Raises:
-            ValueError: when a dataset is empty.
+            ValueError: A dataset is empty.
         """
         for name in ("train", "evaluation"):
             dataset = getattr(self, name)
@@ -52,7 +54,7 @@ class Datasets:
                 raise ValueError(f"Datasets.{name} is empty; it must have at least one sample.")
 
     def fetch(self, dataset: MapDataset, indices: Sequence[int], device: torch.device) -> Any:
-        """Returns the batch of these samples on the device."""
+        """Returns the samples at `indices` as a batch on the device."""
         if hasattr(dataset, "__getitems__"):
             samples = dataset.__getitems__(list(indices))
         else:
@@ -61,9 +63,9 @@ class Datasets:
 
 
 class BatchOrder:
-    """An endless run of batches of indices: epochs, each a new permutation of all samples.
+    """An endless sequence of batches of indices. Each epoch is a new permutation of all samples.
 
-    One thread. The place in it is two numbers, so that a run can be taken up again exactly there.
+    One thread. A checkpoint saves the position, so that a resumed run continues exactly there.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int) -> None:
@@ -77,11 +79,11 @@ class BatchOrder:
 
     @property
     def epochs(self) -> float:
-        """How many epochs have been handed out."""
+        """The number of epochs returned so far, a fraction within an epoch."""
         return self._epoch + self._used / self._samples
 
     def next(self) -> list[int]:
-        """Returns the next batch; the last of an epoch may be smaller than the rest."""
+        """Returns the next batch; the last batch of an epoch may be smaller."""
         if self._used == self._samples:
             self._epoch += 1
             self._used = 0
@@ -91,7 +93,7 @@ class BatchOrder:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the place, and what it is a place in."""
+        """Returns the position, and the arguments that define the order."""
         return {
             "samples": self._samples,
             "batch_size": self._batch_size,
@@ -101,10 +103,10 @@ class BatchOrder:
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a saved place.
+        """Moves to a saved position.
 
         Raises:
-            ValueError: when the place is in another order of samples than this one.
+            ValueError: The position belongs to another order of samples.
         """
         for name, mine in (
             ("samples", self._samples),
@@ -115,7 +117,7 @@ class BatchOrder:
                 raise ValueError(
                     f"The checkpoint was written with {name} {state[name]}, this run has {mine}: "
                     f"the order of samples would differ. Resume with {name} {state[name]}, or "
-                    "start anew in another folder."
+                    "start a new run in another folder."
                 )
         self._epoch, self._used = state["epoch"], state["used"]
         self._permutation = self._permute()
@@ -127,9 +129,9 @@ class BatchOrder:
 
 
 def micro_batches(batch: Sequence[int], rank: int, world: int, count: int) -> list[list[int]]:
-    """Returns a rank's part of a batch, in at most `count` micro-batches, none of them empty.
+    """Splits a rank's part of a batch into at most `count` micro-batches, none of them empty.
 
-    The list itself is empty for a rank that gets nothing of a small batch.
+    The result is empty if the batch has fewer samples than ranks and none for this rank.
     """
     mine = batch[rank::world]
     pieces = (list(mine[piece::count]) for piece in range(count))

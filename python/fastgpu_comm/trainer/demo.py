@@ -1,4 +1,4 @@
-"""What `fastgpu-comm train` does in each of its ranks: a byte-level GPT on Python's own source."""
+"""A rank of `fastgpu-comm train`: trains a byte-level GPT on Python's own source files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SAMPLE_TEMPERATURE = 0.7
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
-    """What the command was told: a backend, a device type, and how to train what model."""
+    """The command's options: the backend, the device type, the model and how to train it."""
 
     backend: str
     device: str
@@ -42,10 +42,10 @@ class DemoOptions:
 
 
 def run(options: DemoOptions) -> None:
-    """Trains as one rank of the job that the environment describes; rank 0 reports.
+    """Trains as one rank of the job that the environment describes; rank 0 prints a report.
 
-    After an error the process group is left as it is, so that nothing keeps the error from being
-    seen: the process is about to end.
+    After an error the process group is not destroyed: destroying it could block, and the process is
+    about to exit with the error.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = _take_device(options.device, local_rank)
@@ -74,15 +74,15 @@ def _train(options: DemoOptions, device: torch.device) -> None:
 
 
 class WarmupThenCosine:
-    """A factor for the learning rate: up in a straight line, then down to a tenth in a cosine."""
+    """A factor of the learning rate: a linear warm-up, then a cosine down to a tenth."""
 
     def __init__(self, steps: int) -> None:
-        """Takes the steps of the whole run; a twentieth of them are the way up."""
+        """Takes the steps of the whole run; a twentieth of them are the warm-up."""
         self._steps = steps
         self._warmup = max(1, steps // 20)
 
     def __call__(self, step: int) -> float:
-        """Returns the factor of the step after `step` steps."""
+        """Returns the factor of step `step`, counted from 0."""
         if step < self._warmup:
             return (step + 1) / self._warmup
         progress = min(1.0, (step - self._warmup) / max(1, self._steps - self._warmup))
@@ -90,13 +90,13 @@ class WarmupThenCosine:
 
 
 def _take_device(kind: str, local_rank: int) -> torch.device:
-    """Returns this rank's device and takes this rank's share of the host's cores."""
+    """Returns this rank's device, and sets torch's threads to the rank's share of the cores."""
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if kind != "cuda":
         return torch.device(kind)
     if not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but torch finds no GPU here. Use --device cpu.")
+        raise ValueError("--device is cuda, but torch finds no GPU. Use --device cpu.")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
@@ -112,11 +112,11 @@ def _announce(
         f"ranks      {world} over {options.backend}, each on {device.type} with "
         f"{torch.get_num_threads()} thread(s)\n"
         f"text       the library of Python {platform.python_version()}: {train_bytes / 1e6:.1f} MB "
-        f"to train on, {validation_bytes / 1e6:.2f} MB of other files to validate on\n"
+        f"for training, {validation_bytes / 1e6:.2f} MB of other files for validation\n"
         f"model      GPT over bytes: {shape.layers} layers, width {shape.width}, context "
         f"{shape.context}, {count:,} parameters ({settings.precision})\n"
         f"training   {settings.steps} steps of {settings.batch_size} x {shape.context} bytes over "
-        f"all ranks; a blind guess has a loss of {math.log(256):.2f} nats a byte\n"
+        f"all ranks; guessing gives a loss of {math.log(256):.2f} nats per byte\n"
         f"output     {settings.folder}",
         flush=True,
     )
@@ -138,12 +138,12 @@ def _report(options: DemoOptions, model: Gpt, result: TrainResult) -> None:
 
 def _summary(result: TrainResult) -> list[str]:
     if result.loss is None:
-        return [f"steps           {result.step}, all of them done before"]
+        return [f"steps           {result.step}, all done in an earlier run"]
     lines = [f"steps           {result.step} in {result.train_s:.1f} s"]
     if result.evaluation_loss is not None:
         lines.append(
             f"loss            {result.loss:.3f} in training, {result.evaluation_loss:.3f} in "
-            "validation (nats a byte)"
+            "validation (nats per byte)"
         )
     lines.append(f"throughput      {result.predictions / result.train_s:,.0f} tokens/s (bytes)")
     how = "counted by the backend" if result.bytes_counted else "computed from gradient sizes"

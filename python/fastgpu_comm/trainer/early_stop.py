@@ -1,4 +1,4 @@
-"""Stopping when evaluations no longer improve."""
+"""Stops a run when its evaluations no longer improve."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import math
 
 @dataclasses.dataclass
 class EarlyStop:
-    """Counts evaluations without an improvement. A NaN is none.
+    """Counts evaluations without an improvement. A loss of NaN is not an improvement.
 
     Attributes:
-        patience: how many are borne, or None for any number.
-        min_improvement: how much lower than the best a loss must be to count.
-        best: the lowest loss that counted.
-        stale: evaluations since then.
+        patience: After how many such evaluations to stop; None never stops.
+        min_improvement: How much lower than `best` a loss must be to count as an improvement.
+        best: The loss of the last improvement.
+        stale: The number of evaluations since the last improvement.
     """
 
     patience: int | None
@@ -24,11 +24,11 @@ class EarlyStop:
 
     @property
     def stopped(self) -> bool:
-        """Whether patience has run out."""
+        """Whether to stop."""
         return self.patience is not None and self.stale >= self.patience
 
     def judge(self, loss: float) -> None:
-        """Takes in the loss of an evaluation."""
+        """Counts an evaluation with this loss."""
         if loss < self.best - self.min_improvement:
             self.best, self.stale = loss, 0
         else:

@@ -1,10 +1,10 @@
 """A small GPT over bytes: a decoder-only transformer with pre-normalisation.
 
-After Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, with its
-initialisation (residual projections are scaled down by sqrt(2 x layers)), but with rotary places
-(Su et al., "RoFormer", 2021), from which a small model learns far sooner to look back at what it
-has seen: pair i of a head's d numbers is turned by place x 10000^(-2i/d), so that a product of
-query and key depends on their distance alone.
+It follows Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, with its
+initialisation: residual projections are scaled down by sqrt(2 x layers). Its position embedding is
+rotary (Su et al., "RoFormer", 2021), because a small model then learns much sooner to attend to
+earlier text. Pair i of a head's d numbers is rotated by position x 10000^(-2i/d), so the product of
+a query and a key depends on their distance only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BYTES = 256
 
 @dataclasses.dataclass(frozen=True)
 class GptShape:
-    """The size of a model: `width` is an even multiple of `heads`; `context` is in bytes."""
+    """The size of a model. `width` must be an even multiple of `heads`; `context` is in bytes."""
 
     context: int
     layers: int
@@ -32,7 +32,7 @@ class GptShape:
         """Checks the shape.
 
         Raises:
-            ValueError: when heads do not divide the width into even parts.
+            ValueError: `width` is not a multiple of 2 x `heads`.
         """
         if self.width % (2 * self.heads):
             raise ValueError(
@@ -42,13 +42,14 @@ class GptShape:
 
 
 class Gpt(nn.Module):
-    """Gives, for each byte of a text, scores of what the next one is.
+    """A model that scores, for each byte of a text, every value of the next byte.
 
-    Input (batch, length) of int64, length at most the context; output (batch, length, 256).
+    The input has shape (batch, length) and dtype int64, with a length of at most the context. The
+    output has shape (batch, length, 256).
     """
 
     def __init__(self, shape: GptShape) -> None:
-        """Draws the weights from torch's global generator."""
+        """Initialises the weights from torch's global generator."""
         super().__init__()
         self.shape = shape
         self.bytes = nn.Embedding(BYTES, shape.width)
@@ -64,24 +65,24 @@ class Gpt(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """Returns the scores."""
         half = self.shape.width // self.shape.heads // 2
-        speeds = 10_000.0 ** -(torch.arange(half, device=text.device) / half)
-        angles = torch.outer(torch.arange(text.shape[1], device=text.device), speeds)
-        turns = torch.stack((angles.cos(), angles.sin()))
+        frequencies = 10_000.0 ** -(torch.arange(half, device=text.device) / half)
+        angles = torch.outer(torch.arange(text.shape[1], device=text.device), frequencies)
+        rotations = torch.stack((angles.cos(), angles.sin()))
         x = self.bytes(text)
         for block in self.blocks:
-            x = block(x, turns)
+            x = block(x, rotations)
         scores: Tensor = self.scores(self.norm(x))
         return scores
 
     @torch.no_grad()
     def generate(self, start: bytes, count: int, temperature: float, seed: int) -> bytes:
-        """Returns `start` and `count` bytes drawn one after the other.
+        """Returns `start` followed by `count` sampled bytes.
 
         Args:
-            start: at least one byte.
-            count: how many bytes to add.
-            temperature: above 0; lower is more likely text.
-            seed: of the draw.
+            start: At least one byte.
+            count: The number of bytes to add.
+            temperature: A number above 0; lower values give more likely text.
+            seed: The seed of the sampling.
         """
         device = self.bytes.weight.device
         generator = torch.Generator().manual_seed(seed)
@@ -105,22 +106,22 @@ class _Block(nn.Module):
         self.feed_in = nn.Linear(width, 4 * width)
         self.feed_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        x = x + self.attention_out(self._attend(self.attention_norm(x), turns))
+    def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
+        x = x + self.attention_out(self._attend(self.attention_norm(x), rotations))
         y: Tensor = x + self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x))))
         return y
 
-    def _attend(self, x: Tensor, turns: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, rotations: Tensor) -> Tensor:
         batch, length, width = x.shape
         packed = self.attention_in(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
-        query, key = _turn(query, turns), _turn(key, turns)
+        query, key = _rotate(query, rotations), _rotate(key, rotations)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return mixed.transpose(1, 2).reshape(batch, length, width)
 
 
-def _turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns pairs of numbers (one of the first half, one of the second) by (cosines, sines)."""
+def _rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotates pairs of numbers, one from each half of the last dimension, by (cosines, sines)."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = turns.to(x.dtype)
+    cos, sin = rotations.to(x.dtype)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

@@ -1,9 +1,8 @@
-"""The training loop: batches in, steps taken, metrics and checkpoints out.
+"""The training loop.
 
-Data parallel: every rank runs this same loop on its part of each batch, and the gradients are
-averaged over the ranks by DistributedDataParallel. A sample weighs the same on whatever rank and in
-whatever micro-batch it lands, so any number of ranks and micro-batches gives the same step, to
-rounding.
+Training is data parallel: every rank runs this loop on its part of each batch, and
+DistributedDataParallel averages the gradients over the ranks. Every sample of a batch has the same
+weight, so the steps are the same, to rounding, for any number of ranks and micro-batches.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ _MAY_DIFFER = ("folder", "checkpoint_folder", "progress", "tensorboard")
 
 
 class Trainer:
-    """Trains a model, on this process alone or with others.
+    """Trains a model in place, in one process or data parallel.
 
-    Built and used by one thread of every rank alike; `fit` is called once. The model is trained in
-    place. `model` may be
+    All ranks create a Trainer and call the same methods in the same order, from one thread. `fit`
+    may be called once. The model may be
 
-    - a bare module: wrapped in torch's DistributedDataParallel over the default process group if
-      torch.distributed is initialised, else trained on its own;
-    - an instance of DistributedDataParallel or of a subclass, over any process group: taken as is.
+    - a plain module: it is wrapped in torch's DistributedDataParallel over the default process
+      group, or trained in this process only if torch.distributed is not initialised;
+    - a DistributedDataParallel, or an instance of a subclass, over any process group.
     """
 
     def __init__(
@@ -55,20 +54,21 @@ class Trainer:
         settings: TrainerSettings,
         scheduler: LRScheduler | None = None,
     ) -> None:
-        """Prepares a run; a collective when the model is trained with others.
+        """Prepares a run. A collective if the ranks train together.
 
         Args:
-            model: on the device to train on.
-            optimizer: over the model's parameters; any of torch's but LBFGS, whose line search
-                would need the loss of all ranks in the middle of a step.
-            datasets: what to train and evaluate on; the same on every rank.
-            objective: says what the model is trained for (`classification` is one).
-            settings: the same on every rank (`folder` may differ, only rank 0's is used).
-            scheduler: steps after each optimizer step; ReduceLROnPlateau after each evaluation.
+            model: The model, on the device to train on.
+            optimizer: An optimizer of the model's parameters. LBFGS is refused, because its line
+                search needs the loss of all ranks within a step.
+            datasets: The data for training and evaluation, the same on every rank.
+            objective: Computes the loss of a batch, such as `classification`.
+            settings: The settings, the same on every rank. Only the folders, `tensorboard` and
+                `progress` may differ; those of rank 0 are used.
+            scheduler: Steps after each optimizer step; a ReduceLROnPlateau after each evaluation.
 
         Raises:
-            ValueError: for an optimizer or a precision that cannot be had, or settings or data
-                that differ between ranks.
+            ValueError: The optimizer or the precision is not supported, or the settings or data
+                differ between ranks.
         """
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError(
@@ -101,11 +101,16 @@ class Trainer:
         self._check_agreement()
 
     def fit(self) -> TrainResult:
-        """Trains until the steps are done or patience has run out.
+        """Trains until all steps are done, or until the evaluations no longer improve.
+
+        Returns:
+            The result of this call.
 
         Raises:
-            CheckpointError: when resuming from what is damaged or does not fit, or when a new run
-                would write into the checkpoints of another.
+            CheckpointError: The checkpoints to resume from are all damaged, or do not match this
+                run; or a new run would write into another run's checkpoints.
+            fastgpu_comm.CommError: Communication over `fastgpu` failed. The model's gradients and
+                buffers are unspecified; the checkpoints are intact.
         """
         random_state.seed_all(self.settings.seed + self.ranks.rank)
         self._start_or_resume()
@@ -119,11 +124,21 @@ class Trainer:
         return result
 
     def evaluate(self) -> dict[str, float]:
-        """Returns loss (and accuracy, if judged) over the evaluation dataset; a collective."""
+        """Evaluates the model on the evaluation data. A collective if the ranks train together.
+
+        The model runs in evaluation mode, on all ranks with the buffers of rank 0.
+
+        Returns:
+            "loss" (the mean over samples), "samples", "predictions" and, if the objective counts
+            correct predictions, "accuracy".
+
+        Raises:
+            ValueError: There is no evaluation data.
+        """
         dataset = self._datasets.evaluation
         if dataset is None:
-            raise ValueError("There is no evaluation dataset: give Datasets one.")
-        self.ranks.copy_from_first(self.module.buffers())
+            raise ValueError("There is no evaluation dataset: pass one to Datasets.")
+        self.ranks.broadcast_tensors(self.module.buffers())
         mine = range(len(dataset))[self.ranks.rank :: self.ranks.world]
         size = self._micro_batch_size()
         tally = Tally(self._device)
@@ -135,7 +150,7 @@ class Trainer:
                 batch = self._datasets.fetch(dataset, indices, self._device)
                 tally.add(self._objective(self.module, batch), len(indices))
         self.module.train(was_training)
-        self.ranks.add_up(tally.values)
+        self.ranks.sum_in_place(tally.values)
         return tally.summary()
 
     def _train_step(self) -> None:
@@ -147,7 +162,7 @@ class Trainer:
                 self._accumulate(indices, len(batch))
         if mine:
             self._accumulate(mine[-1], len(batch))
-        else:  # a small last batch leaves this rank nothing, but the others await its gradients
+        else:  # no sample of a small last batch, but the other ranks wait for gradients
             self._accumulate(batch, len(batch), samples=0)
         if self._traffic is not None:
             self._traffic.after_backward()
@@ -162,13 +177,19 @@ class Trainer:
         self._train_s += time.perf_counter() - start
 
     def _accumulate(self, indices: list[int], batch_size: int, samples: int | None = None) -> None:
-        """Adds the gradients of a micro-batch, which counts as `samples` (by default, all)."""
+        """Adds the gradients of a micro-batch.
+
+        Args:
+            indices: The samples of the micro-batch.
+            batch_size: The samples of the whole batch, over all ranks.
+            samples: The weight of the micro-batch; by default the number of its samples.
+        """
         samples = len(indices) if samples is None else samples
         batch = self._datasets.fetch(self._datasets.train, indices, self._device)
         with self._precision.forward():
             outcome = self._objective(self.model, batch)
-        # The loss is a mean over this micro-batch and DDP takes the mean over ranks: the weight
-        # makes of both the mean over the samples of the whole batch.
+        # The loss is the mean over this micro-batch, and DDP takes the mean over the ranks. With
+        # this weight both together give the mean over the samples of the whole batch.
         self._precision.backward(outcome.loss * (samples * self.ranks.world / batch_size))
         if samples:
             self._tally.add(outcome, samples)
@@ -186,7 +207,7 @@ class Trainer:
             self._judge(self.evaluate())
         last = last or self._early_stop.stopped
         save = _is_due(self.step, settings.checkpoint_every, last)
-        # Also before a checkpoint, so that no record spans two sittings.
+        # Also before a checkpoint, so that no record covers steps before and after a resume.
         if save or _is_due(self.step, settings.log_every, last):
             self._record()
         if save:
@@ -227,14 +248,14 @@ class Trainer:
         self.ranks.check_agreement(facts)
 
     def _checkpoints(self) -> CheckpointFolder | None:
-        """Returns the folder of checkpoints on rank 0, if there is one."""
+        """Returns the folder of checkpoints on rank 0; None on other ranks, or without a folder."""
         folder = self.settings.checkpoint_folder
         if self.ranks.rank != 0 or folder is None:
             return None
         return CheckpointFolder(folder, self.settings.keep_checkpoints)
 
     def _save(self) -> None:
-        generators = self.ranks.gather(random_state.take_down(self._device))
+        generators = self.ranks.gather(random_state.save(self._device))
         checkpoints = self._checkpoints()
         if checkpoints is None:
             return
@@ -252,22 +273,22 @@ class Trainer:
         checkpoints.write(self.step, state)
 
     def _start_or_resume(self) -> None:
-        payload, problem = self.ranks.from_first(self._find_checkpoint())
+        payload, problem = self.ranks.broadcast(self._find_checkpoint())
         if problem is not None:
             raise CheckpointError(problem)
         if payload is None:
             return
-        self._rehearse()
+        self._warm_up_ddp()
         state = decode(payload)
         try:
             self._load(state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"The checkpoint of step {state.get('step')} does not fit this run: {error}"
+                f"The checkpoint of step {state.get('step')} does not match this run: {error}"
             ) from error
 
     def _find_checkpoint(self) -> tuple[bytes | None, str | None]:
-        """Returns, on rank 0, the checkpoint to go on from, or what is wrong."""
+        """Returns, on rank 0, the checkpoint to resume from, or the reason why there is none."""
         checkpoints = self._checkpoints()
         if checkpoints is None:
             return None, None
@@ -275,8 +296,8 @@ class Trainer:
             steps = checkpoints.steps()
             if steps and self.settings.checkpoint_every is not None:
                 return None, (
-                    f"{checkpoints.path(steps[-1])} is there from an earlier run. Resume it "
-                    "(resume=True), or give this run another folder."
+                    f"{checkpoints.path(steps[-1])} is from an earlier run. Resume that run "
+                    "(resume=True), or use another folder."
                 )
             return None, None
         try:
@@ -284,15 +305,15 @@ class Trainer:
         except (CheckpointError, OSError) as error:
             return None, str(error)
         for damage in damages:
-            _LOG.warning("%s The one before it is used.", damage)
+            _LOG.warning("%s The checkpoint before it is used.", damage)
         return payload, None
 
-    def _rehearse(self) -> None:
-        """Lets DDP see a backward pass before a saved state is put back.
+    def _warm_up_ddp(self) -> None:
+        """Runs a backward pass through DDP before a saved state is restored.
 
-        After its first pass DDP regroups the gradients into other buckets, and where more than two
-        ranks add up, another place in a bucket can mean another order of additions. The run that is
-        being resumed had its first pass behind it, so this one must too, to give the same bits.
+        After its first pass DDP groups the gradients into other buckets. With more than two ranks,
+        the position in a bucket can decide the order of additions. The saved run was past its first
+        pass, so this run must be too, to compute the same bits.
         """
         if self.ranks.world == 1:
             return
@@ -310,7 +331,7 @@ class Trainer:
         for name, mine in (("scheduler", self._scheduler), ("scaler", scaler)):
             if (mine is None) != (state[name] is None):
                 there, here = ("with", "without") if mine is None else ("without", "with")
-                raise ValueError(f"it was written {there} a {name}, this run is {here} one.")
+                raise ValueError(f"it was written {there} a {name}, and this run is {here} one.")
             if mine is not None:
                 mine.load_state_dict(state[name])
         self._order.load_state_dict(state["order"])
@@ -318,11 +339,11 @@ class Trainer:
         self.step = state["step"]
         generators = state["generators"]
         if len(generators) == self.ranks.world:
-            random_state.put_back(generators[self.ranks.rank], self._device)
+            random_state.restore(generators[self.ranks.rank], self._device)
         elif self.ranks.rank == 0:
             _LOG.warning(
-                "The checkpoint is of %d ranks, this run has %d: the samples go on where they "
-                "stopped, but random numbers (dropout) are new ones.",
+                "The checkpoint is from %d ranks, this run has %d: the samples continue where they "
+                "stopped, but random numbers, as for dropout, start from the seed.",
                 len(generators),
                 self.ranks.world,
             )

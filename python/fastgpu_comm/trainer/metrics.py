@@ -1,4 +1,4 @@
-"""Metrics of a run as JSON lines, one record a line, and as TensorBoard's files."""
+"""Writes the metrics of a run as JSON lines, one record per line, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Record = dict[str, Any]
 
 
 class MetricLog:
-    """Appends records to `metrics.jsonl` in a folder, and their numbers to TensorBoard.
+    """Appends records to a folder's `metrics.jsonl`, and their numbers to TensorBoard's files.
 
-    One thread. A line is complete on the disk's side of this process when `write` returns. After a
-    resume, records of steps that are run again follow the earlier ones: the last one counts.
+    One thread. `write` returns after it has passed the whole line to the kernel. A resumed run
+    repeats some steps; their new records follow the old ones, and the last record of a step counts.
     """
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:
         """Opens the files.
 
         Args:
-            folder: made if it is not there.
-            tensorboard: write TensorBoard's files too, if the package tensorboard is installed.
+            folder: The folder of the files; it is created if needed.
+            tensorboard: Also write TensorBoard's files, if the package tensorboard is installed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board: Any = None
         if tensorboard and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter  # heavy, and only if it is there
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, record: Record) -> None:
-        """Writes a record, which has "event" and "step" beside its numbers."""
+        """Writes a record: "event", "step" and any numbers."""
         finite = {name: _as_json(value) for name, value in record.items()}
         self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
@@ -51,11 +51,11 @@ class MetricLog:
 
 
 def read(path: Path) -> list[Record]:
-    """Returns the records of a `metrics.jsonl`, in the order in which they were written."""
+    """Returns the records of a `metrics.jsonl` file in the order they were written."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def _as_json(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they are written as words."""
+    """Turns NaN and infinities into text, because JSON has no numbers for them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

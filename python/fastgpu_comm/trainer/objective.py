@@ -1,4 +1,4 @@
-"""What a model is trained for: from a model and a batch to a loss."""
+"""Objectives: functions from a model and a batch to a loss."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What an objective says of one micro-batch.
+    """The result of an objective for one micro-batch.
 
     Attributes:
-        loss: 0-dim, the mean over the samples of the micro-batch, with its graph.
-        predictions: how many predictions were made (the tokens of a language model), or 0.
-        correct: 0-dim, how many of them were right, or None where that has no meaning.
+        loss: The mean loss over the samples, a tensor of shape () with its autograd graph.
+        predictions: The number of predictions, such as the tokens of a language model, or 0.
+        correct: The number of correct predictions, a tensor of shape (), or None if undefined.
     """
 
     loss: Tensor
@@ -29,12 +29,12 @@ Objective: TypeAlias = Callable[[nn.Module, Any], Outcome]
 
 
 def classification(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
-    """Cross-entropy of a model that gives scores of classes.
+    """An objective: the cross-entropy of a model's scores, in nats.
 
     Args:
-        model: maps inputs to scores of shape (..., classes).
-        batch: inputs, and labels of shape (...): integers below the number of classes. With more
-            than one label a sample (the tokens of a text), all samples must have equally many.
+        model: Maps inputs to scores of shape (..., classes).
+        batch: The inputs, and int64 labels of shape (...) below the number of classes. If samples
+            have several labels, such as the tokens of a text, all must have the same number.
     """
     inputs, labels = batch
     scores = model(inputs)
@@ -44,10 +44,10 @@ def classification(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
 
 
 class Tally:
-    """Adds up outcomes over micro-batches, steps and ranks, in double precision on the device.
+    """Sums outcomes over micro-batches, steps and ranks, in float64 on the device.
 
-    One thread. `values` is (loss x samples, samples, predictions, predictions with a right or
-    wrong, right ones): what ranks add up, and what a checkpoint keeps.
+    One thread. The entries of `values`, which the ranks sum, are: loss x samples, samples,
+    predictions, predictions that could be correct or wrong, and correct predictions.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -55,7 +55,7 @@ class Tally:
         self.values = torch.zeros(5, dtype=torch.float64, device=device)
 
     def add(self, outcome: Outcome, samples: int) -> None:
-        """Adds the outcome of a micro-batch of that many samples."""
+        """Adds the outcome of a micro-batch with `samples` samples."""
         self.values[0] += outcome.loss.detach().double() * samples
         self.values[1] += samples
         self.values[2] += outcome.predictions
@@ -64,7 +64,7 @@ class Tally:
             self.values[4] += outcome.correct
 
     def summary(self) -> dict[str, float]:
-        """Returns loss (the mean over samples), samples, predictions and, if judged, accuracy."""
+        """Returns the mean loss, samples, predictions and, if any were judged, accuracy."""
         loss, samples, predictions, judged, correct = self.values.tolist()
         summary = {"loss": loss / samples, "samples": samples, "predictions": predictions}
         if judged > 0:

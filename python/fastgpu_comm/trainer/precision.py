@@ -1,4 +1,4 @@
-"""Mixed precision: autocast, and for fp16 a scaler of the loss."""
+"""Mixed precision: autocast, and for fp16 a loss scaler."""
 
 from __future__ import annotations
 
@@ -9,44 +9,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# The dtype that each precision casts to; None casts to none.
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Precision:
-    """Runs forward passes in a precision and takes optimizer steps on gradients of full range.
+    """Runs forward passes in a precision, and takes the optimizer's steps.
 
-    One thread. In fp32 and bf16 there is no scaling. In fp16 the loss is scaled up; where a
-    gradient overflows, the step is left out and the scale lowered. An overflow travels through
-    the all-reduce, so all ranks leave out the same steps.
+    One thread. fp32 and bf16 need no scaling. In fp16 the loss is scaled up; if a gradient
+    overflows, the step is skipped and the scale lowered. The all-reduce passes an overflow to all
+    ranks, so they skip the same steps.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        """Makes sure that the device can do it.
+        """Checks the precision with a small forward and backward pass on the device.
+
+        Args:
+            name: A name in `DTYPES`.
+            device: The device of the model.
 
         Raises:
-            ValueError: when the device cannot train in this precision.
+            ValueError: The device cannot train in this precision.
         """
-        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        self._dtype = DTYPES[name]
         self._device = device
         if self._dtype is not None:
             self._probe(name)
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
     def forward(self) -> contextlib.AbstractContextManager[Any]:
-        """Returns the context of forward passes."""
+        """Returns the context for a forward pass."""
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the loss's gradients, scaled where the precision needs it."""
+        """Computes the gradients of the loss, scaled if the precision needs it."""
         torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def step(
         self, optimizer: torch.optim.Optimizer, clip_norm: float | None
     ) -> tuple[bool, float | None]:
-        """Clips the gradients and takes the step.
+        """Clips the gradients and takes a step.
+
+        Args:
+            optimizer: The optimizer that holds the gradients.
+            clip_norm: The largest global norm of the gradients, or None for no clipping.
 
         Returns:
-            Whether the step was taken, and the gradients' norm before clipping (None: no clipping).
+            Whether the step was taken; and the norm before clipping, or None without clipping.
         """
         if self.scaler is None:
             norm = _clip(optimizer, clip_norm)

@@ -1,58 +1,65 @@
-"""What rank 0 shows while it trains: a bar on a terminal, a line now and then elsewhere."""
+"""Shows the progress of a training run: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
 import time
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from fastgpu_comm.trainer.metrics import Record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 _SECONDS_PER_LINE = 5.0
 
 
 class ProgressView:
-    """Shows training records. One thread; must be closed, or the terminal's cursor stays hidden."""
+    """Shows records. One thread. It must be closed, or the terminal's cursor stays hidden."""
 
     def __init__(self, steps: int, done: int, console: Console | None = None) -> None:
-        """Starts showing.
+        """Starts the bar, if the console is a terminal.
 
         Args:
-            steps: steps of the whole run.
-            done: those already taken.
-            console: where to show; standard output by default.
+            steps: The steps of the whole run.
+            done: The steps already taken.
+            console: Where to show the progress; by default standard output.
         """
+        from rich import console as consoles
+        from rich import progress
+
         self._steps = steps
-        self._console = console or Console()
+        self._console = console or consoles.Console()
         self._line_due = 0.0
         self._bar: Progress | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console)
+            self._bar = progress.Progress(
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.description}"),
+                console=self._console,
+            )
             self._task = self._bar.add_task("", total=steps, completed=done)
             self._bar.start()
 
     def step(self, step: int) -> None:
-        """Shows that a step was taken."""
+        """Moves the bar to a step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def record(self, record: Record) -> None:
-        """Shows a record of training or evaluation."""
+        """Shows a record. Without a bar, training records soon after the last line are skipped."""
         evaluation = record["event"] == "evaluation"
         if self._bar is not None and not evaluation:
             self._bar.update(self._task, description=describe(record))
         elif self._bar is not None or evaluation or self._is_line_due(record["step"]):
             title = "evaluation" if evaluation else f"step {record['step']}/{self._steps}"
-            self.say(f"{title}  {describe(record)}")
-
-    def say(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            text = f"{title}  {describe(record)}"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Gives the terminal back."""
+        """Stops the bar and restores the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -65,7 +72,7 @@ class ProgressView:
 
 
 def describe(record: Record) -> str:
-    """Returns the numbers of a record for people."""
+    """Returns the numbers of a record as readable text."""
     parts = [f"loss {record['loss']:.4f}"]
     if "accuracy" in record:
         parts.append(f"accuracy {record['accuracy']:.1%}")

@@ -1,6 +1,6 @@
-"""The random generators of this process: seeding, taking down and putting back their states.
+"""Seeds, saves and restores the random generators of this process.
 
-Torch's on the CPU and on the device, Python's, and numpy's global one if numpy is loaded.
+These are torch's on the CPU and on the device, Python's, and numpy's global one if numpy is loaded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def seed_all(seed: int) -> None:
         numpy.random.seed(seed % 2**32)
 
 
-def take_down(device: torch.device) -> dict[str, Any]:
-    """Returns the states, made of plain Python values and tensors only."""
+def save(device: torch.device) -> dict[str, Any]:
+    """Returns the states, which consist of plain Python values and tensors."""
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -31,8 +31,8 @@ def take_down(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def put_back(state: dict[str, Any], device: torch.device) -> None:
-    """Makes the generators go on from states that `take_down` returned."""
+def restore(state: dict[str, Any], device: torch.device) -> None:
+    """Sets the generators to the states that `save` returned."""
     torch.set_rng_state(state["torch"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

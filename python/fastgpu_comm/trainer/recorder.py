@@ -1,4 +1,4 @@
-"""Turns what the loop did into metrics, progress and the result of a run."""
+"""Records the events of a run: in the metrics, on the display and in the result."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from fastgpu_comm.trainer.settings import TrainerSettings
 
 @dataclasses.dataclass
 class TrainResult:
-    """What a call of `fit` did. Sums are over this call, not over what a resume found done.
+    """The result of one call of `fit`. Sums exclude the steps before a resume.
 
     Attributes:
-        step: optimizer steps taken since the start of the whole run.
-        loss: the last recorded training loss (None: no step was taken).
-        evaluation_loss: the last one, None without evaluations.
-        best_evaluation_loss: the lowest one, None without evaluations.
-        stopped_early: whether patience ran out.
-        train_s: seconds in training steps, without evaluations and checkpoints.
-        samples: trained on, over all ranks.
-        predictions: trained on, over all ranks (tokens, for a language model).
-        in_flight_s: seconds with a gradient all-reduce in flight (see `communication`), or None.
-        waited_s: seconds of these that no computation hid, or None.
-        bytes_sent: by this rank.
-        bytes_counted: whether the backend counted them; else they are computed.
+        step: The optimizer steps taken since the start of the whole run.
+        loss: The last recorded training loss; None if no step was taken.
+        evaluation_loss: The last evaluation loss; None without evaluations.
+        best_evaluation_loss: The lowest evaluation loss; None without evaluations.
+        stopped_early: Whether the run stopped because the evaluations no longer improved.
+        train_s: Seconds spent in training steps, without evaluations and checkpoints.
+        samples: The samples trained on, over all ranks.
+        predictions: The predictions trained on, over all ranks, such as a language model's tokens.
+        in_flight_s: Seconds with a gradient all-reduce in flight (see `communication`), or None if
+            not measured.
+        waited_s: Seconds of communication that no computation overlapped, or None if not measured.
+        bytes_sent: The bytes that this rank sent.
+        bytes_counted: Whether the backend counted these bytes; else they are computed.
     """
 
     step: int = 0
@@ -48,17 +49,17 @@ class TrainResult:
 
 
 class Recorder:
-    """Keeps the result on every rank; shows and writes records on rank 0 only. One thread."""
+    """Keeps the result on every rank; writes and shows records on rank 0 only. One thread."""
 
     def __init__(
         self, settings: TrainerSettings, ranks: Ranks, traffic: GradientTraffic | None
     ) -> None:
-        """Opens nothing yet.
+        """Opens no file yet.
 
         Args:
-            settings: say where to write and whether to show.
-            ranks: over which losses are averaged; times and bytes are this rank's own.
-            traffic: what the gradients' all-reduce costs, None on a process on its own.
+            settings: The settings of the run.
+            ranks: The ranks over which losses are averaged. Times and bytes are of this rank.
+            traffic: The measurement of the gradients' all-reduce, or None without a group.
         """
         self.result = TrainResult()
         self._settings = settings
@@ -69,10 +70,10 @@ class Recorder:
 
     @contextlib.contextmanager
     def outputs(self, done: int) -> Iterator[None]:
-        """Opens what is written to and shown, and closes it whatever happens.
+        """Opens the metrics and the display, and closes them at the end, also after an error.
 
         Args:
-            done: the steps already taken.
+            done: The steps already taken.
         """
         with contextlib.ExitStack() as stack:
             if self._ranks.rank == 0 and self._settings.folder is not None:
@@ -85,27 +86,27 @@ class Recorder:
         self._log = self._view = None
 
     def step(self, step: int) -> None:
-        """Shows that a step was taken."""
+        """Shows that `step` steps were taken."""
         if self._view is not None:
             self._view.step(step)
 
     def evaluation(self, step: int, summary: dict[str, float]) -> None:
-        """Records an evaluation, whose summary is over all ranks."""
+        """Records an evaluation; `summary` covers all ranks."""
         loss, best = summary["loss"], self.result.best_evaluation_loss
         self.result.evaluation_loss = loss
         self.result.best_evaluation_loss = loss if best is None else min(best, loss)
         self._write({"event": "evaluation", "step": step, **summary})
 
     def training(self, step: int, tally: Tally, seconds: float, facts: Mapping[str, float]) -> None:
-        """Records the steps since the last record; a collective.
+        """Records the steps since the last record. A collective.
 
         Args:
-            step: the last of them.
-            tally: of this rank; holds the sums over the ranks afterwards.
-            seconds: this rank spent in them.
-            facts: to be recorded too.
+            step: The last of these steps.
+            tally: The outcomes on this rank; afterwards it holds the sums over the ranks.
+            seconds: The time this rank spent in these steps.
+            facts: Other numbers to record.
         """
-        self._ranks.add_up(tally.values)
+        self._ranks.sum_in_place(tally.values)
         summary = tally.summary()
         result = self.result
         result.loss = summary["loss"]

@@ -1,38 +1,39 @@
-"""What a training run is told, checked when it is written down."""
+"""The settings of a training run, checked when they are created."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from pathlib import Path
+from typing import TypeGuard
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+from fastgpu_comm.trainer.precision import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainerSettings:
-    """How long, how much at once, how precisely, and what is kept.
+    """The length, batches, precision and outputs of a run.
 
     Attributes:
-        steps: optimizer steps of the whole run, those before a resume included.
-        batch_size: samples of one step, over all ranks and micro-batches together. The last
-            batch of an epoch may be smaller; no sample is dropped or used twice.
-        accumulation: micro-batches into which a rank splits its part of a batch.
-        seed: orders the samples; `seed + rank` seeds the random generators of a rank.
+        steps: The optimizer steps of the whole run, including those before a resume.
+        batch_size: The samples of one step, over all ranks and micro-batches. The last batch of an
+            epoch may be smaller; no sample is dropped or used twice.
+        accumulation: The number of micro-batches that a rank splits its part of a batch into.
+        seed: The seed of the samples' order. `seed + rank` seeds a rank's random generators.
         precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a loss scaler).
-        clip_norm: the largest global norm of the gradients, or None for no clipping.
-        log_every: steps from one record of the metrics to the next.
-        evaluate_every: steps from one evaluation to the next, or None for none.
-        patience: evaluations without an improvement after which training stops, or None.
-        min_improvement: how much lower a loss must be to count as an improvement.
-        folder: where metrics are written, or None not to write any.
-        checkpoint_folder: where checkpoints are written; by default `checkpoints` in `folder`.
-        checkpoint_every: steps from one checkpoint to the next, or None for none; with it, the
-            last step is saved too.
-        keep_checkpoints: how many checkpoints are kept.
-        resume: go on from the newest good checkpoint (from the start if there is none).
-        tensorboard: also write TensorBoard's files, where the package tensorboard is installed.
-        progress: show the progress on rank 0.
+        clip_norm: The largest global norm of the gradients, or None for no clipping.
+        log_every: The steps from one metrics record to the next.
+        evaluate_every: The steps from one evaluation to the next, or None for no evaluations.
+        patience: After how many evaluations without an improvement to stop, or None.
+        min_improvement: How much lower a loss must be to count as an improvement.
+        folder: The folder for the metrics, or None to write none.
+        checkpoint_folder: The folder for checkpoints; by default `checkpoints` in `folder`.
+        checkpoint_every: The steps from one checkpoint to the next, or None for no checkpoints. The
+            last step gets a checkpoint too.
+        keep_checkpoints: How many checkpoints to keep.
+        resume: Continue from the newest good checkpoint, or start if there is none.
+        tensorboard: Also write TensorBoard's files, if the package tensorboard is installed.
+        progress: Show the progress on rank 0.
     """
 
     steps: int
@@ -57,17 +58,17 @@ class TrainerSettings:
         """Checks every value.
 
         Raises:
-            ValueError: naming the value, what is allowed and what to do.
+            ValueError: A value is not allowed; the message says what is.
         """
         for name in ("steps", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
             _check_count(name, getattr(self, name))
         for name in ("evaluate_every", "patience", "checkpoint_every"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
-        if not _is_whole(self.seed) or not 0 <= self.seed < 2**32:
+        if not _is_int(self.seed) or not 0 <= self.seed < 2**32:
             raise _bad("seed", self.seed, "a whole number from 0 to 2**32 - 1")
-        if self.precision not in PRECISIONS:
-            raise _bad("precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        if self.precision not in DTYPES:
+            raise _bad("precision", self.precision, "one of " + ", ".join(DTYPES))
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise _bad("clip_norm", self.clip_norm, "a number above 0; for no clipping use None")
         if not 0 <= self.min_improvement < math.inf:
@@ -84,20 +85,20 @@ class TrainerSettings:
                 f"at most batch_size, which is {self.batch_size}: a micro-batch needs a sample",
             )
         if self.patience is not None and self.evaluate_every is None:
-            raise _bad("patience", self.patience, "None unless evaluate_every is set: set it too")
+            raise _bad("patience", self.patience, "None unless evaluate_every is also set")
         nowhere = self.folder is None and self.checkpoint_folder is None
         if nowhere and (self.checkpoint_every is not None or self.resume):
             name = "resume" if self.resume else "checkpoint_every"
-            allowed = f"a folder when {name} is set (or set folder): say where checkpoints lie"
+            allowed = f"a folder when {name} is set (or set folder)"
             raise _bad("checkpoint_folder", None, allowed)
 
 
-def _is_whole(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not _is_int(value) or value < 1:
         raise _bad(name, value, "a whole number of at least 1")
 
 

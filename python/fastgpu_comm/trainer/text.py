@@ -1,4 +1,4 @@
-"""Real text that every machine has: the source files of Python's standard library, as bytes."""
+"""A text that every machine has: the source files of Python's standard library, as bytes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ _FILES_PER_VALIDATION_FILE = 16
 
 
 def standard_library_text(limit_bytes: int) -> tuple[bytes, bytes]:
-    """Returns text to train on and text to validate on, of different files.
+    """Returns a text for training and a text for validation, from different files.
 
-    Files are taken in the order of a hash of their names, the same on every machine, so that the
-    first so many bytes are a fair mix of the library. Which of the two a file goes to depends on
-    its place in that order.
+    Files are read in the order of a hash of their names, which is the same on every machine, so
+    that the first bytes are a fair mix of the library. One file in 16 is for validation.
 
     Args:
-        limit_bytes: about how much to read in all; less if the library is smaller.
+        limit_bytes: About how much to read in all; less if the library is smaller.
 
     Raises:
-        FileNotFoundError: when this Python has no standard library in source files.
+        FileNotFoundError: This Python has no source files of the standard library.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     names = sorted(_sources(root), key=lambda name: (zlib.crc32(name.encode()), name))
@@ -42,14 +41,14 @@ def standard_library_text(limit_bytes: int) -> tuple[bytes, bytes]:
         size_bytes += len(content)
     if not parts[0] or not parts[1]:
         raise FileNotFoundError(
-            f"{root} holds no source files of the standard library to train on. Use a Python that "
-            "comes with them (some minimal images leave them out)."
+            f"{root} has no source files of the standard library to train on. Use a Python that "
+            "comes with them; some minimal images omit them."
         )
     return b"".join(parts[0]), b"".join(parts[1])
 
 
 def _sources(root: Path) -> Iterator[str]:
-    """Returns the names below the folder, in no order, of the Python files to read."""
+    """Yields the names of the Python files to read, relative to `root`, in any order."""
     for folder, below, files in os.walk(root):
         below[:] = [name for name in below if name not in _LEFT_OUT]
         for name in files:
@@ -58,31 +57,31 @@ def _sources(root: Path) -> Iterator[str]:
 
 
 class TextWindows(Dataset[tuple[Tensor, Tensor]]):
-    """A dataset of pieces of a text that touch but do not overlap.
+    """A dataset of adjacent, non-overlapping pieces of a text.
 
-    A sample is (bytes, the byte after each of them), two int64 tensors of `context` elements.
+    A sample is two int64 tensors of shape (context,): the bytes, and the next byte of each.
     """
 
     def __init__(self, text: bytes, context: int) -> None:
-        """Takes the text.
+        """Takes the text, and the number of bytes in a sample.
 
         Raises:
-            ValueError: when the text is too short for a single sample.
+            ValueError: The text is too short for a sample.
         """
         self._context = context
         self._count = (len(text) - 1) // context
         if self._count < 1:
             raise ValueError(
-                f"A text of {len(text)} bytes is too short: a sample takes {context + 1}."
+                f"A text of {len(text)} bytes is too short: a sample needs {context + 1}."
             )
         self._text = torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
     def __len__(self) -> int:
-        """Returns how many samples there are."""
+        """Returns the number of samples."""
         return self._count
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
-        """Returns a sample."""
+        """Returns the sample at `index`."""
         start = index * self._context
         piece = self._text[start : start + self._context + 1].long()
         return piece[:-1], piece[1:]

@@ -1,9 +1,4 @@
-"""What each collective does to which buffers, what must come out, and how its speed is counted.
-
-The sizes and factors are nccl-tests': `size` is the largest buffer of a call, `count` the elements
-a rank names in the call, algbw = size / time, busbw = algbw x a factor that makes the number
-comparable with the speed of the links whatever the number of ranks.
-"""
+"""Prepares the call of each collective: its buffers, their contents and the expected results."""
 
 from __future__ import annotations
 
@@ -14,17 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fastgpu_comm.bench import data
-
-REDUCE_OPS = {
-    "sum": dist.ReduceOp.SUM,
-    "avg": dist.ReduceOp.AVG,
-    "prod": dist.ReduceOp.PRODUCT,
-    "min": dist.ReduceOp.MIN,
-    "max": dist.ReduceOp.MAX,
-    "band": dist.ReduceOp.BAND,
-    "bor": dist.ReduceOp.BOR,
-    "bxor": dist.ReduceOp.BXOR,
-}
+from fastgpu_comm.collectives import REDUCTIONS
 
 # torch 2.13 renamed these two.
 ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -33,21 +18,24 @@ REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 
 @dataclass(frozen=True)
 class Case:
-    """One call to measure: everything but the backend's name."""
+    """The arguments of one call."""
 
     group: dist.ProcessGroup
     rank: int
     world_size: int
     root: int
     dtype: torch.dtype
-    reduction: str  # "none" where nothing is reduced
+    reduction: str  # "none" if the collective does not reduce
     count: int
     in_place: bool
 
     @property
     def operation(self) -> dist.ReduceOp.RedOpType:
         """The reduction as torch names it."""
-        return REDUCE_OPS[self.reduction]
+        operation: dist.ReduceOp.RedOpType = getattr(
+            dist.ReduceOp, REDUCTIONS[self.reduction].torch_op
+        )
+        return operation
 
     def buffer(self, shares: int = 1) -> torch.Tensor:
         """Returns a zeroed buffer of `shares` times `count` elements."""
@@ -62,41 +50,59 @@ class Case:
         return data.period(rank, self.world_size, self.reduction, self.dtype)
 
     def reduced(self) -> torch.Tensor:
-        """Returns one period of the reduction of every rank's input."""
+        """Returns one period of the reduction over all ranks' inputs."""
         return data.reduced_period(self.world_size, self.reduction, self.dtype)
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a tensor should hold: a period, repeated, from element `start` of it on."""
+    """The values that a tensor should hold: `period`, repeated, from its element `start` on."""
 
     tensor: torch.Tensor
     period: torch.Tensor
     start: int = 0
 
     def values(self) -> torch.Tensor:
-        """Returns what the tensor should hold."""
+        """Returns the values."""
         return data.stretch(self.period, self.start, self.tensor.numel(), self.tensor.dtype)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call ready to be made: its inputs' contents, the call, and what must come out here."""
+    """A prepared call: its inputs, the call itself, and the outputs expected on this rank."""
 
     run: Callable[[], object]
     inputs: list[Content] = field(default_factory=list)
     outputs: list[Content] = field(default_factory=list)
 
-    def fill(self) -> None:
-        """Writes the inputs."""
+    def check(self, tolerance: float) -> int:
+        """Fills the inputs, runs the call, and returns the number of wrong output elements.
+
+        Afterwards the inputs are zero, so that repeated in-place reductions do not overflow.
+        """
         for content in self.inputs:
             content.tensor.copy_(content.values())
+        self.run()
+        wrong = sum(
+            data.count_wrong(content.tensor, content.values(), tolerance)
+            for content in self.outputs
+        )
+        for content in self.inputs:
+            content.tensor.zero_()
+        return wrong
 
-    def count_wrong(self, tolerance: float) -> int:
-        """Returns how many elements of the outputs are not what they must be."""
-        return sum(data.count_wrong(out.tensor, out.values(), tolerance) for out in self.outputs)
+
+# By name of the collective; each function below adds itself.
+PREPARE: dict[str, Callable[[Case], Call]] = {}
 
 
+def prepares(function: Callable[[Case], Call]) -> Callable[[Case], Call]:
+    """Marks the function that prepares the collective of its name."""
+    PREPARE[function.__name__] = function
+    return function
+
+
+@prepares
 def all_reduce(case: Case) -> Call:
     """Every rank ends with the reduction of all ranks' tensors."""
     tensor = case.buffer()
@@ -107,6 +113,7 @@ def all_reduce(case: Case) -> Call:
     )
 
 
+@prepares
 def broadcast(case: Case) -> Call:
     """Every rank ends with the root's tensor."""
     tensor = case.buffer()
@@ -117,6 +124,7 @@ def broadcast(case: Case) -> Call:
     )
 
 
+@prepares
 def reduce(case: Case) -> Call:
     """The root ends with the reduction of all ranks' tensors."""
     tensor = case.buffer()
@@ -127,6 +135,7 @@ def reduce(case: Case) -> Call:
     )
 
 
+@prepares
 def all_gather(case: Case) -> Call:
     """Every rank ends with all ranks' tensors, in rank order."""
     whole = case.buffer(case.world_size)
@@ -138,6 +147,7 @@ def all_gather(case: Case) -> Call:
     )
 
 
+@prepares
 def reduce_scatter(case: Case) -> Call:
     """Rank r ends with share r of the reduction of all ranks' tensors."""
     whole = case.buffer(case.world_size)
@@ -149,8 +159,9 @@ def reduce_scatter(case: Case) -> Call:
     )
 
 
+@prepares
 def gather(case: Case) -> Call:
-    """The root ends with all ranks' tensors."""
+    """The root ends with all ranks' tensors, in rank order."""
     mine = case.buffer()
     shares = None
     outputs = []
@@ -165,6 +176,7 @@ def gather(case: Case) -> Call:
     )
 
 
+@prepares
 def scatter(case: Case) -> Call:
     """Rank r ends with share r of the root's tensor."""
     mine = case.buffer()
@@ -181,6 +193,7 @@ def scatter(case: Case) -> Call:
     )
 
 
+@prepares
 def all_to_all(case: Case) -> Call:
     """Rank r ends with share r of every rank's tensor, in rank order."""
     sent, received = case.buffer(case.world_size), case.buffer(case.world_size)
@@ -192,16 +205,17 @@ def all_to_all(case: Case) -> Call:
     )
 
 
+@prepares
 def send_recv(case: Case) -> Call:
-    """Each rank sends to the next and receives from the one before."""
+    """Each rank sends to the next rank and receives from the previous one."""
     sent, received = case.buffer(), case.buffer()
     following = (case.rank + 1) % case.world_size
-    before = (case.rank - 1) % case.world_size
+    previous = (case.rank - 1) % case.world_size
 
     def exchange() -> None:
         operations = [
             dist.P2POp(dist.isend, sent, following, case.group),
-            dist.P2POp(dist.irecv, received, before, case.group),
+            dist.P2POp(dist.irecv, received, previous, case.group),
         ]
         for work in dist.batch_isend_irecv(operations):
             work.wait()
@@ -209,55 +223,11 @@ def send_recv(case: Case) -> Call:
     return Call(
         exchange,
         [Content(sent, case.input_of(case.rank))],
-        [Content(received, case.input_of(before))],
+        [Content(received, case.input_of(previous))],
     )
 
 
+@prepares
 def barrier(case: Case) -> Call:
-    """No rank leaves before every rank has come."""
+    """No rank returns before every rank has called."""
     return Call(lambda: dist.barrier(case.group))
-
-
-@dataclass(frozen=True)
-class Collective:
-    """How a collective is prepared, and how its size and speed are counted."""
-
-    prepare: Callable[[Case], Call]
-    placements: tuple[str, ...] = (
-        "in",
-    )  # those that torch's interface has: out of place, in place
-    reduces: bool = False
-    rooted: bool = False
-    of_shares: bool = False  # its largest buffer is the number of ranks times `count`
-    ring_passes: int = 0  # busbw is algbw x this x (n-1)/n; 0: it is algbw
-    meets: bool = True  # no rank can leave before every rank has come
-
-    def bus_factor(self, world_size: int) -> float:
-        """Returns busbw / algbw."""
-        return self.ring_passes * (world_size - 1) / world_size if self.ring_passes else 1.0
-
-    def count(self, size_bytes: int, dtype: torch.dtype, world_size: int) -> int:
-        """Returns the elements a rank names when the largest buffer is to have `size_bytes`."""
-        return size_bytes // dtype.itemsize // (world_size if self.of_shares else 1)
-
-    def size_bytes(self, count: int, dtype: torch.dtype, world_size: int) -> int:
-        """Returns the size of the largest buffer when each rank names `count` elements."""
-        return count * dtype.itemsize * (world_size if self.of_shares else 1)
-
-
-COLLECTIVES = {
-    "all_reduce": Collective(all_reduce, reduces=True, ring_passes=2),
-    "all_gather": Collective(all_gather, ("out", "in"), of_shares=True, ring_passes=1),
-    "reduce_scatter": Collective(
-        reduce_scatter, ("out", "in"), reduces=True, of_shares=True, ring_passes=1
-    ),
-    "broadcast": Collective(broadcast, rooted=True, meets=False),
-    "reduce": Collective(reduce, reduces=True, rooted=True, meets=False),
-    "gather": Collective(gather, ("out",), rooted=True, of_shares=True, ring_passes=1, meets=False),
-    "scatter": Collective(
-        scatter, ("out",), rooted=True, of_shares=True, ring_passes=1, meets=False
-    ),
-    "all_to_all": Collective(all_to_all, ("out",), of_shares=True, ring_passes=1),
-    "send_recv": Collective(send_recv, ("out",)),
-    "barrier": Collective(barrier),
-}

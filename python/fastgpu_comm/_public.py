@@ -1,0 +1,18 @@
+"""The public names of `fastgpu_comm`, each imported from the module that defines it.
+
+This is the only list of them: `fastgpu_comm` looks up its attributes here.
+"""
+
+from fastgpu_comm.backend import empty as empty
+from fastgpu_comm.backend import monitored_barrier as monitored_barrier
+from fastgpu_comm.backend import stats as stats
+from fastgpu_comm.errors import AbortedError as AbortedError
+from fastgpu_comm.errors import AuthenticationError as AuthenticationError
+from fastgpu_comm.errors import CollectiveMismatchError as CollectiveMismatchError
+from fastgpu_comm.errors import CollectiveTimeoutError as CollectiveTimeoutError
+from fastgpu_comm.errors import CommError as CommError
+from fastgpu_comm.errors import InvalidArgumentError as InvalidArgumentError
+from fastgpu_comm.errors import PeerLostError as PeerLostError
+from fastgpu_comm.errors import RendezvousError as RendezvousError
+from fastgpu_comm.native import Options as Options
+from fastgpu_comm.trainer import Trainer as Trainer

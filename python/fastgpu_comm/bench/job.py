@@ -1,0 +1,50 @@
+"""The ranks of a benchmark, with one process group per backend."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from fastgpu_comm.bench.exchange import Exchange
+
+
+class Job:
+    """This rank's process groups, by backend, and its exchange with the other ranks.
+
+    Attributes:
+        rank: This rank.
+        world_size: The number of ranks.
+        exchange: Passes values between the ranks without using the groups.
+        groups: The process group of each backend.
+    """
+
+    def __init__(self, backends: Sequence[str], timeout: datetime.timedelta) -> None:
+        """Joins the job that the environment describes, as torchrun sets it.
+
+        Args:
+            backends: The backends to create a process group for.
+            timeout: The time-out of each operation of the groups.
+        """
+        torch.set_num_threads(1)
+        store, self.rank, self.world_size = next(dist.rendezvous("env://"))
+        # Longer than an operation's time-out, so that the exchange can report an operation's error.
+        store.set_timeout(timeout * 2)
+        self.exchange = Exchange(dist.PrefixStore("bench", store), self.rank, self.world_size)
+        dist.init_process_group(
+            backends[0],
+            store=dist.PrefixStore("group", store),
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=timeout,
+        )
+        self.groups: dict[str, dist.ProcessGroup] = {}
+        for backend in backends:
+            self.groups[backend] = dist.new_group(backend=backend, timeout=timeout)
+
+    def leave(self) -> None:
+        """Waits for all ranks and destroys the groups."""
+        self.exchange.all("done")
+        dist.destroy_process_group()
