@@ -1,6 +1,7 @@
-// A small test harness for the torch-free layers: TEST registers a case, CHECK and its kin end the
-// case at the first thing that does not hold. `PROGRAM [SUBSTRING]` runs the cases whose name
-// contains SUBSTRING. Checks throw, so they belong on the thread that runs the case.
+// A small test harness for the torch-free layers: TEST registers a case, a CHECK that does not hold
+// ends its case, and skip() ends a case that this machine cannot run. `PROGRAM [SUBSTRING]` runs
+// the cases whose name contains SUBSTRING. Checks throw, so they belong on the thread that runs the
+// case.
 #pragma once
 
 #include <functional>
@@ -11,6 +12,10 @@
 namespace fastgpu::test {
 
 struct Failed : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Skipped : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -34,6 +39,9 @@ std::string show(const Value& value) {
 [[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
   throw Failed(std::string(file) + ":" + std::to_string(line) + ": " + what);
 }
+
+// Ends the case without a verdict; the reason says what this machine lacks.
+[[noreturn]] inline void skip(const std::string& reason) { throw Skipped(reason); }
 
 template <typename Left, typename Right>
 void check_equal(const Left& left, const Right& right, const char* text, const char* file,

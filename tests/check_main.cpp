@@ -1,3 +1,4 @@
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <string_view>
@@ -23,20 +24,28 @@ std::string stem(std::string_view file) {
   return std::string(file.substr(0, file.find('.')));
 }
 
-bool passes(const Case& test) {
+enum class Verdict { kPassed, kFailed, kSkipped };
+
+Verdict run_case(const Case& test) {
   const auto start = std::chrono::steady_clock::now();
-  std::string error;
+  Verdict verdict = Verdict::kPassed;
+  std::string why;
   try {
     test.body();
-  } catch (const std::exception& thrown) {
-    error = thrown.what();
+  } catch (const Skipped& skipped) {
+    verdict = Verdict::kSkipped;
+    why = skipped.what();
+  } catch (const std::exception& error) {
+    verdict = Verdict::kFailed;
+    why = error.what();
   }
   const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
-  std::printf("%s %s (%.0f ms)\n", error.empty() ? "ok  " : "FAIL", test.name.c_str(),
+  constexpr std::array kWords = {"ok  ", "FAIL", "skip"};
+  std::printf("%s %s (%.0f ms)\n", kWords[static_cast<std::size_t>(verdict)], test.name.c_str(),
               spent.count());
-  if (!error.empty()) std::printf("     %s\n", error.c_str());
+  if (!why.empty()) std::printf("     %s\n", why.c_str());
   std::fflush(stdout);
-  return error.empty();
+  return verdict;
 }
 
 }  // namespace
@@ -46,15 +55,15 @@ Register::Register(const char* file, const char* name, std::function<void()> bod
 }
 
 int run(std::string_view filter) {
-  int failed = 0;
+  std::array<int, 3> counts{};  // by verdict
   int ran = 0;
   for (const Case& test : cases()) {
     if (test.name.find(filter) == std::string::npos) continue;
     ++ran;
-    if (!passes(test)) ++failed;
+    ++counts[static_cast<std::size_t>(run_case(test))];
   }
-  std::printf("%d passed, %d failed\n", ran - failed, failed);
-  return failed == 0 && ran > 0 ? 0 : 1;
+  std::printf("%d passed, %d failed, %d skipped\n", counts[0], counts[1], counts[2]);
+  return counts[1] == 0 && ran > 0 ? 0 : 1;
 }
 
 }  // namespace fastgpu::test

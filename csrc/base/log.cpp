@@ -45,7 +45,7 @@ std::string quoted(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    out += c == '\n' ? ' ' : c;
+    out += static_cast<unsigned char>(c) < ' ' || c == '\x7f' ? ' ' : c;
   }
   return out + "\"";
 }

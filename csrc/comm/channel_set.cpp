@@ -60,16 +60,17 @@ void ChannelSet::on_sender(int peer, int lane, std::unique_ptr<SendChannel> chan
 
 void ChannelSet::on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) {
   if (lane < 0 || lane >= lanes_) {
-    Failure failure;
-    failure.kind = ErrorKind::kMismatch;
-    failure.peer = peer;
-    failure.message = "rank " + std::to_string(peer) + " opened lane " + std::to_string(lane) +
-                      ", but this rank has " + std::to_string(lanes_) +
-                      "; FASTGPU_LANES must be the same on every rank";
-    return failed_(peer, failure);
+    raise(ErrorKind::kPeerLost, "rank " + std::to_string(peer) + " opened lane " +
+                                    std::to_string(lane) + ", but this rank has " +
+                                    std::to_string(lanes_) + " lanes");
   }
   {
     const std::lock_guard lock(mutex_);
+    const RecvChannel* const open = receiver(peer, lane);
+    if (open != nullptr && open != &closed_receiver) {
+      raise(ErrorKind::kPeerLost, "rank " + std::to_string(peer) + " opened lane " +
+                                      std::to_string(lane) + " a second time");
+    }
     if (hung_up_ || !departures_[static_cast<std::size_t>(peer)].empty()) channel->hang_up();
     slot(peer, lane).receiver.store(channel.get(), std::memory_order_release);
     receivers_.push_back(std::move(channel));

@@ -33,6 +33,15 @@ std::string random_name() {
   return std::string(text.data(), static_cast<std::size_t>(size));
 }
 
+// How many connections may be open that have not named a group known here. The rest of the
+// process's descriptors is left for its groups.
+std::size_t most_strangers() {
+  constexpr rlim_t kMost = 4096;
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return kMost;
+  return std::min(kMost, files.rlim_cur / 2);
+}
+
 void watch_fd(int epoll, int fd, uint64_t id) {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
@@ -45,7 +54,11 @@ void watch_fd(int epoll, int fd, uint64_t id) {
 }  // namespace
 
 Connector::Connector(Poller& engine, const SymmetricHeap& heap)
-    : engine_(engine), heap_(heap), unix_name_(random_name()), next_id_(kFirstEntryId) {
+    : engine_(engine),
+      heap_(heap),
+      most_strangers_(most_strangers()),
+      unix_name_(random_name()),
+      next_id_(kFirstEntryId) {
   unix_listener_ = listen_unix(unix_name_);
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
   wake_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
@@ -266,6 +279,7 @@ void Connector::accept_all(int listener, bool is_unix) {
     for (;;) {
       UniqueFd socket = accept_connection(listener);
       if (!socket) return;
+      make_room_for_stranger();
       const uint64_t id =
           watch({.link = ControlLink(std::move(socket), is_unix), .is_unix = is_unix});
       on_event(id, EPOLLIN);
@@ -273,6 +287,20 @@ void Connector::accept_all(int listener, bool is_unix) {
   } catch (const CommError& error) {  // out of descriptors: the dialler sees its connection close
     log(LogLevel::kError, "accept_failed", "reason=" + quoted(error.what()));
   }
+}
+
+// Closes the oldest connection that has not named a known group, when there are too many. The new
+// one is more likely to be a rank's.
+void Connector::make_room_for_stranger() {
+  const auto is_stranger = [](const auto& item) {
+    return item.second.role == Role::kAccepted || item.second.role == Role::kParked;
+  };
+  const auto strangers =
+      static_cast<std::size_t>(std::count_if(entries_.begin(), entries_.end(), is_stranger));
+  if (strangers < most_strangers_ || strangers == 0) return;
+  const uint64_t oldest = std::find_if(entries_.begin(), entries_.end(), is_stranger)->first;
+  log(LogLevel::kInfo, "stranger_dropped", "waiting=" + std::to_string(strangers));
+  drop(oldest);
 }
 
 // Whether what waits may still leave. A peer that is gone may have said why, so its end is no error

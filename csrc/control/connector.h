@@ -32,6 +32,7 @@ class ConnectionSink {
  public:
   virtual ~ConnectionSink() = default;
   virtual void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) = 0;
+  // Raises CommError for a lane that does not exist or is open: the connection is then closed.
   virtual void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) = 0;
   // The peer left the group in order, or is lost, as `why` says ("its process ended").
   virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
@@ -90,6 +91,7 @@ class Connector {
   };
   struct PeerState {
     uint64_t outgoing = 0;  // entry of the link we dialled; 0: none
+    bool linked = false;    // it has dialled a link to us
     uint32_t opened = 0;    // channels we opened to it
     uint32_t received = 0;  // channels it opened to us
     std::map<std::pair<int, pid_t>, std::weak_ptr<BufferCredits>> credits;  // by lane and process
@@ -112,6 +114,7 @@ class Connector {
   uint64_t watch(Entry entry);
   void drop(uint64_t id);
   void accept_all(int listener, bool is_unix);
+  void make_room_for_stranger();
   void on_event(uint64_t id, uint32_t events);
 
   static bool try_flush(Entry& entry);
@@ -143,6 +146,7 @@ class Connector {
 
   Poller& engine_;
   const SymmetricHeap& heap_;
+  const std::size_t most_strangers_;
   std::string unix_name_;
   UniqueFd unix_listener_;
   UniqueFd epoll_;

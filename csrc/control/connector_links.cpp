@@ -16,10 +16,6 @@
 namespace fastgpu {
 namespace {
 
-// Connections that name a communicator not known here (yet) wait; beyond this many they are
-// refused.
-constexpr std::ptrdiff_t kMaxParked = 4096;
-
 ControlMessage message_of(ControlKind kind, const std::pair<uint64_t, int>& from, int to) {
   ControlMessage message;
   message.kind = kind;
@@ -129,7 +125,13 @@ bool Connector::handle(uint64_t id, Entry& entry, ControlMessage message) {
   if (message.kind == ControlKind::kWelcome) handle_welcome(entry, message);
   if (message.kind == ControlKind::kRing) handle_ring(entry, message);
   if (message.kind == ControlKind::kLeave) handle_leave(entry, message);
-  if (message.kind == ControlKind::kFail) owner->sink->on_failed(entry.peer, message.failure);
+  if (message.kind == ControlKind::kFail) {
+    int& suspect = message.failure.peer;
+    if (suspect < kNoRank || suspect >= static_cast<int>(owner->addresses.size())) {
+      suspect = entry.peer;
+    }
+    owner->sink->on_failed(entry.peer, message.failure);
+  }
   if (message.kind == ControlKind::kSegment && entry.segments && message.descriptors.size() == 1) {
     entry.segments->add(message.number, std::move(message.descriptors[0]));
     engine_.wake();
@@ -147,16 +149,13 @@ bool Connector::identify(Entry& entry, ControlMessage& message) {
   entry.peer = message.from;
   Member* owner = member(entry.communicator, entry.me);
   if (owner == nullptr) {
-    const auto parked = std::count_if(entries_.begin(), entries_.end(), [](const auto& other) {
-      return other.second.role == Role::kParked;
-    });
-    if (parked >= kMaxParked) raise(ErrorKind::kPeerLost, "too many connections wait for a group");
     entry.role = Role::kParked;
     entry.parked = std::move(message);
     return false;
   }
-  if (entry.peer < 0 || entry.peer >= static_cast<int>(owner->addresses.size())) {
-    raise(ErrorKind::kPeerLost, "a connection names a rank that the group does not have");
+  if (entry.peer < 0 || entry.peer >= static_cast<int>(owner->addresses.size()) ||
+      entry.peer == entry.me) {
+    raise(ErrorKind::kPeerLost, "a connection names a rank that is not another one of the group");
   }
   return true;
 }
@@ -172,12 +171,18 @@ void Connector::resume_parked(uint64_t communicator, int rank) {
     Entry& entry = entries_.at(id);
     ControlMessage message = std::move(*entry.parked);
     entry.parked.reset();
-    if (handle(id, entry, std::move(message))) on_event(id, EPOLLIN);
+    try {
+      if (handle(id, entry, std::move(message))) on_event(id, EPOLLIN);
+    } catch (const CommError& error) {  // the others are served all the same
+      log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
+      on_closed(id, error.what());
+    }
   }
 }
 
 void Connector::handle_hello(Entry& entry, ControlMessage& message) {
-  entry.role = Role::kIncoming;
+  PeerState& state = member(entry.communicator, entry.me)->peers[entry.peer];
+  if (state.linked) raise(ErrorKind::kPeerLost, "a second connection names the same rank");
   ControlMessage welcome =
       message_of(ControlKind::kWelcome, {entry.communicator, entry.me}, entry.peer);
   if (entry.is_unix) {
@@ -187,6 +192,8 @@ void Connector::handle_hello(Entry& entry, ControlMessage& message) {
     entry.segments = std::make_shared<PeerSegments>();
     welcome.descriptors = own_bell();
   }
+  entry.role = Role::kIncoming;
+  state.linked = true;
   try {
     entry.link.send(std::move(welcome));
   } catch (const CommError& error) {  // gone already; what it said behind its hello still counts
@@ -204,8 +211,11 @@ void Connector::handle_welcome(Entry& entry, ControlMessage& message) {
 }
 
 void Connector::handle_ring(Entry& entry, ControlMessage& message) {
-  if (!entry.bell || message.descriptors.size() != 1) {
+  if (message.descriptors.size() != 1) {
     raise(ErrorKind::kPeerLost, "a ring came without its descriptor");
+  }
+  if (entry.role != Role::kIncoming || !entry.is_unix) {
+    raise(ErrorKind::kPeerLost, "a ring came on a link that is not for rings");
   }
   Member* owner = member(entry.communicator, entry.me);
   const int lane = static_cast<int>(message.number);
@@ -217,6 +227,7 @@ void Connector::handle_ring(Entry& entry, ControlMessage& message) {
 }
 
 void Connector::handle_stream(uint64_t id, Entry& entry, const ControlMessage& message) {
+  if (entry.is_unix) raise(ErrorKind::kPeerLost, "a stream came over a unix socket");
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, entry.link.fd(), nullptr);
   UniqueFd socket = entry.link.release();
   const Entry stream = std::move(entry);
@@ -251,6 +262,9 @@ void Connector::handle_leave(Entry& entry, const ControlMessage& message) {
 }
 
 void Connector::answer_probe(Entry& entry) const {
+  if (!entry.link.empty()) {
+    raise(ErrorKind::kPeerLost, "a connection sends probes and does not read the answers");
+  }
   std::random_device random;
   const uint32_t word = random();
   ControlMessage answer;

@@ -29,12 +29,13 @@ constexpr TimeNs kRelief = kMillisecond;
 
 Engine::Engine(const EngineConfig& config)
     : config_(config), progress_thread_([this](bool called) { return progress_turn(called); }) {
-  progress_thread_.set_delay(kReliefNearby);
+  progress_thread_.set_delay(config.takeover_delay_ns > 0 ? config.takeover_delay_ns
+                                                          : kReliefNearby);
 }
 
 void Engine::share_machine(int ranks, int cores) noexcept {
   if (ranks > cores) oversubscribed_.store(true, std::memory_order_relaxed);
-  if (2 * ranks > cores) progress_thread_.set_delay(kRelief);
+  if (2 * ranks > cores && config_.takeover_delay_ns == 0) progress_thread_.set_delay(kRelief);
 }
 
 void Engine::add(std::shared_ptr<Pollable> pollable) {

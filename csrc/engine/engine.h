@@ -49,6 +49,9 @@ struct EngineConfig {
   // Spin; then give way between looks, for a peer may be waiting for this very core; then sleep.
   TimeNs spin_ns = 3 * kMicrosecond;
   TimeNs yield_ns = 60 * kMicrosecond;
+  // When the background takes over from a caller that does not come back. 0: by how many ranks
+  // share the cores.
+  TimeNs takeover_delay_ns = 0;
 };
 
 class Engine {

@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include <fstream>
+#include <optional>
 
 #include "channel_suite.h"
 #include "check.h"
@@ -60,7 +61,8 @@ ChannelParameter tcp_parameter(const char* name, const char* address, int buffer
 }
 
 const ChannelSuite kTcp(tcp_parameter("tcp", "127.0.0.1", 0));
-const ChannelSuite kTcpV6(tcp_parameter("tcp_v6", has_ipv6() ? "::1" : "127.0.0.1", 0));
+const std::optional<ChannelSuite> kTcpV6 =
+    has_ipv6() ? std::optional(ChannelSuite(tcp_parameter("tcp_v6", "::1", 0))) : std::nullopt;
 const ChannelSuite kTcpNarrow(tcp_parameter("tcp_narrow", "127.0.0.1", 128 << 10));
 
 }  // namespace

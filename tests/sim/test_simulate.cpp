@@ -1,7 +1,7 @@
 // The simulator against closed forms, and what only it can show.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -169,7 +169,7 @@ TEST(a_small_all_to_all_waits_once) {
 // 4096 ranks on 512 and on 64 hosts. A host's interface carries 2 (H - 1)/H * S in all.
 TEST(thousands_of_ranks_take_seconds) {
   const int world = test::kStride == 1 ? 4096 : 512;
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // processor time: waiting for a core does not count
   for (const int ranks_per_host : {8, 64}) {
     const Machine machine = on_hosts(world, ranks_per_host);
     const double hosts = static_cast<double>(world) / ranks_per_host;
@@ -181,8 +181,8 @@ TEST(thousands_of_ranks_take_seconds) {
     CHECK(played.end_us() < 2 * crossing);
     for (const HostUse& host : played.hosts) CHECK(within(host.sending_us, crossing, 1e-6));
   }
-  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-  CHECK(spent.count() < 20);  // a busy machine; an idle one takes five at most
+  const double spent_s = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+  CHECK(spent_s < 20);  // 5 s were the most that any machine took
 }
 
 TEST(closed_forms_hold_in_large_worlds) {

@@ -45,9 +45,6 @@ TEST(streamed_copies_are_copies_from_and_to_anywhere) {
 
 TEST(streamed_copies_of_nothing_need_no_memory) { copy_streaming(nullptr, nullptr, 0); }
 
-TEST(the_caches_hold_something) {
-  CHECK(cache_bytes() >= std::size_t{64} << 10);
-  CHECK_EQ(cache_bytes(), cache_bytes());
-}
+TEST(the_caches_hold_something) { CHECK(cache_bytes() >= std::size_t{64} << 10); }
 
 }  // namespace fastgpu

@@ -1,4 +1,6 @@
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -77,6 +79,16 @@ TEST(what_cannot_be_watched_is_an_error) {
   Poller poller;
   CHECK_THROWS(poller.add(-1), CommError, "watch");
   poller.remove(-1);
+}
+
+TEST(a_full_descriptor_does_not_stop_who_rings) {
+  Doorbell owner = Doorbell::create();
+  owner.prepare_sleep();
+  UniqueFd blocking(::eventfd(0, EFD_CLOEXEC));
+  CHECK_EQ(::eventfd_write(blocking.get(), UINT64_MAX - 1), 0);  // the next write would block
+  Doorbell ringer = Doorbell::attach(UniqueFd(::dup(owner.page_fd())), std::move(blocking));
+  ringer.ring();
+  CHECK((::fcntl(ringer.event_fd(), F_GETFL) & O_NONBLOCK) != 0);
 }
 
 TEST(what_is_not_a_doorbell_is_refused) {

@@ -15,7 +15,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr int kPatienceMs = 5000;
+constexpr int kPatienceMs = 30'000;
 
 bool wait_for(int socket, short events) {
   pollfd wanted{.fd = socket, .events = events, .revents = 0};

@@ -31,6 +31,14 @@ const char* class_name(ErrorKind kind) {
   return "CommError";
 }
 
+// The text may be a peer's, and cut in the middle of a character: what is not UTF-8 is replaced.
+py::object text_of(const std::string& text) {
+  PyObject* const decoded =
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
+  if (decoded == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(decoded);
+}
+
 template <typename Number>
 py::object or_none(Number value) {
   return value < 0 ? py::object(py::none()) : py::object(py::int_(value));
@@ -42,10 +50,10 @@ void raise_in_python(const Failure& failure) {
   if (python_is_gone.load() || Py_IsInitialized() == 0) raise(failure);
   const py::gil_scoped_acquire gil;
   const py::object type = py::module_::import("fastgpu_comm.errors").attr(class_name(failure.kind));
-  const py::object error = type(failure.message);
+  const py::object error = type(text_of(failure.message));
   error.attr("rank") = or_none(failure.rank);
   error.attr("peer") = or_none(failure.peer);
-  error.attr("op") = failure.op.empty() ? py::object(py::none()) : py::str(failure.op);
+  error.attr("op") = failure.op.empty() ? py::object(py::none()) : text_of(failure.op);
   error.attr("sequence") = or_none(failure.sequence);
   PyErr_SetObject(type.ptr(), error.ptr());
   throw py::error_already_set();

@@ -35,6 +35,10 @@ Doorbell Doorbell::attach(UniqueFd page_fd, UniqueFd event_fd) {
       (seals & F_SEAL_SHRINK) == 0) {
     raise(ErrorKind::kRendezvous, "what a peer passed as its doorbell is not one");
   }
+  // A descriptor that blocks, and is full, would stop whoever rings.
+  if (::fcntl(event_fd.get(), F_SETFL, O_NONBLOCK) != 0) {
+    raise_system(ErrorKind::kRendezvous, "cannot use what a peer passed as its doorbell", errno);
+  }
   return {std::move(page_fd), std::move(event_fd)};
 }
 

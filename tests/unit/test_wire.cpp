@@ -1,0 +1,351 @@
+// The wire format of docs/wire.md, byte by byte: frame headers, keys, messages between two ranks
+// and control messages. Both directions are tested: the bytes that this version writes, and that it
+// reads the same bytes.
+#include <sys/socket.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/call.h"
+#include "check.h"
+#include "control/link.h"
+#include "engine/messages/message_queue.h"
+#include "transport/memory_channel.h"
+#include "unit/wire_bytes.h"
+
+namespace fastgpu::test {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+template <typename Value>
+Bytes bytes_of(const Value& value) {
+  Bytes bytes(sizeof value);
+  std::memcpy(bytes.data(), &value, sizeof value);
+  return bytes;
+}
+
+TEST(a_frame_header_has_40_bytes) {
+  const FrameHeader header{.generation = 0x04030201,
+                           .ordinal = 0x08070605,
+                           .sequence = 0x100f0e0d0c0b0a09,
+                           .size_bytes = 0x1817161514131211,
+                           .key = {0x201f1e1d1c1b1a19, 0x2827262524232221}};
+  WireBytes expected;
+  for (uint8_t byte = 1; byte <= 40; ++byte) expected.u8(byte);
+  CHECK_EQ(hex(bytes_of(header)), hex(expected));
+}
+
+TEST(a_key_is_the_call_field_by_field) {
+  const Call call{.collective = Collective::kReduce,
+                  .dtype = DType::kBFloat16,
+                  .reduce_op = ReduceOp::kMin,
+                  .algorithm = Algorithm::kTree,
+                  .codec = 7,
+                  .lanes = 16,
+                  .root = 0x0201,
+                  .count = 0x0807060504030201};
+  const WireBytes expected =
+      WireBytes().u8(4).u8(3).u8(3).u8(3).u8(7).u8(16).u16(0x0201).u64(0x0807060504030201);
+  CHECK_EQ(hex(bytes_of(pack(call))), hex(expected));
+  const Bytes without_root = bytes_of(pack(Call{.collective = Collective::kAllReduce}));
+  CHECK_EQ(hex(std::span(without_root).subspan(6, 2)), "ff ff");
+}
+
+template <typename Enum, std::size_t kCount>
+void check_numbers(const std::array<const char*, kCount>& names) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    CHECK_EQ(std::string(name_of(static_cast<Enum>(i))), names[i]);
+  }
+}
+
+// These numbers travel. A new value goes to the end; a change in between is another version.
+TEST(the_numbers_in_a_key_are_fixed) {
+  check_numbers<Collective, kCollectiveCount>({"all_reduce", "reduce_scatter", "all_gather",
+                                               "broadcast", "reduce", "gather", "scatter",
+                                               "all_to_all", "barrier"});
+  check_numbers<Algorithm, kAlgorithmCount>(
+      {"auto", "direct", "ring", "tree", "halving", "hierarchical"});
+  check_numbers<ReduceOp, kReduceOpCount>(
+      {"SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"});
+  check_numbers<DType, kDTypeCount>({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn",
+                                     "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "int8",
+                                     "uint8", "int16", "uint16", "int32", "uint32", "int64",
+                                     "uint64", "bool", "complex64", "complex128"});
+}
+
+// Rank 0's messages, whose peer, rank 1, is the test: it reads and writes raw frames.
+class RawPeer : public ChannelSource {
+ public:
+  RawPeer() : messages(*this, 2, 0, [](Failure&) {}) {
+    std::tie(to_peer_, from_rank_) = make_memory_channel(64, SIZE_MAX);
+    std::tie(to_rank_, from_peer_) = make_memory_channel(64, SIZE_MAX);
+  }
+
+  SendChannel* sender(int peer, int) override { return peer == 1 ? to_peer_.get() : nullptr; }
+  RecvChannel* receiver(int peer, int) override { return peer == 1 ? from_peer_.get() : nullptr; }
+  bool departed(int) override { return true; }
+  uint64_t version() const override { return 1; }
+
+  std::shared_ptr<Work> post(bool is_send, uint32_t tag, Bytes& data) {
+    auto message = std::make_shared<MessageOperation>();
+    message->peer = 1;
+    message->tag = tag;
+    message->data = data.data();
+    message->size_bytes = data.size();
+    message->work = std::make_shared<Work>();
+    is_send ? messages.post_send(message) : messages.post_recv(message);
+    messages.poll();
+    return message->work;
+  }
+
+  // The next frame that rank 0 has sent: the header's bytes, and the payload in `payload`.
+  std::string take(Bytes* payload = nullptr) {
+    FrameHeader header;
+    CHECK_EQ(from_rank_->peek(header), Io::kMoved);
+    Bytes taken(header.size_bytes);
+    Incoming incoming{.target = taken.data(), .size_bytes = taken.size()};
+    CHECK_EQ(from_rank_->try_recv(incoming), Io::kMoved);
+    CHECK(incoming.done);
+    if (payload != nullptr) *payload = std::move(taken);
+    return hex(bytes_of(header));
+  }
+
+  void put(const WireBytes& header, const Bytes& payload = {}) {
+    Outgoing frame{.header = {}, .payload = payload.data()};
+    CHECK_EQ(header.bytes().size(), sizeof frame.header);
+    std::memcpy(&frame.header, header.bytes().data(), sizeof frame.header);
+    CHECK_EQ(to_rank_->try_send(frame), Io::kMoved);
+    CHECK(frame.done);
+    messages.poll();
+  }
+
+  MessageQueue messages;
+
+ private:
+  std::unique_ptr<SendChannel> to_peer_;
+  std::unique_ptr<RecvChannel> from_rank_;
+  std::unique_ptr<SendChannel> to_rank_;
+  std::unique_ptr<RecvChannel> from_peer_;
+};
+
+struct MessageHeader {
+  uint32_t count = 0;
+  uint64_t id = 0;
+  uint64_t payload_bytes = 0;
+  uint8_t kind = 0;
+  uint32_t tag = 0;
+  uint64_t size_bytes = 0;
+
+  WireBytes wire() const {
+    return WireBytes()
+        .u32(0)  // generation
+        .u32(count)
+        .u64(id)
+        .u64(payload_bytes)
+        .u8(kind)
+        .u8(0)
+        .u16(0)
+        .u32(tag)
+        .u64(size_bytes);
+  }
+};
+
+constexpr uint8_t kEager = 0;
+constexpr uint8_t kRts = 1;
+constexpr uint8_t kCts = 2;
+constexpr uint8_t kData = 3;
+constexpr uint8_t kCredit = 4;
+
+TEST(messages_are_sent_as_eager_offer_and_data_frames) {
+  RawPeer peer;
+  Bytes small(5, std::byte{7});
+  Bytes payload;
+  const auto eager = peer.post(true, 0x04030201, small);
+  CHECK_EQ(peer.take(&payload),
+           hex(MessageHeader{
+               .id = 1, .payload_bytes = 5, .kind = kEager, .tag = 0x04030201, .size_bytes = 5}
+                   .wire()));
+  CHECK(payload == small);
+  CHECK(eager->done());
+
+  Bytes large(20'000, std::byte{9});
+  const auto offered = peer.post(true, 3, large);
+  CHECK_EQ(peer.take(),
+           hex(MessageHeader{.id = 2, .kind = kRts, .tag = 3, .size_bytes = 20'000}.wire()));
+  CHECK(!offered->done());
+  peer.put(MessageHeader{.id = 2, .kind = kCts}.wire());
+  CHECK_EQ(peer.take(&payload),
+           hex(MessageHeader{
+               .id = 2, .payload_bytes = 20'000, .kind = kData, .tag = 3, .size_bytes = 20'000}
+                   .wire()));
+  CHECK(payload == large);
+  CHECK(offered->done());
+}
+
+TEST(messages_are_received_from_the_same_frames) {
+  RawPeer peer;
+  Bytes small(3);
+  const auto eager = peer.post(false, 7, small);
+  peer.put(
+      MessageHeader{.id = 1, .payload_bytes = 3, .kind = kEager, .tag = 7, .size_bytes = 3}.wire(),
+      Bytes(3, std::byte{5}));
+  CHECK(eager->done() && eager->ok());
+  CHECK(small == Bytes(3, std::byte{5}));
+
+  Bytes large(20'000);
+  const auto offered = peer.post(false, 8, large);
+  peer.put(MessageHeader{.id = 2, .kind = kRts, .tag = 8, .size_bytes = 20'000}.wire());
+  CHECK_EQ(peer.take(), hex(MessageHeader{.id = 2, .kind = kCts}.wire()));
+  for (const uint64_t piece : {12'000U, 8'000U}) {
+    CHECK(!offered->done());
+    peer.put(
+        MessageHeader{.id = 2, .payload_bytes = piece, .kind = kData, .tag = 8, .size_bytes = piece}
+            .wire(),
+        Bytes(piece, std::byte{6}));
+  }
+  CHECK(offered->done() && offered->ok());
+  CHECK(large == Bytes(20'000, std::byte{6}));
+}
+
+TEST(credit_frames_count_messages_and_bytes) {
+  RawPeer peer;
+  Bytes memory(MessageQueue::kEagerBytes);
+  for (uint64_t id = 1; id <= 8; ++id) {
+    peer.post(false, 1, memory);
+    peer.put(MessageHeader{.id = id,
+                           .payload_bytes = memory.size(),
+                           .kind = kEager,
+                           .tag = 1,
+                           .size_bytes = memory.size()}
+                 .wire(),
+             memory);
+  }
+  CHECK_EQ(peer.take(),
+           hex(MessageHeader{.count = 8, .kind = kCredit, .size_bytes = 8 * memory.size()}.wire()));
+  // And in the other direction: without a credit the 1025th message waits.
+  Bytes empty;
+  std::shared_ptr<Work> last;
+  for (uint32_t i = 0; i <= MessageQueue::kMessageBudget; ++i) {
+    last = peer.post(true, 2, empty);
+    if (i < MessageQueue::kMessageBudget) peer.take();
+  }
+  CHECK(!last->done());
+  peer.put(MessageHeader{.count = 1, .kind = kCredit}.wire());
+  CHECK(last->done());
+}
+
+std::pair<UniqueFd, UniqueFd> socket_pair(int type) {
+  std::array<int, 2> both{};
+  CHECK_EQ(::socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, both.data()), 0);
+  return {UniqueFd(both[0]), UniqueFd(both[1])};
+}
+
+Bytes read_all(const UniqueFd& socket) {
+  Bytes bytes(8192);
+  const ssize_t got = ::recv(socket.get(), bytes.data(), bytes.size(), 0);
+  bytes.resize(got < 0 ? 0 : static_cast<std::size_t>(got));
+  return bytes;
+}
+
+ControlMessage failure_message() {
+  ControlMessage message;
+  message.kind = ControlKind::kFail;
+  message.communicator = 0x0807060504030201;
+  message.from = 3;
+  message.to = 0x0201;
+  message.number = 0x04030201;
+  message.failure.kind = ErrorKind::kMismatch;
+  message.failure.peer = 5;
+  message.failure.sequence = 0x0102030405060708;
+  message.failure.op = "all_reduce";
+  message.failure.message = "why";
+  return message;
+}
+
+Bytes failure_bytes() {
+  return WireBytes()
+      .text("FGG1")
+      .u8(7)
+      .u8(3)
+      .u16(10)
+      .u64(0x0807060504030201)
+      .u32(3)
+      .u32(0x0201)
+      .u32(0x04030201)
+      .u32(5)
+      .u64(0x0102030405060708)
+      .u32(3)
+      .u32(0)
+      .text("all_reducewhy")
+      .bytes();
+}
+
+TEST(a_control_message_is_one_packet_over_unix) {
+  auto [mine, raw] = socket_pair(SOCK_SEQPACKET);
+  ControlLink link(std::move(mine), /*passes_descriptors=*/true);
+  link.send(failure_message());
+  CHECK_EQ(hex(read_all(raw)), hex(failure_bytes()));
+}
+
+TEST(a_control_message_follows_its_length_over_tcp) {
+  auto [mine, raw] = socket_pair(SOCK_STREAM);
+  ControlLink link(std::move(mine), /*passes_descriptors=*/false);
+  link.send(failure_message());
+  CHECK_EQ(hex(read_all(raw)), hex(WireBytes().u32(61).append(failure_bytes())));
+}
+
+TEST(a_control_message_is_read_from_the_same_bytes) {
+  for (const bool is_unix : {true, false}) {
+    auto [mine, raw] = socket_pair(is_unix ? SOCK_SEQPACKET : SOCK_STREAM);
+    ControlLink link(std::move(mine), is_unix);
+    const Bytes bytes =
+        is_unix ? failure_bytes() : WireBytes().u32(61).append(failure_bytes()).bytes();
+    CHECK_EQ(::send(raw.get(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+    ControlMessage message;
+    CHECK(link.recv(message) == Received::kMessage);
+    const ControlMessage expected = failure_message();
+    CHECK_EQ(message.kind, expected.kind);
+    CHECK_EQ(message.communicator, expected.communicator);
+    CHECK_EQ(message.from, expected.from);
+    CHECK_EQ(message.to, expected.to);
+    CHECK_EQ(message.number, expected.number);
+    CHECK_EQ(message.failure.kind, expected.failure.kind);
+    CHECK_EQ(message.failure.peer, expected.failure.peer);
+    CHECK_EQ(message.failure.sequence, expected.failure.sequence);
+    CHECK_EQ(message.failure.op, expected.failure.op);
+    CHECK_EQ(message.failure.message, expected.failure.message);
+    CHECK(link.recv(message) == Received::kNothing);
+  }
+}
+
+TEST(the_numbers_in_a_control_message_are_fixed) {
+  const std::array kinds = {ControlKind::kHello,  ControlKind::kWelcome, ControlKind::kRing,
+                            ControlKind::kStream, ControlKind::kSegment, ControlKind::kLeave,
+                            ControlKind::kFail,   ControlKind::kProbe};
+  for (std::size_t i = 0; i < kinds.size(); ++i)
+    CHECK_EQ(static_cast<std::size_t>(kinds[i]), i + 1);
+  const std::array errors = {ErrorKind::kInvalidArgument, ErrorKind::kPeerLost,
+                             ErrorKind::kTimeout,         ErrorKind::kMismatch,
+                             ErrorKind::kAborted,         ErrorKind::kAuthentication,
+                             ErrorKind::kRendezvous};
+  for (std::size_t i = 0; i < errors.size(); ++i) CHECK_EQ(static_cast<std::size_t>(errors[i]), i);
+}
+
+TEST(long_texts_are_cut_to_what_a_control_message_holds) {
+  auto [mine, raw] = socket_pair(SOCK_SEQPACKET);
+  ControlLink link(std::move(mine), true);
+  ControlMessage message = failure_message();
+  message.failure.op = std::string(100, 'o');
+  message.failure.message = std::string(5000, 'm');
+  link.send(std::move(message));
+  CHECK_EQ(read_all(raw).size(), 48U + 64U + 1500U);
+}
+
+}  // namespace
+}  // namespace fastgpu::test
