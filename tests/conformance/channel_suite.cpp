@@ -267,7 +267,7 @@ void takes_in_no_more_than_its_bound(const ChannelParameter& parameter, Random& 
   }
 }
 
-// Whatever left before the sender hung up is read; a frame that had not left is not invented.
+// A receiver reads all frames that left before the sender hung up, and no other frame.
 void reads_what_arrived_before_a_hang_up(const ChannelParameter& parameter, Random& random) {
   const std::vector<uint64_t> sizes(2 + parameter.bound_bytes / 1000, 1000 + below(random, 5000));
   const ChannelEnds ends = parameter.make();

@@ -1,5 +1,5 @@
-// What every channel must do, as one suite of cases. A channel takes part by one line: a name and
-// how to make a fresh one. Seeds are printed when a case fails, and replay it.
+// One suite of cases for every channel. A new channel takes part by one line: its name, and how to
+// make one. A case that fails prints its seed, which replays it.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace fastgpu::test {
 
-// Both ends of one fresh channel, in this process, and what must outlive them.
+// Both ends of a new channel, in this process, and an owner of things that must outlive them.
 struct ChannelEnds {
   std::shared_ptr<void> keeps;
   std::unique_ptr<SendChannel> sender;
@@ -26,7 +26,7 @@ Memory plain_memory(std::size_t size_bytes);
 struct ChannelParameter {
   std::string name;
   std::function<ChannelEnds()> make;
-  // The most payload that it takes in while nobody receives (one frame's worth of slack included).
+  // The most payload bytes that the channel accepts before the first receive, plus one frame.
   uint64_t bound_bytes = 0;
   std::function<Memory(std::size_t size_bytes)> allocate = plain_memory;  // for the sender
   bool single_copy = false;  // the payloads do (Outgoing::stays)

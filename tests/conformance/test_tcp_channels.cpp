@@ -13,7 +13,7 @@
 namespace fastgpu::test {
 namespace {
 
-// What the kernel may let a buffer grow to: the last of the three numbers in the file.
+// The size to which the kernel may let a buffer grow: the last of the three numbers in the file.
 uint64_t largest_buffer_bytes(const char* limits) {
   std::ifstream file(limits);
   uint64_t smallest = 0;

@@ -24,10 +24,10 @@ constexpr uint32_t kTurns = 400;
 // Slots so few and small that the sender often waits for room.
 constexpr ShmRingConfig kNarrow = {.slots = 2, .slot_bytes = 4096};
 
-// What one end of a pair has: where it sleeps, a ring to send by and one to receive by.
+// One end of a pair: the poller in which it sleeps, and the ring by which it sends.
 struct End {
   Poller poller;
-  UniqueFd ring = create_shm_ring(kNarrow);  // that it sends by
+  UniqueFd ring = create_shm_ring(kNarrow);
   SymmetricHeap heap;
 };
 
@@ -149,7 +149,7 @@ TEST(processes_wake_each_other) {
   CHECK_EQ(passed, children.size());
 }
 
-// What a process sent before it was killed can still be read, and then it is over.
+// Frames that a process sent before it was killed can still be read.
 TEST(a_killed_process_leaves_its_frames) {
   const std::unique_ptr<Pair> pair = make_pair();
   const auto receiver =
@@ -177,7 +177,7 @@ TEST(a_killed_process_leaves_its_frames) {
   CHECK_EQ(receiver->peek(header), Io::kMoved);
   CHECK_EQ(header.ordinal, 1U);
   Incoming incoming{.target = target.data(), .size_bytes = header.size_bytes};
-  receiver->hang_up();  // as whoever sees the death does
+  receiver->hang_up();  // as the control thread does when a link ends
   CHECK_EQ(receiver->try_recv(incoming), Io::kMoved);
   CHECK(incoming.done && target[0] == std::byte{7});
   CHECK_EQ(receiver->peek(header), Io::kMoved);

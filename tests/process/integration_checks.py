@@ -130,7 +130,7 @@ HOOKS: dict[str, tuple[Callable[[dist.ProcessGroup], object], Any]] = {
 
 
 def ddp_hook(name: str) -> None:
-    """A stock hook: like the same on gloo, which for PowerSGD means one bucket."""
+    """A stock hook gives the same as on gloo (with PowerSGD only if there is one bucket)."""
     make_state, hook = HOOKS[name]
     models = []
     for group in (default_group(), gloo_group()):
@@ -330,7 +330,7 @@ def functional_collectives(compiled: bool) -> None:
 
 
 def checkpoint(folder: str) -> None:
-    """What FSDP2's shards were saved as comes back, into shards and into a whole model."""
+    """A checkpoint of FSDP2's shards is loaded into shards, and into a whole model."""
     saved = sharded_model()
     train(saved, part)
     dcp.save(get_model_state_dict(saved), checkpoint_id=folder)
@@ -345,9 +345,9 @@ def checkpoint(folder: str) -> None:
 
 
 def late_to_a_group() -> None:
-    """A group's ranks wait for a late one, in a FileStore too, whose own waits fail untyped."""
+    """A group's ranks wait for a late one, also in a FileStore, whose own waits fail untyped."""
     rank, world = me_and_world()
-    time.sleep(1.5 * rank)
+    time.sleep(1.5 * rank)  # longer than several of the waits of 0.5 s that csrc/torch makes
     tensor = torch.ones(3)
     dist.all_reduce(tensor, group=dist.new_group())
     same(tensor, torch.full((3,), float(world)))

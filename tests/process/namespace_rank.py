@@ -18,7 +18,7 @@ import fastgpu_comm  # noqa: F401  registers the backend
 def main() -> None:
     """Runs every collective on a few dtypes, then a payload that takes many packets."""
     torch.set_num_threads(1)
-    dist.init_process_group("fastgpu", timeout=timedelta(seconds=30))
+    dist.init_process_group("fastgpu", timeout=timedelta(seconds=90))
     for dtype in (torch.float32, torch.bfloat16):
         for check in (
             checks.all_reduce,

@@ -54,7 +54,7 @@ def _lay_cable(end: tuple[str, str], other: tuple[str, str]) -> None:
 
 
 def _lay_cables(hosts: Sequence[Host], hub: str) -> None:
-    """Lays one cable between two hosts; for any other number, one from each to a bridge."""
+    """Connects two hosts by a cable, or any other number of hosts to a bridge."""
     if len(hosts) == 2:
         _lay_cable((hosts[0].name, INTERFACE), (hosts[1].name, INTERFACE))
         return
@@ -83,14 +83,14 @@ def hosts(count: int, *, rate: str | None = None, burst: str = "256kb") -> Itera
 
     Args:
         count: How many hosts, 1 to 250.
-        rate: What each may send, as `tc` writes it ("100mbit"); None leaves it to the machine.
-        burst: What each may send at once, ahead of that rate; a fast link needs more.
+        rate: The rate at which a host may send, as `tc` writes it ("100mbit"); None: no limit.
+        burst: The bytes that a host may send above the rate at once; a fast link needs more.
 
     Yields:
         The hosts, with addresses in 10.231.0.0/24 and fd00:231::/64.
 
     Raises:
-        NetnsError: A namespace could not be made. What had been made is removed.
+        NetnsError: A namespace could not be made. Those made before are removed.
     """
     if not 1 <= count <= MAX_HOSTS:
         raise ValueError(f"{count} hosts: 1 to {MAX_HOSTS} fit on the bridge")

@@ -1,4 +1,4 @@
-"""Inputs that every rank can compute for every other, and what reductions of them give."""
+"""Inputs of all ranks, which every rank can compute, and the results of reducing them."""
 
 from __future__ import annotations
 

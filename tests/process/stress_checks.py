@@ -124,7 +124,7 @@ def thousand_outstanding() -> None:
 
 
 def one_all_reduce() -> None:
-    """Of a rank's number, small and large enough for several chunks."""
+    """One small all-reduce, and one that is large enough for several chunks."""
     rank, world = me_and_world()
     for count in (1, 10_000):
         tensor = torch.full((count,), float(rank))

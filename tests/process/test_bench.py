@@ -42,7 +42,7 @@ sys.exit(main(sys.argv[1:]))
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fastgpu_comm", "bench", *arguments, *QUICK]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -25,7 +25,6 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "command",
     [[*OWN_RANKS, *COMMAND, BACKEND], [*TORCHRUN, "-m", *COMMAND, "gloo"]],
@@ -51,7 +50,6 @@ def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
     assert (out / "checkpoints" / "step-000000000002.ckpt").exists()
 
 
-@pytest.mark.timeout(300)
 def test_a_worker_that_fails_ends_the_command_with_its_error(tmp_path: Path) -> None:
     """Rank 0 alone fails, on a folder that cannot be made, while rank 1 waits for it."""
     file = tmp_path / "file"

@@ -1,4 +1,4 @@
-"""What goes wrong is told, on every rank, by a typed error that names who and what."""
+"""Every failure raises a typed error on every rank, naming the operation and the rank at fault."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ THEN = "; import torch.distributed as dist; assert 'fastgpu' in dist.Backend.bac
 @pytest.mark.parametrize("first", FIRST)
 def test_registered(first: str) -> None:
     command = [sys.executable, "-W", "error::UserWarning", "-c", first + THEN]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
 
 
 def test_an_extension_of_other_python_code_says_what_to_do() -> None:
     older = "import sys, types; name = 'fastgpu_comm._native'; sys.modules[name] = "
     command = [sys.executable, "-c", older + "types.ModuleType(name); import fastgpu_comm.native"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 1
     assert "cannot import name 'Backend'" in result.stderr
     assert "run `make build`" in result.stderr.splitlines()[-1]

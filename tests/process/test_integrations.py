@@ -1,4 +1,4 @@
-"""What torch builds on a backend works on this one, with the results of a reference."""
+"""DDP, FSDP2, DTensor and the like work on this backend, and give the results of a reference."""
 
 from __future__ import annotations
 

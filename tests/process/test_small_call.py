@@ -1,15 +1,15 @@
 """A small call through torch costs little more than torch's own part of it.
 
-Times differ from machine to machine and hour to hour, so what is held is a ratio of two that took
-turns: to torch's backend `fake`, which does nothing, and of each the quickest of many short runs.
+Times differ between machines, so the test compares this backend with torch's backend `fake`, which
+does nothing. The two take turns, and the quickest of many short runs counts.
 The instructions below torch are counted by tests/sim/test_small_call.cpp.
 """
 
 from tests.process import small_call_checks
 from tests.process.ranks import Ranks, Setting
 
-# A quarter above the 1.2 that it was when this was last set. Above it, look for locks, allocations
-# and GIL hand-overs in csrc/torch.
+# A quarter above 1.2, which was measured when this was last set. If the ratio is higher, look for
+# locks, allocations and GIL hand-overs in csrc/torch.
 MOST = 1.5
 
 

@@ -30,12 +30,8 @@ def load_program() -> ModuleType:
 ranks = load_program()
 
 
-# The ranks start with the first test; on a busy machine that takes its time.
-pytestmark = pytest.mark.timeout(300)
-
-
 class Job:
-    """What three ranks wrote down, case by case."""
+    """The notes of three ranks, case by case."""
 
     def __init__(self, backend: str, folder: Path) -> None:
         self.backend = backend
@@ -50,7 +46,7 @@ class Job:
 
 
 def losses(folder: Path, event: str = "train") -> dict[int, float]:
-    """By step; of a step that was run twice, the last."""
+    """Returns the losses by step. If a step was run twice, the later one counts."""
     return {r["step"]: r["loss"] for r in read(folder / "metrics.jsonl") if r["event"] == event}
 
 

@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class InterruptionError(Exception):
-    """Stands for whatever ends a run half-way."""
+    """Stands for any error that interrupts a run."""
 
 
 def samples(count: int) -> list[tuple[Tensor, Tensor]]:

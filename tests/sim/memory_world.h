@@ -1,5 +1,5 @@
-// N ranks in one thread, on memory channels, polled in an order and with faults drawn from a seed:
-// what tests of queues and messages share. Threading: one test's.
+// N ranks in one thread, on memory channels, for tests of queues and messages. The order in which
+// ranks are polled, and the faults, are drawn from a seed. Threading: one test's thread.
 #pragma once
 
 #include <algorithm>
@@ -72,7 +72,7 @@ struct World {
     return {found->second.first.get(), found->second.second.get()};
   }
 
-  // What the others see when `rank` has sent its last message.
+  // Shows the others that `rank` has gone, behind its last message.
   void depart(int rank, Presence how) {
     presences[static_cast<std::size_t>(rank)] = how;
     ++version;
@@ -106,7 +106,7 @@ struct World {
   std::vector<Presence> presences;
   uint64_t version = 1;
   int presence_looks = 0;
-  std::function<void()> before_departed;  // what another thread does just before a rank is gone
+  std::function<void()> before_departed;  // called just before a rank is reported as gone
   std::map<std::tuple<int, int, int>, ChannelPair> channels;
   std::vector<std::unique_ptr<Ends>> ends;
   std::vector<std::unique_ptr<CollectiveQueue>> queues;

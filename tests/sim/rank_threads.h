@@ -1,5 +1,5 @@
-// Ranks as threads of one process: what tests of whole communicators share. Threading: each call by
-// one test at a time.
+// Ranks as threads of one process, for tests of whole communicators. Threading: each call by one
+// test at a time.
 #pragma once
 
 #include <exception>
@@ -48,7 +48,7 @@ void with_threads(int world, Body body) {
   }
 }
 
-// A world whose ranks share one engine: they run it by turns.
+// A world whose ranks share one engine, which one of them runs at a time.
 template <typename Body>
 void with_world(int world, const Options& options, Body body) {
   Runtime runtime;

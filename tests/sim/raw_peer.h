@@ -1,5 +1,5 @@
-// What tests of hostile peers share: connections that send raw bytes to a rank, and two healthy
-// ranks that must not notice.
+// For tests of hostile peers: connections that send raw bytes to a rank, and two healthy ranks that
+// must not notice.
 // Threading: the test's thread, but for the healthy ranks, which have a thread each.
 #pragma once
 
@@ -89,13 +89,13 @@ class RawConnection {
   UniqueFd socket_;
 };
 
-// What a hello and a welcome pass over a unix socket.
+// The descriptors that come with a hello and a welcome over a unix socket.
 inline std::array<int, 2> descriptors_of(const Doorbell& bell) {
   return {bell.page_fd(), bell.event_fd()};
 }
 
-// Two ranks of a group, each with an engine of its own, that reduce small and large tensors all the
-// time. Whatever else reaches their processes must not disturb them.
+// Two ranks of a group that reduce small and large tensors all the time. Each has its own engine,
+// as a process has. Connections from elsewhere must not disturb them.
 class HealthyRanks {
  public:
   explicit HealthyRanks(const Options& options = {}) : options_(options) {

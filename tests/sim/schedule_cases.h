@@ -31,7 +31,7 @@ inline std::vector<int> uneven_hosts(int world, int most, bool interleaved) {
   return hosts;
 }
 
-// Elements from each rank to each rank, many of them 0.
+// The number of elements that each rank sends to each rank; many are 0.
 inline std::vector<uint64_t> uneven_counts(int world, uint64_t most) {
   std::vector<uint64_t> counts;
   for (uint64_t from = 0; from < static_cast<uint64_t>(world); ++from) {

@@ -18,7 +18,7 @@ bool touches(const Step& step, const Region& region) {
 std::string flaw_of(const Lane& lane, std::size_t asking) {
   const Step& send = lane[asking];
   const Region region = send.source;
-  // What was sent out of the region before must be known to have left: something was stored there.
+  // An earlier send out of the region must have left: that is certain once something was stored.
   for (std::size_t before = asking; before > 0; --before) {
     const std::size_t i = before - 1;
     if (writes(lane[i], region)) break;

@@ -1,5 +1,5 @@
-// A member of a group whose control messages are wrong: its group fails with an error that names
-// it, and the group that the same processes have without it goes on.
+// A member of a group sends wrong control messages: the group fails with an error that names that
+// member. A second group of the same processes, without it, goes on.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -209,7 +209,7 @@ TEST(a_ring_on_a_link_the_other_way_fails_the_group_of_its_sender) {
 TEST(failure_reports_with_impossible_ranks_or_texts_are_only_reports) {
   HealthyRanks healthy(options_of("direct", "auto"));
   WireControl report{.kind = kFailKind, .failure_kind = 3, .op = "all_reduce", .text = "a lie"};
-  // A rank that does not exist is no suspect, so the one that reports it is.
+  // If the suspect that a report names does not exist, its sender is the suspect.
   constexpr std::array<std::pair<int, int>, 5> kNamedAndSuspect{
       {{-1, -1}, {2, 2}, {-77, 2}, {3, 2}, {1'000'000'000, 2}}};
   for (const auto& [named, suspect] : kNamedAndSuspect) {

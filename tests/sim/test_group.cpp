@@ -27,12 +27,12 @@ TEST(all_reduce_by_every_algorithm_and_transport) {
   }
 }
 
-// A caller that runs its small calls itself, one after another, still lets the engine see to the
-// rest: here an operation of another group, which each rank has left to it.
+// A caller that runs one small call after another itself must leave time for the engine's other
+// work: here a large operation of another group.
 TEST(small_calls_do_not_hold_up_another_group) {
   constexpr int kMostCalls = 1'000'000;
   MemoryStore store;
-  MemoryStore others;  // of the other group: in one store they would read each other's keys
+  MemoryStore others;  // the other group's: keys of two groups in one store would clash
   const auto be_rank = [&store, &others](int rank) {
     Runtime runtime;
     CommunicatorConfig config;
@@ -98,7 +98,7 @@ TEST(all_reduce_in_symmetric_memory) {
   }
 }
 
-// Large ones of three ranks and more are laid out in scratch that all can read.
+// Large broadcasts of three ranks and more are staged in scratch memory that all can read.
 TEST(broadcast_by_every_algorithm_from_either_end) {
   for (const Algorithm algorithm :
        {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kTree, Algorithm::kRing}) {
@@ -150,7 +150,8 @@ TEST(failing_takes_symmetric_memory_back) {
   });
 }
 
-// The peer writes the other group's answer where nobody will see it: that must not pass for a sum.
+// The peer writes the other group's sum into memory that is not mapped any more, so the operation
+// must fail.
 TEST(an_answer_to_memory_that_was_taken_back_is_not_believed) {
   MemoryStore others;
   with_world(2, {}, [&others](Communicator& failing, Runtime& runtime) {

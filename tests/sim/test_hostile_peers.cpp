@@ -1,5 +1,5 @@
-// Control connections of strangers, and of impostors who know the group's number: two healthy ranks
-// go on, whatever those send. Broken members of a group are in test_broken_members.cpp.
+// Connections of strangers, and of impostors that know the group's number, must not disturb two
+// healthy ranks. Broken members of a group are in test_broken_members.cpp.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -33,7 +33,7 @@ WireControl control(uint8_t kind, uint64_t group, int from, int to, uint32_t num
   return {.kind = kind, .communicator = group, .from = from, .to = to, .number = number};
 }
 
-// What is no control message, in either transport's framing.
+// Bytes that are no control message, framed as for unix sockets or TCP.
 std::vector<Garbage> broken_messages(bool is_unix) {
   const auto framed = [&](const WireControl& message) {
     return is_unix ? message.packet() : message.stream();
@@ -149,8 +149,8 @@ TEST(more_descriptors_than_a_message_has_are_refused) {
   healthy.check();
 }
 
-// The group's number is known to its members alone. Who has it all the same can claim to be one of
-// them, but not to be one that is connected already, nor one that cannot be.
+// A connection that knows the group's number can claim to be a member. It must not claim to be a
+// rank that is already connected, or one that does not exist.
 TEST(impostors_do_not_replace_a_member) {
   const Doorbell bell = Doorbell::create();
   for (const bool is_unix : {true, false}) {

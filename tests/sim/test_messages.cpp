@@ -1,5 +1,5 @@
-// Messages between ranks in one thread: matched by peer and tag, whole, in order, in time, whoever
-// leaves.
+// Messages between ranks in one thread: they match by peer and tag, arrive whole and in order, and
+// fail in time when a rank leaves.
 #include <algorithm>
 #include <cstddef>
 #include <map>
@@ -67,7 +67,7 @@ TEST(messages_arrive_whole_and_in_order) {
       const int fill = static_cast<int>(*recvs[i]->data);
       CHECK_EQ(fill % 5, static_cast<int>(recvs[i]->tag % 1000));
       CHECK_EQ(static_cast<int>(recvs[i]->data[recvs[i]->size_bytes - 1]), fill);
-      // Of one sender and tag, in the order sent.
+      // Messages of one sender and tag arrive in the order sent.
       auto& before = last[{i / kEach, recvs[i]->tag}];
       CHECK(fill == static_cast<int>(recvs[i]->tag % 1000) || fill > before);
       before = fill;
@@ -84,7 +84,7 @@ TEST(a_receive_from_any_rank_ends_with_the_last_that_leaves) {
   CHECK(!world.run(10));
   const int looks = world.presence_looks;
   CHECK(!world.run(1000));
-  CHECK_EQ(world.presence_looks, looks);  // who is here is asked when it changes, not at each look
+  CHECK_EQ(world.presence_looks, looks);  // presence is looked up when it changes, not at each poll
   world.depart(2, Presence::kLeft);
   CHECK(world.run(10));
   CHECK(recv->work->failure().kind == ErrorKind::kPeerLost);

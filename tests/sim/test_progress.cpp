@@ -1,4 +1,5 @@
-// Who runs the engine, and when: callers, waiters, and its own thread, over chores that only count.
+// Which thread runs the engine, and when: a caller, a waiter, or the engine's own. The work that it
+// polls only counts.
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -15,7 +16,7 @@ constexpr TimeNs kPatience = 60 * kSecond;
 // So long that a busy machine rarely keeps a thread from running for half of it.
 constexpr TimeNs kTakeoverDelay = 100 * kMillisecond;
 
-// Busy until it is told otherwise; what a poll does is the test's.
+// Pending until finish(); the test says what a poll does.
 struct Chore : Pollable {
   explicit Chore(std::function<bool()> what) : on_poll(std::move(what)) {}
   bool poll() noexcept override {

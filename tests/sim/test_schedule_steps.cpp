@@ -1,4 +1,4 @@
-// No step is spare: whichever one is broken, of any builder's schedules, the proof fails.
+// Every step is needed: breaking any step of any builder's schedules makes the proof fail.
 #include <algorithm>
 #include <string>
 

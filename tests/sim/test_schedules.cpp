@@ -16,7 +16,7 @@ void check_proof(const Proof& proof) { CHECK_EQ(proof.counterexample, ""); }
 constexpr std::array kCapacities{0, 1, 4};
 constexpr std::array<uint32_t, 3> kElementSizes{1, 4, 16};
 
-// One case of the sweep; what the loops do not name is drawn from its number.
+// One case of the sweep. The parameters that the loops do not set follow from its number.
 void prove(PlanRequest request, uint64_t number) {
   if (number % kStride != 0) return;
   const uint64_t draw = number / kStride;

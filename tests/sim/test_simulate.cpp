@@ -132,8 +132,8 @@ TEST(closed_forms_hold_over_hosts) {
   }
 }
 
-// Most bytes of `direct` leave the host, through an interface that its ranks share. Shards that no
-// channel holds wait for each other in ways that no form follows.
+// Most bytes of `direct` leave the host, through an interface that its ranks share. The closed form
+// does not model how shards wait that are larger than a channel.
 TEST(closed_forms_of_direct_hold_over_hosts) {
   for (const int world : {8, 16, 24, 64}) {
     for (const int ranks_per_host : {1, 4, 8}) {
@@ -149,7 +149,7 @@ TEST(closed_forms_of_direct_hold_over_hosts) {
   }
 }
 
-// Small parts all leave before the first is waited for, whatever the world.
+// All small parts leave before the first receive is waited for, in worlds of any size.
 TEST(a_small_all_to_all_waits_once) {
   for (const int world : {3, 9, 16, 64}) {
     for (const int ranks_per_host : {world, 4}) {
@@ -259,7 +259,8 @@ TEST(a_slow_link_shows_where_it_is_used) {
     const double expected = static_cast<double>(link.bytes) * 0.001 * (is_slow ? 10 : 1);
     CHECK(within(link.busy_us, expected, 1e-9));
   }
-  machine.slow_links = {{.from = 3, .to = 2, .factor = 10}};  // the other way: not on the ring
+  machine.slow_links = {
+      {.from = 3, .to = 2, .factor = 10}};  // the other direction, which the ring does not use
   CHECK_EQ(simulate(ring, machine).end_us(), simulate(ring, links_only(1, 0.001)).end_us());
 }
 
@@ -295,7 +296,7 @@ TEST(more_ranks_than_cores_slow_each_other_down) {
   CHECK(within(simulate(request, machine).end_us(), enough, 1e-9));
 }
 
-// One core for two: whoever has the core sends, then the other one must be let in.
+// Two ranks on one core: one sends, then the core must switch to the other.
 TEST(a_core_changes_hands_at_a_price) {
   Machine machine = links_only(1, 0);
   machine.constants.same_host.overhead_us = 1;
@@ -303,10 +304,10 @@ TEST(a_core_changes_hands_at_a_price) {
   machine.constants.switch_us = 0;
   const PlanRequest request = all_reduce(Algorithm::kDirect, 2, 8);
   const double unpaid = simulate(request, machine).end_us();
-  CHECK(within(unpaid, 4, 1e-9));  // each sends and takes, one after the other
+  CHECK(within(unpaid, 4, 1e-9));  // two sends and two receives, one at a time
   machine.constants.switch_us = 100;
   const double paid = simulate(request, machine).end_us();
-  CHECK(paid >= unpaid + 2 * 100);  // 1 is let in to send, 0 is let in again to take
+  CHECK(paid >= unpaid + 2 * 100);  // a switch to rank 1, which sends, and one back
   CHECK(paid <= unpaid + 4 * 100);
 }
 
@@ -319,7 +320,7 @@ TEST(all_wait_for_a_late_rank) {
   CHECK(late.end_us() < 5000 + prompt.end_us());
 }
 
-// What fits into the channel leaves at once, the rest when the receiver is there.
+// The bytes that fit into the channel leave at once, the rest when the receiver comes.
 TEST(a_channel_holds_so_much_and_no_more) {
   Machine machine = links_only(1, 0.001);
   machine.start_us = {0, 100000};
@@ -345,7 +346,7 @@ TEST(equal_arguments_give_equal_times) {
 
 TEST(bytes_are_those_of_the_schedules) {
   const Simulated ring = simulate(all_reduce(Algorithm::kRing, 8, kMiB), {});
-  CHECK_EQ(ring.links.size(), 16U);  // the other way goes the handshake: an empty frame
+  CHECK_EQ(ring.links.size(), 16U);  // in the other direction only the handshake, an empty frame
   for (const LinkUse& link : ring.links) {
     const bool forward = link.to == (link.from + 1) % 8;
     CHECK_EQ(link.bytes, forward ? 2 * 7 * kMiB / 8 : 0);

@@ -26,8 +26,7 @@ namespace {
 #if defined(__x86_64__) && defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && \
     !defined(__SANITIZE_THREAD__)
 
-// A quarter above what gcc 12 made of it when this was last set. A change that is worth more
-// instructions sets it anew, and says in its commit why.
+// A quarter above the number with gcc 12 when this was last set. A commit that raises it says why.
 constexpr long kMostInstructions = 1950;
 constexpr int kTrials = 7;
 
@@ -36,7 +35,7 @@ void all_reduce(Communicator& communicator) {
   communicator.wait(*communicator.run(all_reduce_of(values)), -1);
 }
 
-// Rank 1's calls. `sent` counts those of which its part has left.
+// Makes rank 1's calls. `sent` is the number of the last call whose part has left.
 void be_rank_1(Store& store, std::atomic<int>& sent) {
   Runtime runtime;
   const auto communicator = join_world(1, 2, {}, store, runtime);
@@ -51,11 +50,11 @@ void be_rank_1(Store& store, std::atomic<int>& sent) {
   communicator->shutdown();
 }
 
-// What stops the child between two marks is counted.
+// The instructions between two marks are counted.
 void mark() { ::raise(SIGSTOP); }
 
 // The child: an empty pair of marks, which tells what the marks themselves cost, and one pair
-// around each call. Threads other than this one are not stepped.
+// around each call. Only this thread is stepped.
 void be_counted() {
   MemoryStore store;
   Runtime mine;

@@ -1,4 +1,4 @@
-// What the tests of the reduction kernels sweep over.
+// The dtypes and reductions that the tests of the reduction kernels sweep over.
 #pragma once
 
 #include <vector>

@@ -1,4 +1,4 @@
-// Payload buffers that go from hand to hand between the two ends of a pair of rings.
+// Payload buffers that the two ends of a pair of rings pass to each other.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::size_t kFrameBytes = 64;
 
-// Two ends that send to each other. A frame takes one slot and holds its number many times.
+// Two ends with a ring in each direction. A frame takes one slot and holds its number many times.
 class Pair {
  public:
   explicit Pair(const ShmRingConfig& config) : Pair(config, config) {}
@@ -63,7 +63,7 @@ class Pair {
   struct End {
     std::unique_ptr<SendChannel> sender;
     std::unique_ptr<RecvChannel> receiver;
-    std::deque<uint64_t> unread;  // what it has yet to receive
+    std::deque<uint64_t> unread;  // the frames on their way to this end
   };
 
   std::array<UniqueFd, 2> rings_;
@@ -98,7 +98,7 @@ TEST(buffers_change_hands) {
 TEST(what_only_one_end_sends_comes_back_to_it) {
   constexpr uint32_t kSlots = 8;
   Pair pair({.slots = kSlots});
-  CHECK(pair.send(1) && pair.receive(0));  // so that the other end has buffers of its own, too
+  CHECK(pair.send(1) && pair.receive(0));  // the other end now has buffers, too
   const ShmRing ring(pair.ring(0));
   for (uint64_t turn = 0; turn < 100; ++turn) {
     CHECK(pair.send(0));
@@ -128,8 +128,8 @@ void walk(uint32_t slots, unsigned seed) {
   }
 }
 
-// Whatever the ends do, a sender has room unless every slot is taken, as far as it was told: that
-// it is told of the next free one, and woken, is certain.
+// A sender always has room unless all slots are taken, as far as it knows. It will learn of the
+// next free slot, and be woken.
 TEST(a_free_slot_has_a_buffer) {
   for (const uint32_t slots : {1U, 2U, 4U, 8U, 32U}) {
     for (unsigned seed = 0; seed < 20; ++seed) walk(slots, seed);
@@ -147,18 +147,18 @@ TEST(a_broken_peer_cannot_name_what_is_no_buffer) {
   };
   offer({.buffer = ring.buffers(), .of_receiver = 0});
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 16 of its own ring");
-  offer({.buffer = 0, .of_receiver = 1});  // of a ring that this end does not send by
+  offer({.buffer = 0, .of_receiver = 1});  // a ring by which this end does not send
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 0 of the receiver's ring");
   ring.words().returns.fill(0xff);
-  ring.words().given_back.store(uint64_t{1} << 63);  // what is no buffer is passed over
+  ring.words().given_back.store(uint64_t{1} << 63);  // numbers that are no buffers are ignored
   for (uint32_t n = 0; n < ring.slots(); ++n) CHECK(ends.send(target));
   CHECK(!ends.send(target));
-  ring.words().returns.fill(0);  // and the same one again and again harms the peer alone
+  ring.words().returns.fill(0);  // the same buffer many times
   ring.words().given_back.fetch_add(uint64_t{1} << 62);
   ring.words().consumed.store(ring.slots());
   for (uint32_t n = 0; n < ring.slots(); ++n) CHECK(ends.send(target));
   CHECK(!ends.send(target));
-  ring.words().consumed.store(1'000'000);  // what was not sent was not consumed
+  ring.words().consumed.store(1'000'000);  // more than was sent
   CHECK(!ends.send(target));
 }
 

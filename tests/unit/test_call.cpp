@@ -38,7 +38,7 @@ TEST(a_call_survives_its_header) {
   CHECK(read == call);
   for (int byte = 0; byte < 4; ++byte) {
     auto key = pack(call);
-    key[0] |= uint64_t{0xff} << (8 * byte);  // of no collective, dtype, reduction or algorithm
+    key[0] |= uint64_t{0xff} << (8 * byte);  // not the number of any value
     CHECK(!unpack(key, read));
   }
 }

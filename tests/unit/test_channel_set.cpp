@@ -20,8 +20,8 @@ struct Fixture {
   ChannelSet channels{engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}};
 };
 
-// Over TCP what the peer sent last may still be on its way when it says, on another connection,
-// that it leaves. The end of its stream will tell.
+// Over TCP the last frames of a peer may arrive after its message that it leaves, which comes on
+// another connection. The end of the stream follows those frames.
 TEST(a_peer_that_leaves_in_order_may_still_be_read) {
   Fixture fixture;
   bool hung_up = false;
@@ -78,7 +78,7 @@ TEST(a_lane_is_opened_once_and_only_if_it_exists) {
   CHECK_THROWS(open(2), PeerLostError, "opened lane 2, but this rank has 2 lanes");
   CHECK_THROWS(open(-1), PeerLostError, "opened lane -1");
   fixture.channels.on_departed(1, /*in_order=*/false, "its process ended");
-  open(1);  // what was on its way when the peer was lost
+  open(1);  // its connection was on its way when the peer was lost
   CHECK(hung_up);
 }
 

@@ -1,4 +1,4 @@
-"""The command's help, its version, and what it says about arguments that make no sense."""
+"""The command's help, its version, and its errors for wrong arguments."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`fastgpu-comm simulate`: what it reads, refuses, prints and writes."""
+"""`fastgpu-comm simulate`: its arguments, its errors, its table and its files."""
 
 import json
 from pathlib import Path

@@ -115,7 +115,7 @@ TEST(reduction_and_crowding_cost_processor_time) {
   const double slower = all_reduce_us(Algorithm::kRing, 4, 64 << 20, c);
   CHECK(slower > before * 1.1);
   c.cores_per_host = 2;  // four ranks on two cores
-  // Twice the work for a core, and half of what a rank does is in somebody's way.
+  // Each core has twice the work, and half of a rank's work delays another rank.
   CHECK(near(all_reduce_us(Algorithm::kRing, 4, 64 << 20, c), 2.5 * slower, 0.01));
   c.cores_per_host = 4;
   CHECK(near(all_reduce_us(Algorithm::kRing, 4, 64 << 20, c), slower));

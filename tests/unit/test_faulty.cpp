@@ -9,7 +9,7 @@
 namespace fastgpu::test {
 namespace {
 
-// What 200 tries to send an empty frame answer, a letter each.
+// The results of 200 tries to send an empty frame, one letter each.
 std::string answers(const FaultPlan& plan) {
   auto [sender, receiver] = make_memory_channel(1000);
   const auto faulty = make_faulty(std::move(sender), plan);

@@ -1,4 +1,4 @@
-// Reading another process's memory: only the one that was meant, and only what it has.
+// Reading the memory of another process: only of the intended process, and only mapped memory.
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>

@@ -1,4 +1,4 @@
-// What each operation means for each dtype.
+// The meaning of each operation for each dtype.
 #include <cmath>
 #include <complex>
 #include <cstring>

@@ -80,7 +80,7 @@ TEST(steps_have_words) {
   CHECK_EQ(describe(step), "recv_reduce(peer=3 -> wire[64, 96))");
 }
 
-// Two lanes of a ring of three, one element a shard: what rank 1 does, step by step.
+// Two lanes of a ring of three, one element a shard: the steps of rank 1.
 TEST(ring_by_hand) {
   PlanRequest request = ring_request(3, 6);
   request.rank = 1;

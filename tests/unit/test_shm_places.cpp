@@ -1,5 +1,5 @@
-// Payloads that do not go through a ring's slots: in symmetric memory, in stages, in the sender's
-// own.
+// Payloads that do not go through a ring's buffers: in symmetric memory, in stages, and in the
+// sender's private memory.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -95,7 +95,8 @@ TEST(symmetric_memory_does_not_count_after_a_hang_up) {
   CHECK(!incoming.done);
 }
 
-// A large payload that stays is read where it lies, and has left when it was read.
+// A large payload that stays is read in the sender's memory, and the frame is done when it was
+// read.
 TEST(private_memory_is_read_where_it_lies) {
   constexpr std::size_t kSize = 600 * 1024;
   for (const bool reads : {true, false}) {

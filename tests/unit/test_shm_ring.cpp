@@ -1,5 +1,5 @@
-// What the suite of all channels cannot see of the shared-memory one: its file, its pieces, when it
-// rings, and what a broken peer may write.
+// Properties of the shared-memory channel that the suite for all channels does not test: its file,
+// its pieces, its wake-ups, and its checks of a broken peer.
 #include <fcntl.h>
 #include <sys/mman.h>
 
@@ -58,7 +58,7 @@ TEST(pieces_fit_the_slots) {
     CHECK(piece > 0 && piece <= 32768);
   }
   CHECK_EQ(ring.piece_bytes(4096), 8192U);    // all of it
-  CHECK_EQ(ring.piece_bytes(32768), 16384U);  // one copies in while the other copies out
+  CHECK_EQ(ring.piece_bytes(32768), 16384U);  // so that both ends copy at once
   CHECK_EQ(ring.piece_bytes(1 << 20), 32768U);
 }
 

@@ -42,7 +42,7 @@ Bytes reduced(const cpu::Variant& variant, DType dtype, ReduceOp op, Bytes targe
   return target;
 }
 
-// Numbers that break arithmetic, as the bytes of one dtype after another.
+// Special values of a dtype, such as infinities and NaN, as bytes.
 Bytes special_bytes(DType dtype) {
   Bytes bytes;
   const auto add = [&bytes](auto number) {
@@ -97,7 +97,7 @@ void check_same_bits(DType dtype, const Bytes& target, const Bytes& source, Rang
   }
 }
 
-// Source and target such that element i of one meets every special value of the other.
+// Pairs every special value with every other one.
 void check_special_pairs(DType dtype) {
   const Bytes special = special_bytes(dtype);
   const std::size_t size = size_of(dtype);

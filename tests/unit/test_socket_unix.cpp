@@ -116,7 +116,7 @@ TEST(descriptors_beyond_the_limit_are_refused_and_closed) {
   const std::vector<int> passed(kMaxDescriptors + 1, 0);
   CHECK_THROWS(send_message(pair.left.get(), bytes_of("m"), passed), InvalidArgumentError,
                "at most 8 descriptors, not 1 and 9");
-  // A peer of another mind may send them all the same.
+  // A peer that does not keep to the limit may still send them.
   char byte = 'm';
   iovec part{.iov_base = &byte, .iov_len = 1};
   alignas(cmsghdr) std::array<char, CMSG_SPACE((kMaxDescriptors + 1) * sizeof(int))> control{};

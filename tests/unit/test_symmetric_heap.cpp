@@ -34,7 +34,7 @@ TEST(a_peer_reads_what_is_written) {
   CHECK(all_are(peer.at(*span, 4990), 4990, std::byte{3}));
 }
 
-// Both have the same pages: what a child gave back would be cleared under its parent.
+// A child shares its parent's pages: if it freed memory, the parent would find it cleared.
 TEST(a_forked_process_gives_nothing_back) {
   SymmetricHeap heap;
   std::byte* memory = heap.allocate(5000);

@@ -1,5 +1,5 @@
-// What the conformance suite cannot see: bytes on the wire, cut where the test wants them. A pair
-// of unix stream sockets stands for the connection, as it delivers just what was written.
+// Tests of single bytes on the wire, which the conformance suite does not see. A pair of unix
+// stream sockets stands for the connection, as it delivers exactly the bytes that were written.
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -129,11 +129,11 @@ TEST(many_frames_come_in_one_read) {
   CHECK(receiver->peek(header) == Io::kClosed);
 }
 
-// Two frames, cut at every byte: whatever comes in part, kernels get whole, aligned elements.
+// Two frames, cut at every byte: kernels always get whole, aligned elements.
 TEST(elements_come_whole_however_the_stream_is_cut) {
   const std::vector<Complex> terms = {{1, 2}, {3, 4}, {5, 6}};
   const std::array<char, 3> odd = {'x', 'y', 'z'};
-  Bytes wire = frame_of(0, odd.data(), odd.size());  // so that what follows lies askew
+  Bytes wire = frame_of(0, odd.data(), odd.size());  // so that the next frame is not aligned
   const Bytes second = frame_of(1, terms.data(), terms.size() * sizeof(Complex));
   append(wire, second.data(), second.size());
   for (std::size_t cut = 0; cut <= wire.size(); ++cut) {

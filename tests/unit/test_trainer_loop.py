@@ -25,7 +25,7 @@ from fastgpu_comm.trainer.metrics import read
 
 
 class InterruptionError(Exception):
-    """Stands for whatever ends a run half-way."""
+    """Stands for any error that interrupts a run."""
 
 
 def samples(count: int = 22) -> list[tuple[Tensor, Tensor]]:
@@ -59,7 +59,7 @@ def trainer(
 
 
 def losses(folder: Path) -> dict[int, Any]:
-    """The training losses by step; of a step that was run twice, the last."""
+    """Returns the training losses by step. If a step was run twice, the later one counts."""
     records = read(folder / "metrics.jsonl")
     return {r["step"]: r["loss"] for r in records if r["event"] == "train"}
 

@@ -1,6 +1,5 @@
 // The wire format of docs/wire.md, byte by byte: frame headers, keys, messages between two ranks
-// and control messages. Both directions are tested: the bytes that this version writes, and that it
-// reads the same bytes.
+// and control messages. This version must write these bytes, and must read them.
 #include <sys/socket.h>
 
 #include <array>

@@ -117,7 +117,7 @@ TEST(a_receiver_says_what_it_has_taken_and_which_buffers_are_free) {
     CHECK(ends.receive(target));
   }
   CHECK_EQ(file.number(128, 8), 10U);
-  // Of the ten it keeps eight to send by, and returns the two that slots 8 and 9 name.
+  // It keeps eight of the ten buffers to send by, and returns those of slots 8 and 9.
   CHECK_EQ(file.number(136, 8), 2U);
   for (std::size_t i = 0; i < 2; ++i) {
     CHECK_EQ(file.number(144 + i, 1), 2 * file.number(kLines + 64 * i + 48, 4));
