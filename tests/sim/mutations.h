@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "plan/schedule.h"
+#include "plan/build.h"
 #include "schedule_cases.h"
 
 namespace fastgpu::test {

@@ -214,9 +214,9 @@ TEST(write_under_a_pending_send) {
       kOneShot,
       [](World& world) {
         Lane& lane = lane_of(world, 2);
-        const Step encode = *find_step(lane, [](const Step& s) { return s.verb == Verb::kEncode; });
+        const Step copy = *find_step(lane, [](const Step& s) { return s.verb == Verb::kCopy; });
         for (Step& step : lane) {
-          if (is_send(step)) step.source = encode.source;
+          if (is_send(step)) step.source = copy.source;
         }
       },
       "pending send");
@@ -290,7 +290,7 @@ TEST(unwritten_scratch_is_read) {
       kOneShot,
       [](World& world) {
         Lane& lane = lane_of(world, 2);
-        lane.erase(find_step(lane, [](const Step& step) { return step.verb == Verb::kEncode; }));
+        lane.erase(find_step(lane, [](const Step& step) { return step.verb == Verb::kCopy; }));
       },
       "nobody has written");
 }
@@ -301,9 +301,9 @@ TEST(lanes_that_share) {
       [](World& world) {
         const Region scratch = find_step(lane_of(world, 2, 1), is_send)->source;
         for (Step& step : lane_of(world, 2)) {
-          if (step.verb == Verb::kEncode) step.target.offset_bytes = scratch.offset_bytes;
-          if (step.source.buffer == Buffer::kScratch)
-            step.source.offset_bytes = scratch.offset_bytes;
+          for (Region* region : {&step.source, &step.target}) {
+            if (region->buffer == Buffer::kScratch) region->offset_bytes = scratch.offset_bytes;
+          }
         }
       },
       "share bytes");
@@ -319,11 +319,11 @@ TEST(reduce_that_stores_over_its_input) {
       subject(Collective::kReduce, Algorithm::kDirect),
       [](World& world) {
         Lane& lane = lane_of(world, 1);
-        const auto encode =
-            find_step(lane, [](const Step& step) { return step.verb == Verb::kEncode; });
-        const Region input = encode->source;
-        lane.erase(encode);
-        find_step(lane, [](const Step& s) { return s.verb == Verb::kDecode; })->source = input;
+        const auto copy =
+            find_step(lane, [](const Step& step) { return step.verb == Verb::kCopy; });
+        const Region input = copy->source;
+        lane.erase(copy);
+        find_step(lane, [](const Step& s) { return s.verb == Verb::kCopy; })->source = input;
       },
       "counted twice");
 }

@@ -13,7 +13,7 @@ void reduce_in_order(LaneBuilder& steps, const RankSubset& subset, const Region&
       const int peer = subset.ranks[static_cast<std::size_t>(member)];
       member == 0 ? steps.recv(peer, target) : steps.recv_reduce(peer, target);
     } else if (member != 0) {
-      steps.decode_reduce(own, target);
+      steps.copy_reduce(own, target);
     } else if (own != target) {
       steps.copy(own, target);
     }
@@ -33,7 +33,7 @@ void scatter_reduce(LaneBuilder& steps, const RankSubset& subset, const Partitio
   Region own = mine;
   if (subset.index > 0) {  // the first member's contribution is stored over mine
     own = {kept.buffer, kept.offset_bytes, mine.size_bytes};
-    steps.encode(mine, own);
+    steps.copy(mine, own);
   }
   reduce_in_order(steps, subset, own, mine);
 }
@@ -78,7 +78,7 @@ namespace {
 void one_shot(LaneContext& context, const RankSubset& subset) {
   const Region data = context.data();
   const Region scratch = context.scratch.take(data.size_bytes);
-  context.steps.encode(data, scratch);
+  context.steps.copy(data, scratch);
   for (int ahead = 1; ahead < subset.size(); ++ahead) {
     context.steps.send(shifted(subset.index, ahead, subset.size()), scratch);
   }

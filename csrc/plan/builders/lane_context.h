@@ -4,8 +4,9 @@
 // Ownership: lives inside build(). Thread safety: one thread.
 #pragma once
 
+#include "plan/build.h"
+#include "plan/builders/lane_builder.h"
 #include "plan/builders/partition.h"
-#include "plan/schedule.h"
 
 namespace fastgpu {
 

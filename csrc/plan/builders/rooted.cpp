@@ -60,7 +60,7 @@ void direct_broadcast(LaneContext& context) {
       if (chunk >= ahead) {
         for_each_other(request, [&](int peer) { context.steps.recv_empty(peer); });
       }
-      context.steps.encode(source, place);
+      context.steps.copy(source, place);
       source = place;
     }
     for_each_other(request, [&](int peer) { context.steps.send(peer, source); });
@@ -89,7 +89,7 @@ void direct_reduce(LaneContext& context) {
   Region own = context.input();
   if (request.root > 0) {
     own = context.scratch.take(own.size_bytes);
-    context.steps.encode(context.input(), own);
+    context.steps.copy(context.input(), own);
   }
   const std::vector<int> ranks = all_ranks(request.world);
   reduce_in_order(context.steps, {ranks, request.rank}, own, context.data());

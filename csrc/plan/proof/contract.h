@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "plan/build.h"
 #include "plan/proof/symbolic_run.h"
-#include "plan/schedule.h"
 
 namespace fastgpu {
 

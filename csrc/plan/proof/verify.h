@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "plan/schedule.h"
+#include "plan/build.h"
 
 namespace fastgpu {
 

@@ -41,11 +41,8 @@ void check_step(const Step& step, const Limits& limits) {
     require(!step.reduce || receives, "a send cannot reduce");
   } else {
     require(step.source.size_bytes == step.target.size_bytes, "source and target differ in size");
-    require(step.source.size_bytes > 0, "a codec step without data");
+    require(step.source.size_bytes > 0, "a copy without data");
     require(!overlap(step.source, step.target), "source and target overlap");
-    require(step.verb == Verb::kDecode || step.target.buffer == Buffer::kScratch,
-            "encode writes to the wire buffer only");
-    require(step.verb == Verb::kDecode || !step.reduce, "encode cannot reduce");
   }
   require(sends || step.target.size_bytes == 0 || step.target.buffer != Buffer::kInput,
           "the input is written");

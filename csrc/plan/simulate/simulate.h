@@ -18,8 +18,8 @@
 #include <span>
 #include <vector>
 
+#include "plan/build.h"
 #include "plan/cost.h"
-#include "plan/schedule.h"
 
 namespace fastgpu {
 
