@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ CONTAINER = re.compile(
     r"\s*(inline\s+)?(template\s*<[^;{(]*>\s*)*(namespace|class|struct|union|enum|extern)\b"
 )
 ACCESS = re.compile(r"\b(public|protected|private)\s*:(?!:)")
-LAYER = re.compile(r"^fastgpu_layer\(([\w ]+)\)", re.MULTILINE)
+LAYER = re.compile(r"^fastgpu_layer\(([\w/ ]+)\)", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
 
 
@@ -116,7 +116,10 @@ def without_comments(text: str) -> str:
 
 
 def layers(cmake: str) -> dict[str, set[str]]:
-    """Returns, for each layer of csrc/CMakeLists.txt, the layers it may include."""
+    """Returns, for each layer of csrc/CMakeLists.txt, the layers it may include.
+
+    A layer is a folder of csrc/. It may be inside another layer, as plan/proof is.
+    """
     links = {words[0]: words[1:] for words in map(str.split, LAYER.findall(cmake))}
     reach: dict[str, set[str]] = {}
     for layer, below in links.items():  # a layer is declared after those it links
@@ -124,22 +127,29 @@ def layers(cmake: str) -> dict[str, set[str]]:
     return reach
 
 
+def layer_of(path: str, known: Container[str]) -> str | None:
+    """Returns the innermost known layer that holds a path under csrc/; None if there is none."""
+    folders = path.split("/")[:-1]
+    prefixes = ("/".join(folders[:depth]) for depth in range(len(folders), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in known), None)
+
+
 def forbidden_includes(name: str, text: str, allowed: Mapping[str, set[str]]) -> list[str]:
     """Returns the includes of a file under csrc/ that its layer does not link.
 
     Args:
-        name: The file's path from csrc/ on, such as plan/ring.cpp.
-        text: What the file holds.
-        allowed: What `layers` returned.
+        name: The path of the file, relative to csrc/, such as plan/builders/ring.cpp.
+        text: The content of the file.
+        allowed: The result of `layers`.
     """
-    layer = name.split("/")[0]
-    if layer not in allowed:  # csrc/torch links them all
+    layer = layer_of(name, allowed)
+    if layer is None:  # csrc/torch may include every layer
         return []
     found = []
     for include in INCLUDE.findall(text):
-        folder = include.split("/")[0]
-        if folder in allowed and folder not in allowed[layer]:
-            found.append(f"{name} includes {include}, but {layer} does not link {folder}")
+        other = layer_of(include, allowed)
+        if other is not None and other not in allowed[layer]:
+            found.append(f"{name} includes {include}, but {layer} does not link {other}")
         elif include.startswith(PYTHON_INCLUDES):
             found.append(f"{name} includes {include}, which is for csrc/torch alone")
     return found
