@@ -108,13 +108,13 @@ TEST(peer_outside_the_world) {
 TEST(talking_to_itself) {
   check_killed(
       kRing, [](World& world) { find_step(lane_of(world, 1), is_recv)->peer = 1; },
-      "talks to itself");
+      "its own peer");
 }
 
 TEST(store_instead_of_reduce) {
   check_killed(
       kRing, [](World& world) { find_step(lane_of(world, 0), is_reduce, 2)->reduce = false; },
-      "everybody");
+      "the sum of all ranks");
 }
 
 TEST(reduce_instead_of_store) {
@@ -145,7 +145,7 @@ TEST(shifted_target) {
   check_killed(
       request,
       [](World& world) { find_step(lane_of(world, 1), is_store, 1)->target.offset_bytes -= 4; },
-      "nobody has written");
+      "no step has written");
 }
 
 TEST(wrong_shard) {
@@ -275,7 +275,7 @@ TEST(barrier_a_round_short) {
           });
         }
       },
-      "began");
+      "has begun");
 }
 
 TEST(written_input) {
@@ -292,7 +292,7 @@ TEST(unwritten_scratch_is_read) {
         Lane& lane = lane_of(world, 2);
         lane.erase(find_step(lane, [](const Step& step) { return step.verb == Verb::kCopy; }));
       },
-      "nobody has written");
+      "no step has written");
 }
 
 TEST(lanes_that_share) {
@@ -310,7 +310,7 @@ TEST(lanes_that_share) {
 }
 
 TEST(a_lane_too_few) {
-  check_killed(kRing, [](World& world) { world[3].lanes.pop_back(); }, "lanes as requested");
+  check_killed(kRing, [](World& world) { world[3].lanes.pop_back(); }, "the number of lanes");
 }
 
 // Right as long as input and data are two memories; reduce allows them to be one.
@@ -340,7 +340,7 @@ TEST(hosts_that_do_not_talk) {
           }
         }
       },
-      "everybody");
+      "the sum of all ranks");
 }
 
 }  // namespace fastgpu::test
