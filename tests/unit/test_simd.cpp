@@ -286,14 +286,14 @@ TEST(float16_results_are_those_of_fp32_rounded_once) {
 
 TEST(simd_is_chosen_by_name_and_only_downwards) {
   const std::vector<const cpu::Variant*> usable = cpu::usable_variants();
-  CHECK_EQ(&cpu::choose(nullptr), usable.back());
-  CHECK_EQ(&cpu::choose(""), usable.back());
-  CHECK_EQ(&cpu::choose("base"), usable.front());
-  CHECK_EQ(&cpu::choose("avx512fp16"), usable.back());
-  for (const cpu::Variant* variant : usable) CHECK_EQ(&cpu::choose(variant->name), variant);
-  CHECK_THROWS(cpu::choose("sse9"), InvalidArgumentError,
+  CHECK_EQ(&cpu::choose_variant(nullptr), usable.back());
+  CHECK_EQ(&cpu::choose_variant(""), usable.back());
+  CHECK_EQ(&cpu::choose_variant("base"), usable.front());
+  CHECK_EQ(&cpu::choose_variant("avx512fp16"), usable.back());
+  for (const cpu::Variant* variant : usable) CHECK_EQ(&cpu::choose_variant(variant->name), variant);
+  CHECK_THROWS(cpu::choose_variant("sse9"), InvalidArgumentError,
                "FASTGPU_SIMD is 'sse9'; allowed are avx512fp16, avx512, avx2 and base");
-  CHECK_EQ(std::string(simd_level()), cpu::in_use().name);
+  CHECK_EQ(std::string(simd_level()), cpu::active_variant().name);
 }
 
 }  // namespace fastgpu
