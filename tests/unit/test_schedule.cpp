@@ -84,7 +84,7 @@ TEST(steps_have_words) {
            "copy(input[0, 32) -> scratch[64, 96))");
 }
 
-// Two lanes of a ring of three, one element a shard: what rank 1 does, step by step.
+// The steps of rank 1 in a ring of three, with two lanes and one element per shard.
 TEST(ring_by_hand) {
   PlanRequest request = ring_request(3, 6);
   request.rank = 1;
