@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ CONTAINER = re.compile(
 )
 ACCESS = re.compile(r"\b(public|protected|private)\s*:(?!:)")
 LIST_MARKER = re.compile(r"\s*(?:[-*]|\d+\.|>)\s+")
-LAYER = re.compile(r"^fastgpu_layer\(([\w ]+)\)", re.MULTILINE)
+LAYER = re.compile(r"^fastgpu_layer\(([\w/ ]+)\)", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
 
 
@@ -148,7 +148,10 @@ def without_comments(text: str) -> str:
 
 
 def layers(cmake: str) -> dict[str, set[str]]:
-    """Returns the layers that each layer of csrc/CMakeLists.txt may include."""
+    """Returns, for each layer of csrc/CMakeLists.txt, the layers it may include.
+
+    A layer is a folder of csrc/. It may be inside another layer, as plan/proof is.
+    """
     links = {words[0]: words[1:] for words in map(str.split, LAYER.findall(cmake))}
     reach: dict[str, set[str]] = {}
     for layer, below in links.items():  # a layer is declared after the layers it links
@@ -156,22 +159,29 @@ def layers(cmake: str) -> dict[str, set[str]]:
     return reach
 
 
+def layer_of(path: str, known: Container[str]) -> str | None:
+    """Returns the innermost known layer that holds a path under csrc/; None if there is none."""
+    folders = path.split("/")[:-1]
+    prefixes = ("/".join(folders[:depth]) for depth in range(len(folders), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in known), None)
+
+
 def forbidden_includes(name: str, text: str, allowed: Mapping[str, set[str]]) -> list[str]:
     """Returns the includes of a file under csrc/ from layers that its own layer does not link.
 
     Args:
-        name: The path below csrc/, such as plan/choose.cpp.
-        text: The contents of the file.
+        name: The path of the file, relative to csrc/, such as plan/builders/ring.cpp.
+        text: The content of the file.
         allowed: The result of `layers`.
     """
-    layer = name.split("/")[0]
-    if layer not in allowed:  # csrc/torch links all layers
+    layer = layer_of(name, allowed)
+    if layer is None:  # csrc/torch may include every layer
         return []
     found = []
     for include in INCLUDE.findall(text):
-        folder, slash, _ = include.partition("/")  # <memory> is no folder
-        if slash and folder in allowed and folder not in allowed[layer]:
-            found.append(f"{name} includes {include}, but {layer} does not link {folder}")
+        other = layer_of(include, allowed)
+        if other is not None and other not in allowed[layer]:
+            found.append(f"{name} includes {include}, but {layer} does not link {other}")
         elif include.startswith(PYTHON_INCLUDES):
             found.append(f"{name} includes {include}, which only csrc/torch may")
     return found

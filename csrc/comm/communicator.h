@@ -25,7 +25,7 @@ namespace fastgpu {
 
 class Runtime;  // this process's engine, connector and caches: comm/process.h
 
-// Buffers, counts in elements, as PlanRequest has them (plan/schedule.h).
+// Buffers, counts in elements, as PlanRequest has them (plan/build.h).
 struct CollectiveCall {
   Collective collective = Collective::kBarrier;
   DType dtype = DType::kUInt8;

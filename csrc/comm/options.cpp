@@ -23,7 +23,7 @@ struct ProcessVariable {
 };
 constexpr std::array<ProcessVariable, 2> kProcessVariables{{
     {"FASTGPU_LOG", [](const std::string& text) { set_log_level(text); }},
-    {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose(text.c_str()); }},
+    {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose_variant(text.c_str()); }},
 }};
 constexpr std::array<std::string_view, 3> kTransports{"auto", "shm", "tcp"};
 constexpr std::array<std::string_view, 3> kSingleCopyNames{"auto", "never", "always"};

@@ -12,9 +12,9 @@
 
 #include "comm/options.h"
 #include "comm/topology.h"
+#include "plan/build.h"
 #include "plan/choose.h"
 #include "plan/cost.h"
-#include "plan/schedule.h"
 
 namespace fastgpu {
 

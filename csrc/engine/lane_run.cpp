@@ -75,7 +75,7 @@ LaneState LaneRun::poll(ChannelSource& channels) {
       // flush.
       if (is_posted(step.target)) return moved ? LaneState::kMoved : LaneState::kBlocked;
       if (step.verb != Verb::kRecv) {
-        decode(step);
+        copy(step);
         moved = true;
       } else if (!receive(step, channels, &moved)) {
         return moved ? LaneState::kMoved : LaneState::kBlocked;
@@ -103,7 +103,7 @@ void LaneRun::post(const Step& step, ChannelSource& channels) {
   Outgoing frame;
   frame.header = header_of(step, step.source.size_bytes);
   frame.payload = operation_->source(step.source);
-  frame.answer = step.answer;
+  frame.answer = step.reply;
   frame.single_copy = step.source.size_bytes >= operation_->single_copy_from_bytes;
   if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
@@ -152,7 +152,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_.target = operation_->target(step.target);
     incoming_.size_bytes = step.target.size_bytes;
     incoming_.reduce = step.reduce ? operation_->reduce : nullptr;
-    incoming_.copy = step.last ? operation_->copy : nullptr;
+    incoming_.copy = step.last_use ? operation_->copy : nullptr;
     incoming_.element_size = operation_->element_size;
     incoming_.reduce_both = operation_->reduce_both;
     if (step.reduce && operation_->reduce_both != nullptr) {
@@ -210,16 +210,16 @@ void LaneRun::reclaim(const Step& step, ChannelSource& channels) {
   if (SendChannel* channel = channels.sender(step.peer, lane_)) channel->reclaim(incoming_.staged);
 }
 
-void LaneRun::decode(const Step& step) const {
+void LaneRun::copy(const Step& step) const {
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
-  CopyKernel copy = step.last ? operation_->copy : nullptr;
-  if (step.target.buffer == Buffer::kScratch) copy = operation_->staging_copy;
+  CopyKernel kernel = step.last_use ? operation_->copy : nullptr;
+  if (step.target.buffer == Buffer::kScratch) kernel = operation_->staging_copy;
   if (step.reduce) {
     operation_->reduce(target, source, size_bytes / operation_->element_size);
-  } else if (source != target && copy != nullptr) {
-    copy(target, source, size_bytes);
+  } else if (source != target && kernel != nullptr) {
+    kernel(target, source, size_bytes);
   } else if (source != target) {
     std::memcpy(target, source, size_bytes);
   }

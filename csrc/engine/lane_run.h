@@ -76,7 +76,7 @@ class LaneRun {
   void find_staged(const Step& step);
   void reclaim(const Step& step, ChannelSource& channels);
   void note(int peer, const Outgoing& frame);
-  void decode(const Step& step) const;
+  void copy(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;
 

@@ -1,10 +1,12 @@
-// One element of a reduction: how a dtype is loaded and stored, and what an operation does to two
-// values. CPU loops and GPU kernels are built from these, so their bits agree. A NaN that is stored
-// is always the one quiet NaN of its dtype: which NaN an addition gives depends on the machine, and
-// on the order the compiler puts the operands in.
-// Integers wrap around. Bool is any byte, stored as 0 or 1.
-// Compile with -ffp-contract=off (nvcc: --fmad=false): a fused multiply-add rounds once, not twice.
-// Thread safety: pure functions.
+// The arithmetic of one element: how a dtype is loaded and stored, and the result of an operation
+// on two values. CPU loops and GPU kernels are built from this file, so that their bits agree.
+//
+// A stored NaN is always the canonical quiet NaN of its dtype, because the NaN that an addition
+// returns depends on the machine and on the order of its operands. Integers wrap around. A bool is
+// any byte, stored as 0 or 1.
+//
+// Compile with -ffp-contract=off (nvcc: --fmad=false), because a fused multiply-add rounds once
+// where a product and a sum round twice. Threading: pure functions.
 #pragma once
 
 #include <type_traits>
@@ -14,7 +16,8 @@
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
 
-// An Element has Storage (what memory holds), Value (what is computed with), load and store.
+// An element type has Storage (the type in memory), Value (the type of computation), load() and
+// store().
 template <typename Number>
 struct Real {
   using Storage = Number;
@@ -64,12 +67,12 @@ struct Complex {
   }
 };
 
-// The type in which an integer wraps without overflow: small ones would be promoted to int, where
-// 65535 * 65535 has no meaning.
+// The unsigned type in which an integer is computed. Without it, a small integer would be promoted
+// to int, where 65535 * 65535 overflows.
 template <typename Number>
 using Wrapping = std::conditional_t<sizeof(Number) <= 4, uint32_t, uint64_t>;
 
-// An operation works on numbers and, floating-point ones, also on compiler vectors of them.
+// Each operation accepts two numbers, or two compiler vectors of floating-point numbers.
 struct Sum {
   template <typename Value>
   FASTGPU_HD static Value apply(Value a, Value b) {
@@ -82,8 +85,8 @@ struct Sum {
   }
 };
 
-// -value, in a way that hides it from the compiler: gcc 12 makes a product minus a product into a
-// fused multiply-add even where -ffp-contract=off forbids it.
+// Returns -value in a way that the compiler does not see. Otherwise gcc 12 turns a product minus a
+// product into a fused multiply-add, although -ffp-contract=off forbids it.
 FASTGPU_HD constexpr float negated(float value) {
   return float_of(bits_of(value) ^ (kFloatMagnitude + 1));
 }
@@ -108,7 +111,8 @@ struct Product {
   }
 };
 
-// A NaN on either side is the result; equal values (zeros of either sign) leave the first.
+// If either value is NaN, so is the result. If the values are equal (0 and -0), the result
+// is the first.
 struct Min {
   template <typename Value>
   FASTGPU_HD static Value apply(Value a, Value b) {
@@ -144,8 +148,9 @@ struct BitXor {
   }
 };
 
-// value / divisor towards zero. A float quotient is exact enough where it has 8 bits more than the
-// integer: it cannot round up to a whole number, which is at least 1 / divisor away.
+// Returns value / divisor, rounded towards zero. The quotient is computed in a float type with at
+// least 8 bits more than the integer. It cannot round up to the next whole number, which is at
+// least 1 / divisor away.
 template <typename Number>
 FASTGPU_HD Number divide(Number value, uint64_t divisor) {
   if constexpr (sizeof(Number) <= 2) {

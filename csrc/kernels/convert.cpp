@@ -29,12 +29,12 @@ void check_short(DType dtype) {
 
 void widen(const std::byte* source, DType dtype, float* target, std::size_t count) {
   check_short(dtype);
-  cpu::in_use().widen(source, dtype, target, count);
+  cpu::active_variant().widen(source, dtype, target, count);
 }
 
 void narrow(const float* source, std::byte* target, DType dtype, std::size_t count) {
   check_short(dtype);
-  cpu::in_use().narrow(source, target, dtype, count);
+  cpu::active_variant().narrow(source, target, dtype, count);
 }
 
 }  // namespace fastgpu

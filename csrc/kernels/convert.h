@@ -1,6 +1,7 @@
-// Arrays of fp32 to and from float16, bfloat16 and fp8: to nearest even; short_float.h says what
-// becomes of what. Other dtypes raise InvalidArgumentError.
-// Thread safety: pure functions.
+// Converts arrays between fp32 and float16, bfloat16 or fp8. Narrowing rounds to nearest, ties to
+// even; short_float.h describes NaN and overflow. Other dtypes throw InvalidArgumentError.
+//
+// Threading: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,7 @@
 
 namespace fastgpu {
 
-// target[i] = source[i] for `count` elements of `dtype`; the arrays do not overlap.
+// target[i] = source[i] for `count` elements of `dtype`. The arrays must not overlap.
 void widen(const std::byte* source, DType dtype, float* target, std::size_t count);
 void narrow(const float* source, std::byte* target, DType dtype, std::size_t count);
 

@@ -18,10 +18,11 @@ namespace fastgpu {
 namespace {
 
 constexpr std::size_t kUnknownCacheBytes = std::size_t{32} << 20;
-// Few CPUs have more to themselves: a virtual machine that is told of more shares it with others.
+// A virtual machine may report the cache of the whole processor, which it shares with other virtual
+// machines. Few processors have more last-level cache per CPU than this.
 constexpr std::size_t kMostCacheBytesPerCpu = std::size_t{32} << 20;
 
-// "32768K", as Linux writes it; 0 when it does not.
+// Parses a size such as "32768K". Returns 0 if there is none.
 std::size_t cache_size(const std::string& folder) {
   std::ifstream file(folder + "size");
   std::size_t size = 0;
@@ -31,7 +32,7 @@ std::size_t cache_size(const std::string& folder) {
   return unit == 'M' ? size << 20 : unit == 'K' ? size << 10 : size;
 }
 
-// The CPUs that share the cache, of a mask in hexadecimal digits; 0 when there is none.
+// The number of CPUs that share the cache, from a mask in hexadecimal digits; 0 if there is none.
 std::size_t sharing_cpus(const std::string& folder) {
   std::ifstream file(folder + "shared_cpu_map");
   std::size_t cpus = 0;

@@ -1,18 +1,19 @@
-// Copies that leave the caches to others. To store to a line that no cache has costs a read of it
-// before the write: three transfers for a byte that memory gets, where a copy past the caches takes
-// two. It pays for what would be gone from the caches anyway before somebody reads it.
-// Thread safety: pure functions; cache_bytes() looks once.
+// Copies that bypass the caches. An ordinary store to a line that is in no cache reads the line
+// from memory first, so copying a line takes three memory transfers. A streaming store takes two.
+// It pays off for data that would be evicted from the caches before it is read again.
+//
+// Threading: pure functions; cache_bytes() reads the system once.
 #pragma once
 
 #include <cstddef>
 
 namespace fastgpu {
 
-// As memcpy, but whole lines of the target go past the caches, where the CPU can do that. When it
-// returns, they are as visible to other threads as plain stores.
+// Like memcpy, but whole cache lines of the target bypass the caches if the CPU supports it. On
+// return, the stores are ordered like ordinary stores.
 void copy_streaming(std::byte* target, const std::byte* source, std::size_t size_bytes);
 
-// What the machine's last-level caches hold together; 32 MiB where the system does not say.
+// The total size of the machine's last-level caches; 32 MiB if the system does not tell.
 std::size_t cache_bytes();
 
 }  // namespace fastgpu

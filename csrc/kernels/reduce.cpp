@@ -18,11 +18,11 @@ std::string why_not_integer(ReduceOp reduce_op, DType dtype) {
 }  // namespace
 
 ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
-  return cpu::in_use().find_reduce(dtype, reduce_op);
+  return cpu::active_variant().find_reduce(dtype, reduce_op);
 }
 
 ReduceBothKernel find_reduce_both(DType dtype, ReduceOp reduce_op) {
-  return cpu::in_use().find_reduce_both(dtype, reduce_op);
+  return cpu::active_variant().find_reduce_both(dtype, reduce_op);
 }
 
 std::string why_not(DType dtype, ReduceOp reduce_op) {
@@ -37,9 +37,9 @@ std::string why_not(DType dtype, ReduceOp reduce_op) {
 }
 
 void scale(std::byte* data, std::size_t count, DType dtype, double factor) {
-  cpu::in_use().scale(data, count, dtype, factor);
+  cpu::active_variant().scale(data, count, dtype, factor);
 }
 
-const char* simd_level() { return cpu::in_use().name; }
+const char* simd_level() { return cpu::active_variant().name; }
 
 }  // namespace fastgpu

@@ -1,7 +1,9 @@
-// The arithmetic of reductions: one loop a dtype and operation, in the widest SIMD this CPU has.
-// float16, bfloat16 and fp8 are summed in fp32 and rounded once, to nearest even; NaN stays NaN and
-// the result of min and max with a NaN is NaN. Every variant gives the same bits.
-// Thread safety: pure functions.
+// Reduction kernels: one loop for each dtype and operation, in the widest SIMD that the CPU has.
+//
+// float16, bfloat16 and fp8 are computed in fp32 and rounded once, to nearest even. An operation
+// with a NaN gives NaN, min and max included. Every SIMD variant gives the same bits.
+//
+// Threading: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -11,20 +13,21 @@
 
 namespace fastgpu {
 
-// The kernel for target = target op source; AVG and PREMUL_SUM sum (scale does their rest).
-// nullptr where the operation has no meaning for the dtype; why_not says it in words.
+// Returns the kernel for target = target op source, or nullptr if the operation is not defined for
+// the dtype. The kernel of AVG and PREMUL_SUM is the sum; scale() does the multiplication.
 ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op);
-// The kernel that leaves the result in both, in one pass over them; nullptr where there is none:
-// there is for sums of floating-point numbers of 16 bits and more.
+// Returns the kernel that stores the result in both target and source, in one pass. It exists for
+// sums of floating-point numbers of 16 bits or more; otherwise nullptr.
 ReduceBothKernel find_reduce_both(DType dtype, ReduceOp reduce_op);
+// Says why find_reduce() returns nullptr; empty if it does not.
 std::string why_not(DType dtype, ReduceOp reduce_op);
 
-// data[i] *= factor, in fp32 for the short floats, in fp64 for float64; integers are divided by
-// 1 / factor towards zero (so factor must be 1 / n). Undefined for bool.
+// data[i] *= factor: in fp64 for float64 and complex128, in fp32 for other floats. Integers are
+// divided by 1 / factor and rounded towards zero, so `factor` must be 1 / n. No effect on bool.
 void scale(std::byte* data, std::size_t count, DType dtype, double factor);
 
-// "avx512fp16", "avx512", "avx2" or "base": the variant in use; FASTGPU_SIMD overrides it,
-// downwards only.
+// The SIMD variant in use: "avx512fp16", "avx512", "avx2" or "base". FASTGPU_SIMD can only lower
+// it.
 const char* simd_level();
 
 }  // namespace fastgpu

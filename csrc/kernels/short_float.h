@@ -1,22 +1,24 @@
-// The bits of one float16, bfloat16 or fp8 number, to and from fp32, in arithmetic that CPU and GPU
-// do alike, bit for bit.
-// Narrowing rounds to nearest even. Every NaN, of either sign, narrows to the one kNaN of its
-// format, since machines differ in the NaN they compute. Widening makes a NaN quiet, save that of
-// bfloat16, which is the upper half of an fp32 number as it stands.
-// What is too large becomes what torch's own cast makes of it: infinity, the largest number in
-// float8_e4m3fn (NaN before torch 2.12), NaN in the fnuz formats.
-// No fp32 subnormal is ever multiplied or read, so a thread that flushes them gets the same bits.
-// Thread safety: pure functions.
+// Converts single float16, bfloat16 and fp8 numbers to and from fp32, with the same bits on CPU and
+// GPU.
 //
-// FASTGPU_ISA names the instruction set a file is compiled for. All that such a file shares with
-// others lies in a namespace of that name: else the linker keeps one copy of an inline function,
-// perhaps the AVX-512 one, for CPUs that lack it. For the same reason no std function is called.
+// Narrowing rounds to nearest, ties to even. Every NaN narrows to the canonical kNaN of its format,
+// because machines differ in the NaN that they compute. Widening makes a NaN quiet, except for
+// bfloat16, which is the upper half of an fp32 number.
+// A number that is too large narrows as in torch's own cast: to infinity; in float8_e4m3fn to the
+// largest number (NaN before torch 2.12); in the fnuz formats to NaN.
+// No fp32 subnormal is multiplied or read, so a thread that flushes subnormals gets the same bits.
+//
+// FASTGPU_ISA is the instruction set that a file is compiled for. Inline functions that several
+// such files share are in a namespace of that name. Otherwise the linker would keep one copy,
+// perhaps with AVX-512, also for CPUs that lack it. For the same reason no std function is called.
+//
+// Threading: pure functions.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-// What one element or register goes through is always inlined: else gcc calls it, lane by lane.
+// Functions of one element or register are always inlined; otherwise gcc calls them for every lane.
 #define FASTGPU_INLINE inline __attribute__((always_inline))
 #if defined(__CUDACC__)
 #define FASTGPU_HD __host__ __device__ FASTGPU_INLINE
@@ -42,8 +44,8 @@ struct Float16 {
   static constexpr uint32_t kExponentBits = 5;
   static constexpr uint32_t kMantissaBits = 10;
   static constexpr uint32_t kLargest = 0x7bff;   // finite
-  static constexpr uint32_t kInfinity = 0x7c00;  // above it are NaN
-  static constexpr uint32_t kOverflow = 0x7c00;  // what a larger number becomes
+  static constexpr uint32_t kInfinity = 0x7c00;  // larger codes are NaN
+  static constexpr uint32_t kOverflow = 0x7c00;  // the code of a number that is too large
   static constexpr uint32_t kNaN = 0x7e00;
 };
 
@@ -67,7 +69,7 @@ struct Float8E5M2 {
   static constexpr uint32_t kNaN = 0x7f;
 };
 
-// The fnuz formats have one zero; its negative is their only NaN, and they have no infinity.
+// The fnuz formats have no -0 and no infinity. The code of -0 is the only NaN.
 struct Float8E4M3Fnuz {
   using Storage = uint8_t;
   static constexpr uint32_t kExponentBits = 4;
@@ -94,33 +96,33 @@ struct BFloat16 {
   static constexpr uint32_t kNaN = 0x7fc0;
 };
 
-// What the formats other than bfloat16 share: how their fields lie in fp32.
+// The position of a format's fields in fp32, for all formats but bfloat16.
 template <typename Format>
 struct Layout {
   static constexpr uint32_t kShift = 23 - Format::kMantissaBits;
   static constexpr uint32_t kSign = 1u << (Format::kExponentBits + Format::kMantissaBits);
-  static constexpr bool kOneZero = Format::kNaN == kSign;
-  static constexpr uint32_t kBias = (1u << (Format::kExponentBits - 1)) - (kOneZero ? 0 : 1);
+  static constexpr bool kFnuz = Format::kNaN == kSign;
+  static constexpr uint32_t kBias = (1u << (Format::kExponentBits - 1)) - (kFnuz ? 0 : 1);
   static constexpr uint32_t kRebias = (127 - kBias) << 23;
   static constexpr uint32_t kSmallestNormal = 1u << Format::kMantissaBits;
   static constexpr uint32_t kSignShift = 31 - Format::kExponentBits - Format::kMantissaBits;
-  // The smallest subnormal, and the fp32 number whose last bit weighs just that.
+  // The smallest subnormal, and the fp32 number whose last bit has that value.
   static constexpr float kUnit = float_of((128 - kBias - Format::kMantissaBits) << 23);
   static constexpr float kUnitIsLastBit = float_of((151 - kBias - Format::kMantissaBits) << 23);
 };
 
-// What the conversions compute in: one number here, a SIMD register of them in kernels/cpu/lanes.h.
+// The unit of computation: here one number, in kernels/cpu/lanes.h a SIMD register of numbers.
 struct OneLane {
   using Words = uint32_t;
   using Floats = float;
   FASTGPU_HD static constexpr Words bits(Floats value) { return bits_of(value); }
   FASTGPU_HD static constexpr Floats floats(Words bits) { return float_of(bits); }
-  FASTGPU_HD static constexpr Floats count(Words small) {
+  FASTGPU_HD static constexpr Floats to_float(Words small) {
     return static_cast<float>(static_cast<int32_t>(small));
   }
 };
 
-// The fp32 numbers that the codes mean.
+// Returns the values of the codes.
 template <typename Format, typename Lanes>
 FASTGPU_HD constexpr typename Lanes::Floats widen_lanes(typename Lanes::Words codes) {
   using Words = typename Lanes::Words;
@@ -132,11 +134,11 @@ FASTGPU_HD constexpr typename Lanes::Floats widen_lanes(typename Lanes::Words co
     const Words sign = (codes & L::kSign) << L::kSignShift;
     const Words shifted = magnitude << L::kShift;
     const Words normal = shifted + L::kRebias;
-    const Words subnormal = Lanes::bits(Lanes::count(magnitude) * L::kUnit);
+    const Words subnormal = Lanes::bits(Lanes::to_float(magnitude) * L::kUnit);
     const Words finite = magnitude < L::kSmallestNormal ? subnormal : normal;
     const Words infinity = shifted | kFloatInfinity;
     const Words nan = infinity | kFloatQuiet;
-    if constexpr (L::kOneZero) {
+    if constexpr (L::kFnuz) {
       return Lanes::floats(codes == Format::kNaN ? nan : sign | finite);
     }
     const Words result = magnitude > Format::kLargest ? infinity : finite;
@@ -144,7 +146,7 @@ FASTGPU_HD constexpr typename Lanes::Floats widen_lanes(typename Lanes::Words co
   }
 }
 
-// The codes nearest to the fp32 numbers.
+// Returns the codes nearest to the values.
 template <typename Format, typename Lanes>
 FASTGPU_HD constexpr typename Lanes::Words narrow_lanes(typename Lanes::Floats values) {
   using Words = typename Lanes::Words;
@@ -157,23 +159,24 @@ FASTGPU_HD constexpr typename Lanes::Words narrow_lanes(typename Lanes::Floats v
   } else {
     using L = Layout<Format>;
     const Words sign = (bits >> L::kSignShift) & L::kSign;
-    // Half of the last place less one, plus one where the last place is odd: a tie goes to even,
-    // and a carry out of the mantissa is the next exponent.
+    // Adding kHalfLessOne, plus 1 if the last kept bit is odd, rounds to nearest and ties to even.
+    // A carry out of the mantissa increments the exponent, as it should.
     constexpr uint32_t kHalfLessOne = (1u << (L::kShift - 1)) - 1;
     const Words odd = (magnitude >> L::kShift) & 1;
     const Words normal = (magnitude - L::kRebias + kHalfLessOne + odd) >> L::kShift;
-    // The addition rounds: what is left of the sum's mantissa counts smallest subnormals.
+    // The addition rounds. The low bits of the sum are the number in units of the smallest
+    // subnormal.
     const Words subnormal =
         Lanes::bits(Lanes::floats(magnitude) + L::kUnitIsLastBit) - bits_of(L::kUnitIsLastBit);
     constexpr uint32_t kNormalFrom = (L::kSmallestNormal << L::kShift) + L::kRebias;
     const Words finite = magnitude < kNormalFrom ? subnormal : normal;
-    // From the next exponent on, `normal` need not be right: it is cut off before.
-    constexpr uint32_t kPast =
+    // `normal` may be wrong from the exponent after the largest on, where `overflow` replaces it.
+    constexpr uint32_t kOverflowFrom =
         (((Format::kLargest >> Format::kMantissaBits) + 1) << 23) + L::kRebias;
     const Words overflow = Words{} + Format::kOverflow;
-    const Words kept = magnitude < kPast ? finite : overflow;
+    const Words kept = magnitude < kOverflowFrom ? finite : overflow;
     const Words result = kept > Format::kLargest ? overflow : kept;
-    if constexpr (L::kOneZero) {
+    if constexpr (L::kFnuz) {
       const Words number = result == 0 ? result : sign | result;
       return result > Format::kLargest ? nan : number;
     } else {

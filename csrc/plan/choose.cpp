@@ -4,7 +4,7 @@
 #include <array>
 #include <bit>
 
-#include "plan/schedule.h"
+#include "plan/build.h"
 
 namespace fastgpu {
 namespace {

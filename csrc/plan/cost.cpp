@@ -111,7 +111,7 @@ double Pricer::direct_pass(double size, bool reduce) const {
 
 // Small parts go all at once, of large ones a few turns.
 double Pricer::direct_all_to_all() const {
-  const bool prompt = bytes() * world() <= kPromptBytes;
+  const bool prompt = bytes() * world() <= kPostAllBytes;
   const double turns = prompt ? 1 : std::ceil((world() - 1) / (kTurnsAhead + 1.0));
   const double turn = fan(widest(), {1, bytes(), false, 0});
   return copy_us(bytes()) + std::max(direct_pass(bytes(), false), turns * turn);

@@ -1,4 +1,4 @@
-// Requests for the schedule tests: whole worlds with uneven hosts, and splits for all_to_all.
+// Requests for the schedule tests, with uneven hosts and uneven counts of all_to_all.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,16 @@
 
 namespace fastgpu::test {
 
-// Under sanitizers and without optimisation a proof takes many times as long: the sweeps then take
-// every kStride-th case, over all of them in turn.
+// Sweeps run every kStride-th case. Under sanitizers and without optimisation, a proof takes many
+// times as long.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
 inline constexpr uint64_t kStride = 7;
 #else
 inline constexpr uint64_t kStride = 1;
 #endif
 
-// Hosts of 1, 2, 3, ... `most` ranks in turn; with `interleaved` dealt out rank by rank instead.
+// By rank: hosts of 1, 2, 3, ... `most`, 1, 2, ... consecutive ranks. With `interleaved`, as many
+// hosts, and consecutive ranks are on different ones.
 inline std::vector<int> uneven_hosts(int world, int most, bool interleaved) {
   std::vector<int> hosts;
   for (int host = 0; static_cast<int>(hosts.size()) < world; ++host) {
@@ -31,7 +32,7 @@ inline std::vector<int> uneven_hosts(int world, int most, bool interleaved) {
   return hosts;
 }
 
-// The number of elements that each rank sends to each rank; many are 0.
+// The elements from rank i to rank j at i * world + j. Many are 0.
 inline std::vector<uint64_t> uneven_counts(int world, uint64_t most) {
   std::vector<uint64_t> counts;
   for (uint64_t from = 0; from < static_cast<uint64_t>(world); ++from) {
@@ -53,7 +54,7 @@ inline PlanRequest request_of(Collective collective, Algorithm algorithm, int wo
   return request;
 }
 
-// Every collective with every algorithm that it has.
+// Visits every collective with each of its algorithms.
 template <typename Visit>
 void for_each_builder(Visit visit) {
   for (int index = 0; index < kCollectiveCount; ++index) {

@@ -1,9 +1,10 @@
-// A send may say that its answer comes back into the same region (Step::answer): then the peer may
+// A send may say that its answer comes back into the same region (Step::reply): then the peer may
 // write there from when it has read it until the answer is received. Checked here by the letter,
 // for every builder, against what the builders' one pass over the lane found.
 #include <string>
 
 #include "check.h"
+#include "plan/builders/lane_builder.h"
 #include "schedule_cases.h"
 
 namespace fastgpu::test {
@@ -26,7 +27,7 @@ std::string flaw_of(const Lane& lane, std::size_t asking) {
   }
   for (std::size_t i = asking + 1; i < lane.size(); ++i) {
     const Step& step = lane[i];
-    if (step.verb == Verb::kRecv && step.peer == send.peer && step.ordinal + 1 == send.answer) {
+    if (step.verb == Verb::kRecv && step.peer == send.peer && step.ordinal + 1 == send.reply) {
       return step.target == region && !step.reduce ? "" : "lies elsewhere, or is reduced";
     }
     if (touches(step, region)) return "is touched by step " + std::to_string(i) + " meanwhile";
@@ -48,7 +49,7 @@ TEST(answers_are_safe) {
         for (request.rank = 0; request.rank < world; ++request.rank) {
           for (const Lane& lane : build(request).lanes) {
             for (std::size_t i = 0; i < lane.size(); ++i) {
-              if (lane[i].answer == 0) continue;
+              if (lane[i].reply == 0) continue;
               ++found;
               const std::string flaw = flaw_of(lane, i);
               if (!flaw.empty()) {
@@ -71,7 +72,7 @@ TEST(answers_are_safe) {
 std::string answers(LaneBuilder& steps, int peer) {
   std::string text;
   for (const Step& step : steps.finish()) {
-    if (step.verb == Verb::kSend && step.peer == peer) text += std::to_string(step.answer) + " ";
+    if (step.verb == Verb::kSend && step.peer == peer) text += std::to_string(step.reply) + " ";
   }
   return text;
 }
@@ -102,12 +103,12 @@ TEST(answers_are_found_where_they_are) {
     steps.recv(3, whole);
     steps.recv(1, whole);
     const Lane lane = steps.finish();
-    for (const Step& step : lane) CHECK_EQ(step.answer, 0u);
+    for (const Step& step : lane) CHECK_EQ(step.reply, 0u);
   }
   {  // read in between
     LaneBuilder steps;
     steps.send(1, whole);
-    steps.encode(half, {Buffer::kScratch, 0, 32});
+    steps.copy(half, {Buffer::kScratch, 0, 32});
     steps.recv(1, whole);
     CHECK_EQ(answers(steps, 1), "0 ");
   }

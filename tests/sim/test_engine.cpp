@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "plan/build.h"
 #include "sim/memory_world.h"
 
 namespace fastgpu {

@@ -1,6 +1,6 @@
-// A store into data may be the last that its lane has to do with the bytes (Step::last): then the
-// engine may leave them out of the caches. Checked by the letter, for every builder, against what
-// the builders' one pass over the lane found.
+// A store into data may be the last that its lane has to do with the bytes (Step::last_use): then
+// the engine may leave them out of the caches. Checked by the letter, for every builder, against
+// what the builders' one pass over the lane found.
 #include <string>
 
 #include "check.h"
@@ -38,7 +38,7 @@ TEST(last_stores_are_found_and_no_others) {
           for (std::size_t i = 0; i < lane.size(); ++i) {
             const bool expected = is_last_store(lane, i);
             (expected ? found : others) += 1;
-            if (lane[i].last == expected) continue;
+            if (lane[i].last_use == expected) continue;
             CHECK_EQ(std::string(name_of(collective)) + " " + std::string(name_of(algorithm)) +
                          " world " + std::to_string(world) + " rank " +
                          std::to_string(request.rank) + " step " + std::to_string(i) + " " +

@@ -1,4 +1,4 @@
-// Every step is needed: breaking any step of any builder's schedules makes the proof fail.
+// Every step is necessary: the proof fails if any single step of any builder's schedules is broken.
 #include <algorithm>
 #include <string>
 
@@ -10,8 +10,8 @@ namespace {
 
 using Breakage = std::function<void(Lane&, std::size_t)>;
 
-// Every way to break one step that cannot be harmless. Copies may be repeated and empty regions lie
-// nowhere: those are left out.
+// All ways to break a step, except harmless ones: a copy may run twice, and an empty region has no
+// position.
 std::vector<Breakage> breakages_of(const Step& step) {
   std::vector<Breakage> all;
   const auto at = [](Lane& lane, std::size_t index) {
@@ -38,11 +38,12 @@ std::vector<Breakage> breakages_of(const Step& step) {
   return all;
 }
 
-// How many of the broken worlds the proof refutes, and that it is all of them.
-int kill_all(const PlanRequest& request) {
+// Breaks every step in every way, one at a time, and expects a failed proof. Returns the number of
+// faults.
+int break_every_step(const PlanRequest& request) {
   const World right = build_all(request);
   CHECK_EQ(verify(request, {}, right).counterexample, "");
-  int killed = 0;
+  int faults = 0;
   for (std::size_t rank = 0; rank < right.size(); ++rank) {
     for (std::size_t lane = 0; lane < right[rank].lanes.size(); ++lane) {
       const Lane& steps = right[rank].lanes[lane];
@@ -52,16 +53,16 @@ int kill_all(const PlanRequest& request) {
           breakage(world[rank].lanes[lane], index);
           renumber(world[rank].lanes[lane]);
           if (verify(request, {}, world).holds()) {
-            throw Failed("survives: " + std::string(name_of(request.collective)) + " " +
+            throw Failed("not found: " + std::string(name_of(request.collective)) + " " +
                          std::string(name_of(request.algorithm)) + " rank " + std::to_string(rank) +
                          " step " + std::to_string(index) + " " + describe(steps[index]));
           }
-          ++killed;
+          ++faults;
         }
       }
     }
   }
-  return killed;
+  return faults;
 }
 
 }  // namespace
@@ -71,7 +72,7 @@ TEST(every_single_step_matters) {
     for (const uint64_t count : {uint64_t{9}, uint64_t{20'000}}) {
       PlanRequest request = subject(collective, algorithm, count);
       request.chunk_bytes = count > 9 ? 20'000 : 16;
-      CHECK(kill_all(request) > 4 * 4);
+      CHECK(break_every_step(request) > 4 * 4);
     }
   });
 }

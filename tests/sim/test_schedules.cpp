@@ -1,5 +1,5 @@
-// Every builder, proven over a sweep of worlds, counts, lanes, capacities and element sizes, and
-// held against its closed forms.
+// Proves every builder over a sweep of worlds, counts, lanes, capacities and element sizes, and
+// compares bytes and rounds with the closed forms.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -16,7 +16,7 @@ void check_proof(const Proof& proof) { CHECK_EQ(proof.counterexample, ""); }
 constexpr std::array kCapacities{0, 1, 4};
 constexpr std::array<uint32_t, 3> kElementSizes{1, 4, 16};
 
-// One case of the sweep. The parameters that the loops do not set follow from its number.
+// Proves one case of the sweep. The parameters that the loops do not set depend on its number.
 void prove(PlanRequest request, uint64_t number) {
   if (number % kStride != 0) return;
   const uint64_t draw = number / kStride;
@@ -67,7 +67,7 @@ TEST(scatter) { sweep(Collective::kScatter); }
 TEST(all_to_all) { sweep(Collective::kAllToAll); }
 TEST(barrier) { sweep(Collective::kBarrier); }
 
-// Parts of many cache lines are cut at cache lines, and direct takes two shots.
+// Large parts begin at cache lines, and direct takes two shots.
 TEST(large_counts) {
   for_each_builder([](Collective collective, Algorithm algorithm) {
     for (const int world : {2, 3, 8, 13}) {
@@ -84,7 +84,7 @@ TEST(large_counts) {
   });
 }
 
-// A frame holds no more than kMaxFrameBytes; both sides cut alike.
+// A frame holds at most kMaxFrameBytes; sender and receiver cut alike.
 TEST(frames_beyond_the_limit) {
   for_each_builder([](Collective collective, Algorithm algorithm) {
     PlanRequest request = request_of(collective, algorithm, 2, 5 * kMaxFrameBytes / 16 + 3);
@@ -114,11 +114,11 @@ TEST(same_result_whatever_the_poll_order) {
   });
 }
 
-// Bytes and rounds as the headers of the builders count them. S and n divide evenly here.
+// Bytes and rounds as the comments of the builders count them. Here n divides S.
 
 namespace {
 
-constexpr uint64_t kBytes = uint64_t{1} << 20;  // S, of one rank's part where there are parts
+constexpr uint64_t kBytes = uint64_t{1} << 20;  // S, or the size of one rank's part
 
 Proof proof_of(Collective collective, Algorithm algorithm, int world, uint64_t bytes) {
   PlanRequest request = request_of(collective, algorithm, world, bytes);
@@ -270,7 +270,7 @@ TEST(closed_forms_of_rooted) {
   }
 }
 
-// Sums that wait on their way up lie in a few chunks, however much there is to reduce.
+// Partial sums use a few chunks of scratch, independent of the size of the data.
 TEST(scratch_is_bounded) {
   PlanRequest request = request_of(Collective::kReduce, Algorithm::kTree, 7, 100 * 1024);
   request.chunk_bytes = 1024;

@@ -356,11 +356,11 @@ TEST(bytes_are_those_of_the_schedules) {
 
 TEST(schedules_that_do_not_match_are_named) {
   const auto lonely = [](int rank) { return rank == 0 ? schedule_of(recv_from(1)) : Schedule{}; };
-  CHECK_THROWS(simulate(2, lonely, {}), InvalidArgumentError, "rank 0 waits for ever for rank 1");
+  CHECK_THROWS(simulate(2, lonely, {}), InvalidArgumentError, "rank 0 waits forever for rank 1");
   const auto unheard = [](int rank) { return rank == 0 ? schedule_of(send_to(1)) : Schedule{}; };
-  CHECK_THROWS(simulate(2, unheard, {}), InvalidArgumentError, "rank 1 never takes");
+  CHECK_THROWS(simulate(2, unheard, {}), InvalidArgumentError, "rank 1 never receives");
   const auto stranger = [](int rank) { return rank == 0 ? schedule_of(send_to(5)) : Schedule{}; };
-  CHECK_THROWS(simulate(2, stranger, {}), InvalidArgumentError, "rank 5, which is not there");
+  CHECK_THROWS(simulate(2, stranger, {}), InvalidArgumentError, "rank 5, which does not exist");
   Machine machine;
   machine.start_us = {1, 2, 3};
   CHECK_THROWS(simulate(2, lonely, machine), InvalidArgumentError, "start_us has 3 entries");

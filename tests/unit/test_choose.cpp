@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "check.h"
+#include "plan/build.h"
 #include "plan/choose.h"
-#include "plan/schedule.h"
 
 using namespace fastgpu;
 

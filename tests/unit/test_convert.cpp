@@ -1,5 +1,5 @@
-// The short floats against tables derived from their definition, and every SIMD variant against
-// the conversion of one element.
+// Compares the conversions of short floats with tables derived from their definition, and every
+// SIMD variant with the conversion of one element.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,9 +18,9 @@ namespace fastgpu {
 namespace {
 
 enum class Kind : uint8_t {
-  kInfinite,  // the largest exponent means infinity and NaN
-  kFinite,    // all ones is NaN
-  kOneZero,   // what would be minus zero is NaN
+  kInfinite,  // codes with the largest exponent are infinity and NaN
+  kFinite,    // the code with all bits set is NaN
+  kFnuz,      // the code of -0 is NaN
 };
 
 struct Definition {
@@ -33,21 +33,21 @@ struct Definition {
   uint32_t codes() const { return 1u << (exponent_bits + mantissa_bits); }  // of one sign
   bool infinite() const { return kind == Kind::kInfinite; }
   bool is_nan(uint32_t code) const {
-    return kind == Kind::kOneZero ? code == codes() : code % codes() > last_number();
+    return kind == Kind::kFnuz ? code == codes() : code % codes() > last_number();
   }
   uint32_t last_number() const {  // infinity or the largest finite number
-    if (kind == Kind::kOneZero) return codes() - 1;
+    if (kind == Kind::kFnuz) return codes() - 1;
     return infinite() ? ((1u << exponent_bits) - 1) << mantissa_bits : codes() - 2;
   }
   double value(uint32_t code) const {
-    const int bias = (1 << (exponent_bits - 1)) - (kind == Kind::kOneZero ? 0 : 1);
+    const int bias = (1 << (exponent_bits - 1)) - (kind == Kind::kFnuz ? 0 : 1);
     const int exponent = static_cast<int>(code >> mantissa_bits);
     const int mantissa = static_cast<int>(code & ((1u << mantissa_bits) - 1));
     if (infinite() && code == last_number()) return std::numeric_limits<double>::infinity();
     if (exponent == 0) return std::ldexp(mantissa, 1 - bias - mantissa_bits);
     return std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
   }
-  // The number that would come after the largest finite one, were the exponent unbounded.
+  // The number after the largest finite one, if the exponent had no limit.
   double beyond() const {
     const uint32_t largest = infinite() ? last_number() - 1 : last_number();
     return 2 * value(largest) - value(largest - 1);
@@ -58,16 +58,16 @@ constexpr Definition kFloat16{5, 10, Kind::kInfinite, 0x7e00, 0x7c00};
 constexpr Definition kBFloat16{8, 7, Kind::kInfinite, 0x7fc0, 0x7f80};
 constexpr Definition kE4M3{4, 3, Kind::kFinite, 0x7f, 0x7e};
 constexpr Definition kE5M2{5, 2, Kind::kInfinite, 0x7f, 0x7c};
-constexpr Definition kE4M3Fnuz{4, 3, Kind::kOneZero, 0x80, 0x80};
-constexpr Definition kE5M2Fnuz{5, 2, Kind::kOneZero, 0x80, 0x80};
+constexpr Definition kE4M3Fnuz{4, 3, Kind::kFnuz, 0x80, 0x80};
+constexpr Definition kE5M2Fnuz{5, 2, Kind::kFnuz, 0x80, 0x80};
 
-// Rounds to nearest by looking: the two neighbours in the table, a tie to the even code.
+// Rounds to nearest by search: finds the two neighbours in the table; ties go to the even code.
 uint32_t nearest(const Definition& format, float number) {
   if (std::isnan(number)) return format.nan;
   const uint32_t sign = std::signbit(number) ? format.codes() : 0;
   const double magnitude = std::fabs(static_cast<double>(number));
   const uint32_t largest = format.infinite() ? format.last_number() - 1 : format.last_number();
-  const uint32_t overflow = sign | format.overflow;  // a NaN of one zero has the sign's bit already
+  const uint32_t overflow = sign | format.overflow;  // the NaN of fnuz already has the sign bit
   if (std::isinf(magnitude)) return overflow;
   uint32_t low = 0;
   uint32_t high = largest + 1;
@@ -79,7 +79,7 @@ uint32_t nearest(const Definition& format, float number) {
   const double down = magnitude - format.value(low);
   const double up = above - magnitude;
   const uint32_t code = down < up || (down == up && low % 2 == 0) ? low : low + 1;
-  if (code == 0 && format.kind == Kind::kOneZero) return 0;
+  if (code == 0 && format.kind == Kind::kFnuz) return 0;
   return code > largest ? overflow : sign | code;
 }
 
@@ -100,7 +100,7 @@ void check_widen(const Definition& format) {
   }
 }
 
-// Where rounding changes its mind: every number, every midpoint, and what lies just beside them.
+// The values near which rounding changes: every number, every midpoint, and their neighbours.
 std::vector<float> turning_points(const Definition& format) {
   std::vector<float> points;
   const float infinity = std::numeric_limits<float>::infinity();
@@ -159,8 +159,8 @@ void check_narrow(const Definition& format) {
   }
 }
 
-// Every count to a few vectors, from a start that is aligned to an element and no more; the bytes
-// behind the end stay.
+// Every count up to a few vectors, from a start that is aligned to an element only. The bytes
+// behind the end must not change.
 template <typename Format>
 void check_variants(DType dtype) {
   using Storage = typename Format::Storage;

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/cache_lines.h"
 #include "check.h"
 #include "plan/builders/partition.h"
 
@@ -51,11 +52,11 @@ TEST(large_parts_begin_at_cache_lines) {
   uint64_t smallest = whole.size_bytes;
   uint64_t largest = 0;
   for (int part = 0; part < 7; ++part) {
-    CHECK_EQ((partition[part].offset_bytes - whole.offset_bytes) % kCacheLineBytes, 0u);
+    CHECK_EQ((partition[part].offset_bytes - whole.offset_bytes) % kLineBytes, 0u);
     smallest = std::min(smallest, partition[part].size_bytes);
     largest = std::max(largest, partition[part].size_bytes);
   }
-  CHECK(largest - smallest <= 2 * kCacheLineBytes);
+  CHECK(largest - smallest <= 2 * kLineBytes);
 }
 
 // 65535 parts of 2^62 bytes: no product of the two fits 64 bits.
@@ -67,14 +68,15 @@ TEST(the_largest_partition_does_not_overflow) {
 }
 
 TEST(chunks_are_whole_elements) {
-  const Chunks chunks(whole_of(10 * 16), 50, 16);
+  const ChunkedRegion chunks(whole_of(10 * 16), 50, 16);
   CHECK_EQ(chunks.chunk_bytes(), 48u);
   CHECK_EQ(chunks.count(), 4);
   CHECK_EQ(chunks[3].offset_bytes, 128u + 144u);
   CHECK_EQ(chunks[3].size_bytes, 16u);
-  CHECK_EQ(Chunks(whole_of(32), 1, 16).count(), 2);
-  CHECK_EQ(Chunks(whole_of(0), 64, 4).count(), 0);
-  CHECK_EQ(Chunks(whole_of(4 * kMaxFrameBytes), ~uint64_t{0}, 4).chunk_bytes(), kMaxFrameBytes);
+  CHECK_EQ(ChunkedRegion(whole_of(32), 1, 16).count(), 2);
+  CHECK_EQ(ChunkedRegion(whole_of(0), 64, 4).count(), 0);
+  CHECK_EQ(ChunkedRegion(whole_of(4 * kMaxFrameBytes), ~uint64_t{0}, 4).chunk_bytes(),
+           kMaxFrameBytes);
 }
 
 }  // namespace fastgpu::test

@@ -1,4 +1,4 @@
-// The meaning of each operation for each dtype.
+// The result of each operation for each dtype.
 #include <cmath>
 #include <complex>
 #include <cstring>
@@ -47,7 +47,7 @@ Halves random_halves(std::size_t count, uint32_t seed) {
   return codes;
 }
 
-// The result that the definition of the dtype gives: load both, add in fp32, store.
+// Checks sums against the definition of the dtype: load both, add in fp32, store.
 template <typename Format>
 void check_sum_by_definition(DType dtype, const std::vector<typename Format::Storage>& a,
                              const std::vector<typename Format::Storage>& b) {
@@ -79,7 +79,7 @@ void check_divisions(DType dtype, uint64_t seed) {
   numbers.push_back(static_cast<Number>(Limits::max() - 1));
   numbers.push_back(static_cast<Number>(Limits::min() + 1));
   for (int i = 0; i < 2000; ++i) numbers.push_back(static_cast<Number>(random()));
-  // Multiples of the divisors and their neighbours: where a rounded quotient would show.
+  // Multiples of the divisors and their neighbours, where a wrongly rounded quotient would show.
   for (const int divisor : {3, 7, 33, 127, 1000, 65535}) {
     const auto largest = static_cast<Number>(Limits::max() - Limits::max() % divisor);
     numbers.push_back(largest);

@@ -3,8 +3,9 @@
 
 #include "base/error.h"
 #include "check.h"
+#include "plan/build.h"
+#include "plan/builders/lane_builder.h"
 #include "plan/builders/tree.h"
-#include "plan/schedule.h"
 
 namespace fastgpu::test {
 namespace {
@@ -41,9 +42,8 @@ TEST(empty_regions_write_nothing_down) {
   steps.send(1, nothing);
   steps.recv(1, nothing);
   steps.recv_reduce(1, nothing);
-  steps.encode(nothing, nothing);
-  steps.decode(nothing, nothing);
   steps.copy(nothing, nothing);
+  steps.copy_reduce(nothing, nothing);
   CHECK(steps.finish().empty());
 }
 
@@ -76,11 +76,15 @@ TEST(long_regions_become_several_frames) {
 }
 
 TEST(steps_have_words) {
-  const Step step{Verb::kRecv, true, 3, 0, 0, {}, {Buffer::kScratch, 64, 32}};
-  CHECK_EQ(describe(step), "recv_reduce(peer=3 -> wire[64, 96))");
+  const Region region{Buffer::kScratch, 64, 32};
+  CHECK_EQ(
+      describe({.verb = Verb::kRecv, .reduce = true, .peer = 3, .source = {}, .target = region}),
+      "recv_reduce(peer=3 -> scratch[64, 96))");
+  CHECK_EQ(describe({.verb = Verb::kCopy, .source = {Buffer::kInput, 0, 32}, .target = region}),
+           "copy(input[0, 32) -> scratch[64, 96))");
 }
 
-// Two lanes of a ring of three, one element a shard: the steps of rank 1.
+// The steps of rank 1 in a ring of three, with two lanes and one element per shard.
 TEST(ring_by_hand) {
   PlanRequest request = ring_request(3, 6);
   request.rank = 1;
@@ -118,7 +122,7 @@ TEST(one_rank_copies_what_it_has) {
                                collective == Collective::kBroadcast ||
                                collective == Collective::kBarrier;
     CHECK_EQ(lane.size(), nothing_to_do ? 0u : 1u);
-    CHECK(nothing_to_do || lane.front().verb == Verb::kDecode);
+    CHECK(nothing_to_do || lane.front().verb == Verb::kCopy);
   }
 }
 
@@ -165,7 +169,7 @@ TEST(algorithms_of_each_collective) {
       if (std::find(known.begin(), known.end(), algorithm) != known.end()) {
         CHECK_EQ(build(request).lanes.size(), 1u);
       } else {
-        CHECK_THROWS(build(request), InvalidArgumentError, "there are: ");
+        CHECK_THROWS(build(request), InvalidArgumentError, "its algorithms are: ");
       }
     }
   }

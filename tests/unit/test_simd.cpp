@@ -1,4 +1,5 @@
-// Every SIMD variant gives the bits of the base, for any count and start, and touches nothing else.
+// Every SIMD variant gives the bits of the base variant, for any count and start, and changes no
+// other memory.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -32,8 +33,8 @@ struct Range {
   std::size_t count;
 };
 
-// Runs a kernel of the variant at `range.start` elements into fresh copies, and returns all bytes
-// of the target: those around the range included.
+// Runs a kernel of the variant on copies, from element `range.start` on. Returns all bytes of the
+// target, including those around the range.
 Bytes reduced(const cpu::Variant& variant, DType dtype, ReduceOp op, Bytes target,
               const Bytes& source, Range range) {
   const std::size_t offset_bytes = range.start * size_of(dtype);
@@ -42,7 +43,8 @@ Bytes reduced(const cpu::Variant& variant, DType dtype, ReduceOp op, Bytes targe
   return target;
 }
 
-// Special values of a dtype, such as infinities and NaN, as bytes.
+// The bytes of special values: zeros, subnormals, largest numbers, infinities and NaN. Dtypes other
+// than float32, float64 and complex get a sample of all 16-bit patterns.
 Bytes special_bytes(DType dtype) {
   Bytes bytes;
   const auto add = [&bytes](auto number) {
@@ -68,7 +70,7 @@ Bytes special_bytes(DType dtype) {
   return bytes;
 }
 
-// The kernel that writes both, where there is one, leaves in the range of both what the other does.
+// Whether find_reduce_both's kernel, if there is one, leaves the expected result in both ranges.
 bool both_hold(const cpu::Variant& variant, DType dtype, ReduceOp op, Bytes target, Bytes source,
                Range range) {
   const ReduceBothKernel kernel = variant.find_reduce_both(dtype, op);
@@ -76,10 +78,12 @@ bool both_hold(const cpu::Variant& variant, DType dtype, ReduceOp op, Bytes targ
   const Bytes expected = reduced(variant, dtype, op, target, source, range);
   const std::size_t start = range.start * size_of(dtype);
   const std::size_t size_bytes = range.count * size_of(dtype);
-  Bytes answered = source;
-  if (size_bytes > 0) std::memcpy(answered.data() + start, expected.data() + start, size_bytes);
+  Bytes expected_source = source;
+  if (size_bytes > 0) {
+    std::memcpy(expected_source.data() + start, expected.data() + start, size_bytes);
+  }
   kernel(target.data() + start, source.data() + start, range.count);
-  return target == expected && source == answered;
+  return target == expected && source == expected_source;
 }
 
 void check_same_bits(DType dtype, const Bytes& target, const Bytes& source, Range range) {
@@ -97,7 +101,7 @@ void check_same_bits(DType dtype, const Bytes& target, const Bytes& source, Rang
   }
 }
 
-// Pairs every special value with every other one.
+// Reduces special values with each other.
 void check_special_pairs(DType dtype) {
   const Bytes special = special_bytes(dtype);
   const std::size_t size = size_of(dtype);
@@ -199,7 +203,7 @@ TEST(reduce_variants_agree_on_pairs_of_16_and_8_bits) {
     check_same_bits(dtype, rows, columns, {0, rows.size()});
 }
 
-// A loop may notice NaN in passing and only then look for them: it must notice any one.
+// A loop that records NaN and corrects them later must not miss a single one.
 TEST(a_lone_nan_becomes_the_one_of_its_dtype_wherever_it_is) {
   constexpr std::size_t kElements = 1200;
   for (const auto& [dtype, code] : {std::pair{DType::kFloat16, uint16_t{0xfd01}},
@@ -261,7 +265,7 @@ TEST(scale_variants_give_the_bits_of_the_base) {
   }
 }
 
-// A variant may compute with float16 itself: every number with many others, of all magnitudes.
+// A variant may compute in float16: adds every number to many others of all magnitudes.
 TEST(float16_results_are_those_of_fp32_rounded_once) {
   constexpr std::size_t kAll = 1 << 16;
   Bytes numbers(kAll * sizeof(uint16_t));
@@ -286,14 +290,14 @@ TEST(float16_results_are_those_of_fp32_rounded_once) {
 
 TEST(simd_is_chosen_by_name_and_only_downwards) {
   const std::vector<const cpu::Variant*> usable = cpu::usable_variants();
-  CHECK_EQ(&cpu::choose(nullptr), usable.back());
-  CHECK_EQ(&cpu::choose(""), usable.back());
-  CHECK_EQ(&cpu::choose("base"), usable.front());
-  CHECK_EQ(&cpu::choose("avx512fp16"), usable.back());
-  for (const cpu::Variant* variant : usable) CHECK_EQ(&cpu::choose(variant->name), variant);
-  CHECK_THROWS(cpu::choose("sse9"), InvalidArgumentError,
+  CHECK_EQ(&cpu::choose_variant(nullptr), usable.back());
+  CHECK_EQ(&cpu::choose_variant(""), usable.back());
+  CHECK_EQ(&cpu::choose_variant("base"), usable.front());
+  CHECK_EQ(&cpu::choose_variant("avx512fp16"), usable.back());
+  for (const cpu::Variant* variant : usable) CHECK_EQ(&cpu::choose_variant(variant->name), variant);
+  CHECK_THROWS(cpu::choose_variant("sse9"), InvalidArgumentError,
                "FASTGPU_SIMD is 'sse9'; allowed are avx512fp16, avx512, avx2 and base");
-  CHECK_EQ(std::string(simd_level()), cpu::in_use().name);
+  CHECK_EQ(std::string(simd_level()), cpu::active_variant().name);
 }
 
 }  // namespace fastgpu

@@ -37,6 +37,7 @@ def test_plan_never_sees_transport() -> None:
     assert "transport" not in LAYERS["plan"]
     assert LAYERS["base"] == {"base"}
     assert LAYERS["comm"] >= {"base", "plan", "transport", "engine"}
+    assert LAYERS["plan/proof"] == {"base", "plan", "plan/proof"}
 
 
 def test_a_wrong_include_is_found() -> None:
@@ -46,6 +47,20 @@ def test_a_wrong_include_is_found() -> None:
     assert source_rules.forbidden_includes("plan/ring.cpp", '#include "base/span.h"', LAYERS) == []
     assert source_rules.forbidden_includes("plan/ring.cpp", "#include <memory>", LAYERS) == []
     assert source_rules.forbidden_includes("torch/work.cpp", "#include <Python.h>", LAYERS) == []
+
+
+def test_a_layer_inside_another_is_a_layer_of_its_own() -> None:
+    proof = '#include "plan/proof/verify.h"'
+    for name in ("plan/build.cpp", "plan/builders/ring.cpp", "comm/planner.cpp"):
+        layer = name.split("/")[0]
+        assert source_rules.forbidden_includes(name, proof, LAYERS) == [
+            f"{name} includes plan/proof/verify.h, but {layer} does not link plan/proof"
+        ]
+    simulate = '#include "plan/simulate/simulate.h"'
+    assert len(source_rules.forbidden_includes("plan/proof/verify.cpp", simulate, LAYERS)) == 1
+    plan = '#include "plan/schedule.h"\n#include "plan/builders/ring.h"'
+    for text in (proof, plan):
+        assert source_rules.forbidden_includes("plan/proof/verify.cpp", text, LAYERS) == []
 
 
 def cpp_function(lines: int) -> str:

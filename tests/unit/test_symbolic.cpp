@@ -18,8 +18,8 @@ TEST(terms_know_their_order_and_members) {
 }
 
 TEST(memory_cuts_and_joins_intervals) {
-  Memory memory(100);
-  CHECK_THROWS(memory.read(0, 1), ProofFailure, "nobody has written");
+  SymbolicMemory memory(100);
+  CHECK_THROWS(memory.read(0, 1), ProofFailure, "no step has written");
   memory.store(10, {{0, 40, 200, 1}});
   memory.store(20, {{0, 10, 0, 2}});
   const std::vector<Piece> expected{{0, 5, 205, 1}, {5, 15, 0, 2}, {15, 20, 220, 1}};
@@ -34,7 +34,7 @@ TEST(memory_cuts_and_joins_intervals) {
 
 TEST(reduction_wants_the_same_bytes) {
   Terms terms(3);
-  Memory memory(20);
+  SymbolicMemory memory(20);
   memory.store(0, {{0, 8, 0, 0}, {8, 20, 8, 1}});
   memory.reduce(4, {{0, 6, 4, 2}}, terms);
   CHECK_EQ(merged(memory.pieces()).size(), 4u);

@@ -1,10 +1,14 @@
-// Short floats by the SIMD register, in the arithmetic of short_float.h on compiler vectors; x86
-// has float16 and bfloat16 of its own (kernels/cpu/lanes_x86.h).
-//   InOrder<Format>: one register of fp32 numbers, in the order of memory.
-//   Packed<Format>: all the numbers of one register of codes. A 32-bit word holds 2 or 4 codes and
-//   part k is the k-th of every word, so nothing is moved between lanes: what a reduction wants.
-//   Reduced<Format>: what a reduction computes in; Packed, unless the CPU does better.
-// Included once by each instruction set's file; see short_float.h for FASTGPU_ISA.
+// Loads and stores of short floats by SIMD register. The conversions are those of short_float.h on
+// compiler vectors; lanes_x86.h replaces some of them by instructions for float16 and bfloat16.
+//
+//   InOrder<Format>   One register of fp32 numbers, in the order of memory.
+//   Packed<Format>    All numbers of one register of codes, as fp32, in kParts registers. A 32-bit
+//                     word holds 2 or 4 codes. Part k has the k-th code of every word, so no code
+//                     moves between lanes. Reductions do not depend on the order.
+//   Reduced<Format>   The form in which a reduction computes: Packed, unless the CPU computes in
+//                     the format itself.
+//
+// Included once by the file of each instruction set; see FASTGPU_ISA in short_float.h.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +37,7 @@ struct ManyLanes {
   using Floats = FloatLanes;
   FASTGPU_INLINE static Words bits(Floats values) { return __builtin_bit_cast(Words, values); }
   FASTGPU_INLINE static Floats floats(Words bits) { return __builtin_bit_cast(Floats, bits); }
-  FASTGPU_INLINE static Floats count(Words small) {
+  FASTGPU_INLINE static Floats to_float(Words small) {
     return __builtin_convertvector(__builtin_bit_cast(IntLanes, small), Floats);
   }
 };
@@ -54,7 +58,7 @@ struct InOrder {
   }
 };
 
-// For a Packed whose store() writes one NaN only, and has nothing to watch.
+// The NanWatch of a Packed whose store() already writes the canonical NaN.
 struct NoWatch {
   FASTGPU_INLINE static constexpr bool saw_nan() { return false; }
 };
@@ -94,7 +98,8 @@ struct Packed {
 
 #if !defined(__AVX2__)
 
-// A bfloat16 is half an fp32 number: the shifts that load and store it need not be undone.
+// A bfloat16 is the upper half of an fp32 number. The code in the upper half of a word needs no
+// shift in load() and store().
 template <>
 struct Packed<BFloat16> {
   using Storage = uint16_t;
@@ -117,7 +122,7 @@ struct Packed<BFloat16> {
   }
 
  private:
-  // narrow_lanes before its shift: the code is the upper half.
+  // Like narrow_lanes, without the shift: the code is in the upper half.
   FASTGPU_INLINE static WordLanes rounded(FloatLanes value) {
     const WordLanes bits = ManyLanes::bits(value);
     const WordLanes nan = WordLanes{} + (BFloat16::kNaN << 16);

@@ -1,8 +1,11 @@
-// float16 by the register as it is, where the CPU computes with it (AVX512-FP16): a sum is one
-// instruction for 32 numbers. The bits are those of fp32 rounded once: fp32 has 24 bits, two more
-// than twice float16's 11, and then rounding twice is rounding once (S. A. Figueroa, "When is
-// double rounding innocuous?", 1995). Subnormals count, whatever the thread's MXCSR says of fp32's.
-// Included by lanes.h, where the instruction set allows.
+// float16 arithmetic in the CPU (AVX512-FP16): one instruction adds 32 numbers.
+//
+// The results equal those in fp32 rounded to float16. fp32 has 24 significant bits, which is
+// 2 * 11 + 2 for float16's 11; then rounding twice gives the same as rounding once (S. A. Figueroa,
+// "When is double rounding innocuous?", 1995). Subnormals are kept, even if the thread flushes
+// those of fp32.
+//
+// Included by lanes.h if the instruction set has it.
 #pragma once
 
 #include <immintrin.h>
@@ -20,10 +23,10 @@ struct Reduced<Float16> {
     Halves part[kParts];
   };
 
-  // As NanWatch: two of them take turns.
+  // Like NanWatch.
   class Watch {
    public:
-    FASTGPU_INLINE void look(Halves value) {
+    FASTGPU_INLINE void observe(Halves value) {
       numbers_ = _mm512_mask_cmp_ph_mask(numbers_, (__m512h)value, (__m512h)value, _CMP_ORD_Q);
     }
     FASTGPU_INLINE bool saw_nan() const { return numbers_ != kAllHalves; }
@@ -37,7 +40,7 @@ struct Reduced<Float16> {
     return {{(Halves)_mm512_loadu_ph(from)}};
   }
   FASTGPU_INLINE static void store(Storage* to, const Value& value, Watch& watch) {
-    watch.look(value.part[0]);
+    watch.observe(value.part[0]);
     _mm512_storeu_ph(to, (__m512h)value.part[0]);
   }
 };

@@ -1,10 +1,13 @@
-// float16 and bfloat16 by the AVX2 or AVX-512 register: what kernels/cpu/lanes.h has, in fewer
-// instructions. A register of fp32 is read and written in about a cycle, so every one counts.
-// Which NaN a result is, is not looked at number by number: store() writes some NaN of the format,
-// a NanWatch says that there was one, and the loop then makes them the one (unify). This wants NaN
-// whose lower half in fp32 is zero, since rounding would else carry out of it. All that come from
-// numbers of these formats are, and those that the CPU makes.
-// Included by lanes.h, where the instruction set allows.
+// float16 and bfloat16 by AVX2 or AVX-512 register: the same as kernels/cpu/lanes.h in fewer
+// instructions. Loading and storing a register of fp32 takes about a cycle, so every instruction
+// counts.
+//
+// store() does not make every NaN canonical. It writes any NaN of the format, a NanWatch records
+// that there was one, and the loop then calls canonicalize_nans. This requires fp32 NaN with a
+// zero lower half, where rounding does not carry. All NaN widened from these formats, and all NaN
+// that the CPU computes, have it.
+//
+// Included by lanes.h if the instruction set has it.
 #pragma once
 
 #include <immintrin.h>
@@ -14,14 +17,14 @@ inline namespace FASTGPU_ISA {
 
 #if defined(FASTGPU_AVX512)
 
-// All lanes by mask: gcc 12 warns of its own unmasked intrinsics (undefined sources).
+// Masks of all lanes. gcc 12 warns about the unmasked forms of these intrinsics.
 inline constexpr __mmask16 kAllLanes = 0xffff;
 inline constexpr __mmask32 kAllHalves = 0xffffffff;
 
-// Each call waits for the one before, about six cycles: two of them take turns in a loop.
+// Each call depends on the one before, about six cycles, so loops alternate between two.
 class NanWatch {
  public:
-  FASTGPU_INLINE void look(FloatLanes a, FloatLanes b) {
+  FASTGPU_INLINE void observe(FloatLanes a, FloatLanes b) {
     numbers_ = _mm512_mask_cmp_ps_mask(numbers_, a, b, _CMP_ORD_Q);
   }
   FASTGPU_INLINE bool saw_nan() const { return numbers_ != kAllLanes; }
@@ -53,7 +56,7 @@ struct InOrder<Float16> {
 
 class NanWatch {
  public:
-  FASTGPU_INLINE void look(FloatLanes a, FloatLanes b) {
+  FASTGPU_INLINE void observe(FloatLanes a, FloatLanes b) {
     nan_ = _mm256_or_ps(nan_, _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
   }
   FASTGPU_INLINE bool saw_nan() const { return _mm256_movemask_ps(nan_) != 0; }
@@ -72,7 +75,7 @@ struct InOrder<Float16> {
                      _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   FASTGPU_INLINE static void store(uint16_t* to, FloatLanes values) {
-    // The one NaN in fp32 narrows to the one NaN in float16.
+    // The canonical NaN of fp32 narrows to the canonical NaN of float16.
     const __m256 nan = _mm256_set1_ps(float_of(kFloatInfinity | kFloatQuiet));
     store_any_nan(to, _mm256_blendv_ps(values, nan, _mm256_cmp_ps(values, values, _CMP_UNORD_Q)));
   }
@@ -93,12 +96,12 @@ struct Packed<Float16> {
     return {{InOrder<Float16>::load(from), InOrder<Float16>::load(from + kLanes)}};
   }
   FASTGPU_INLINE static void store(Storage* to, const Value& value, Watch& watch) {
-    watch.look(value.part[0], value.part[1]);
+    watch.observe(value.part[0], value.part[1]);
     InOrder<Float16>::store_any_nan(to, value.part[0]);
     InOrder<Float16>::store_any_nan(to + kLanes, value.part[1]);
   }
-  // As a multiplication and addition, which rounds as the addition does: the conversions keep the
-  // units busy that only add.
+  // a * 1 + b, which rounds like a + b. The conversions already occupy the execution units that
+  // plain additions would use.
   FASTGPU_INLINE static FloatLanes sum(FloatLanes a, FloatLanes b) {
 #if defined(FASTGPU_AVX512)
     return _mm512_fmadd_ps(a, _mm512_set1_ps(1.0F), b);
@@ -108,7 +111,7 @@ struct Packed<Float16> {
   }
 };
 
-// A bfloat16 is half an fp32 number: it is widened by zeros behind it.
+// A bfloat16 is the upper half of an fp32 number; zeros in the lower half widen it.
 template <>
 struct Packed<BFloat16> {
   using Storage = uint16_t;
@@ -122,12 +125,12 @@ struct Packed<BFloat16> {
 
 #if defined(FASTGPU_AVX512)
 
-  // Part 0 has the lower and part 1 the upper four numbers of each 16 bytes: to interleave them
-  // with zeros takes any of the CPU's units, to shift them would take one of two.
+  // Part 0 has the lower and part 1 the upper four numbers of each 16 bytes. Interleaving them with
+  // zeros can use more of the CPU's execution units than shifting them.
   FASTGPU_INLINE static Value load(const Storage* from) {
     __m512i codes = _mm512_loadu_si512(from);
-    // Read once: gcc would make it an operand of both, and two reads of a line on its way from L3
-    // take longer than one.
+    // Forces a single load. gcc would make it a memory operand of both instructions, and two reads
+    // of a line that is still on its way from L3 take longer than one.
     asm("" : "+v"(codes));
     const __m512i zero = _mm512_setzero_si512();
     return {
@@ -135,14 +138,14 @@ struct Packed<BFloat16> {
          (FloatLanes)_mm512_maskz_unpackhi_epi16(kAllHalves, zero, codes) }};
   }
   FASTGPU_INLINE static void store(Storage* to, const Value& value, Watch& watch) {
-    watch.look(value.part[0], value.part[1]);
+    watch.observe(value.part[0], value.part[1]);
     _mm512_storeu_si512(to, _mm512_permutex2var_epi16(rounded(value.part[0]), upper_halves(),
                                                       rounded(value.part[1])));
   }
 
  private:
-  // bits + 0x7fff + the last bit that stays, in two instructions: the bytes 0xff, 0xbf and that bit
-  // are multiplied by 127, 2 and 1, and added.
+  // bits + 0x7fff + the last kept bit, in two instructions: the second multiplies the bytes 0xff,
+  // 0xbf and the last kept bit by 127, 2 and 1 and adds the products to `bits`.
   FASTGPU_INLINE static __m512i rounded(FloatLanes value) {
     const __m512i bits = (__m512i)value;
     constexpr int kMaskAndOr = 0xea;  // (a & b) | c
@@ -150,7 +153,7 @@ struct Packed<BFloat16> {
                                                     _mm512_set1_epi32(0x0000bfff), kMaskAndOr);
     return _mm512_dpbusd_epi32(bits, bytes, _mm512_set1_epi32(0x0001027f));
   }
-  // Of two registers of 32 words, in the order of memory that load() takes apart.
+  // The indices that select the upper halves of two registers, in the order that load() expects.
   FASTGPU_INLINE static __m512i upper_halves() {
     typedef uint16_t Halves __attribute__((vector_size(64)));
     return (__m512i)Halves{1,  3,  5,  7,  33, 35, 37, 39, 9,  11, 13, 15, 41, 43, 45, 47,
@@ -165,10 +168,11 @@ struct Packed<BFloat16> {
     const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
     return {{(FloatLanes)_mm256_slli_epi32(codes, 16), (FloatLanes)_mm256_and_si256(codes, upper)}};
   }
-  // The halves that stay, and those that are cut off, of both parts: with 0x7ffe + the last bit
-  // that stays, the latter's average, which adds one, is at least 2^15 where one goes up.
+  // Rounds both parts at once. `kept` has the upper halves, `cut` the lower ones. A number rounds
+  // up if cut + 0x7ffe + odd + 1 carries, which is bit 15 of the rounding average of `cut` and
+  // 0x7ffe + odd.
   FASTGPU_INLINE static void store(Storage* to, const Value& value, Watch& watch) {
-    watch.look(value.part[0], value.part[1]);
+    watch.observe(value.part[0], value.part[1]);
     const __m256i first = (__m256i)value.part[0];
     const __m256i second = (__m256i)value.part[1];
     constexpr int kOddHalves = 0xaa;

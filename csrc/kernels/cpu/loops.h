@@ -1,6 +1,7 @@
-// The loops over arrays, the same for every instruction set. A file defines FASTGPU_ISA, includes
-// this, and puts find_reduce, scale, widen and narrow into its Variant; its compiler flags do the
-// rest. See short_float.h for why nothing here may call an inline function of std.
+// The loops over arrays, the same source for every instruction set. A file defines FASTGPU_ISA,
+// includes this header, and puts find_reduce, scale, widen and narrow into its Variant; its
+// compiler flags select the instructions. See short_float.h for why no inline function of std may
+// be called.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@
 #include "kernels/arithmetic.h"
 #include "kernels/cpu/short_loops.h"
 
-// Arrays that do not overlap, or are the same, carry nothing from one turn of a loop to the next.
+// The arrays do not overlap, or are the same, so the iterations of a loop are independent.
 #if defined(__clang__)
 #define FASTGPU_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -36,7 +37,7 @@ void reduce(std::byte* target_bytes, Byte* source_bytes, std::size_t count) {
   }
 }
 
-// Adding complex numbers is adding twice as many real ones.
+// The sum of complex numbers is the sum of twice as many real ones.
 template <typename Number>
 void add_complex(std::byte* target, const std::byte* source, std::size_t count) {
   reduce<Real<Number>, Sum>(target, source, 2 * count);
@@ -92,8 +93,8 @@ ReduceKernel find_complex(ReduceOp reduce_op) {
   }
 }
 
-// Bits do not depend on the sign, nor do sums and products that wrap around: the unsigned loop
-// serves both. Only MIN and MAX differ.
+// Only MIN and MAX depend on the sign. Sums and products wrap around, so the unsigned loop serves
+// signed integers, too.
 template <typename Number, typename Unsigned>
 ReduceKernel find_integer(ReduceOp reduce_op) {
   switch (reduce_op) {
@@ -178,7 +179,7 @@ inline ReduceKernel find_reduce(DType dtype, ReduceOp reduce_op) {
   return nullptr;
 }
 
-// What gradients are made of; the rest has no such loop.
+// Sums of the dtypes of gradients; there is no such loop for anything else.
 inline ReduceBothKernel find_reduce_both(DType dtype, ReduceOp reduce_op) {
   if (reduce_op != ReduceOp::kSum && reduce_op != ReduceOp::kAvg &&
       reduce_op != ReduceOp::kPremulSum) {

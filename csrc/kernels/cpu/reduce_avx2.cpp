@@ -1,4 +1,4 @@
-// x86-64 from 2013 on: AVX2 and F16C.
+// The kernels for AVX2 and F16C: x86-64 from 2013 on.
 #if defined(__x86_64__)
 #define FASTGPU_ISA avx2
 #include "kernels/cpu/loops.h"

@@ -1,4 +1,4 @@
-// Servers from 2019 on: AVX-512 F, BW, DQ, VL and VNNI.
+// The kernels for AVX-512 F, BW, DQ, VL and VNNI: servers from 2019 on.
 #if defined(__x86_64__)
 #define FASTGPU_ISA avx512
 #include "kernels/cpu/loops.h"

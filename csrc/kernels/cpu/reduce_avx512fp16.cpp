@@ -1,4 +1,5 @@
-// Servers from 2023 on: AVX512-FP16, for the reductions of float16; the rest is as with AVX-512.
+// The kernels for AVX512-FP16: servers from 2023 on. Only the reductions of float16 differ from
+// those for AVX-512.
 #include "kernels/cpu/variant.h"
 
 #if defined(__AVX512FP16__)
@@ -32,11 +33,11 @@ void narrow_any(const float* source, std::byte* target, DType dtype, std::size_t
   kAvx512Variant.narrow(source, target, dtype, count);
 }
 
-constexpr Variant kHere = {"avx512fp16", find, find_both, scale_any, widen_any, narrow_any};
+constexpr Variant kVariant = {"avx512fp16", find, find_both, scale_any, widen_any, narrow_any};
 
 }  // namespace
 
-const Variant* const kAvx512Fp16Variant = &kHere;
+const Variant* const kAvx512Fp16Variant = &kVariant;
 
 }  // namespace fastgpu::cpu
 #elif defined(__x86_64__)

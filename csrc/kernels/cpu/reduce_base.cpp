@@ -1,4 +1,4 @@
-// What every CPU of the architecture runs.
+// The kernels for every CPU of the architecture.
 #define FASTGPU_ISA base
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/variant.h"

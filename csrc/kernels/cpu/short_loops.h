@@ -1,5 +1,5 @@
-// The loops over arrays of float16, bfloat16 and fp8, by the registers of kernels/cpu/lanes.h. Part
-// of kernels/cpu/loops.h, which says how it is compiled.
+// The loops over arrays of float16, bfloat16 and fp8, on the registers of kernels/cpu/lanes.h. Part
+// of kernels/cpu/loops.h; compiled as described there.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
 
-// A source that may be written gets the result, too.
+// The element type of a source. A source that is not const gets the result, too.
 template <typename Byte, typename Storage>
 using SourceOf = std::conditional_t<std::is_const_v<Byte>, const Storage, Storage>;
 
@@ -33,23 +33,23 @@ FASTGPU_INLINE void reduce_block(typename Format::Storage* target, Source* sourc
   if constexpr (!std::is_const_v<Source>) P::store(source, value, watch);
 }
 
-// Makes every NaN the one of the format.
+// Replaces every NaN by the canonical NaN of the format.
 template <typename Format>
-void unify(typename Format::Storage* codes, std::size_t count) {
+void canonicalize_nans(typename Format::Storage* codes, std::size_t count) {
   constexpr uint32_t kMagnitude = 0x7fff;
   for (std::size_t i = 0; i < count; ++i)
     codes[i] = (codes[i] & kMagnitude) > Format::kInfinity ? Format::kNaN : codes[i];
 }
 
 template <typename Format, typename Codes>
-FASTGPU_INLINE void unify_if(bool saw_nan, Codes* codes, std::size_t count) {
+FASTGPU_INLINE void canonicalize_if(bool saw_nan, Codes* codes, std::size_t count) {
   if constexpr (!std::is_const_v<Codes> &&
                 !std::is_same_v<typename Reduced<Format>::Watch, NoWatch>) {
-    if (saw_nan) unify<Format>(codes, count);
+    if (saw_nan) canonicalize_nans<Format>(codes, count);
   }
 }
 
-// Fewer elements than a block, without touching what lies around them.
+// Reduces fewer elements than a block, without touching memory around them.
 template <typename Format, typename Op, typename Source>
 void reduce_part(typename Format::Storage* target, Source* source, std::size_t count) {
   using Storage = typename Format::Storage;
@@ -60,16 +60,16 @@ void reduce_part(typename Format::Storage* target, Source* source, std::size_t c
   __builtin_memcpy(padded_source, source, count * sizeof(Storage));
   typename Reduced<Format>::Watch watch;
   reduce_block<Format, Op, const Storage>(padded_target, padded_source, watch);
-  unify_if<Format>(watch.saw_nan(), padded_target, kBlock);
+  canonicalize_if<Format>(watch.saw_nan(), padded_target, kBlock);
   __builtin_memcpy(target, padded_target, count * sizeof(Storage));
   if constexpr (!std::is_const_v<Source>)
     __builtin_memcpy(source, padded_target, count * sizeof(Storage));
 }
 
-// A long target is first brought to a register boundary: stores that straddle cache lines halve the
-// speed of AVX-512 in memory. The source often lies in another core's cache, and a block takes so
-// many instructions that few loads are waited for at once: its lines are asked for ahead, but none
-// behind its end, which may be another's to write.
+// A long target is first aligned to a register, because stores across cache lines halve the speed
+// of AVX-512 in memory. The source is often in another core's cache, and a block takes so many
+// instructions that few loads are in flight at once; so the loop prefetches it. It does not
+// prefetch beyond the end, where another rank may be writing.
 template <typename Format, typename Op, typename Byte = const std::byte>
 void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count) {
   using Storage = typename Format::Storage;
@@ -101,8 +101,8 @@ void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count
     i += kBlock;
   }
   const bool saw_nan = watch.saw_nan() | second_watch.saw_nan();
-  unify_if<Format>(saw_nan, target + first, i - first);
-  unify_if<Format>(saw_nan, source + first, i - first);
+  canonicalize_if<Format>(saw_nan, target + first, i - first);
+  canonicalize_if<Format>(saw_nan, source + first, i - first);
   if (i < count) reduce_part<Format, Op>(target + i, source + i, count - i);
 }
 
@@ -119,7 +119,7 @@ template <typename Format>
 void scale_short(std::byte* bytes, std::size_t count, float any_factor) {
   using Storage = typename Format::Storage;
   constexpr std::size_t kBlock = Packed<Format>::kCount;
-  const float factor = Real<float>::store(any_factor);  // a NaN that NanWatch may meet
+  const float factor = Real<float>::store(any_factor);  // with the NaN that NanWatch requires
   auto* data = reinterpret_cast<Storage*>(bytes);
   typename Packed<Format>::Watch watch;
   typename Packed<Format>::Watch second_watch;
@@ -132,13 +132,13 @@ void scale_short(std::byte* bytes, std::size_t count, float any_factor) {
     scale_block<Format>(data + i, factor, watch);
     i += kBlock;
   }
-  unify_if<Format>(watch.saw_nan() | second_watch.saw_nan(), data, i);
+  canonicalize_if<Format>(watch.saw_nan() | second_watch.saw_nan(), data, i);
   const std::size_t rest_bytes = (count - i) * sizeof(Storage);
   if (rest_bytes == 0) return;
   Storage padded[kBlock] = {};
   __builtin_memcpy(padded, data + i, rest_bytes);
   scale_block<Format>(padded, factor, watch);
-  unify_if<Format>(watch.saw_nan(), padded, kBlock);
+  canonicalize_if<Format>(watch.saw_nan(), padded, kBlock);
   __builtin_memcpy(data + i, padded, rest_bytes);
 }
 

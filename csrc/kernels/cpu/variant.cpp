@@ -18,7 +18,7 @@ namespace {
 constexpr std::array<std::string_view, 4> kNames{"base", "avx2", "avx512", "avx512fp16"};
 
 #if defined(__x86_64__)
-// These two not by __builtin_cpu_supports, which does not know their names in every compiler.
+// Not by __builtin_cpu_supports, because some compilers do not know the name; likewise below.
 bool has_f16c() {
   unsigned eax = 0;
   unsigned ebx = 0;
@@ -27,7 +27,7 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
 
-// Beside AVX-512 F, whose registers the system then saves.
+// The caller checks AVX-512 F, which implies that the system saves the registers.
 bool has_avx512fp16() {
   constexpr unsigned kAvx512Fp16 = 1u << 23;
   unsigned eax = 0;
@@ -58,7 +58,7 @@ std::vector<const Variant*> usable_variants() {
   return usable;
 }
 
-const Variant& choose(const char* wanted) {
+const Variant& choose_variant(const char* wanted) {
   const std::vector<const Variant*> usable = usable_variants();
   if (wanted == nullptr || *wanted == '\0') return *usable.back();
   for (std::size_t level = 0; level < kNames.size(); ++level) {
@@ -68,9 +68,9 @@ const Variant& choose(const char* wanted) {
                                          "'; allowed are avx512fp16, avx512, avx2 and base");
 }
 
-const Variant& in_use() {
+const Variant& active_variant() {
   // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing of this library writes the environment
-  static const Variant& chosen = choose(std::getenv("FASTGPU_SIMD"));
+  static const Variant& chosen = choose_variant(std::getenv("FASTGPU_SIMD"));
   return chosen;
 }
 

@@ -1,5 +1,6 @@
-// The kernels compiled for one instruction set, and the choice among them at run time.
-// Thread safety: constants; in_use() decides once.
+// The kernels compiled for each instruction set, and the choice among them at run time.
+//
+// Threading: constants; active_variant() decides once.
 #pragma once
 
 #include <cstddef>
@@ -22,17 +23,18 @@ extern const Variant kBaseVariant;
 #if defined(__x86_64__)
 extern const Variant kAvx2Variant;
 extern const Variant kAvx512Variant;
-extern const Variant* const kAvx512Fp16Variant;  // nullptr: the compiler does not know it
+extern const Variant* const kAvx512Fp16Variant;  // nullptr: the compiler lacks it
 #endif
 
-// What this CPU and its operating system can run, the narrowest first.
+// The variants that the CPU and its operating system can run, the narrowest first.
 std::vector<const Variant*> usable_variants();
 
-// The widest usable variant, or a narrower one that `wanted` names (nullptr or "": no wish). Throws
-// InvalidArgumentError when it is none of avx512fp16, avx512, avx2 and base.
-const Variant& choose(const char* wanted);
+// The usable variant named by `wanted`, or the widest usable one if that is narrower, or if
+// `wanted` is nullptr or "". Throws InvalidArgumentError if `wanted` is not one of avx512fp16,
+// avx512, avx2 and base.
+const Variant& choose_variant(const char* wanted);
 
-// choose() with what FASTGPU_SIMD says.
-const Variant& in_use();
+// choose_variant() for the value of FASTGPU_SIMD.
+const Variant& active_variant();
 
 }  // namespace fastgpu::cpu

@@ -13,15 +13,15 @@ void reduce_in_order(LaneBuilder& steps, const RankSubset& subset, const Region&
       const int peer = subset.ranks[static_cast<std::size_t>(member)];
       member == 0 ? steps.recv(peer, target) : steps.recv_reduce(peer, target);
     } else if (member != 0) {
-      steps.decode_reduce(own, target);
+      steps.copy_reduce(own, target);
     } else if (own != target) {
       steps.copy(own, target);
     }
   }
 }
 
-void scatter_reduce(LaneBuilder& steps, const RankSubset& subset, const Partition& shards,
-                    const Region& kept) {
+void reduce_scatter_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards,
+                           const Region& own_copy) {
   for (int ahead = 1; ahead < subset.size(); ++ahead) {
     const int peer = shifted(subset.index, ahead, subset.size());
     if (peer < shards.parts()) {
@@ -31,19 +31,20 @@ void scatter_reduce(LaneBuilder& steps, const RankSubset& subset, const Partitio
   if (subset.index >= shards.parts()) return;
   const Region mine = shards[subset.index];
   Region own = mine;
-  if (subset.index > 0) {  // the first member's contribution is stored over mine
-    own = {kept.buffer, kept.offset_bytes, mine.size_bytes};
-    steps.encode(mine, own);
+  if (subset.index > 0) {  // the first member's contribution replaces this rank's own
+    own = {own_copy.buffer, own_copy.offset_bytes, mine.size_bytes};
+    steps.copy(mine, own);
   }
   reduce_in_order(steps, subset, own, mine);
 }
 
-Region keep_for(const RankSubset& subset, const Partition& shards, ScratchLayout& scratch) {
+Region scratch_for_own_shard(const RankSubset& subset, const Partition& shards,
+                             ScratchLayout& scratch) {
   if (subset.index == 0 || subset.index >= shards.parts()) return {};
-  return scratch.take(shards[subset.index].size_bytes);
+  return scratch.allocate(shards[subset.index].size_bytes);
 }
 
-void share_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards) {
+void all_gather_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards) {
   const auto rank_of = [&](int member) { return subset.ranks[static_cast<std::size_t>(member)]; };
   const int size = subset.size();
   for (int ahead = 1; ahead < size && subset.index < shards.parts(); ++ahead) {
@@ -68,17 +69,17 @@ std::vector<int> all_ranks(int world) {
 
 namespace {
 
-// Everybody sends everything to everybody and sums it in rank order.
+// Every rank sends its whole tensor to every other rank, and adds all contributions in rank order.
 //
-//        0 <--> 1        1 hop; (n - 1) * S bytes sent by every rank, n * S read and summed
-//        ^ \  / ^        order: ((0 + 1) + 2) + ..., on every rank
+//        0 <--> 1        1 hop. Every rank sends (n - 1) * S bytes, and reads and adds n * S.
+//        ^ \  / ^        Order: ((0 + 1) + 2) + ..., on every rank.
 //        |  \/  |
-//        v /  \ v        What is sent lies in the wire buffer: the data is stored over while slow
-//        3 <--> 2        peers still take theirs.
+//        v /  \ v        A rank sends from a copy in scratch, because the sum replaces the data
+//        3 <--> 2        while slow peers still receive.
 void one_shot(LaneContext& context, const RankSubset& subset) {
   const Region data = context.data();
-  const Region scratch = context.scratch.take(data.size_bytes);
-  context.steps.encode(data, scratch);
+  const Region scratch = context.scratch.allocate(data.size_bytes);
+  context.steps.copy(data, scratch);
   for (int ahead = 1; ahead < subset.size(); ++ahead) {
     context.steps.send(shifted(subset.index, ahead, subset.size()), scratch);
   }
@@ -87,33 +88,37 @@ void one_shot(LaneContext& context, const RankSubset& subset) {
 
 }  // namespace
 
-// One-shot when small (above). Two-shot when large: each rank owns a shard, takes it from all and
-// sums it in rank order, then gives the sum to all.
+// One-shot for small tensors (above), two-shot for large ones: rank j owns shard j. Every rank
+// sends each owner its shard; the owner adds them in rank order and sends the sum to every rank.
+// The shared-memory all-reduces of DeepSpeed and vLLM use the same two forms.
 //
 //        hop 1:  shard j of every rank --> j        hop 2:  j: the sum --> every rank
 //
-// 2 hops; 2(n - 1)/n * S bytes sent by every rank. Peers are met in turn from the next one on, so
-// that not all ranks send to one. A shard is stored over only with the sum that my part is in: my
-// send of it is long gone.
-// DeepSpeed's and vLLM's shared-memory all-reduces work so, with the two sizes told apart alike.
+// 2 hops. Every rank sends 2(n - 1)/n * S bytes. It begins with the next rank and goes round, so
+// that a rank is not addressed by all peers at once.
+// No write meets a pending send: the sum of a shard contains this rank's part, so the owner has
+// received this rank's send before the sum arrives.
 void direct_all_reduce(LaneContext& context) {
   const PlanRequest& request = context.request;
   const std::vector<int> ranks = all_ranks(request.world);
   const RankSubset subset{ranks, request.rank};
   const uint64_t bytes = request.count * request.element_size;
   if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(context, subset);
-  const Chunks blocks = context.blocks();
+  const ChunkedRegion blocks = context.blocks();
   const auto shards = [&](int64_t block) { return context.split(blocks[block], request.world); };
-  // The first block is a largest one, and so are its shards.
-  const Region kept = keep_for(subset, shards(0), context.scratch);
+  // No block is larger than the first, so one scratch region serves all.
+  const Region own_copy = scratch_for_own_shard(subset, shards(0), context.scratch);
   for (int64_t block = 0; block < blocks.count(); ++block) {
-    scatter_reduce(context.steps, subset, shards(block), kept);
-    share_shards(context.steps, subset, shards(block));
+    reduce_scatter_shards(context.steps, subset, shards(block), own_copy);
+    all_gather_shards(context.steps, subset, shards(block));
   }
 }
 
-// Each part goes straight to its rank, which sums in rank order.
-// 1 hop; (n - 1)/n * S bytes sent by every rank, S the whole input; no scratch.
+// Every rank sends part j of its input to rank j, and rank j adds the parts in rank order.
+//
+//        part j of every rank --> j: the sum
+//
+// 1 hop, no scratch. Every rank sends (n - 1)/n * S bytes; S is the size of the whole input.
 void direct_reduce_scatter(LaneContext& context) {
   const PlanRequest& request = context.request;
   for (int ahead = 1; ahead < request.world; ++ahead) {
@@ -125,7 +130,11 @@ void direct_reduce_scatter(LaneContext& context) {
                   context.data());
 }
 
-// 1 hop; (n - 1)/n * S bytes sent by every rank, S the whole output.
+// Every rank sends its part to every other rank.
+//
+//        j: part j --> every rank
+//
+// 1 hop. Every rank sends (n - 1)/n * S bytes; S is the size of the whole output.
 void direct_all_gather(LaneContext& context) {
   const int rank = context.request.rank;
   const int world = context.request.world;
@@ -141,7 +150,7 @@ void direct_all_gather(LaneContext& context) {
 
 namespace {
 
-// Where the part for (or from) `peer` lies: after those of the ranks before it.
+// The part for `peer` in input, or from `peer` in data. Parts are in rank order.
 Region part_of(Buffer buffer, std::span<const uint64_t> counts, const PlanRequest& request,
                int peer) {
   const auto index = static_cast<std::size_t>(peer);
@@ -155,13 +164,18 @@ Region part_of(Buffer buffer, std::span<const uint64_t> counts, const PlanReques
 
 }  // namespace
 
-// At turn t rank r sends to r + t and hears from r - t, so that no rank is met by all at once.
-// Small parts all leave before the first is waited for: 1 hop. Of large ones a few turns are under
-// way together, lest everyone's bytes stand in line everywhere: 1 hop for small worlds, (n - 1)/8
-// for large ones. How far ahead is a rank's own affair: each channel sees one frame either way.
-// Bytes: what is given to the others, each once.
-// An empty part travels as an empty frame: sizes are checked per frame, and a rank that expects
-// something must not wait for ever.
+// In turn t, rank r sends to r + t and receives from r - t, so no rank is addressed by all peers at
+// once.
+//
+//        turn t:   r - t --> r --> r + t
+//
+// A rank that sends little posts all sends first: 1 hop. With large parts, few turns are in flight,
+// so that channels do not fill with frames that no rank receives yet: 1 hop up to kTurnsAhead + 2
+// ranks, (n - 1)/(kTurnsAhead + 1) beyond. Ranks may decide differently, because each channel
+// carries one frame in either case.
+// A rank sends every part once, except its own. An empty part is sent as an empty frame: sizes are
+// checked for every frame, and a rank that expects data must get an error instead of waiting
+// forever.
 void direct_all_to_all(LaneContext& context) {
   const PlanRequest& request = context.request;
   const auto sent = [&](int peer) {
@@ -172,7 +186,7 @@ void direct_all_to_all(LaneContext& context) {
   };
   uint64_t sent_bytes = 0;
   for (int peer = 0; peer < request.world; ++peer) sent_bytes += sent(peer).size_bytes;
-  const int turns_ahead = sent_bytes <= kPromptBytes ? request.world - 1 : kTurnsAhead;
+  const int turns_ahead = sent_bytes <= kPostAllBytes ? request.world - 1 : kTurnsAhead;
   context.steps.copy(sent(request.rank), received(request.rank));
   for (int turn = 1; turn < request.world + turns_ahead; ++turn) {
     if (turn < request.world) {

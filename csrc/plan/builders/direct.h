@@ -1,4 +1,7 @@
-// Direct algorithms: every rank talks to every rank. Whatever reduces does so in rank order.
+// Direct algorithms: every rank exchanges frames with every other rank. Reductions are in rank
+// order.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include <span>
@@ -8,18 +11,19 @@
 
 namespace fastgpu {
 
-// One-shot as long as a rank sends no more than this, where nobody has said which: beyond it the
-// second round trip of two-shot costs less than the bytes that it saves. `choose` says by price.
+// Whether a direct all-reduce takes one shot instead of two. `shots` 0 decides by size: one shot as
+// long as a rank sends at most kOneShotBytes. Beyond that, two-shot's second round trip costs less
+// than the bytes that it saves. choose() decides by price instead, and sets `shots`.
 inline constexpr uint64_t kOneShotBytes = 128 * 1024;
 bool takes_one_shot(uint64_t bytes, int world, int shots);
 
-// all_to_all: a rank that sends no more than this sends all of it before it waits; one that sends
-// more keeps so many turns under way.
-inline constexpr uint64_t kPromptBytes = 1024 * 1024;
+// all_to_all: a rank that sends at most kPostAllBytes posts all sends before its first receive.
+// Otherwise it posts the sends of kTurnsAhead turns before the first receive.
+inline constexpr uint64_t kPostAllBytes = 1024 * 1024;
 inline constexpr int kTurnsAhead = 7;
 
-// Ranks that share shards: the one at `index` is me, and shard j belongs to ranks[j] (there may be
-// fewer shards than ranks).
+// The members of a collective among some ranks: ranks[index] is this rank. Shard j belongs to
+// ranks[j]; there may be fewer shards than ranks.
 struct RankSubset {
   std::span<const int> ranks;
   int index = 0;
@@ -27,20 +31,23 @@ struct RankSubset {
   int size() const { return static_cast<int>(ranks.size()); }
 };
 
-std::vector<int> all_ranks(int world);  // 0, 1, ...
+std::vector<int> all_ranks(int world);  // 0, 1, ..., world - 1
 
-// Sums everybody's contribution in the circle's order into `target`; mine lies at `own`, which is
-// `target` only where I am first.
+// Adds the contributions of all members in their order into `target`. This rank's own contribution
+// is in `own`, which may be `target` only if this rank is the first member.
 void reduce_in_order(LaneBuilder& steps, const RankSubset& subset, const Region& own,
                      const Region& target);
 
-// The two halves of two-shot, blocks that hierarchical uses too: first each owner holds its shard
-// reduced in the circle's order, `kept` holding its own contribution meanwhile (keep_for: nothing
-// where it is the first); then everybody holds every shard.
-Region keep_for(const RankSubset& subset, const Partition& shards, ScratchLayout& scratch);
-void scatter_reduce(LaneBuilder& steps, const RankSubset& subset, const Partition& shards,
-                    const Region& kept);
-void share_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards);
+// The two halves of two-shot; hierarchical uses them, too.
+// reduce_scatter_shards: each owner gets its shard, reduced in the members' order. `own_copy` holds
+// the owner's contribution while the sum replaces it; scratch_for_own_shard allocates it, or
+// returns an empty region if none is needed.
+Region scratch_for_own_shard(const RankSubset& subset, const Partition& shards,
+                             ScratchLayout& scratch);
+void reduce_scatter_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards,
+                           const Region& own_copy);
+// all_gather_shards: each owner sends its shard to all members.
+void all_gather_shards(LaneBuilder& steps, const RankSubset& subset, const Partition& shards);
 
 void direct_all_reduce(LaneContext& context);
 void direct_reduce_scatter(LaneContext& context);

@@ -5,27 +5,30 @@
 namespace fastgpu {
 namespace {
 
-// The ranks that exchange: a power of two of them, the core. Each of the first `extra` core
-// members is a pair of ranks, 2i and 2i + 1, of which the second one only hands its part over.
-struct Core {
-  int size;
-  int extra;
+// The ranks that halve and double: the largest power of two of them, numbered as members. If n is
+// no power of two, ranks 2i and 2i + 1 form a pair for the first `pairs` members. Rank 2i takes
+// part as member i, also on behalf of rank 2i + 1.
+struct Members {
+  int count;
+  int pairs;
 
-  explicit Core(int world)
-      : size(static_cast<int>(std::bit_floor(static_cast<unsigned>(world)))), extra(world - size) {}
-  bool paired(int rank) const { return rank < 2 * extra; }
-  int member_of(int rank) const { return paired(rank) ? rank / 2 : rank - extra; }
-  int rank_of(int member) const { return member < extra ? 2 * member : member + extra; }
+  explicit Members(int world)
+      : count(static_cast<int>(std::bit_floor(static_cast<unsigned>(world)))),
+        pairs(world - count) {}
+  bool paired(int rank) const { return rank < 2 * pairs; }
+  int member_of(int rank) const { return paired(rank) ? rank / 2 : rank - pairs; }
+  int rank_of(int member) const { return member < pairs ? 2 * member : member + pairs; }
 };
 
-// The core's exchange of one block, `me` a member of it.
-void exchange(LaneContext& context, const Core& core, int me, const Region& block) {
+// The all-reduce of one block among the members.
+void halve_and_double(LaneContext& context, const Members& members, const Region& block) {
   LaneBuilder& steps = context.steps;
-  const Partition shards = context.split(block, core.size);
-  int first = 0;  // my window: `width` shards from here on
-  int width = core.size;
-  for (int distance = 1; distance < core.size; distance *= 2) {
-    const int partner = core.rank_of(me ^ distance);
+  const Partition shards = context.split(block, members.count);
+  const int me = members.member_of(context.request.rank);
+  int first = 0;  // this member's window: `width` shards from `first` on
+  int width = members.count;
+  for (int distance = 1; distance < members.count; distance *= 2) {
+    const int partner = members.rank_of(me ^ distance);
     width /= 2;
     const int upper = first + width;
     const bool keeps_upper = (me & distance) != 0;
@@ -34,8 +37,8 @@ void exchange(LaneContext& context, const Core& core, int me, const Region& bloc
     steps.send(partner, shards.range(given, given + width));
     steps.recv_reduce(partner, shards.range(first, first + width));
   }
-  for (int distance = core.size / 2; distance > 0; distance /= 2) {
-    const int partner = core.rank_of(me ^ distance);
+  for (int distance = members.count / 2; distance > 0; distance /= 2) {
+    const int partner = members.rank_of(me ^ distance);
     const bool holds_upper = (me & distance) != 0;
     const int missing = holds_upper ? first - width : first + width;
     steps.send(partner, shards.range(first, first + width));
@@ -45,8 +48,8 @@ void exchange(LaneContext& context, const Core& core, int me, const Region& bloc
   }
 }
 
-// The second of a pair hands each block over, the next one before it waits for a sum.
-void hand_over(LaneBuilder& steps, int peer, const Chunks& blocks) {
+// The steps of the second rank of a pair. It sends the next block before it waits for a sum.
+void reduce_through(LaneBuilder& steps, int peer, const ChunkedRegion& blocks) {
   steps.send(peer, blocks[0]);
   for (int64_t block = 0; block < blocks.count(); ++block) {
     if (block + 1 < blocks.count()) steps.send(peer, blocks[block + 1]);
@@ -57,26 +60,30 @@ void hand_over(LaneBuilder& steps, int peer, const Chunks& blocks) {
 }  // namespace
 
 // Rabenseifner; see Thakur, Rabenseifner and Gropp, "Optimization of collective communication
-// operations in MPICH" (2005). n = 2^k + extra.
+// operations in MPICH" (2005).
 //
-//        distance 1        distance 2        At distance d partners share a window; each keeps the
-//        0 --- 1           0 ------- 2       half that bit d of its number names and gives the
-//        2 --- 3           1 ------- 3       other half away (halving, k hops). Then backwards:
-//        halves of S       quarters of S     each gives what it holds (doubling, k hops).
+//        distance 1        distance 2        Halving: partners at distance d share a window of the
+//        0 --- 1           0 ------- 2       data. They swap halves and add; bit d of a member's
+//        2 --- 3           1 ------- 3       number says which half it keeps. Doubling: the same
+//        halves of S       quarters of S     exchanges in reverse order distribute the sums.
 //
-// 2 log2 n hops, 2(n - 1)/n * S bytes sent by every rank; neighbours exchange the large halves.
-// With extra > 0 there are 2 hops more, in which a pair moves S bytes each way.
-// Order: mine + partner's, by distance; each shard has one owner in the end, who gives it to all.
-// Each block by itself. A half that I gave away is stored over only with the sum that it is in.
+// For n = 2^k: 2k hops, and every rank sends 2(n - 1)/n * S bytes. The large halves move between
+// neighbours. For any other n: 2 hops more, in which each pair moves S bytes in either direction.
+// Order: mine + partner's, nearest partner first, the values of a pair before all others. Each
+// shard is reduced on one rank, so all ranks get the same bits.
+// No write meets a pending send: the sum of a shard contains this rank's part, so the partner has
+// received this rank's send before the sum arrives.
 void halving_all_reduce(LaneContext& context) {
   const int rank = context.request.rank;
-  const Core core(context.request.world);
-  const Chunks blocks = context.blocks();
-  if (core.paired(rank) && rank % 2 == 1) return hand_over(context.steps, rank - 1, blocks);
+  const Members members(context.request.world);
+  const ChunkedRegion blocks = context.blocks();
+  if (members.paired(rank) && rank % 2 == 1) {
+    return reduce_through(context.steps, rank - 1, blocks);
+  }
   for (int64_t block = 0; block < blocks.count(); ++block) {
-    if (core.paired(rank)) context.steps.recv_reduce(rank + 1, blocks[block]);
-    exchange(context, core, core.member_of(rank), blocks[block]);
-    if (core.paired(rank)) context.steps.send(rank + 1, blocks[block]);
+    if (members.paired(rank)) context.steps.recv_reduce(rank + 1, blocks[block]);
+    halve_and_double(context, members, blocks[block]);
+    if (members.paired(rank)) context.steps.send(rank + 1, blocks[block]);
   }
 }
 

@@ -1,4 +1,6 @@
-// Recursive halving and doubling: few hops, each with one partner, for worlds of many ranks.
+// Recursive halving and doubling: few hops, each between two partners; for worlds of many ranks.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include "plan/builders/lane_context.h"

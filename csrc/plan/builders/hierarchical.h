@@ -1,4 +1,6 @@
-// Two levels: direct inside each host, rings between hosts.
+// Two-level all-reduce: direct inside each host, rings between hosts.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include "plan/builders/lane_context.h"

@@ -1,24 +1,30 @@
-// What a builder writes into: one lane of one rank's schedule, with the lane's share of the data
-// and scratch that no other lane touches. Builders are functions of a Draft; each writes down the
-// steps of draft.request.rank and nothing else. They may count on count > 0 and world > 1.
-// Ownership: lives inside build(). Thread safety: one thread.
+// LaneContext: the argument of every builder. It has the request, the lane, the lane's share of the
+// buffers, and the LaneBuilder to write the steps into.
+//
+// A builder writes the steps of `request.rank` in one lane and nothing else. It may assume
+// count > 0 and world > 1, except direct_all_to_all and barrier. Builders write schedules for
+// n = world ranks and tensors of S bytes; their comments count hops (rounds) and bytes in n and S.
+//
+// Ownership: lives inside build(). Threading: one thread.
 #pragma once
 
+#include "base/cache_lines.h"
+#include "plan/build.h"
+#include "plan/builders/lane_builder.h"
 #include "plan/builders/partition.h"
-#include "plan/schedule.h"
 
 namespace fastgpu {
 
-// Hands out regions of the wire buffer, each on cache lines of its own.
+// Allocates the regions of the scratch buffer. No two regions share a cache line.
 class ScratchLayout {
  public:
-  Region take(uint64_t size_bytes) {
+  Region allocate(uint64_t size_bytes) {
     const Region region{Buffer::kScratch, used_bytes_, size_bytes};
-    used_bytes_ += (size_bytes + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
+    used_bytes_ += (size_bytes + kLineBytes - 1) / kLineBytes * kLineBytes;
     return region;
   }
   uint64_t used_bytes() const { return used_bytes_; }
-  void share() { shared_ = true; }
+  void set_shared() { shared_ = true; }  // see Schedule::scratch_shared
   bool shared() const { return shared_; }
 
  private:
@@ -29,22 +35,19 @@ class ScratchLayout {
 struct LaneContext {
   const PlanRequest& request;
   int lane;
-  ScratchLayout& scratch;
+  ScratchLayout& scratch;  // of all lanes
   LaneBuilder steps;
 
-  // This lane's share of part `part` of a buffer that holds parts of `count` elements each.
+  // The lane's share of part `part`, where a buffer holds parts of `count` elements each.
   Region data(int part = 0) const { return share_of(Buffer::kData, part); }
   Region input(int part = 0) const { return share_of(Buffer::kInput, part); }
-  // This lane's share of any other region.
-  Region share_of(const Region& whole) const {
-    return Partition(whole, request.lanes, request.element_size)[lane];
-  }
-  // This lane's data in blocks of request.block_bytes, or in one.
-  Chunks blocks() const {
+  // The lane's share of any region.
+  Region share_of(const Region& whole) const { return split(whole, request.lanes)[lane]; }
+  // The lane's data in blocks of request.block_bytes / lanes, or in one block.
+  ChunkedRegion blocks() const {
     const uint64_t block_bytes = request.block_bytes / static_cast<uint64_t>(request.lanes);
     return {data(), block_bytes > 0 ? block_bytes : data().size_bytes, request.element_size};
   }
-  // `regions` into as many parts of whole elements.
   Partition split(const Region& region, int parts) const {
     return Partition(region, parts, request.element_size);
   }
@@ -56,7 +59,8 @@ struct LaneContext {
   }
 };
 
-// `rank` moved by `by` places round a world of `world`; |by| < world.
-inline int shifted(int rank, int by, int world) { return (rank + by + world) % world; }
+// The rank `distance` places after `rank`, or before it if negative, in a circle of `world` ranks;
+// |distance| < world.
+inline int shifted(int rank, int distance, int world) { return (rank + distance + world) % world; }
 
 }  // namespace fastgpu

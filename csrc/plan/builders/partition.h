@@ -1,7 +1,7 @@
-// Cutting a region into balanced parts of whole elements. Every rank cuts alike, so that shard i
-// means the same bytes everywhere. Large parts begin at multiples of a cache line from the start
-// of the whole: two ranks or two lanes never write one line.
-// Thread safety: a value.
+// Cuts a region into parts of whole elements. Every rank cuts alike, so shard i is the same bytes
+// on every rank.
+//
+// Threading: values, any thread.
 #pragma once
 
 #include <cstdint>
@@ -10,32 +10,32 @@
 
 namespace fastgpu {
 
-inline constexpr uint64_t kCacheLineBytes = 64;
-
+// Balanced parts. Parts of 4 KiB or more begin at a multiple of a cache line from the start of the
+// region, so that two ranks or two lanes never write the same line.
 class Partition {
  public:
-  // `whole` holds whole elements; parts may be empty when there are more of them than elements.
+  // `whole` must hold whole elements. Some parts are empty if there are more parts than elements.
   Partition(const Region& whole, int parts, uint32_t element_size);
 
   Region operator[](int part) const { return range(part, part + 1); }
-  Region range(int first, int last) const;  // parts first .. last - 1, which lie side by side
+  Region range(int first, int last) const;  // the adjacent parts first .. last - 1
   int parts() const { return parts_; }
 
  private:
-  uint64_t border_bytes(int part) const;
+  uint64_t begin_bytes(int part) const;
 
   Region whole_;
   int parts_;
-  uint64_t unit_bytes_;      // borders lie at multiples of it
-  uint64_t units_per_part_;  // and the first `longer_` parts have one more
-  uint64_t longer_;
+  uint64_t unit_bytes_;  // each part begins at a multiple of this
+  uint64_t units_per_part_;
+  uint64_t longer_parts_;  // the first parts, which have one unit more
 };
 
-// The chunks of a pipeline: `chunk_bytes` rounded down to whole elements (one at least), the last
-// one shorter.
-class Chunks {
+// Chunks of equal size, the last one possibly shorter: `chunk_bytes` rounded down to whole
+// elements, but at least one element.
+class ChunkedRegion {
  public:
-  Chunks(const Region& whole, uint64_t chunk_bytes, uint32_t element_size);
+  ChunkedRegion(const Region& whole, uint64_t chunk_bytes, uint32_t element_size);
 
   int64_t count() const { return count_; }
   Region operator[](int64_t chunk) const;

@@ -20,12 +20,13 @@ Ring ring_of_world(const PlanRequest& request, int lane) {
 
 // Patarasu and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations" (2009).
 //
-//        shard j, n = 4:    j --> j+1 --> j+2 --> j+3    reduce-scatter: each adds its part
+//        shard j, n = 4:    j --> j+1 --> j+2 --> j+3    reduce-scatter: each rank adds its part
 //                           j+3 --> j --> j+1 --> j+2    all-gather: the sum goes round
 //
-// 2(n - 1) hops, one frame sent and one received in each; 2(n - 1)/n * S bytes sent by every rank.
-// Order: each puts its own before what came, j+3 + (j+2 + (j+1 + j)).
-// A shard is stored over only after its sum went through everybody: my send of it is long gone.
+// 2(n - 1) hops of one frame per rank. Every rank sends 2(n - 1)/n * S bytes.
+// Order: a rank adds its own part on the left, j+3 + (j+2 + (j+1 + j)).
+// No write meets a pending send: the sum of a shard contains this rank's part, so this rank's send
+// of the shard was received before the sum arrives.
 void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shards) {
   for (int hop = 0; hop < ring.size - 1; ++hop) {
     steps.send(ring.next, shards[ring.behind(hop)]);
@@ -39,27 +40,27 @@ void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shar
 
 void ring_all_reduce(LaneContext& context) {
   const Ring ring = ring_of_world(context.request, context.lane);
-  const Chunks blocks = context.blocks();
+  const ChunkedRegion blocks = context.blocks();
   for (int64_t block = 0; block < blocks.count(); ++block) {
     ring_all_reduce(context.steps, ring, context.split(blocks[block], context.request.world));
   }
 }
 
-// The first half of the all-reduce, one hop earlier, so that part j ends at rank j.
+// The first half of the all-reduce, shifted by one rank so that part j ends at rank j.
 //
 //        input part j:      j+1 --> j+2 --> ... --> j - 1 --> j: data
 //
-// n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole input. The input stays as it is:
-// sums on their way lie in two slots of the wire buffer. A slot is written anew when `next` has
-// said, by an empty frame, that it took the last sum out of it.
+// n - 1 hops. Every rank sends (n - 1)/n * S bytes; S is the size of the whole input.
+// The input must not change, so partial sums use two slots in scratch. A slot is written again when
+// `next` has confirmed, by an empty frame, that it took the last sum from the slot.
 void ring_reduce_scatter(LaneContext& context) {
   LaneBuilder& steps = context.steps;
   const Ring ring = ring_of_world(context.request, context.lane);
   const uint64_t size_bytes = context.data().size_bytes;
-  const int last = ring.size - 2;  // hop
+  const int last = ring.size - 2;  // the last hop
   std::array<Region, 2> slots{};
   for (int slot = 0; slot < std::min(last, 2); ++slot) {
-    slots[static_cast<std::size_t>(slot)] = context.scratch.take(size_bytes);
+    slots[static_cast<std::size_t>(slot)] = context.scratch.allocate(size_bytes);
   }
   if (size_bytes == 0) return;
   steps.send(ring.next, context.input(ring.behind(1)));
@@ -77,7 +78,7 @@ void ring_reduce_scatter(LaneContext& context) {
 //
 //        part j:            j --> j+1 --> ... --> j - 1
 //
-// n - 1 hops; (n - 1)/n * S bytes sent by every rank, S the whole output.
+// n - 1 hops. Every rank sends (n - 1)/n * S bytes; S is the size of the whole output.
 void ring_all_gather(LaneContext& context) {
   const Ring ring = ring_of_world(context.request, context.lane);
   if (ring.size > 1) context.steps.send(ring.next, context.input());
@@ -88,14 +89,13 @@ void ring_all_gather(LaneContext& context) {
   }
 }
 
-// Scatter, then all-gather round the ring, where nothing returns to the root. Van de Geijn; see
-// Thakur, Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH"
-// (2005).
+// Scatter from the root, then all-gather round the ring up to the rank before the root.
+// Van de Geijn; see Thakur, Rabenseifner and Gropp, "Optimization of collective communication
+// operations in MPICH" (2005).
 //
-//        root --> shard j to each j;   then shard j:  j --> j+1 --> ... --> the one before the root
+//        root --> shard j to rank j          shard j:  j --> j+1 --> ... --> rank before the root
 //
-// The root sends 2(n - 1)/n * S bytes, the others at most (n - 1)/n * S; n - 1
-// hops.
+// n - 1 hops. The root sends 2(n - 1)/n * S bytes, another rank at most (n - 1)/n * S.
 void ring_broadcast(LaneContext& context) {
   const Ring ring = ring_of_world(context.request, context.lane);
   const int root = context.request.root;

@@ -1,5 +1,7 @@
-// Ring algorithms: every rank sends to one neighbour and hears from the other; odd lanes run the
-// other way round, so that both directions of every link are used.
+// Ring algorithms: every rank sends to the next rank and receives from the previous one. Odd lanes
+// run in the other direction, so that both directions of every link are busy.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include <span>
@@ -8,23 +10,23 @@
 
 namespace fastgpu {
 
-// My place on a ring of members 0 .. size - 1, which stand for ranks. Data moves by `direction`.
+// A ring of members 0 .. size - 1, seen from one of them. Members stand for ranks of the world.
 struct Ring {
   int size = 1;
-  int index = 0;
-  int direction = 1;
-  int previous = 0;  // a rank
-  int next = 0;      // a rank
+  int index = 0;      // this rank's member number
+  int direction = 1;  // data moves from member i to member i + direction
+  int previous = 0;   // rank
+  int next = 0;       // rank
 
-  // The member that is `steps` places behind me: what it sends now I hold `steps` hops later.
-  int behind(int steps) const { return ((index - direction * steps) % size + size) % size; }
+  // The member `hops` places behind this one; its data arrives here after `hops` hops.
+  int behind(int hops) const { return ((index - direction * hops) % size + size) % size; }
 };
 
-// The ring over ranks[0], ranks[1], ..., of which ranks[index] is me.
+// The ring over ranks[0], ranks[1], ...; this rank is ranks[index].
 Ring ring_of(std::span<const int> ranks, int index, int lane);
 Ring ring_of_world(const PlanRequest& request, int lane);
 
-// All-reduce of the shards' whole region, in place: a block that hierarchical uses too.
+// The all-reduce of one region, cut into one shard per member. hierarchical uses it, too.
 void ring_all_reduce(LaneBuilder& steps, const Ring& ring, const Partition& shards);
 
 void ring_all_reduce(LaneContext& context);

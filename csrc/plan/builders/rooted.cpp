@@ -8,99 +8,106 @@
 namespace fastgpu {
 namespace {
 
-constexpr int kLaidOutChunks = 2;  // one is read while the next one is laid out
+constexpr int kStagedChunks = 2;  // the root writes one while the peers read the other
 
-// The ranks other than the root, from the one after it on.
+// Visits all ranks but the root, beginning with the rank after it.
 template <typename Visit>
-void for_each_other(const PlanRequest& request, Visit visit) {
+void for_each_peer_of_root(const PlanRequest& request, Visit visit) {
   for (int ahead = 1; ahead < request.world; ++ahead) {
     visit(shifted(request.root, ahead, request.world));
   }
 }
 
+// The steps of the root of a staged broadcast.
+//
+//        data --> scratch --> 1, 2, 3, ...
+//
+// The root copies chunk after chunk into scratch that the peers can read in place, so the data is
+// copied n times in all. Through channels it would be copied 2(n - 1) times. Every peer confirms a
+// chunk with an empty frame; the root replaces the chunk when all have confirmed.
+void staged_broadcast(LaneContext& context, const ChunkedRegion& chunks) {
+  const PlanRequest& request = context.request;
+  context.scratch.set_shared();
+  std::array<Region, kStagedChunks> slots{};
+  for (int64_t n = 0; n < std::min<int64_t>(kStagedChunks, chunks.count()); ++n) {
+    slots[static_cast<std::size_t>(n)] = context.scratch.allocate(chunks[n].size_bytes);
+  }
+  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+    Region slot = slots[static_cast<std::size_t>(chunk % kStagedChunks)];
+    slot.size_bytes = chunks[chunk].size_bytes;
+    if (chunk >= kStagedChunks) {
+      for_each_peer_of_root(request, [&](int peer) { context.steps.recv_empty(peer); });
+    }
+    context.steps.copy(chunks[chunk], slot);
+    for_each_peer_of_root(request, [&](int peer) { context.steps.send(peer, slot); });
+  }
+}
+
 }  // namespace
 
-// In all four the frames go one way; the handshake gives each pair an empty one the other way.
-//
-//        root --> 1          1 hop of n - 1 frames at the root; the root sends (n - 1) * S bytes
-//          | \--> 2          (broadcast), or its whole input less its own part (scatter); reduce
-//          \----> 3          and gather are the same backwards
-//
-// A large broadcast inside a host had better be copied n times than 2(n - 1) times, into a channel
-// and out of it for everyone. The root lays it out, chunk by chunk, in scratch of which the others
-// can read; each says that it has, before the place of a chunk gets the next but one.
-//
-//        data --> scratch ---> 1, 2, 3, ...
+//        root --> 1          1 hop. The root sends n - 1 frames, (n - 1) * S bytes.
+//          | \--> 2
+//          \----> 3          A staged broadcast: 1 hop per chunk; see staged_broadcast.
 void direct_broadcast(LaneContext& context) {
   const PlanRequest& request = context.request;
-  const bool is_staged_broadcast = request.shots == 2;
   const Region data = context.data();
-  const Chunks chunks(data, is_staged_broadcast ? request.chunk_bytes : data.size_bytes,
-                      request.element_size);
-  const int64_t ahead = is_staged_broadcast ? kLaidOutChunks : chunks.count();
-  if (request.rank != request.root) {
+  if (request.shots == 2) {
+    const ChunkedRegion chunks(data, request.chunk_bytes, request.element_size);
+    if (request.rank == request.root) return staged_broadcast(context, chunks);
     for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
       context.steps.recv(request.root, chunks[chunk]);
-      if (chunk + ahead < chunks.count()) context.steps.send_empty(request.root);
+      if (chunk + kStagedChunks < chunks.count()) context.steps.send_empty(request.root);
     }
     return;
   }
-  std::array<Region, kLaidOutChunks> places{};
-  if (is_staged_broadcast) {
-    context.scratch.share();
-    for (int64_t n = 0; n < std::min<int64_t>(kLaidOutChunks, chunks.count()); ++n) {
-      places[static_cast<std::size_t>(n)] = context.scratch.take(chunks[n].size_bytes);
-    }
-  }
-  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
-    Region source = chunks[chunk];
-    if (is_staged_broadcast) {
-      Region place = places[static_cast<std::size_t>(chunk % kLaidOutChunks)];
-      place.size_bytes = source.size_bytes;
-      if (chunk >= ahead) {
-        for_each_other(request, [&](int peer) { context.steps.recv_empty(peer); });
-      }
-      context.steps.encode(source, place);
-      source = place;
-    }
-    for_each_other(request, [&](int peer) { context.steps.send(peer, source); });
-  }
+  if (request.rank != request.root) return context.steps.recv(request.root, data);
+  for_each_peer_of_root(request, [&](int peer) { context.steps.send(peer, data); });
 }
 
+//        root --> 1, 2, 3, ...
+//
+// 1 hop. The root sends each rank its part, (n - 1)/n * S bytes; S is the size of the whole input.
 void direct_scatter(LaneContext& context) {
   const PlanRequest& request = context.request;
   if (request.rank != request.root) return context.steps.recv(request.root, context.data());
-  for_each_other(request, [&](int peer) { context.steps.send(peer, context.input(peer)); });
+  for_each_peer_of_root(request, [&](int peer) { context.steps.send(peer, context.input(peer)); });
   context.steps.copy(context.input(request.root), context.data());
 }
 
+//        1, 2, 3, ... --> root
+//
+// 1 hop. Every rank but the root sends its part, S/n bytes; S is the size of the whole output.
 void direct_gather(LaneContext& context) {
   const PlanRequest& request = context.request;
   if (request.rank != request.root) return context.steps.send(request.root, context.input());
   context.steps.copy(context.input(), context.data(request.root));
-  for_each_other(request, [&](int peer) { context.steps.recv(peer, context.data(peer)); });
+  for_each_peer_of_root(request, [&](int peer) { context.steps.recv(peer, context.data(peer)); });
 }
 
-// The root sums in rank order. Its input may be the same memory as its data, which the first
-// rank's contribution is stored over: a copy waits for its turn in the wire buffer.
+//        1, 2, 3, ... --> root: the sum
+//
+// 1 hop. Every rank but the root sends S bytes; the root adds in rank order. Its input may be the
+// same memory as its data, and the contribution of rank 0 is stored into data first. So the root
+// first copies its own contribution to scratch, unless it is rank 0.
 void direct_reduce(LaneContext& context) {
   const PlanRequest& request = context.request;
   if (request.rank != request.root) return context.steps.send(request.root, context.input());
   Region own = context.input();
   if (request.root > 0) {
-    own = context.scratch.take(own.size_bytes);
-    context.steps.encode(context.input(), own);
+    own = context.scratch.allocate(own.size_bytes);
+    context.steps.copy(context.input(), own);
   }
   const std::vector<int> ranks = all_ranks(request.world);
   reduce_in_order(context.steps, {ranks, request.rank}, own, context.data());
 }
 
-// Dissemination: after round k a rank has heard of the 2^(k+1) - 1 ranks before it. Hensgen,
-// Finkel and Manber, "Two algorithms for barrier synchronization" (1988).
+// Dissemination: after round k a rank has heard, directly or through others, from the
+// 2^(k+1) - 1 ranks before it. Hensgen, Finkel and Manber, "Two algorithms for barrier
+// synchronization" (1988).
 //
 //        round 0:  r --> r + 1     round 1:  r --> r + 2     round 2:  r --> r + 4  ...
 //
-// ceil(log2 n) rounds of one empty frame each way, and the handshake's; no bytes. One lane does.
+// ceil(log2 n) rounds of one empty frame per rank. One lane is enough.
 void barrier(LaneContext& context) {
   if (context.lane != 0) return;
   const int world = context.request.world;

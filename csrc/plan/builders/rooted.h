@@ -1,4 +1,6 @@
-// Collectives with a root, root to each and each to root in one hop; and the barrier.
+// Collectives between a root and every other rank in one hop, and the barrier.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include "plan/builders/lane_context.h"

@@ -7,15 +7,14 @@
 namespace fastgpu {
 namespace {
 
-// The in-order tree over the numbers 1 .. size: odd numbers are leaves, and a number's lowest set
-// bit is its height above them. A right child beyond `size` is replaced by its own left side.
+// A node of the in-order tree over the numbers 1 .. size; 0 for no node. Odd numbers are leaves.
+// The lowest set bit of a number gives the node's height. Where a right child would be larger than
+// `size`, the first left descendant that is not takes its place.
 //
 //                    8                 size 10
 //              4           10
 //           2     6      9
 //          1 3   5 7
-//
-// 0 stands for none.
 struct Node {
   int parent = 0;
   int left = 0;
@@ -35,9 +34,9 @@ Node node_of(int number, int size) {
   return node;
 }
 
-// Which number each rank has. The second tree is the first one seen in a mirror when the size is
-// even, and moved on by one when it is odd: the even numbers, which are inner, go to ranks that are
-// leaves of the first tree.
+// The numbers of the ranks in a tree. The second tree is the mirror image of the first if the size
+// is even, and is shifted by one rank if it is odd. In either case the even numbers, which are
+// inner nodes, go to ranks that are leaves of the first tree.
 struct Numbering {
   int size;
   int which;
@@ -72,7 +71,7 @@ int top_of_tree(int size, int which) {
 
 namespace {
 
-// My place as ranks of the world that I talk to.
+// The ranks of the world that this rank exchanges frames with.
 struct Neighbours {
   int parent = -1;
   std::vector<int> children;
@@ -86,7 +85,7 @@ Neighbours neighbours_in(const TreePlace& place) {
   return found;
 }
 
-// The tree over all ranks but the root, to whose top the root is tied.
+// The tree over all ranks but the root. The root is the parent of its top.
 //
 //        root --- top --- ...
 //
@@ -101,11 +100,11 @@ Neighbours neighbours_of_rooted(const PlanRequest& request, int lane) {
   return found;
 }
 
-Chunks chunks_of(const LaneContext& context, const Region& region) {
-  return Chunks(region, context.request.chunk_bytes, context.request.element_size);
+ChunkedRegion chunks_of(const LaneContext& context, const Region& region) {
+  return {region, context.request.chunk_bytes, context.request.element_size};
 }
 
-// Hops from a rank to the top.
+// The number of hops from a rank to the top.
 int depth_of(int rank, int size, int which) {
   int hops = 0;
   while ((rank = place_in_tree(rank, size, which).parent) >= 0) ++hops;
@@ -114,21 +113,24 @@ int depth_of(int rank, int size, int which) {
 
 }  // namespace
 
-// Chunk by chunk up one tree, and down again `lag` chunks behind, so that both ways are busy.
+// Chunks rise through the tree, are reduced on the way, and fall through the same tree. A rank
+// returns a chunk `lag` chunks after it sent it up, so both directions are busy in between.
 //
 //        rise(c): children --> me (reduce) --> parent      fall(c): parent --> me --> children
 //
-// 2 log2 n hops for a chunk. An inner rank sends up to 3 S bytes (1 up, 2 down) and a leaf S; over
-// lanes on both trees every rank comes to about 2 S.
-// Order: (me + left) + right, children first. A chunk falls only after its sum took my part in:
-// what I sent up is long gone. The lag is the way to the top and back: the top returns a chunk at
-// once, and a rank below does not wait for what cannot be there yet. (With one lag for all ranks
-// every chunk would wait for a round trip, whatever the lag.)
+// 2 log2 n hops per chunk. An inner rank sends up to 3 S bytes (1 up, 2 down) and a leaf sends S.
+// With lanes on both trees every rank sends about 2 S.
+// Order: (mine + left) + right, from the leaves up.
+// The lag is the number of hops to the top and back. The top has lag 0 and returns a chunk at once;
+// a rank below does not wait for a chunk that cannot have come back yet. With the same lag on all
+// ranks, every chunk would wait for a round trip.
+// No write meets a pending send: the sum of a chunk contains this rank's part, so the parent has
+// received this rank's send before the sum arrives.
 void tree_all_reduce(LaneContext& context) {
   const PlanRequest& request = context.request;
   const Neighbours tree =
       neighbours_in(place_in_tree(request.rank, request.world, context.lane % 2));
-  const Chunks chunks = chunks_of(context, context.data());
+  const ChunkedRegion chunks = chunks_of(context, context.data());
   const auto rise = [&](const Region& chunk) {
     for (const int child : tree.children) context.steps.recv_reduce(child, chunk);
     if (tree.parent >= 0) context.steps.send(tree.parent, chunk);
@@ -144,11 +146,15 @@ void tree_all_reduce(LaneContext& context) {
   }
 }
 
-// Down one tree. The root sends S bytes, an inner rank up to 2 S, a leaf none; over lanes on both
-// trees every rank but the root comes to about S. log2(n - 1) + 1 hops for a chunk.
+// Chunks fall through the tree.
+//
+//        root --> top --> children --> ...
+//
+// log2(n - 1) + 1 hops per chunk. The root sends S bytes, an inner rank up to 2 S, a leaf none.
+// With lanes on both trees, every rank but the root sends about S.
 void tree_broadcast(LaneContext& context) {
   const Neighbours tree = neighbours_of_rooted(context.request, context.lane);
-  const Chunks chunks = chunks_of(context, context.data());
+  const ChunkedRegion chunks = chunks_of(context, context.data());
   for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     if (tree.parent >= 0) context.steps.recv(tree.parent, chunks[chunk]);
     for (const int child : tree.children) context.steps.send(child, chunks[chunk]);
@@ -157,24 +163,29 @@ void tree_broadcast(LaneContext& context) {
 
 namespace {
 
-// Sums on their way up lie in this many chunks of the wire buffer, in turn.
+// Chunks of scratch in which an inner rank sums, used in turn.
 constexpr int64_t kReduceSlots = 4;
 
 }  // namespace
 
-// Up one tree: every rank but the root sends S bytes. Inputs stay as they are, so an inner rank
-// sums in slots of the wire buffer; a slot is written anew when the parent has said, by an empty
-// frame, that it took the chunk out of it. Order: (me + left) + right; the root comes first.
+// Chunks rise through the tree and are reduced on the way.
+//
+//        ... --> children --> top --> root
+//
+// log2(n - 1) + 1 hops per chunk. Every rank but the root sends S bytes.
+// Order: (mine + left) + right, from the leaves up.
+// The input must not change, so an inner rank sums in slots of scratch. A slot is written again
+// when the parent has confirmed, by an empty frame, that it took the last chunk from the slot.
 void tree_reduce(LaneContext& context) {
   LaneBuilder& steps = context.steps;
   const Neighbours tree = neighbours_of_rooted(context.request, context.lane);
   const Region input = context.input();
-  const Chunks chunks = chunks_of(context, input);
-  const Chunks results = chunks_of(context, context.data());
+  const ChunkedRegion chunks = chunks_of(context, input);
+  const ChunkedRegion results = chunks_of(context, context.data());
   const bool inner = tree.parent >= 0 && !tree.children.empty();
   std::array<Region, kReduceSlots> slots{};
   for (int64_t slot = 0; inner && slot < std::min(kReduceSlots, chunks.count()); ++slot) {
-    slots[static_cast<std::size_t>(slot)] = context.scratch.take(chunks[0].size_bytes);
+    slots[static_cast<std::size_t>(slot)] = context.scratch.allocate(chunks[0].size_bytes);
   }
   for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     const Region source = chunks[chunk];

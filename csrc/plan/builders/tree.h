@@ -1,5 +1,7 @@
-// Tree algorithms: chunks flow up and down a pair of binary trees, odd lanes on the second tree.
-// Ownership: values. Thread safety: pure functions.
+// Tree algorithms: chunks flow up and down two binary trees. Even lanes use the first tree, odd
+// lanes the second.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include <array>
@@ -8,13 +10,13 @@
 
 namespace fastgpu {
 
-// A rank's place in one of the two trees; kNoRank (-1) where there is none.
+// A rank's parent and children in one of the two trees; -1 for none.
 struct TreePlace {
   int parent = -1;
   std::array<int, 2> children{-1, -1};
 };
 
-// Tree `which` (0 or 1) over ranks 0 .. size - 1. No rank has children in both.
+// Tree `which` (0 or 1) over ranks 0 .. size - 1. A rank has children in at most one of the two.
 TreePlace place_in_tree(int rank, int size, int which);
 int top_of_tree(int size, int which);  // the rank without a parent
 

@@ -1,32 +1,36 @@
-// What each collective promises, in symbols: the memory that ranks begin with, and what must lie
-// in their data at the end. Threading: pure functions.
+// Contract: the specification of a collective, in symbols: the memory of a rank at the start, and
+// the data that it must have at the end.
+//
+// Ownership: borrows the request and the counts. Threading: pure functions, any thread.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "plan/build.h"
 #include "plan/proof/symbolic_run.h"
-#include "plan/schedule.h"
 
 namespace fastgpu {
 
-// The request of all ranks, with the counts of all_to_all by (from, to).
 struct Contract {
-  const PlanRequest& like;
-  std::span<const uint64_t> all_counts;
+  const PlanRequest& request;            // of all ranks: its rank and its counts are not used
+  std::span<const uint64_t> all_counts;  // as in VerifyOptions
 
-  uint64_t part_bytes() const { return like.count * like.element_size; }
+  uint64_t part_bytes() const { return request.count * request.element_size; }
   bool reduces() const;
-  bool barrier() const;                         // ends nowhere before it began everywhere
-  uint64_t sent_bytes(int from, int to) const;  // of all_to_all
-  uint64_t input_bytes(int rank) const;         // of the buffer, 0: the rank has none
+  bool is_barrier() const;                      // no rank may end before every rank has begun
+  uint64_t sent_bytes(int from, int to) const;  // all_to_all
+  uint64_t input_bytes(int rank) const;         // 0: the rank has no input
   uint64_t data_bytes(int rank) const;
-  RankMemory begin(int rank, uint64_t scratch_bytes, bool in_place) const;
-  // Pieces whose term is the one rank whose input it is, or kEverybody.
-  std::vector<Piece> end(int rank) const;
+  // The buffers at the start, with the contribution of `rank` in them. `in_place`: input and data
+  // are the same memory.
+  RankMemory initial_memory(int rank, uint64_t scratch_bytes, bool in_place) const;
+  // The required data at the end. The term of a piece is a single rank, or kAllRanks for a sum over
+  // all ranks in any order.
+  std::vector<Piece> expected_data(int rank) const;
 };
 
-inline constexpr int kEverybody = -1;
+inline constexpr int kAllRanks = -1;
 
 }  // namespace fastgpu

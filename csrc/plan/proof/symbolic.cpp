@@ -17,9 +17,9 @@ std::string bytes_text(uint64_t begin, uint64_t end) {
 Terms::Terms(int world)
     : world_(world), words_((static_cast<std::size_t>(world) + kWordBits - 1) / kWordBits) {
   nodes_.resize(static_cast<std::size_t>(world));
-  members_.resize(nodes_.size() * words_);
+  ranks_.resize(nodes_.size() * words_);
   for (std::size_t rank = 0; rank < nodes_.size(); ++rank) {
-    members_[rank * words_ + rank / kWordBits] = uint64_t{1} << (rank % kWordBits);
+    ranks_[rank * words_ + rank / kWordBits] = uint64_t{1} << (rank % kWordBits);
   }
 }
 
@@ -27,16 +27,16 @@ int Terms::reduce(int left, int right) {
   const uint64_t key = static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right);
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
   const auto term = static_cast<int>(nodes_.size());
-  members_.resize(members_.size() + words_);
+  ranks_.resize(ranks_.size() + words_);
   for (std::size_t word = 0; word < words_; ++word) {
-    const uint64_t twice = members(left)[word] & members(right)[word];
-    if (twice != 0) {
-      const auto rank = word * kWordBits + static_cast<std::size_t>(std::countr_zero(twice));
+    const uint64_t both = ranks_of(left)[word] & ranks_of(right)[word];
+    if (both != 0) {
+      const auto rank = word * kWordBits + static_cast<std::size_t>(std::countr_zero(both));
       throw ProofFailure("the contribution of rank " + std::to_string(rank) +
                          " is counted twice: " + show(left) + " + " + show(right));
     }
-    members_[static_cast<std::size_t>(term) * words_ + word] =
-        members(left)[word] | members(right)[word];
+    ranks_[static_cast<std::size_t>(term) * words_ + word] =
+        ranks_of(left)[word] | ranks_of(right)[word];
   }
   nodes_.push_back({left, right});
   known_.emplace(key, term);
@@ -45,7 +45,7 @@ int Terms::reduce(int left, int right) {
 
 bool Terms::complete(int term) const {
   int ranks = 0;
-  for (std::size_t word = 0; word < words_; ++word) ranks += std::popcount(members(term)[word]);
+  for (std::size_t word = 0; word < words_; ++word) ranks += std::popcount(ranks_of(term)[word]);
   return ranks == world_;
 }
 
@@ -81,7 +81,7 @@ std::vector<Piece> merged(const std::vector<Piece>& pieces) {
   return all;
 }
 
-std::vector<Piece> Memory::read(uint64_t begin, uint64_t end) const {
+std::vector<Piece> SymbolicMemory::read(uint64_t begin, uint64_t end) const {
   std::vector<Piece> value;
   auto piece = std::partition_point(pieces_.begin(), pieces_.end(),
                                     [&](const Piece& other) { return other.end <= begin; });
@@ -91,11 +91,11 @@ std::vector<Piece> Memory::read(uint64_t begin, uint64_t end) const {
     value.push_back({at - begin, stop - begin, piece->origin + (at - piece->begin), piece->term});
     at = stop;
   }
-  if (at < end) throw ProofFailure("reads " + bytes_text(at, end) + ", which nobody has written");
+  if (at < end) throw ProofFailure("reads " + bytes_text(at, end) + ", which no step has written");
   return value;
 }
 
-void Memory::store(uint64_t begin, const std::vector<Piece>& value) {
+void SymbolicMemory::store(uint64_t begin, const std::vector<Piece>& value) {
   if (value.empty()) return;
   const uint64_t end = begin + value.back().end;
   auto first = std::partition_point(pieces_.begin(), pieces_.end(),
@@ -118,7 +118,7 @@ void Memory::store(uint64_t begin, const std::vector<Piece>& value) {
   pieces_.insert(pieces_.erase(first, last), fresh.begin() + common, fresh.end());
 }
 
-void Memory::reduce(uint64_t begin, const std::vector<Piece>& value, Terms& terms) {
+void SymbolicMemory::reduce(uint64_t begin, const std::vector<Piece>& value, Terms& terms) {
   if (value.empty()) return;
   const std::vector<Piece> mine = read(begin, begin + value.back().end);
   std::vector<Piece> sum;

@@ -1,9 +1,14 @@
-// Numbers replaced by what they are made of: a term says which ranks' contributions a value holds
-// and in which order they were reduced; a memory says, by intervals of bytes, which term lies
-// where and which byte of the contributors' input it belongs to.
+// Symbolic values: bytes that record their origin instead of numbers.
 //
-// Ownership: a Memory holds ids of one Terms. Threading: one thread.
-// Invariants: equal order of reduction <=> equal id; nothing is assumed to commute.
+// The value of a byte has two parts. The term, such as ((0+1)+2), says whose contributions were
+// reduced, and in which order. The origin is the position of the byte in the contributors' inputs.
+// Terms stores the terms; a SymbolicMemory stores terms and origins by intervals of bytes, so a
+// gigabyte with one term costs as much as a byte.
+//
+// Invariant: two terms have equal ids if and only if their order of reduction is equal. No
+// operation is assumed to be associative or commutative.
+//
+// Ownership: a SymbolicMemory stores ids of one Terms object. Threading: one thread.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +19,7 @@
 
 namespace fastgpu {
 
-// What does not hold, in words; verify turns it into the counterexample.
+// A rule that a schedule breaks, in words. verify() turns it into a counterexample.
 struct ProofFailure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -23,10 +28,10 @@ class Terms {
  public:
   explicit Terms(int world);
 
-  static int leaf(int rank) { return rank; }
-  // left op right. ProofFailure when a rank's contribution is in both.
+  static int leaf(int rank) { return rank; }  // the contribution of one rank
+  // left op right. Throws ProofFailure if both contain the contribution of the same rank.
   int reduce(int left, int right);
-  bool complete(int term) const;     // every rank is in it
+  bool complete(int term) const;     // whether it contains the contributions of all ranks
   std::string show(int term) const;  // "((0+1)+2)"
 
  private:
@@ -35,18 +40,19 @@ class Terms {
     int right = -1;
   };
   void append(int term, std::string& text) const;
-  const uint64_t* members(int term) const {
-    return &members_[static_cast<std::size_t>(term) * words_];
+  const uint64_t* ranks_of(int term) const {
+    return &ranks_[static_cast<std::size_t>(term) * words_];
   }
 
   int world_;
-  std::size_t words_;
-  std::vector<Node> nodes_;
-  std::vector<uint64_t> members_;            // a bit a rank, words_ words a term
+  std::size_t words_;                        // 64-bit words for one bit per rank
+  std::vector<Node> nodes_;                  // by term
+  std::vector<uint64_t> ranks_;              // by term, `words_` each: the ranks in it
   std::unordered_map<uint64_t, int> known_;  // (left, right) -> term
 };
 
-// Bytes begin .. end - 1; the byte at `begin` belongs to byte `origin` of the contributors' input.
+// The bytes begin .. end - 1 of a memory. The byte at `begin` stands for byte `origin` of the
+// contributors' inputs.
 struct Piece {
   uint64_t begin = 0;
   uint64_t end = 0;
@@ -56,25 +62,27 @@ struct Piece {
   bool operator==(const Piece&) const = default;
 };
 
-// Neighbours that continue each other become one, so that equal contents look equal.
+// Joins adjacent pieces where possible, so that equal contents have equal pieces.
 std::vector<Piece> merged(const std::vector<Piece>& pieces);
 
-class Memory {
+class SymbolicMemory {
  public:
-  explicit Memory(uint64_t size_bytes) : size_bytes_(size_bytes) {}
+  explicit SymbolicMemory(uint64_t size_bytes) : size_bytes_(size_bytes) {}
 
   uint64_t size_bytes() const { return size_bytes_; }
   const std::vector<Piece>& pieces() const { return pieces_; }
-  // The pieces of [begin, end), moved to begin at 0. ProofFailure where nothing was ever written.
+  // Returns the pieces of [begin, end), with positions relative to `begin`. Throws ProofFailure if
+  // a byte was never written.
   std::vector<Piece> read(uint64_t begin, uint64_t end) const;
-  // Stores pieces that begin at 0 from `begin` on.
+  // Stores a value that read() returned, at `begin`.
   void store(uint64_t begin, const std::vector<Piece>& value);
-  // Reduces them into what is there.
+  // Like store(), but reduces the value into the bytes that are there. Throws ProofFailure if the
+  // two do not stand for the same bytes of the inputs.
   void reduce(uint64_t begin, const std::vector<Piece>& value, Terms& terms);
 
  private:
   uint64_t size_bytes_;
-  std::vector<Piece> pieces_;  // by begin, disjoint; gaps were never written
+  std::vector<Piece> pieces_;  // disjoint, sorted by `begin`; gaps were never written
 };
 
 }  // namespace fastgpu

@@ -6,7 +6,7 @@
 namespace fastgpu {
 namespace {
 
-std::string place(int rank, int lane, std::size_t index, const Step& step) {
+std::string position_of(int rank, int lane, std::size_t index, const Step& step) {
   return "rank " + std::to_string(rank) + " lane " + std::to_string(lane) + " step " +
          std::to_string(index) + " " + describe(step);
 }
@@ -34,7 +34,7 @@ SymbolicRun::SymbolicRun(std::span<const Schedule> schedules, std::span<RankMemo
       Cursor& cursor = cursors_.emplace_back();
       cursor.rank = rank;
       cursor.lane = lane;
-      cursor.clock = std::make_shared<Clock>(schedules.size());
+      cursor.clock = std::make_shared<VectorClock>(schedules.size());
     }
   }
 }
@@ -49,7 +49,7 @@ const Lane& SymbolicRun::lane_of(const Cursor& cursor) const {
       .lanes[static_cast<std::size_t>(cursor.lane)];
 }
 
-// splitmix64 (Steele, Lea and Flood): the same order from the same seed on every machine.
+// splitmix64 (Steele, Lea and Flood 2014): the same seed gives the same order on every machine.
 uint64_t SymbolicRun::draw() {
   uint64_t mixed = (random_ += 0x9e3779b97f4a7c15);
   mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
@@ -57,43 +57,44 @@ uint64_t SymbolicRun::draw() {
   return mixed ^ (mixed >> 31);
 }
 
-void SymbolicRun::shuffle(std::vector<std::size_t>& slots) {
-  for (std::size_t left = slots.size(); left > 1; --left) {
-    std::swap(slots[left - 1], slots[draw() % left]);
+void SymbolicRun::shuffle(std::vector<std::size_t>& order) {
+  for (std::size_t left = order.size(); left > 1; --left) {
+    std::swap(order[left - 1], order[draw() % left]);
   }
 }
 
 void SymbolicRun::run() {
-  std::vector<std::size_t> slots(cursors_.size());
-  for (std::size_t slot = 0; slot < slots.size(); ++slot) slots[slot] = slot;
-  for (bool moved = true; moved && !slots.empty();) {
+  std::vector<std::size_t> order(cursors_.size());
+  for (std::size_t cursor = 0; cursor < order.size(); ++cursor) order[cursor] = cursor;
+  for (bool moved = true; moved && !order.empty();) {
     moved = false;
-    shuffle(slots);
-    for (const std::size_t slot : slots) moved = poll(cursors_[slot]) || moved;
-    std::erase_if(slots, [&](std::size_t slot) { return finished(cursors_[slot]); });
+    shuffle(order);
+    for (const std::size_t cursor : order) moved = poll(cursors_[cursor]) || moved;
+    std::erase_if(order, [&](std::size_t cursor) { return finished(cursors_[cursor]); });
   }
-  if (!slots.empty()) explain_stop();
+  if (!order.empty()) report_stop();
 }
 
 bool SymbolicRun::finished(const Cursor& cursor) const {
-  return cursor.next == lane_of(cursor).size() && cursor.to_arrive == 0;
+  return cursor.next == lane_of(cursor).size() && cursor.unreceived == 0;
 }
 
 bool SymbolicRun::poll(Cursor& cursor) {
-  bool moved = let_leave(cursor);
+  bool moved = send_posted(cursor);
   for (uint64_t burst = 1 + draw() % 4; burst > 0 && take_step(cursor); --burst) moved = true;
   return moved;
 }
 
-// Into channels that have room; the payload is read now, not when it was posted.
-bool SymbolicRun::let_leave(Cursor& cursor) {
+// Moves posted frames into channels that have room. The payload is read now, not when the send was
+// posted.
+bool SymbolicRun::send_posted(Cursor& cursor) {
   bool moved = false;
-  if (capacity_ == 0 || cursor.to_leave == 0) return false;
+  if (capacity_ == 0 || cursor.unsent == 0) return false;
   for (auto& [peer, stream] : cursor.streams) {
-    for (; stream.left < std::min(capacity_, stream.frames.size()); ++stream.left) {
-      Frame& frame = stream.frames[stream.left];
+    for (; stream.in_channel < std::min(capacity_, stream.frames.size()); ++stream.in_channel) {
+      Frame& frame = stream.frames[stream.in_channel];
       frame.value = read(cursor.rank, frame.step->source);
-      --cursor.to_leave;
+      --cursor.unsent;
       moved = true;
     }
   }
@@ -112,8 +113,9 @@ bool SymbolicRun::take_step(Cursor& cursor) {
     } else {
       write(cursor, step, read(cursor.rank, step.source));
     }
-  } catch (const ProofFailure& refuted) {
-    throw ProofFailure(place(cursor.rank, cursor.lane, cursor.next, step) + ": " + refuted.what());
+  } catch (const ProofFailure& failure) {
+    throw ProofFailure(position_of(cursor.rank, cursor.lane, cursor.next, step) + ": " +
+                       failure.what());
   }
   ++cursor.next;
   return true;
@@ -122,11 +124,11 @@ bool SymbolicRun::take_step(Cursor& cursor) {
 void SymbolicRun::post(Cursor& cursor, const Step& step) {
   const auto steps = static_cast<uint32_t>(cursor.next + 1);
   Frame frame{&step, cursor.posted.size(), cursor.clock, steps, cursor.round + 1, {}};
-  if (step.source.size_bytes > 0) cursor.open.push_back(cursor.posted.size());
+  if (step.source.size_bytes > 0) cursor.pending.push_back(cursor.posted.size());
   cursor.posted.push_back({step.source, step.peer, 0});
   cursor.streams[step.peer].frames.push_back(std::move(frame));
-  ++cursor.to_leave;
-  ++cursor.to_arrive;
+  ++cursor.unsent;
+  ++cursor.unreceived;
 }
 
 bool SymbolicRun::receive(Cursor& cursor, const Step& step) {
@@ -134,7 +136,7 @@ bool SymbolicRun::receive(Cursor& cursor, const Step& step) {
   const auto found = sender.streams.find(cursor.rank);
   if (found == sender.streams.end()) return false;
   Stream& stream = found->second;
-  if (stream.frames.empty() || (capacity_ > 0 && stream.left == 0)) return false;
+  if (stream.frames.empty() || (capacity_ > 0 && stream.in_channel == 0)) return false;
   Frame& frame = stream.frames.front();
   if (capacity_ == 0) frame.value = read(step.peer, frame.step->source);
 
@@ -144,8 +146,8 @@ bool SymbolicRun::receive(Cursor& cursor, const Step& step) {
                        std::to_string(step.peer) + ", " + describe(*frame.step) + ", for frame " +
                        std::to_string(step.ordinal) + ": ordinals or sizes differ");
   }
-  if (cursor.clock.use_count() > 1) cursor.clock = std::make_shared<Clock>(*cursor.clock);
-  Clock& clock = *cursor.clock;
+  if (cursor.clock.use_count() > 1) cursor.clock = std::make_shared<VectorClock>(*cursor.clock);
+  VectorClock& clock = *cursor.clock;
   for (std::size_t rank = 0; rank < clock.size(); ++rank) {
     clock[rank] = std::max(clock[rank], (*frame.clock)[rank]);
   }
@@ -155,10 +157,10 @@ bool SymbolicRun::receive(Cursor& cursor, const Step& step) {
   rounds_ = std::max(rounds_, cursor.round);
 
   write(cursor, step, frame.value);
-  sender.posted[frame.posted].taken_at = static_cast<uint32_t>(cursor.next + 1);
+  sender.posted[frame.posted].received_at = static_cast<uint32_t>(cursor.next + 1);
   stream.frames.pop_front();
-  --sender.to_arrive;
-  if (capacity_ > 0) --stream.left;
+  --sender.unreceived;
+  if (capacity_ > 0) --stream.in_channel;
   return true;
 }
 
@@ -169,8 +171,8 @@ std::vector<Piece> SymbolicRun::read(int rank, const Region& region) const {
   try {
     return memory.buffers[static_cast<std::size_t>(real.buffer)].read(real.offset_bytes,
                                                                       real.end_bytes());
-  } catch (const ProofFailure& refuted) {
-    throw ProofFailure("rank " + std::to_string(rank) + " " + refuted.what());
+  } catch (const ProofFailure& failure) {
+    throw ProofFailure("rank " + std::to_string(rank) + " " + failure.what());
   }
 }
 
@@ -180,7 +182,7 @@ void SymbolicRun::write(Cursor& cursor, const Step& step, const std::vector<Piec
   const Region target = memory.resolve(step.target);
   if (step.verb != Verb::kRecv && !step.reduce && target == memory.resolve(step.source)) return;
   check_no_pending(cursor, target);
-  Memory& buffer = memory.buffers[static_cast<std::size_t>(target.buffer)];
+  SymbolicMemory& buffer = memory.buffers[static_cast<std::size_t>(target.buffer)];
   if (step.reduce) {
     buffer.reduce(target.offset_bytes, value, terms_);
   } else {
@@ -190,10 +192,10 @@ void SymbolicRun::write(Cursor& cursor, const Step& step, const std::vector<Piec
 
 void SymbolicRun::check_no_pending(Cursor& cursor, const Region& target) {
   const RankMemory& memory = memories_[static_cast<std::size_t>(cursor.rank)];
-  std::erase_if(cursor.open, [&](std::size_t index) {
+  std::erase_if(cursor.pending, [&](std::size_t index) {
     const Posted& sent = cursor.posted[index];
     const uint32_t known = (*cursor.clock)[static_cast<std::size_t>(sent.peer)];
-    if (sent.taken_at > 0 && known >= sent.taken_at) return true;
+    if (sent.received_at > 0 && known >= sent.received_at) return true;
     if (overlap(memory.resolve(sent.source), target)) {
       throw ProofFailure("writes under a pending send to rank " + std::to_string(sent.peer));
     }
@@ -208,28 +210,28 @@ bool SymbolicRun::heard_of(int rank, int other) const {
   return false;
 }
 
-void SymbolicRun::explain_stop() const {
+void SymbolicRun::report_stop() const {
   constexpr int kShown = 4;
   std::string waiting;
   int shown = 0;
   for (const Cursor& cursor : cursors_) {
     const Lane& lane = lane_of(cursor);
     if (cursor.next == lane.size() || ++shown > kShown) continue;
-    waiting +=
-        (shown > 1 ? "; " : "") + place(cursor.rank, cursor.lane, cursor.next, lane[cursor.next]);
+    waiting += (shown > 1 ? "; " : "") +
+               position_of(cursor.rank, cursor.lane, cursor.next, lane[cursor.next]);
   }
   if (shown > 0) {
-    throw ProofFailure("deadlock: " + std::to_string(shown) + " lanes wait for ever: " + waiting);
+    throw ProofFailure("deadlock: " + std::to_string(shown) + " lanes wait forever: " + waiting);
   }
   for (const Cursor& cursor : cursors_) {
     for (const auto& [peer, stream] : cursor.streams) {
       if (stream.frames.empty()) continue;
-      throw ProofFailure("unmatched send: nobody takes " + describe(*stream.frames.front().step) +
-                         " of rank " + std::to_string(cursor.rank) + " lane " +
-                         std::to_string(cursor.lane));
+      throw ProofFailure("unmatched send: no rank receives " +
+                         describe(*stream.frames.front().step) + " of rank " +
+                         std::to_string(cursor.rank) + " lane " + std::to_string(cursor.lane));
     }
   }
-  throw ProofFailure("stopped without a reason");
+  throw ProofFailure("the run stopped for an unknown reason");
 }
 
 }  // namespace fastgpu

@@ -20,7 +20,7 @@ struct Limits {
 };
 
 void check_region(const Region& region, const Limits& limits) {
-  require(region.end_bytes() >= region.offset_bytes, "a region runs round the end of memory");
+  require(region.end_bytes() >= region.offset_bytes, "a region wraps around the end of memory");
   require(region.end_bytes() <= limits.bytes[static_cast<std::size_t>(region.buffer)],
           "a region reaches beyond its buffer");
   require(region.size_bytes % limits.element_size == 0, "a region is not whole elements");
@@ -36,16 +36,13 @@ void check_step(const Step& step, const Limits& limits) {
   if (sends || receives) {
     const Region& moved = sends ? step.source : step.target;
     require(step.peer >= 0 && step.peer < limits.world, "the peer is outside the world");
-    require(step.peer != limits.rank, "a rank talks to itself");
-    require(moved.size_bytes <= kMaxFrameBytes, "a frame is too long");
+    require(step.peer != limits.rank, "a rank is its own peer");
+    require(moved.size_bytes <= kMaxFrameBytes, "a frame is longer than kMaxFrameBytes");
     require(!step.reduce || receives, "a send cannot reduce");
   } else {
     require(step.source.size_bytes == step.target.size_bytes, "source and target differ in size");
-    require(step.source.size_bytes > 0, "a codec step without data");
+    require(step.source.size_bytes > 0, "a copy is empty");
     require(!overlap(step.source, step.target), "source and target overlap");
-    require(step.verb == Verb::kDecode || step.target.buffer == Buffer::kScratch,
-            "encode writes to the wire buffer only");
-    require(step.verb == Verb::kDecode || !step.reduce, "encode cannot reduce");
   }
   require(sends || step.target.size_bytes == 0 || step.target.buffer != Buffer::kInput,
           "the input is written");
@@ -59,10 +56,10 @@ void check_lane(int rank, int index, const Lane& lane, const Limits& limits) {
       check_step(step, limits);
       if (step.verb != Verb::kSend && step.verb != Verb::kRecv) continue;
       require(step.ordinal == counts[{step.peer, step.verb}]++, "the frame's ordinal is wrong");
-    } catch (const ProofFailure& refuted) {
+    } catch (const ProofFailure& failure) {
       throw ProofFailure("rank " + std::to_string(rank) + " lane " + std::to_string(index) +
                          " step " + std::to_string(at) + " " + describe(step) + ": " +
-                         refuted.what());
+                         failure.what());
     }
   }
   for (const auto& [stream, frames] : counts) {
@@ -80,7 +77,7 @@ struct Touched {
   bool written;
 };
 
-// Written regions of one lane and any regions of another one must not overlap.
+// No lane may touch a region that another lane writes.
 void check_lanes_apart(int rank, const Schedule& schedule) {
   std::vector<Touched> touched;
   for (std::size_t lane = 0; lane < schedule.lanes.size(); ++lane) {
@@ -95,10 +92,10 @@ void check_lanes_apart(int rank, const Schedule& schedule) {
                                               : a.region.offset_bytes < b.region.offset_bytes;
   };
   std::sort(touched.begin(), touched.end(), before);
-  // Of each lane the regions seen so far that reach furthest: any, and written ones.
+  // By lane: the region with the largest end so far.
   struct Reach {
-    Region any{};
-    Region written{};
+    Region any{};      // read or written
+    Region written{};  // written
   };
   std::vector<Reach> reaches(schedule.lanes.size());
   for (const Touched& next : touched) {
@@ -124,18 +121,20 @@ void check_lanes_apart(int rank, const Schedule& schedule) {
 
 }  // namespace
 
-void check_well_formed(const Contract& promise, std::span<const Schedule> schedules) {
-  const PlanRequest& like = promise.like;
-  require(static_cast<int>(schedules.size()) == like.world, "a schedule for every rank");
-  for (int rank = 0; rank < like.world; ++rank) {
+void check_well_formed(const Contract& contract, std::span<const Schedule> schedules) {
+  const PlanRequest& request = contract.request;
+  require(static_cast<int>(schedules.size()) == request.world,
+          "the number of schedules is not the number of ranks");
+  for (int rank = 0; rank < request.world; ++rank) {
     const Schedule& schedule = schedules[static_cast<std::size_t>(rank)];
-    require(static_cast<int>(schedule.lanes.size()) == like.lanes, "lanes as requested");
+    require(static_cast<int>(schedule.lanes.size()) == request.lanes,
+            "the number of lanes is not the requested number");
     const Limits limits{
-        {promise.input_bytes(rank), promise.data_bytes(rank), schedule.scratch_bytes},
-        like.element_size,
+        {contract.input_bytes(rank), contract.data_bytes(rank), schedule.scratch_bytes},
+        request.element_size,
         rank,
-        like.world};
-    for (int lane = 0; lane < like.lanes; ++lane) {
+        request.world};
+    for (int lane = 0; lane < request.lanes; ++lane) {
       check_lane(rank, lane, schedule.lanes[static_cast<std::size_t>(lane)], limits);
     }
     check_lanes_apart(rank, schedule);

@@ -1,5 +1,8 @@
-// What can be said about schedules without running them: peers exist, regions are whole elements
-// inside their buffers, frames are numbered, lanes share nothing, every pair shakes hands.
+// Checks of schedules that need no run: peers exist, regions are whole elements inside their
+// buffers, frames are numbered without gaps, lanes are independent, and every pair that exchanges
+// frames does so in both directions.
+//
+// Threading: pure functions, any thread.
 #pragma once
 
 #include <span>
@@ -9,7 +12,7 @@
 
 namespace fastgpu {
 
-// Throws ProofFailure for the first thing that does not hold.
-void check_well_formed(const Contract& promise, std::span<const Schedule> schedules);
+// Throws ProofFailure for the first violation.
+void check_well_formed(const Contract& contract, std::span<const Schedule> schedules);
 
 }  // namespace fastgpu

@@ -11,7 +11,7 @@ struct Hash {
   }
 };
 
-// Ranks are below 2^24 and lanes below 2^16: checked nowhere, as no machine holds such schedules.
+// Ranks are below 2^24 and lanes below 2^16; build() allows fewer of both.
 uint64_t key_of(int from, int to, uint32_t lane) {
   return static_cast<uint64_t>(from) << 40 | static_cast<uint64_t>(to) << 16 | lane;
 }

@@ -1,6 +1,7 @@
-// The schedules of all ranks in little memory, for the simulator: a step is an index into the few
-// distinct steps of its lane, and channels are numbered. A ring of 4096 ranks has 67 million steps.
-// Ownership: values. Thread safety: none needed, one simulation owns them.
+// Program: the schedules of all ranks in compact form, because a ring of 4096 ranks has 67 million
+// steps. A step is an index into the few distinct steps of its lane, and channels are numbered.
+//
+// Ownership: values of one Simulation. Threading: one thread.
 #pragma once
 
 #include <cstdint>

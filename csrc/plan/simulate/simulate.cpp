@@ -25,13 +25,13 @@ class Simulation {
 
   void make_channels(const Program& program);
   void handle(const Event& event);
-  void step(uint32_t lane);
+  void run_lane(uint32_t lane);
   void post(const CompactStep& send);
   void wait_for(uint32_t lane, uint32_t channel);
-  void offer(uint32_t channel);
-  void leave(uint32_t channel);
-  void take(uint32_t lane);
-  void taken(uint32_t lane);
+  void write_piece(uint32_t channel);
+  void send_piece(uint32_t channel);
+  void start_receive(uint32_t lane);
+  void end_receive(uint32_t lane);
   uint64_t room_for(const ChannelState& channel, const Frame& frame) const;
   void at(double time_us, Kind kind, uint32_t subject) {
     events_.push({time_us, next_number_++, subject, kind});
@@ -39,12 +39,13 @@ class Simulation {
   const LinkCosts& costs_of(const ChannelState& channel) const {
     return channel.leaves_host ? machine_.constants.between_hosts : machine_.constants.same_host;
   }
-  // A rank's processor works: when it is done.
+  // Occupies the processor of a rank. Returns when the work ends.
   double serve(int rank, double now, double work_us) {
     const auto index = static_cast<std::size_t>(rank);
-    if (!crowds_.empty()) {
+    if (!shared_cores_.empty()) {
       const auto machine = static_cast<std::size_t>(machine_of(rank));
-      if (crowds_[machine]) return crowds_[machine]->serve(rank, processors_[index], now, work_us);
+      if (shared_cores_[machine])
+        return shared_cores_[machine]->serve(rank, processors_[index], now, work_us);
     }
     return processors_[index].serve(now, work_us) + work_us;
   }
@@ -61,11 +62,11 @@ class Simulation {
 
   const Program& program_;
   const Machine& machine_;
-  std::vector<Server> processors_;            // by rank
-  std::vector<std::optional<Cores>> crowds_;  // by machine: those with too few cores
-  std::vector<double> slowness_;              // by rank
-  std::vector<double> finish_us_;             // by rank
-  std::vector<Server> nics_out_;              // by host
+  std::vector<Server> processors_;                  // by rank
+  std::vector<std::optional<Cores>> shared_cores_;  // by machine; unset if it has enough
+  std::vector<double> slowness_;                    // by rank
+  std::vector<double> finish_us_;                   // by rank
+  std::vector<Server> nics_out_;                    // by host
   std::vector<Server> nics_in_;
   std::vector<ChannelState> channels_;
   std::vector<std::size_t> next_step_;  // by lane
@@ -84,8 +85,8 @@ void require_size(std::size_t size, int world, const char* what) {
   }
 }
 
-// How many ranks each index holds; an empty list has them all in one.
-std::vector<int> members(int world, const std::vector<int>& index_of) {
+// The number of ranks by index; an empty list puts all ranks at index 0.
+std::vector<int> ranks_by(int world, const std::vector<int>& index_of) {
   if (index_of.empty()) return {world};
   std::vector<int> counts(1 + static_cast<std::size_t>(*std::ranges::max_element(index_of)));
   for (const int index : index_of) ++counts[static_cast<std::size_t>(index)];
@@ -99,21 +100,21 @@ Simulation::Simulation(int world, const Program& program, const Machine& machine
   finish_us_.resize(ranks);
   slowness_.assign(ranks, 1.0);
   if (!machine.rank_slowness.empty()) slowness_ = machine.rank_slowness;
-  const std::size_t hosts = members(world, machine.host_of).size();
+  const std::size_t hosts = ranks_by(world, machine.host_of).size();
   nics_out_.resize(hosts);
   nics_in_.resize(hosts);
   if (const int cores = machine.constants.cores_per_host; cores > 0) {
     const auto& sharing = machine.machine_of.empty() ? machine.host_of : machine.machine_of;
-    for (const int ranks : members(world, sharing)) {
-      auto& crowd = crowds_.emplace_back();
-      if (ranks > cores) crowd.emplace(cores, machine.constants.switch_us);
+    for (const int ranks : ranks_by(world, sharing)) {
+      auto& shared = shared_cores_.emplace_back();
+      if (ranks > cores) shared.emplace(cores, machine.constants.switch_us);
     }
   }
   make_channels(program);
   next_step_.resize(program.lanes().size());
   for (uint32_t lane = 0; lane < next_step_.size(); ++lane) {
     const auto rank = static_cast<std::size_t>(program.lanes()[lane].rank);
-    at(machine.start_us.empty() ? 0 : machine.start_us[rank], Kind::kStep, lane);
+    at(machine.start_us.empty() ? 0 : machine.start_us[rank], Kind::kRunLane, lane);
   }
 }
 
@@ -124,9 +125,9 @@ void Simulation::make_channels(const Program& program) {
   for (const ChannelEnds& ends : program.channels()) {
     const auto [least, most] = std::minmax(ends.from, ends.to);
     if (least < 0 || most >= static_cast<int>(processors_.size())) {
-      raise(ErrorKind::kInvalidArgument, "simulate: a schedule speaks of rank " +
+      raise(ErrorKind::kInvalidArgument, "simulate: a schedule names rank " +
                                              std::to_string(least < 0 ? least : most) +
-                                             ", which is not there");
+                                             ", which does not exist");
     }
     ChannelState channel;
     channel.from = ends.from;
@@ -163,19 +164,19 @@ Simulated Simulation::run() {
 
 void Simulation::handle(const Event& event) {
   switch (event.kind) {
-    case Kind::kStep:
-      return step(event.subject);
-    case Kind::kTake:
-      return take(event.subject);
-    case Kind::kTaken:
-      return taken(event.subject);
-    case Kind::kLeave:
-      return leave(event.subject);
+    case Kind::kRunLane:
+      return run_lane(event.subject);
+    case Kind::kReceiveStart:
+      return start_receive(event.subject);
+    case Kind::kReceiveEnd:
+      return end_receive(event.subject);
+    case Kind::kPieceLeaves:
+      return send_piece(event.subject);
   }
 }
 
-// Runs a lane up to its next receive, or the end of a local step.
-void Simulation::step(uint32_t lane) {
+// Runs a lane up to its next receive, or to the end of a copy.
+void Simulation::run_lane(uint32_t lane) {
   const CompactLane& steps = program_.lanes()[lane];
   const auto rank = static_cast<std::size_t>(steps.rank);
   std::size_t& next = next_step_[lane];
@@ -192,7 +193,7 @@ void Simulation::step(uint32_t lane) {
     const double work = static_cast<double>(current.size_bytes) * per_byte * slowness_[rank];
     const double end = serve(steps.rank, now_, work);
     ++next;
-    return at(end, Kind::kStep, lane);
+    return at(end, Kind::kRunLane, lane);
   }
   finish_us_[rank] = std::max(finish_us_[rank], now_);
 }
@@ -205,10 +206,11 @@ void Simulation::post(const CompactStep& send) {
   if (channel.leaving == kNone) channel.leaving = index;
   ++channel.frames;
   channel.bytes += send.size_bytes;
-  offer(send.channel);
+  write_piece(send.channel);
 }
 
-// How much of the frame may leave now: what the channel holds, or all once its receiver is there.
+// The bytes of the frame that may leave now: all of them if the receiver waits for it, else the
+// free space of the channel.
 uint64_t Simulation::room_for(const ChannelState& channel, const Frame& frame) const {
   const uint64_t rest = frame.size_bytes - frame.moved_bytes;
   const bool awaited = channel.waiting_lane != kNone && channel.leaving == channel.head;
@@ -218,8 +220,8 @@ uint64_t Simulation::room_for(const ChannelState& channel, const Frame& frame) c
   return std::min(rest, room);
 }
 
-// Gives the sender's processor the next piece, if one may leave.
-void Simulation::offer(uint32_t index) {
+// Makes the sender's processor write the next piece, if one may leave.
+void Simulation::write_piece(uint32_t index) {
   ChannelState& channel = channels_[index];
   if (channel.moving || channel.leaving == kNone) return;
   Frame& frame = frames_[channel.leaving];
@@ -235,11 +237,12 @@ void Simulation::offer(uint32_t index) {
   channel.moving = true;
   channel.piece_bytes = piece;
   channel.piece_written_us = serve(channel.from, now_, work);
-  at(channel.piece_written_us - work + overhead, Kind::kLeave, index);
+  at(channel.piece_written_us - work + overhead, Kind::kPieceLeaves, index);
 }
 
-// The piece's first byte goes out: it takes its share of the link and of both interfaces.
-void Simulation::leave(uint32_t index) {
+// The first byte of the moving piece leaves. The piece occupies the link and, between hosts, both
+// network interfaces.
+void Simulation::send_piece(uint32_t index) {
   ChannelState& channel = channels_[index];
   Frame& frame = frames_[channel.leaving];
   const LinkCosts& costs = costs_of(channel);
@@ -268,24 +271,24 @@ void Simulation::leave(uint32_t index) {
   if (frame.moved_bytes == frame.size_bytes) {
     frame.whole = true;
     if (channel.waiting_lane != kNone && channel.leaving == channel.head) {
-      at(std::max(now_, frame.first_arrives_us), Kind::kTake, channel.waiting_lane);
+      at(std::max(now_, frame.first_arrives_us), Kind::kReceiveStart, channel.waiting_lane);
     }
     channel.leaving = frame.next;
   }
-  offer(index);
+  write_piece(index);
 }
 
-// The lane stands at its receive.
+// The lane waits for the next frame of a channel.
 void Simulation::wait_for(uint32_t lane, uint32_t index) {
   ChannelState& channel = channels_[index];
   channel.waiting_lane = lane;
   if (channel.head == kNone) return;
   const Frame& frame = frames_[channel.head];
-  if (frame.whole) return at(std::max(now_, frame.first_arrives_us), Kind::kTake, lane);
-  offer(index);
+  if (frame.whole) return at(std::max(now_, frame.first_arrives_us), Kind::kReceiveStart, lane);
+  write_piece(index);
 }
 
-void Simulation::take(uint32_t lane) {
+void Simulation::start_receive(uint32_t lane) {
   const CompactLane& steps = program_.lanes()[lane];
   const CompactStep& receive = steps[next_step_[lane]];
   const ChannelState& channel = channels_[receive.channel];
@@ -297,10 +300,10 @@ void Simulation::take(uint32_t lane) {
   const double work =
       (costs.overhead_us + static_cast<double>(frame.size_bytes) * per_byte) * slowness_[rank];
   const double end = serve(steps.rank, now_, work);
-  at(std::max(end, frame.last_arrives_us), Kind::kTaken, lane);
+  at(std::max(end, frame.last_arrives_us), Kind::kReceiveEnd, lane);
 }
 
-void Simulation::taken(uint32_t lane) {
+void Simulation::end_receive(uint32_t lane) {
   const uint32_t index = program_.lanes()[lane][next_step_[lane]].channel;
   ChannelState& channel = channels_[index];
   const uint32_t done = channel.head;
@@ -311,8 +314,8 @@ void Simulation::taken(uint32_t lane) {
   frames_[done].next = spare_frames_;
   spare_frames_ = done;
   ++next_step_[lane];
-  step(lane);
-  offer(index);
+  run_lane(lane);
+  write_piece(index);
 }
 
 void Simulation::check_ended() const {
@@ -321,13 +324,13 @@ void Simulation::check_ended() const {
     if (next_step_[lane] == steps.size()) continue;
     const ChannelState& channel = channels_[steps[next_step_[lane]].channel];
     raise(ErrorKind::kInvalidArgument,
-          "simulate: rank " + std::to_string(channel.to) + " waits for ever for rank " +
+          "simulate: rank " + std::to_string(channel.to) + " waits forever for rank " +
               std::to_string(channel.from) + ", at step " + std::to_string(next_step_[lane]));
   }
   for (const ChannelState& channel : channels_) {
     if (channel.head == kNone) continue;
     raise(ErrorKind::kInvalidArgument, "simulate: rank " + std::to_string(channel.to) +
-                                           " never takes what rank " +
+                                           " never receives what rank " +
                                            std::to_string(channel.from) + " sends");
   }
 }

@@ -1,6 +1,7 @@
-// What a simulated machine is made of: things that serve one at a time, frames on their way,
-// channels, and the events between them.
-// Ownership: values inside one Simulation. Thread safety: none needed.
+// The parts of a simulated machine: resources that serve one request at a time, frames, channels
+// and events.
+//
+// Ownership: values of one Simulation. Threading: one thread.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +12,12 @@ namespace fastgpu::simulated {
 
 inline constexpr uint32_t kNone = UINT32_MAX;
 
-// What something serial (a processor, a link, an interface) does: the time until which it is taken.
+// A serial resource: a processor, a link, or one direction of a network interface.
 struct Server {
-  double free_us = 0;
+  double free_us = 0;  // when it has served all requests so far
   double busy_us = 0;
 
-  // Serves for `work_us` from `now` on, or as soon as it is free: when it begins.
+  // Serves for `work_us`, from `now` on or as soon as it is free. Returns when it begins.
   double serve(double now, double work_us) {
     const double start = std::max(now, free_us);
     free_us = start + work_us;
@@ -25,18 +26,19 @@ struct Server {
   }
 };
 
-// Of a machine whose ranks outnumber its cores: work goes to the core that can begin it first.
+// The cores of a machine that has fewer cores than ranks. Work goes to the core that can begin it
+// first.
 class Cores {
  public:
   Cores(int count, double switch_us)
       : cores_(static_cast<std::size_t>(count)), switch_us_(switch_us) {}
 
-  // Serves `rank`, whose processor this is: when the work ends.
+  // Serves `rank`, whose processor is `processor`. Returns when the work ends.
   double serve(int rank, Server& processor, double now, double work_us) {
     const double ready = std::max(now, processor.free_us);
     const auto begin = [&](const Core& core) {
-      const bool changes = core.rank >= 0 && core.rank != rank;
-      return std::max(ready, core.free_us) + (changes ? switch_us_ : 0);
+      const bool switches = core.rank >= 0 && core.rank != rank;
+      return std::max(ready, core.free_us) + (switches ? switch_us_ : 0);
     };
     Core& core = *std::min_element(cores_.begin(), cores_.end(), [&](const Core& a, const Core& b) {
       return begin(a) < begin(b);
@@ -49,47 +51,53 @@ class Cores {
  private:
   struct Core {
     double free_us = 0;
-    int rank = -1;
+    int rank = -1;  // served last
   };
   std::vector<Core> cores_;
   double switch_us_;
 };
 
+// A frame leaves in pieces, as the channel has room.
 struct Frame {
   uint64_t size_bytes = 0;
   uint64_t moved_bytes = 0;
-  bool started = false;
-  bool whole = false;  // all of it has left, so that its arrival is known
+  bool started = false;  // a piece has left
+  bool whole = false;    // all pieces have left, so the time of arrival is known
   double first_arrives_us = 0;
   double last_arrives_us = 0;
-  uint32_t next = kNone;
+  uint32_t next = kNone;  // in the channel
 };
 
-// One lane from one rank to another. Frames in `head`..: posted, not yet taken by the receiver;
-// those before `leaving` have left whole.
+// A lane between a sender and a receiver. Its frames form a list from `head` to `tail`: posted, not
+// received yet. The frames before `leaving` have left completely.
 struct ChannelState {
   int from = 0;
   int to = 0;
   bool leaves_host = false;
-  bool moving = false;  // a piece waits for the sender's processor
-  double factor = 1;
+  bool moving = false;  // a piece is on its way through the sender's processor
+  double factor = 1;    // of a SlowLink
   uint32_t head = kNone;
   uint32_t tail = kNone;
   uint32_t leaving = kNone;
-  uint32_t waiting_lane = kNone;  // the receiver stands at the frame in `head`
-  uint64_t held_bytes = 0;
-  uint64_t piece_bytes = 0;  // the piece in motion, and when the processor has written it
-  double piece_written_us = 0;
+  uint32_t waiting_lane = kNone;  // the receiving lane, if it waits for the frame at `head`
+  uint64_t held_bytes = 0;        // sent, not received
+  uint64_t piece_bytes = 0;       // of the moving piece
+  double piece_written_us = 0;    // when the processor has written the moving piece
   uint64_t frames = 0;
   uint64_t bytes = 0;
   Server link;
 };
 
 struct Event {
-  enum class Kind : uint8_t { kStep, kTake, kTaken, kLeave };
+  enum class Kind : uint8_t {
+    kRunLane,       // a lane continues
+    kReceiveStart,  // a lane begins to receive a frame
+    kReceiveEnd,    // a lane has received a frame
+    kPieceLeaves,   // the first byte of a piece leaves a channel
+  };
   double time_us;
-  uint64_t number;   // order of making, so that equal times have one order
-  uint32_t subject;  // a lane, or for kLeave a channel
+  uint64_t number;   // in order of creation; orders events of equal time
+  uint32_t subject;  // a lane; for kPieceLeaves a channel
   Kind kind;
 
   bool operator>(const Event& other) const {

@@ -3,13 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "base/error.h"
 #include "comm/runtime.h"
+#include "plan/build.h"
 #include "plan/choose.h"
 #include "plan/proof/verify.h"
 #include "plan/simulate/simulate.h"
@@ -88,21 +88,17 @@ struct WorldPlan {
 };
 
 py::tuple region_of(const Region& region) {
-  constexpr std::array<const char*, 3> kBuffers{"input", "data", "wire"};
-  return py::make_tuple(kBuffers[static_cast<std::size_t>(region.buffer)], region.offset_bytes,
-                        region.size_bytes);
+  return py::make_tuple(name_of(region.buffer), region.offset_bytes, region.size_bytes);
 }
 
 // By lane: (verb, reduce, peer, source, target), regions as (buffer, offset_bytes, size_bytes).
 std::vector<std::vector<py::tuple>> steps_of(const Schedule& schedule) {
-  constexpr std::array<const char*, 4> kVerbs{"send", "recv", "encode", "decode"};
   std::vector<std::vector<py::tuple>> lanes;
   for (const Lane& lane : schedule.lanes) {
     lanes.emplace_back();
     for (const Step& step : lane) {
-      lanes.back().push_back(py::make_tuple(kVerbs[static_cast<std::size_t>(step.verb)],
-                                            step.reduce, step.peer, region_of(step.source),
-                                            region_of(step.target)));
+      lanes.back().push_back(py::make_tuple(name_of(step.verb), step.reduce, step.peer,
+                                            region_of(step.source), region_of(step.target)));
     }
   }
   return lanes;
