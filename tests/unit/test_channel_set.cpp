@@ -20,8 +20,8 @@ struct Fixture {
   ChannelSet channels{engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}};
 };
 
-// Over TCP what the peer sent last may still be on its way when it says, on another connection,
-// that it leaves. The end of its stream will tell.
+// Over TCP the last data of a peer may still be on its way when its control link says that it
+// leaves. The receiver reads until the end of the stream.
 TEST(a_peer_that_leaves_in_order_may_still_be_read) {
   Fixture fixture;
   bool hung_up = false;
