@@ -50,7 +50,7 @@ TEST(a_childs_copy_does_not_keep_a_connection_open) {
   CHECK(ends_with_parent(UniqueFd::of_this_process_only(pair[0]), other.get()));
 }
 
-// What somebody opens under a number that was ours is not taken from his children.
+// A descriptor number that is used again for something else is inherited as usual.
 TEST(a_number_that_is_used_again_is_the_childs_as_well) {
   const int fd = ::open("/dev/null", O_RDONLY);
   UniqueFd::of_this_process_only(fd).reset();
