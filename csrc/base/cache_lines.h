@@ -1,5 +1,5 @@
-// What it costs that a cache line goes from core to core, and how to make it cost less.
-// Thread safety: pure functions; lines_stay_owned() looks once.
+// Reduces the cost of cache lines that move between cores.
+// Thread safety: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -8,13 +8,14 @@ namespace fastgpu {
 
 inline constexpr std::size_t kLineBytes = 64;
 
-// Takes the lines for this core's own, in the background: else a store to a line that another core
-// has read must first take it back, which takes as long as to send it. A hint that never faults.
+// Fetches the lines for writing, in the background. Without this hint, a store to a line that
+// another core has read must wait until the line is exclusive, which takes as long as moving it.
+// Never faults.
 inline void prefetch_to_write(std::byte* memory, std::size_t size_bytes) noexcept {
   for (std::size_t at = 0; at < size_bytes; at += kLineBytes) {
 #if defined(__x86_64__)
-    // gcc makes __builtin_prefetch a read where the target has no PREFETCHW, which is no more than
-    // an operation that does nothing on processors that lack it.
+    // With gcc, __builtin_prefetch only reads unless the target has PREFETCHW. Processors that lack
+    // the instruction ignore it.
     asm volatile("prefetchw %0" : : "m"(memory[at]));
 #else
     __builtin_prefetch(memory + at, 1);
@@ -22,13 +23,14 @@ inline void prefetch_to_write(std::byte* memory, std::size_t size_bytes) noexcep
   }
 }
 
-// Whether a line that one core has written stays that core's when others read it (the state "owned"
-// of AMD's processors). It is passed on without a way to memory; but to write it again takes its
-// owner 7 to 27 ns a line, one after another, and no prefetch helps.
+// True on AMD processors: when a core reads a line that another core wrote, the line stays Owned by
+// the writer. Rewriting the line then costs the owner 7 to 27 ns, for one line after another, and a
+// prefetch does not help.
 bool lines_stay_owned() noexcept;
 
-// Writes to each line what it holds, so that it is this core's, from which its next writer gets it
-// as fast as any other. For readers of lines that nobody else touches meanwhile.
+// Writes each line without changing the content. The line is then modified in this core's cache,
+// and the next core to write the line gets it at full speed. For a reader of lines that no other
+// thread uses meanwhile.
 inline void take_over(std::byte* memory, std::size_t size_bytes) noexcept {
   volatile std::byte* const lines = memory;
   for (std::size_t at = 0; at < size_bytes; at += kLineBytes) lines[at] = lines[at];

@@ -19,7 +19,7 @@ inline TimeNs now_ns() {
       .count();
 }
 
-// The point `timeout_ms` from now; a negative timeout never comes.
+// The time `timeout_ms` from now; kNever for a negative timeout.
 inline TimeNs deadline_after_ms(int64_t timeout_ms) {
   if (timeout_ms < 0 || timeout_ms > kNever / kMillisecond / 2) return kNever;
   return now_ns() + timeout_ms * kMillisecond;

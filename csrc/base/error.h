@@ -1,6 +1,6 @@
-// What can go wrong, once for the whole library: a Failure is a value that travels inside the data
-// path and between ranks; CommError carries it across the boundary to callers.
-// Thread safety: values, no state.
+// The errors of the library. A Failure is a value: it passes through the data path and between
+// ranks. A CommError is the exception that carries a Failure to the caller.
+// Thread safety: plain values.
 #pragma once
 
 #include <cstdint>
@@ -10,24 +10,24 @@
 namespace fastgpu {
 
 enum class ErrorKind : uint8_t {
-  kInvalidArgument,  // the caller's mistake; nothing changed, the communicator stays usable
+  kInvalidArgument,  // a mistake of the caller; nothing changed, the communicator stays usable
   kPeerLost,         // a rank died, left, or cannot be reached
   kTimeout,          // an operation's deadline passed
-  kMismatch,         // ranks called different things
-  kAborted,          // abort() or destroy was called while the operation was pending
+  kMismatch,         // the calls or options of ranks differ
+  kAborted,          // the group was aborted or destroyed while the operation was pending
   kAuthentication,   // a peer does not hold the job secret
-  kRendezvous,       // the ranks could not be brought together
+  kRendezvous,       // the ranks could not find or reach each other
 };
 
 inline constexpr int kNoRank = -1;
 
 struct Failure {
   ErrorKind kind = ErrorKind::kAborted;
-  std::string message;  // what happened, to whom, and what to do now
-  int rank = kNoRank;   // me
-  int peer = kNoRank;   // the suspect
-  std::string op;       // the operation it struck, as "all_reduce"
-  int64_t sequence = -1;
+  std::string message;    // says what happened, where, and what to do next
+  int rank = kNoRank;     // reports the failure
+  int peer = kNoRank;     // probably caused it
+  std::string op;         // failed, for example "all_reduce"
+  int64_t sequence = -1;  // number of the operation in its communicator
 };
 
 class CommError : public std::runtime_error {
@@ -40,7 +40,7 @@ class CommError : public std::runtime_error {
   Failure failure_;
 };
 
-// One class a meaning; the bindings map them one to one to the Python exceptions of these names.
+// One class per kind. The bindings map each one to the Python exception of the same name.
 class InvalidArgumentError : public CommError {
   using CommError::CommError;
 };
@@ -63,10 +63,10 @@ class RendezvousError : public CommError {
   using CommError::CommError;
 };
 
-// Throws the class that the failure's kind names.
+// Throws the exception class of the failure's kind.
 [[noreturn]] void raise(const Failure& failure);
 [[noreturn]] void raise(ErrorKind kind, const std::string& message);
-// A failed system call: `what` and the text of `error_number` (an errno value).
+// For a failed system call: the message is `what` and the text of `error_number` (errno).
 [[noreturn]] void raise_system(ErrorKind kind, const std::string& what, int error_number);
 
 }  // namespace fastgpu

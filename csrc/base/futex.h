@@ -1,4 +1,4 @@
-// Sleep on a 32-bit word until another thread of this process changes it.
+// Lets a thread sleep until another thread of this process changes a 32-bit word.
 #pragma once
 
 #include <linux/futex.h>
@@ -14,7 +14,8 @@
 
 namespace fastgpu {
 
-// Sleeps while `word` holds `expected`, until a wake or `deadline`; may return early for no reason.
+// Sleeps until a wake or the deadline; returns at once if `word` does not hold `expected`. May also
+// return early without a reason.
 inline void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, TimeNs deadline) {
   timespec timeout{};
   timespec* limit = nullptr;

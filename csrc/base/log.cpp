@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kLevels{"error", "warn", "info", "debug"};
 
-std::atomic<LogLevel>& level_in_force() {
+std::atomic<LogLevel>& highest_level() {
   static std::atomic<LogLevel> level{LogLevel::kWarn};
   return level;
 }
@@ -21,20 +21,17 @@ std::atomic<LogLevel>& level_in_force() {
 void set_log_level(std::string_view name) {
   for (std::size_t i = 0; i < kLevels.size(); ++i) {
     if (kLevels[i] == name) {
-      level_in_force().store(static_cast<LogLevel>(i), std::memory_order_relaxed);
+      highest_level().store(static_cast<LogLevel>(i), std::memory_order_relaxed);
       return;
     }
   }
   raise(ErrorKind::kInvalidArgument,
-        "FASTGPU_LOG is '" + std::string(name) + "'; allowed are error, warn, info and debug");
-}
-
-bool log_enabled(LogLevel level) noexcept {
-  return level <= level_in_force().load(std::memory_order_relaxed);
+        "FASTGPU_LOG is '" + std::string(name) +
+            "', which is not allowed; the levels are error, warn, info and debug");
 }
 
 void log(LogLevel level, std::string_view event, std::string_view fields) noexcept {
-  if (!log_enabled(level)) return;
+  if (level > highest_level().load(std::memory_order_relaxed)) return;
   const std::string_view name = kLevels[static_cast<std::size_t>(level)];
   std::fprintf(stderr, "fastgpu level=%.*s event=%.*s %.*s\n", static_cast<int>(name.size()),
                name.data(), static_cast<int>(event.size()), event.data(),

@@ -1,6 +1,7 @@
-// One key=value line to standard error for each thing worth telling, at FASTGPU_LOG's level:
+// Writes one line of key=value pairs per event to standard error, for example
 //   fastgpu level=info event=group_failed reason="rank 1, group 'default': ..."
-// Thread safety: any thread; a line is written whole.
+// FASTGPU_LOG sets the highest level that is written.
+// Thread safety: any thread; lines do not mix.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +12,12 @@ namespace fastgpu {
 
 enum class LogLevel : uint8_t { kError, kWarn, kInfo, kDebug };
 
-// Takes error, warn (in force at first), info or debug; raises InvalidArgumentError for another.
+// `name` is error, warn (the initial level), info or debug. Raises InvalidArgumentError for others.
 void set_log_level(std::string_view name);
-bool log_enabled(LogLevel level) noexcept;
 
-// `event` names what happened; `fields` is "key=value key=value", quoted by the caller with
-// quoted().
+// `event` is one word. `fields` is "key=value key=value"; the caller puts text into quoted().
 void log(LogLevel level, std::string_view event, std::string_view fields) noexcept;
+// The text in quotation marks, on one line.
 std::string quoted(std::string_view text);
 
 }  // namespace fastgpu

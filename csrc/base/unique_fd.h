@@ -1,4 +1,5 @@
 // Owns one file descriptor.
+// Thread safety: one thread at a time per object.
 #pragma once
 
 #include <utility>
@@ -9,8 +10,9 @@ class UniqueFd {
  public:
   UniqueFd() = default;
   explicit UniqueFd(int fd) : fd_(fd) {}
-  // One that leads nowhere in a forked child: a connection that a child held open would outlive the
-  // parent, whom its peers would then take for alive. (exec closes what is made with CLOEXEC.)
+  // A descriptor that a forked child does not inherit: in the child it refers to /dev/null. A
+  // connection that the child kept open would outlive the parent, and peers would take the parent
+  // for alive. (O_CLOEXEC covers exec.)
   static UniqueFd of_this_process_only(int fd) noexcept;
   UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   UniqueFd& operator=(UniqueFd&& other) noexcept {
@@ -23,7 +25,6 @@ class UniqueFd {
 
   int get() const noexcept { return fd_; }
   explicit operator bool() const noexcept { return fd_ >= 0; }
-  int release() noexcept { return std::exchange(fd_, -1); }
   void reset(int fd = -1) noexcept;
 
  private:

@@ -3,7 +3,7 @@
 namespace fastgpu {
 namespace {
 
-// Stands where a channel to a departed peer would be, if it had ever been opened.
+// These take the place of channels that were not open when their peer departed.
 class ClosedSender : public SendChannel {
  public:
   Io try_send(Outgoing&) override { return Io::kClosed; }
@@ -92,7 +92,8 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
       if (sender == nullptr) at.sender.store(&closed_sender, std::memory_order_release);
       if (receiver == nullptr) at.receiver.store(&closed_receiver, std::memory_order_release);
       if (sender != nullptr) sender->hang_up();
-      // What left in order may still be on its way; the end of its stream comes behind it.
+      // A peer that left in order may have sent data that is still on its way. The receiver closes
+      // by itself when it reaches the end of the stream.
       if (receiver != nullptr && !in_order) receiver->hang_up();
     }
     version_.fetch_add(1);

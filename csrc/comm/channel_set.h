@@ -1,7 +1,11 @@
-// The channels of one communicator: where its schedules' peers and lanes become connections, opened
-// at first use. Between the progress thread, who asks for channels, and the connector's control
-// thread, who brings them. Threading: sender and receiver are the progress thread's; on_* the
-// control thread's; the rest any thread.
+// The channels of one communicator, by peer and lane. A channel is opened when it is first used:
+// the progress thread asks for it, and the connector's control thread delivers it.
+//
+// Ownership: owns every channel until it is destroyed, so pointers to channels stay valid.
+// Threading: sender() and receiver() belong to the progress thread, on_*() to the control thread;
+// any thread may call the rest.
+// Invariants: a slot changes from nullptr to a channel once, and never again. A peer that has
+// departed stays departed, and all its slots are filled.
 #pragma once
 
 #include <atomic>
@@ -22,12 +26,13 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   using Open = std::function<void(int peer, int lane)>;
   using Failed = std::function<void(int peer, const Failure& failure)>;
 
-  // A peer that closes a channel says why on its control link. Where its control thread and ours
-  // wait for a core that takes a while, and who believed the channel would blame the wrong rank. A
-  // network that is cut may never say it.
+  // A peer that closes a channel gives the reason on its control link. On a busy machine the reason
+  // may arrive later than the end of the channel, and without it the error would blame the wrong
+  // rank. A network that is cut never delivers it, so the wait has this limit.
   static constexpr TimeNs kReasonLimit = 10 * kSecond;
 
-  // `open` asks the connector for the channel of one lane; `failed` hears of a peer's failure.
+  // `open` asks the connector for a channel that sends. `failed` is called when a peer reports that
+  // the communicator failed.
   ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed,
              TimeNs reason_limit = kReasonLimit);
 
@@ -41,18 +46,18 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   void on_departed(int peer, bool in_order, const std::string& why) override;
   void on_failed(int peer, const Failure& failure) override;
 
-  // Why the peer is gone: "has left the group", "was lost: its process ended", "closed its
-  // connection and gave no reason"; empty if it is not.
+  // Why the peer is gone, to follow its name in an error: "has left the group ...", "was lost: its
+  // process ended", "closed its connection and gave no reason ...". Empty while it is there.
   std::string departure(int peer) const;
   Presence presence(int peer) const override;
-  // Hangs up every channel, and those still to come.
+  // Hangs up all channels, and every channel that is delivered later.
   void hang_up() noexcept;
 
  private:
   struct Slot {
     std::atomic<SendChannel*> sender{nullptr};
     std::atomic<RecvChannel*> receiver{nullptr};
-    bool opening = false;  // whose the lane is
+    bool opening = false;  // `open` was called; used by the progress thread only
   };
   Slot& slot(int peer, int lane) {
     return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +
@@ -70,8 +75,8 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   mutable std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<SendChannel>> senders_;
   std::vector<std::unique_ptr<RecvChannel>> receivers_;
-  std::vector<TimeNs> closed_since_;     // by peer; 0: not closed
-  std::vector<std::string> departures_;  // by peer; empty: still there
+  std::vector<TimeNs> closed_since_;     // by peer: when departed() was first called; 0: never
+  std::vector<std::string> departures_;  // by peer: what departure() returns
   std::vector<Presence> presences_;      // by peer
   bool hung_up_ = false;
 };

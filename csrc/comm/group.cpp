@@ -133,7 +133,8 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.store_port = config.store_port;
   request.constants = runtime.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
-  const Topology topology = rendezvous(request, store, runtime.connector());
+  const Topology topology =
+      topology_of(config.rank, rendezvous(request, store, runtime.connector()));
   auto group = std::make_shared<Group>(config, topology, runtime);
   group->calibrate();
   return group;

@@ -1,44 +1,47 @@
-// What a user may set: a field here, a FASTGPU_<FIELD> variable, a keyword of fastgpu_comm.Options.
-// Thread safety: values.
+// The options that a user can set. Each is a field here, a variable FASTGPU_<FIELD>, and a keyword
+// of fastgpu_comm.Options; options.cpp lists them in one table.
+// Thread safety: plain values.
 #pragma once
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "base/call.h"
 #include "transport/socket/socket.h"
 
 namespace fastgpu {
 
-// Whether this rank leaves large payloads in its private memory, for its host's others to read.
-enum class SingleCopy : uint8_t { kAuto, kNever, kAlways };
-
 enum class Transport : uint8_t { kAuto, kShm, kTcp };
+
+// Whether this rank lets the other ranks of its host read large payloads out of its private memory
+// (CMA), instead of copying them into shared memory. kAuto: not on AMD processors.
+enum class SingleCopy : uint8_t { kAuto, kNever, kAlways };
 
 struct Options {
   Algorithm algorithm = Algorithm::kAuto;
   Transport transport = Transport::kAuto;
-  std::string interface;  // FASTGPU_INTERFACE's syntax; empty: the route to the store
-  PortRange port_range;   // 0-0: ephemeral
-  int lanes = 0;          // 0: auto; 1 to kMaxLanes
+  std::string interface;  // see match_interfaces(); empty: the interface that routes to the store
+  PortRange port_range;   // to listen on; 0-0: any free port
+  int lanes = 0;          // per peer, 1 to kMaxLanes; 0: auto
   bool deterministic = false;
   SingleCopy single_copy = SingleCopy::kAuto;
 };
 
 inline constexpr int kMaxLanes = 16;
 
-// Sets the field that `name` ("algorithm", "port_range") names from text as a variable holds it.
-// Raises InvalidArgumentError that says what was given and what is allowed.
-void set_field(Options& options, const std::string& name, const std::string& text);
-std::string get_field(const Options& options, const std::string& name);
-// The names that set_field takes.
+// The names of the fields, in the order of the struct.
 const std::vector<std::string>& option_names();
 
-// The defaults, overridden by the FASTGPU_ variables of `environment`, of which FASTGPU_LOG takes
-// effect at once. Raises InvalidArgumentError for a bad value and for a FASTGPU_ variable that is
-// not known, listing those that are.
+// The field `name` as text, in the form of its variable. InvalidArgumentError names the wrong value
+// and the allowed ones.
+void set_field(Options& options, const std::string& name, const std::string& text);
+std::string get_field(const Options& options, const std::string& name);
+
+// The default options, with what `environment` sets. FASTGPU_LOG takes effect at once. Raises
+// InvalidArgumentError for a value that is not allowed, and for an unknown FASTGPU_ variable.
 Options options_from_environment(const std::map<std::string, std::string>& environment);
-// The FASTGPU_ variables of this process.
+// This process's variables that begin with FASTGPU_.
 std::map<std::string, std::string> fastgpu_environment();
 
 }  // namespace fastgpu

@@ -1,5 +1,5 @@
-// The key-value store ranks meet at: c10d's in training, one in memory in tests. Used at set-up
-// only.
+// The key-value store for the rendezvous of a communicator: c10d's store in training, MemoryStore
+// in tests. Nothing uses it after set-up.
 #pragma once
 
 #include <condition_variable>
@@ -11,15 +11,16 @@
 
 namespace fastgpu {
 
+// Invariant: a key keeps its value; the ranks never write a key twice.
 class Store {
  public:
   virtual ~Store() = default;
   virtual void set(const std::string& key, const std::string& value) = 0;
-  // Waits until the key is there; raises RendezvousError naming it when the deadline passes.
+  // Waits until some rank has set the key. Raises RendezvousError naming it at the deadline.
   virtual std::string get(const std::string& key, TimeNs deadline) = 0;
 };
 
-// For tests: any number of ranks in one process. Thread safety: all calls, any thread.
+// For ranks that are threads of one process. Thread safety: any thread may call everything.
 class MemoryStore : public Store {
  public:
   void set(const std::string& key, const std::string& value) override;

@@ -1,4 +1,5 @@
-// Measures what the planner needs: the links of this topology, and this host's memory.
+// The tuner measures the constants of the cost model: the links of this topology, and the memory of
+// rank 0's machine.
 #pragma once
 
 #include <string>
@@ -8,10 +9,12 @@
 
 namespace fastgpu {
 
-// A collective call of a few milliseconds: rank 0 exchanges messages with one rank of its host and
-// one of another, times its own memory, and tells everyone. Least times count, within plausible
-// bounds, so that constants speak of the machine and not of what else it does. Returns the same (as
-// text, plan/cost.h) on every rank.
+// A collective call of a few milliseconds. Rank 0 exchanges messages with a rank of the same host
+// and with a rank of another host, times memory, and broadcasts the result. Every rank returns the
+// same text, in the form of plan/cost.h.
+//
+// The constants describe the hardware, not the load of the moment. So the least time counts, and
+// results are clamped to plausible bounds.
 std::string measure_constants(Communicator& communicator, const Topology& topology);
 
 }  // namespace fastgpu

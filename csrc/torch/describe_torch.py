@@ -1,11 +1,11 @@
-"""Prints what the build needs to know of the installed torch, a name=value line each.
+"""Prints what the build needs to know about the installed torch, one name=value per line.
 
-Asked of Python because torch's own CMake package wants CUDA's variables on a CUDA build.
+torch's own CMake package is not used, because it requires CUDA on a CUDA build of torch.
 """
 
 import os
 
-# A backend that an earlier build left broken must not stop the build that mends it.
+# Importing torch must not load this backend: a broken earlier build would stop this one.
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
 import torch

@@ -32,7 +32,8 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
 }
 
 TorchBackend::~TorchBackend() {
-  // Leaving waits for the engine, which may wait for a thread that wants the GIL to drop a tensor.
+  // shutdown() waits for the engine, and the engine may wait for a thread that needs the GIL to
+  // drop a tensor. So this thread must not hold the GIL.
   if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) {
     const pybind11::gil_scoped_release no_gil;
     communicator_->shutdown();
@@ -41,7 +42,7 @@ TorchBackend::~TorchBackend() {
   }
 }
 
-// A copy: c10d's splitGroup writes into what it gets.
+// Returns a copy, because c10d's splitGroup writes into the result.
 c10::intrusive_ptr<c10d::Backend::Options> TorchBackend::getBackendOptions() {
   return c10::make_intrusive<BackendOptions>(options_);
 }
@@ -68,7 +69,9 @@ c10d::ErrorType TorchBackend::getError() {
 }
 
 void TorchBackend::startCoalescing() {
-  if (coalescing_.load()) raise_invalid("start_coalescing", "coalescing has started already");
+  if (coalescing_.load()) {
+    raise_invalid("start_coalescing", "coalescing has started already; call end_coalescing first");
+  }
   coalesced_ = c10::make_intrusive<TorchWork>(communicator_, c10d::OpType::COALESCED,
                                               "fastgpu:coalesced", TensorList());
   coalescing_thread_ = std::this_thread::get_id();
@@ -83,7 +86,9 @@ void TorchBackend::record(const TorchWork& work) {
 }
 
 TorchBackend::WorkPtr TorchBackend::endCoalescing() {
-  if (!coalescing_.exchange(false)) raise_invalid("end_coalescing", "coalescing has not started");
+  if (!coalescing_.exchange(false)) {
+    raise_invalid("end_coalescing", "coalescing has not started; call start_coalescing first");
+  }
   coalesced_->seal();
   return std::exchange(coalesced_, nullptr);
 }
@@ -119,13 +124,13 @@ c10::intrusive_ptr<c10d::Backend> TorchBackend::split(
 }
 
 TorchBackend::WorkPtr TorchBackend::barrier(const c10d::BarrierOptions& opts) {
-  CallBuilder launch(*this, {c10d::OpType::BARRIER, "fastgpu:barrier"}, {}, opts);
-  launch.run(launch.call(Collective::kBarrier, {}));
-  return launch.finish({});
+  CallBuilder builder(*this, {c10d::OpType::BARRIER, "fastgpu:barrier"}, {}, opts);
+  builder.run(builder.call(Collective::kBarrier, {}));
+  return builder.finish({});
 }
 
-// By the store alone, so that it works while the channels do not: every rank leaves a key, rank 0
-// waits for all of them and writes who was missing.
+// Uses the store only, so that it works when the channels do not: every rank writes a key; rank 0
+// waits for all keys and writes the names of the ranks that are missing.
 void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wait_all_ranks*/) {
   const int64_t timeout_ms =
       opts.timeout.count() > 0 ? opts.timeout.count() : options_.timeout.count();
@@ -140,11 +145,13 @@ void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wai
     TorchStore store(store_);
     if (getRank() != 0) {
       store.set(prefix + std::to_string(getRank()), "");
-      // Rank 0 says who was missing once its own time is over.
+      // Rank 0 writes its verdict when its own time is over, which may be later than ours.
       const auto verdict = store.try_get(prefix + "verdict", deadline + kSecond);
       if (verdict && verdict->empty()) return;
       failure.peer = verdict ? kNoRank : 0;
-      failure.message = verdict ? *verdict : "Rank 0 timed out in monitoredBarrier" + within;
+      failure.message = verdict
+                            ? *verdict
+                            : "Rank 0 timed out in monitoredBarrier" + within + "; look at its log";
       raise(failure);
     }
     std::string missing;
@@ -155,8 +162,9 @@ void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wai
       if (count == 1) failure.peer = rank;
     }
     if (count != 0) {
-      failure.message =
-          (count == 1 ? "Rank " : "Ranks ") + missing + " failed to pass monitoredBarrier" + within;
+      failure.message = (count == 1 ? "Rank " : "Ranks ") + missing +
+                        " failed to pass monitoredBarrier" + within +
+                        (count == 1 ? "; look at its log" : "; look at their logs");
     }
     store.set(prefix + "verdict", failure.message);
     if (count != 0) raise(failure);

@@ -1,9 +1,10 @@
-// The c10d backend: every operation of torch.distributed on CPU tensors, over one communicator.
+// The c10d backend: runs the operations of torch.distributed for CPU tensors on one communicator.
+// Each operation checks its tensors and hands a call to the communicator (CallBuilder).
+// collectives.cpp has the operations on single tensors, lists.cpp those on lists of tensors,
+// sparse.cpp and messages.cpp the rest.
 //
-// The operations are in collectives.cpp (one tensor in, one out), lists.cpp (lists of tensors),
-// sparse.cpp and messages.cpp; this class adds only what c10d asks beside them.
-// Ownership: shared with torch; the communicator outlives it while operations are in flight.
-// Threading: as the communicator's. Takes the GIL only to raise.
+// Ownership: shared with torch. Operations in flight keep the communicator alive, not the backend.
+// Threading: like the communicator. Takes the GIL only to raise an exception.
 #pragma once
 
 #include <atomic>
@@ -28,7 +29,7 @@ class TorchBackend final : public c10d::Backend {
   using Lists = std::vector<TensorList>;
   using StorePtr = c10::intrusive_ptr<c10d::Store>;
 
-  // `options` names the group, its time-out and its ranks. Meets the other ranks at the store.
+  // `options` has the name of the group, its time-out and its ranks. Waits for the other ranks.
   TorchBackend(const StorePtr& store, int rank, int size, const BackendOptions& options);
   ~TorchBackend() override;
 
@@ -41,8 +42,8 @@ class TorchBackend final : public c10d::Backend {
   void shutdown() override;
   c10d::ErrorType getError() override;
 
-  // batch_isend_irecv asks this: without it, it gives its caller one Work an operation. What
-  // start/endCoalescing does is there all the same.
+  // False only makes batch_isend_irecv return one Work per operation. startCoalescing() and
+  // endCoalescing() work nevertheless.
   bool supportsCoalescing() const override { return false; }
   void startCoalescing() override;
   WorkPtr endCoalescing() override;
@@ -89,7 +90,7 @@ class TorchBackend final : public c10d::Backend {
   WorkPtr recvAnysource(TensorList& tensors, int tag) override;
 
   const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
-  // Takes note of a work for endCoalescing.
+  // Adds `work` to the result of endCoalescing(), if this thread is coalescing.
   void record(const TorchWork& work);
 
  private:
@@ -99,13 +100,13 @@ class TorchBackend final : public c10d::Backend {
   int monitored_barriers_ = 0;
 
   int split_count_ = 0;
-  // c10d splits once a device type, from one store, and keeps the first.
+  // c10d calls split() once per device type with the same store; all calls return one backend.
   StorePtr last_split_store_;
   c10::weak_intrusive_ptr<c10d::Backend> last_split_;
 
   std::atomic<bool> coalescing_{false};
-  std::thread::id coalescing_thread_;        // set before coalescing_
-  c10::intrusive_ptr<TorchWork> coalesced_;  // that thread's
+  std::thread::id coalescing_thread_;        // written before coalescing_
+  c10::intrusive_ptr<TorchWork> coalesced_;  // used by coalescing_thread_ only
 };
 
 }  // namespace fastgpu

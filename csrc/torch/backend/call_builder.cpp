@@ -22,14 +22,23 @@ CollectiveCall CallBuilder::call(Collective collective, const Elements& elements
   return call;
 }
 
-PackedTensors& CallBuilder::memory() {
-  if (memory_ == nullptr) memory_ = std::make_shared<PackedTensors>(op_);
-  return *memory_;
+CollectiveCall CallBuilder::reduction(Collective collective, const Elements& elements,
+                                      const c10d::ReduceOp& reduce_op) const {
+  const Reduction reduction = reduction_of(op_, reduce_op);
+  CollectiveCall made = call(collective, elements);
+  made.reduce_op = reduction.op;
+  made.premul_factor = reduction.premul_factor;
+  return made;
 }
 
-std::shared_ptr<PackedTensors> CallBuilder::take_memory() {
-  memory();
-  return std::exchange(memory_, nullptr);
+PackedTensors& CallBuilder::packed() {
+  if (packed_ == nullptr) packed_ = std::make_shared<PackedTensors>(op_);
+  return *packed_;
+}
+
+std::shared_ptr<PackedTensors> CallBuilder::take_packed() {
+  packed();
+  return std::exchange(packed_, nullptr);
 }
 
 template <typename Start>
@@ -45,16 +54,16 @@ void CallBuilder::add(Start start) {
 }
 
 void CallBuilder::run(CollectiveCall call) {
-  const std::shared_ptr<PackedTensors> memory = take_memory();
-  PackedTensors* const staging = memory.get();  // kept alive by the call
-  if (staging->packs()) call.prologue = [staging] { staging->pack(); };
-  if (staging->unpacks()) call.epilogue = [staging] { staging->unpack(); };
-  call.keep_alive = memory;
+  const std::shared_ptr<PackedTensors> owner = take_packed();
+  PackedTensors* const packed = owner.get();  // call.keep_alive keeps it for the lambdas
+  if (packed->packs()) call.prologue = [packed] { packed->pack(); };
+  if (packed->unpacks()) call.epilogue = [packed] { packed->unpack(); };
+  call.keep_alive = owner;
   add([&] { return backend_.communicator()->run(std::move(call)); });
 }
 
 MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) const {
-  if (tag < 0) raise_invalid(op_, "tag " + std::to_string(tag) + " is negative");
+  if (tag < 0) raise_invalid(op_, "tag " + std::to_string(tag) + " is negative; use 0 or more");
   MessageCall call;
   call.peer = peer;
   call.tag = static_cast<uint32_t>(tag);
@@ -66,20 +75,20 @@ MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) co
 
 void CallBuilder::send(int peer, int tag, const at::Tensor& tensor) {
   MessageCall call = message(peer, tag, tensor);
-  const std::shared_ptr<PackedTensors> memory = take_memory();
-  call.data = const_cast<std::byte*>(memory->read(tensor));
-  memory->pack();
-  call.keep_alive = memory;
+  const std::shared_ptr<PackedTensors> packed = take_packed();
+  call.data = const_cast<std::byte*>(packed->read(tensor));
+  packed->pack();
+  call.keep_alive = packed;
   add([&] { return backend_.communicator()->send(std::move(call)); });
 }
 
 void CallBuilder::recv(int peer, int tag, const at::Tensor& tensor) {
   MessageCall call = message(peer, tag, tensor);
-  const std::shared_ptr<PackedTensors> memory = take_memory();
-  PackedTensors* const staging = memory.get();
-  call.data = memory->write(tensor);
-  if (staging->unpacks()) call.epilogue = [staging] { staging->unpack(); };
-  call.keep_alive = memory;
+  const std::shared_ptr<PackedTensors> owner = take_packed();
+  PackedTensors* const packed = owner.get();
+  call.data = packed->write(tensor);
+  if (packed->unpacks()) call.epilogue = [packed] { packed->unpack(); };
+  call.keep_alive = owner;
   add([&] { return backend_.communicator()->recv(std::move(call)); });
 }
 

@@ -1,5 +1,12 @@
-// One call of c10d on its way to the communicator: its names, its time-out, its memory, its Work.
-// Lives on the caller's stack. Threading: the caller's.
+// Turns one call of c10d into operations of the communicator and one c10d Work.
+//
+//   CallBuilder builder(backend, {OpType::ALLREDUCE, "fastgpu:all_reduce"}, tensors, opts);
+//   CollectiveCall call = builder.call(Collective::kAllReduce, elements);
+//   call.data = builder.packed().update(tensor);
+//   builder.run(std::move(call));
+//   return builder.finish(tensors);
+//
+// Ownership: an object on the caller's stack. Threading: the caller's thread only.
 #pragma once
 
 #include <chrono>
@@ -18,14 +25,14 @@ class TorchBackend;
 
 struct OperationName {
   c10d::OpType type;
-  const char* title;  // as the profiler shows it: "fastgpu:all_reduce"
+  const char* title;  // as the profiler shows it, for example "fastgpu:all_reduce"
 
   const char* name() const { return title + sizeof("fastgpu:") - 1; }
 };
 
 class CallBuilder {
  public:
-  // `inputs` are those whose shapes the profiler shows. `opts`: any of c10d's options.
+  // The profiler shows the shapes of `inputs`. `opts` is any of c10d's option structs.
   template <typename CallOptions>
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs,
               const CallOptions& opts)
@@ -36,23 +43,26 @@ class CallBuilder {
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs);
 
   const char* op() const { return op_; }
-  // What the next operation reads and writes.
-  PackedTensors& memory();
+  // The tensors of the next operation.
+  PackedTensors& packed();
   CollectiveCall call(Collective collective, const Elements& elements) const;
+  CollectiveCall reduction(Collective collective, const Elements& elements,
+                           const c10d::ReduceOp& reduce_op) const;
 
-  // Hands an operation over, with the memory; may be repeated.
+  // Starts an operation on the packed tensors. A call may start several operations.
   void run(CollectiveCall call);
   void send(int peer, int tag, const at::Tensor& tensor);
   void recv(int peer, int tag, const at::Tensor& tensor);
 
   c10::intrusive_ptr<c10d::Work> finish(TensorList outputs);
-  // As c10d has it where the outputs are lists of several: so is the future's value.
+  // The same for a call whose outputs are lists: the value of its future is a list of lists.
   c10::intrusive_ptr<c10d::Work> finish_lists(const std::vector<TensorList>& lists);
 
  private:
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;
-  std::shared_ptr<PackedTensors> take_memory();
-  // Runs `start`, which makes an operation of the communicator; what it raises names this call.
+  std::shared_ptr<PackedTensors> take_packed();
+  // Calls `start`, which starts an operation, and adds the operation to the Work. An error gets the
+  // name of this call.
   template <typename Start>
   void add(Start start);
 
@@ -60,7 +70,7 @@ class CallBuilder {
   const char* op_;
   int64_t timeout_ms_ = -1;
   bool synchronous_ = false;
-  std::shared_ptr<PackedTensors> memory_;
+  std::shared_ptr<PackedTensors> packed_;
   c10::intrusive_ptr<TorchWork> work_;
 };
 

@@ -39,7 +39,7 @@ void CallbackThreads::run() {
     } catch (const std::exception& error) {
       log(LogLevel::kError, "future_callback_failed", "reason=" + quoted(error.what()));
     }
-    callback = nullptr;  // what it holds goes without the lock
+    callback = nullptr;  // destroys what it captured while the lock is free
     lock.lock();
   }
 }

@@ -1,10 +1,9 @@
-// The threads that complete futures, so that what users chain to one (Python, another collective)
-// never runs on the engine's thread.
+// The threads that complete futures. Code that users attach to a future (Python callbacks, another
+// collective) runs here, never on the engine's thread.
 //
-// A callback may wait for another future (torch's PowerSGD hook does), so one that blocks must not
-// keep the others from running: there is always a thread for what is posted, up to kMaxThreads
-// blocked ones. Ownership: one for the process, never destroyed.
-// Thread safety: any thread.
+// A callback may wait for another future, as torch's PowerSGD hook does, and must not keep the
+// others from running. So a new thread starts when every thread is busy, up to kMaxThreads.
+// Ownership: one object per process, never destroyed. Thread safety: any thread.
 #pragma once
 
 #include <condition_variable>
@@ -21,7 +20,7 @@ class CallbackThreads {
   CallbackThreads(const CallbackThreads&) = delete;
   CallbackThreads& operator=(const CallbackThreads&) = delete;
 
-  // Runs `callback` on one of the threads; what it throws is logged.
+  // Runs `callback` on one of the threads. Exceptions that it throws are logged.
   void post(std::function<void()> callback);
 
  private:

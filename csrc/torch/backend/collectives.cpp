@@ -1,4 +1,4 @@
-// The collectives whose tensors are one input and one output, or one that is both.
+// The collectives on an input tensor and an output tensor, or on one tensor that is both.
 #include <numeric>
 
 #include "torch/backend/backend.h"
@@ -10,55 +10,50 @@ namespace {
 
 using c10d::OpType;
 
-// Coalesced all-reduces below this travel together, packed; a larger one gains less from company
-// than the copies cost.
+// Coalesced all-reduces of smaller tensors are packed into one. For a larger tensor the copies
+// would cost more than a separate all-reduce.
 constexpr uint64_t kPackedBytes = 256 * 1024;
 
-void reduce_with(CollectiveCall& call, const char* op, const c10d::ReduceOp& reduce_op) {
-  const Reduction reduction = reduction_of(op, reduce_op);
-  call.reduce_op = reduction.op;
-  call.premul_factor = reduction.premul_factor;
-}
-
-// The whole is world times the part.
+// `whole` must have `world` times the elements of `part`.
 void check_parts(const char* op, const at::Tensor& whole, const at::Tensor& part, int world) {
   check_same_dtype(op, whole, part);
   if (whole.numel() == part.numel() * world) return;
   raise_invalid(op, "the larger tensor has " + std::to_string(whole.numel()) +
-                        " elements, and must have world size " + std::to_string(world) +
-                        " times the " + std::to_string(part.numel()) + " of the smaller");
+                        " elements, and must have " + std::to_string(part.numel() * world) +
+                        ": the " + std::to_string(part.numel()) +
+                        " of the smaller times the world size " + std::to_string(world));
 }
 
-void all_gather_into(CallBuilder& launch, const at::Tensor& output, const at::Tensor& input,
+void all_gather_into(CallBuilder& builder, const at::Tensor& output, const at::Tensor& input,
                      int rank, int world) {
-  check_parts(launch.op(), output, input, world);
-  CollectiveCall call = launch.call(Collective::kAllGather, elements_of(input));
+  check_parts(builder.op(), output, input, world);
+  CollectiveCall call = builder.call(Collective::kAllGather, elements_of(input));
   const uint64_t part_bytes = call.count * size_of(call.dtype);
-  call.data = launch.memory().write(output);
-  call.input = launch.memory().read(input);
+  call.data = builder.packed().write(output);
+  call.input = builder.packed().read(input);
   const std::byte* mine = call.data + static_cast<uint64_t>(rank) * part_bytes;
   if (call.input != mine &&
       overlap(call.input, part_bytes, call.data, part_bytes * static_cast<uint64_t>(world))) {
-    call.input = launch.memory().read_copy({&input, 1});
+    call.input = builder.packed().read_copy({&input, 1});
   }
-  launch.run(std::move(call));
+  builder.run(std::move(call));
 }
 
-void reduce_scatter_into(CallBuilder& launch, const at::Tensor& output, const at::Tensor& input,
+void reduce_scatter_into(CallBuilder& builder, const at::Tensor& output, const at::Tensor& input,
                          const c10d::ReduceOp& reduce_op, int world) {
-  check_parts(launch.op(), input, output, world);
-  CollectiveCall call = launch.call(Collective::kReduceScatter, reducible_of(launch.op(), output));
-  reduce_with(call, launch.op(), reduce_op);
+  check_parts(builder.op(), input, output, world);
+  CollectiveCall call =
+      builder.reduction(Collective::kReduceScatter, reducible_of(builder.op(), output), reduce_op);
   const uint64_t part_bytes = call.count * size_of(call.dtype);
-  call.data = launch.memory().write(output);
-  call.input = launch.memory().read(input);
+  call.data = builder.packed().write(output);
+  call.input = builder.packed().read(input);
   if (overlap(call.input, part_bytes * static_cast<uint64_t>(world), call.data, part_bytes)) {
-    call.input = launch.memory().read_copy({&input, 1});
+    call.input = builder.packed().read_copy({&input, 1});
   }
-  launch.run(std::move(call));
+  builder.run(std::move(call));
 }
 
-// Elements to or from each rank, of a tensor split along its first dimension.
+// The elements to or from each rank, of a tensor that is split along its first dimension.
 std::vector<uint64_t> split_counts(const char* op, const at::Tensor& tensor,
                                    const std::vector<int64_t>& splits, int world) {
   const int64_t rows = tensor.dim() == 0 ? 1 : tensor.size(0);
@@ -72,16 +67,20 @@ std::vector<uint64_t> split_counts(const char* op, const at::Tensor& tensor,
     return std::vector<uint64_t>(parts, static_cast<uint64_t>(tensor.numel() / world));
   }
   if (splits.size() != parts) {
-    raise_invalid(op, "Number of tensor splits not equal to group size: " +
-                          std::to_string(splits.size()) + " and " + std::to_string(world));
+    raise_invalid(
+        op, "Number of tensor splits not equal to group size: " + std::to_string(splits.size()) +
+                " splits, and " + std::to_string(world) + " ranks; pass one split size per rank");
   }
   for (const int64_t split : splits) {
-    if (split < 0) raise_invalid(op, "split " + std::to_string(split) + " is negative");
+    if (split < 0) {
+      raise_invalid(op, "split " + std::to_string(split) + " is negative; use 0 or more");
+    }
   }
   const int64_t sum = std::accumulate(splits.begin(), splits.end(), int64_t{0});
   if (sum != rows) {
     raise_invalid(op, "Split sizes doesn't match total dim 0 size: they sum to " +
-                          std::to_string(sum) + ", and there are " + std::to_string(rows));
+                          std::to_string(sum) + ", and the tensor has " + std::to_string(rows) +
+                          " rows; make the sum equal to the rows");
   }
   const int64_t row_elements = rows == 0 ? 0 : tensor.numel() / rows;
   std::vector<uint64_t> counts;
@@ -93,39 +92,39 @@ std::vector<uint64_t> split_counts(const char* op, const at::Tensor& tensor,
 
 TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
                                               const c10d::BroadcastOptions& opts) {
-  CallBuilder launch(*this, {OpType::BROADCAST, "fastgpu:broadcast"}, tensors, opts);
-  const at::Tensor& tensor = single(launch.op(), tensors);
-  CollectiveCall call = launch.call(Collective::kBroadcast, elements_of(tensor));
-  call.root = root_of(launch.op(), opts.rootRank, getSize());
-  call.data = call.root == getRank() ? const_cast<std::byte*>(launch.memory().read(tensor))
-                                     : launch.memory().write(tensor);
-  launch.run(std::move(call));
-  return launch.finish(tensors);
+  CallBuilder builder(*this, {OpType::BROADCAST, "fastgpu:broadcast"}, tensors, opts);
+  const at::Tensor& tensor = single(builder.op(), tensors);
+  CollectiveCall call = builder.call(Collective::kBroadcast, elements_of(tensor));
+  call.root = root_of(builder.op(), opts.rootRank, getSize());
+  call.data = call.root == getRank() ? const_cast<std::byte*>(builder.packed().read(tensor))
+                                     : builder.packed().write(tensor);
+  builder.run(std::move(call));
+  return builder.finish(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,
                                               const c10d::AllreduceOptions& opts) {
   if (tensors.size() == 1 && tensors[0].is_sparse()) return allreduce_sparse(tensors, opts);
-  CallBuilder launch(*this, {OpType::ALLREDUCE, "fastgpu:all_reduce"}, tensors, opts);
-  const at::Tensor& tensor = single(launch.op(), tensors);
-  CollectiveCall call = launch.call(Collective::kAllReduce, reducible_of(launch.op(), tensor));
-  reduce_with(call, launch.op(), opts.reduceOp);
-  call.data = launch.memory().update(tensor);
-  launch.run(std::move(call));
-  return launch.finish(tensors);
+  CallBuilder builder(*this, {OpType::ALLREDUCE, "fastgpu:all_reduce"}, tensors, opts);
+  const at::Tensor& tensor = single(builder.op(), tensors);
+  CollectiveCall call =
+      builder.reduction(Collective::kAllReduce, reducible_of(builder.op(), tensor), opts.reduceOp);
+  call.data = builder.packed().update(tensor);
+  builder.run(std::move(call));
+  return builder.finish(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
     TensorList& tensors, const c10d::AllreduceCoalescedOptions& opts) {
-  CallBuilder launch(*this, {OpType::ALLREDUCE_COALESCED, "fastgpu:all_reduce_coalesced"}, tensors,
-                     opts);
-  // Which tensors travel together follows from dtypes and sizes alone: the same on every rank.
+  CallBuilder builder(*this, {OpType::ALLREDUCE_COALESCED, "fastgpu:all_reduce_coalesced"}, tensors,
+                      opts);
+  // Only dtypes and sizes decide which tensors are packed together, so every rank packs the same.
   std::vector<std::pair<DType, TensorList>> groups;
-  std::vector<TensorList*> open(kDTypeCount, nullptr);
-  groups.reserve(tensors.size());  // open points into it
+  std::vector<TensorList*> open(kDTypeCount, nullptr);  // by dtype: its group of small tensors
+  groups.reserve(tensors.size());                       // so that `open` stays valid
   for (const at::Tensor& tensor : tensors) {
-    check_dense_cpu(launch.op(), tensor);
-    const Elements elements = reducible_of(launch.op(), tensor);
+    check_dense_cpu(builder.op(), tensor);
+    const Elements elements = reducible_of(builder.op(), tensor);
     if (elements.count * size_of(elements.dtype) >= kPackedBytes) {
       groups.emplace_back(elements.dtype, TensorList{tensor});
       continue;
@@ -137,90 +136,90 @@ TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
   for (const auto& [dtype, group] : groups) {
     uint64_t count = 0;
     for (const at::Tensor& tensor : group) count += static_cast<uint64_t>(tensor.numel());
-    CollectiveCall call = launch.call(Collective::kAllReduce, {dtype, count});
-    reduce_with(call, launch.op(), opts.reduceOp);
-    call.data = launch.memory().update(group);
-    launch.run(std::move(call));
+    CollectiveCall call = builder.reduction(Collective::kAllReduce, {dtype, count}, opts.reduceOp);
+    call.data = builder.packed().update(group);
+    builder.run(std::move(call));
   }
-  return launch.finish(tensors);
+  return builder.finish(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::reduce(TensorList& tensors, const c10d::ReduceOptions& opts) {
-  CallBuilder launch(*this, {OpType::REDUCE, "fastgpu:reduce"}, tensors, opts);
-  const at::Tensor& tensor = single(launch.op(), tensors);
-  CollectiveCall call = launch.call(Collective::kReduce, reducible_of(launch.op(), tensor));
-  reduce_with(call, launch.op(), opts.reduceOp);
-  call.root = root_of(launch.op(), opts.rootRank, getSize());
+  CallBuilder builder(*this, {OpType::REDUCE, "fastgpu:reduce"}, tensors, opts);
+  const at::Tensor& tensor = single(builder.op(), tensors);
+  CollectiveCall call =
+      builder.reduction(Collective::kReduce, reducible_of(builder.op(), tensor), opts.reduceOp);
+  call.root = root_of(builder.op(), opts.rootRank, getSize());
   if (call.root == getRank()) {
-    call.data = launch.memory().update(tensor);
+    call.data = builder.packed().update(tensor);
     call.input = call.data;
   } else {
-    call.input = launch.memory().read(tensor);
+    call.input = builder.packed().read(tensor);
   }
-  launch.run(std::move(call));
-  return launch.finish(tensors);
+  builder.run(std::move(call));
+  return builder.finish(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                     const c10d::AllgatherOptions& opts) {
-  CallBuilder launch(*this, {OpType::_ALLGATHER_BASE, "fastgpu:_all_gather_base"}, {input}, opts);
-  all_gather_into(launch, output, input, getRank(), getSize());
-  return launch.finish({output});
+  CallBuilder builder(*this, {OpType::_ALLGATHER_BASE, "fastgpu:_all_gather_base"}, {input}, opts);
+  all_gather_into(builder, output, input, getRank(), getSize());
+  return builder.finish({output});
 }
 
 TorchBackend::WorkPtr TorchBackend::allgather_into_tensor_coalesced(
     TensorList& outputs, TensorList& inputs, const c10d::AllgatherOptions& opts) {
-  CallBuilder launch(*this, {OpType::COALESCED, "fastgpu:all_gather_into_tensor_coalesced"}, inputs,
-                     opts);
-  check_list_size(launch.op(), "the list of outputs", outputs.size(), inputs.size());
+  CallBuilder builder(*this, {OpType::COALESCED, "fastgpu:all_gather_into_tensor_coalesced"},
+                      inputs, opts);
+  check_list_size(builder.op(), "the list of outputs", outputs.size(), inputs.size(), "input");
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    all_gather_into(launch, outputs[i], inputs[i], getRank(), getSize());
+    all_gather_into(builder, outputs[i], inputs[i], getRank(), getSize());
   }
-  return launch.finish(outputs);
+  return builder.finish(outputs);
 }
 
 TorchBackend::WorkPtr TorchBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
                                                          const c10d::ReduceScatterOptions& opts) {
-  CallBuilder launch(*this, {OpType::_REDUCE_SCATTER_BASE, "fastgpu:_reduce_scatter_base"}, {input},
-                     opts);
-  reduce_scatter_into(launch, output, input, opts.reduceOp, getSize());
-  return launch.finish({output});
+  CallBuilder builder(*this, {OpType::_REDUCE_SCATTER_BASE, "fastgpu:_reduce_scatter_base"},
+                      {input}, opts);
+  reduce_scatter_into(builder, output, input, opts.reduceOp, getSize());
+  return builder.finish({output});
 }
 
 TorchBackend::WorkPtr TorchBackend::reduce_scatter_tensor_coalesced(
     TensorList& outputs, TensorList& inputs, const c10d::ReduceScatterOptions& opts) {
-  CallBuilder launch(*this, {OpType::COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"}, inputs,
-                     opts);
-  check_list_size(launch.op(), "the list of outputs", outputs.size(), inputs.size());
+  CallBuilder builder(*this, {OpType::COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"}, inputs,
+                      opts);
+  check_list_size(builder.op(), "the list of outputs", outputs.size(), inputs.size(), "input");
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    reduce_scatter_into(launch, outputs[i], inputs[i], opts.reduceOp, getSize());
+    reduce_scatter_into(builder, outputs[i], inputs[i], opts.reduceOp, getSize());
   }
-  return launch.finish(outputs);
+  return builder.finish(outputs);
 }
 
 TorchBackend::WorkPtr TorchBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
                                                   std::vector<int64_t>& output_splits,
                                                   std::vector<int64_t>& input_splits,
                                                   const c10d::AllToAllOptions& opts) {
-  CallBuilder launch(*this, {OpType::ALLTOALL_BASE, "fastgpu:all_to_all"}, {input}, opts);
-  check_same_dtype(launch.op(), input, output);
+  CallBuilder builder(*this, {OpType::ALLTOALL_BASE, "fastgpu:all_to_all"}, {input}, opts);
+  check_same_dtype(builder.op(), input, output);
   if (!input.is_contiguous() || !output.is_contiguous()) {
-    raise_invalid(launch.op(), "Tensors must be contiguous; pass .contiguous()");
+    raise_invalid(builder.op(), "Tensors must be contiguous; pass .contiguous()");
   }
   const Elements elements = elements_of(input);
-  CollectiveCall call = launch.call(Collective::kAllToAll, {elements.dtype, 0});
-  call.send_counts = split_counts(launch.op(), input, input_splits, getSize());
-  call.recv_counts = split_counts(launch.op(), output, output_splits, getSize());
-  const uint64_t bytes_an_element = input.element_size() / size_of(elements.dtype);
-  for (uint64_t& count : call.send_counts) count *= bytes_an_element;
-  for (uint64_t& count : call.recv_counts) count *= bytes_an_element;
-  call.data = launch.memory().write(output);
-  call.input = launch.memory().read(input);
+  CollectiveCall call = builder.call(Collective::kAllToAll, {elements.dtype, 0});
+  call.send_counts = split_counts(builder.op(), input, input_splits, getSize());
+  call.recv_counts = split_counts(builder.op(), output, output_splits, getSize());
+  // More than 1 for a dtype that is sent as bytes.
+  const uint64_t units_per_element = input.element_size() / size_of(elements.dtype);
+  for (uint64_t& count : call.send_counts) count *= units_per_element;
+  for (uint64_t& count : call.recv_counts) count *= units_per_element;
+  call.data = builder.packed().write(output);
+  call.input = builder.packed().read(input);
   if (overlap(call.input, input.nbytes(), call.data, output.nbytes())) {
-    call.input = launch.memory().read_copy({&input, 1});
+    call.input = builder.packed().read_copy({&input, 1});
   }
-  launch.run(std::move(call));
-  return launch.finish({output});
+  builder.run(std::move(call));
+  return builder.finish({output});
 }
 
 }  // namespace fastgpu

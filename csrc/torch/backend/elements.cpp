@@ -1,10 +1,14 @@
 #include "torch/backend/elements.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/StringUtil.h>
+
+#include <optional>
 
 #include "torch/backend/errors.h"
 
 namespace fastgpu {
+namespace {
 
 std::optional<DType> dtype_of(at::ScalarType type) {
   switch (type) {
@@ -51,6 +55,8 @@ std::optional<DType> dtype_of(at::ScalarType type) {
   }
 }
 
+}  // namespace
+
 Elements elements_of(const at::Tensor& tensor) {
   const auto count = static_cast<uint64_t>(tensor.numel());
   if (const auto dtype = dtype_of(tensor.scalar_type())) return {*dtype, count};
@@ -60,8 +66,9 @@ Elements elements_of(const at::Tensor& tensor) {
 Elements reducible_of(const std::string& op, const at::Tensor& tensor) {
   const auto dtype = dtype_of(tensor.scalar_type());
   if (!dtype) {
-    raise_invalid(op, std::string("cannot reduce dtype ") + c10::toString(tensor.scalar_type()) +
-                          "; convert the tensor first (float32 loses nothing of it)");
+    raise_invalid(op,
+                  std::string("tensors of dtype ") + c10::toString(tensor.scalar_type()) +
+                      " cannot be reduced; convert the tensor first, for example with .float()");
   }
   return {*dtype, static_cast<uint64_t>(tensor.numel())};
 }
@@ -85,63 +92,71 @@ Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op) {
     case c10d::ReduceOp::BXOR:
       return {ReduceOp::kBxor, 1.0};
     case c10d::ReduceOp::PREMUL_SUM: {
-      // Renamed to PreMulSumSupplement in torch 2.13, which keeps this name beside it.
+      // torch 2.13 renamed this class to PreMulSumSupplement and keeps the old name as an alias.
       const auto* extra =
           dynamic_cast<const c10d::NCCLPreMulSumSupplement*>(reduce_op.supplement_.get());
-      if (extra == nullptr) raise_invalid(op, "PREMUL_SUM comes without its factor");
+      if (extra == nullptr) {
+        raise_invalid(op,
+                      "PREMUL_SUM has no factor; make the op with "
+                      "torch.distributed._make_nccl_premul_sum(factor)");
+      }
       const bool in_tensor = extra->tensor_factor.defined();
       return {ReduceOp::kPremulSum,
               in_tensor ? extra->tensor_factor.item<double>() : extra->double_factor};
     }
     default:
-      raise_invalid(op, "unknown reduce op");
+      raise_invalid(op,
+                    "the reduce op is unknown; use SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR or "
+                    "PREMUL_SUM");
   }
 }
 
 void check_dense_cpu(const std::string& op, const at::Tensor& tensor) {
-  if (!tensor.defined()) raise_invalid(op, "a tensor is undefined");
+  if (!tensor.defined()) raise_invalid(op, "a tensor is undefined; pass a defined one");
   if (!tensor.device().is_cpu()) {
-    raise_invalid(op, "the backend fastgpu takes CPU tensors, and this one is on " +
-                          tensor.device().str() +
-                          "; move it with .cpu(), or use init_process_group(backend="
-                          "'cpu:fastgpu,cuda:nccl') for both");
+    raise_invalid(op,
+                  "a tensor is on " + tensor.device().str() +
+                      ", and the backend fastgpu takes CPU tensors only; move it with .cpu(), or "
+                      "call init_process_group(backend='cpu:fastgpu,cuda:nccl') to use both");
   }
   if (tensor.layout() != at::kStrided) {
-    raise_invalid(op, std::string("takes dense tensors, and this one has layout ") +
-                          (tensor.is_sparse() ? "sparse_coo" : "other than strided") +
-                          "; only all_reduce takes sparse_coo, for the rest use .to_dense()");
+    raise_invalid(op, c10::str("a tensor has layout ", tensor.layout(),
+                               ", and must be dense; pass tensor.to_dense() (all_reduce also takes "
+                               "sparse COO tensors)"));
   }
   if (tensor.is_conj() || tensor.is_neg()) {
     raise_invalid(op,
-                  "the tensor is a lazily conjugated or negated view; pass "
+                  "a tensor is a lazily conjugated or negated view; pass "
                   "tensor.resolve_conj().resolve_neg()");
   }
 }
 
 void check_same_dtype(const std::string& op, const at::Tensor& one, const at::Tensor& other) {
   if (one.scalar_type() == other.scalar_type()) return;
-  raise_invalid(op, std::string("input and output differ in dtype: ") +
+  raise_invalid(op, std::string("the tensors have different dtypes, ") +
                         c10::toString(one.scalar_type()) + " and " +
-                        c10::toString(other.scalar_type()));
+                        c10::toString(other.scalar_type()) + "; convert them to the same dtype");
 }
 
-void check_list_size(const std::string& op, const char* list, std::size_t given, std::size_t want) {
-  if (given == want) return;
+void check_list_size(const std::string& op, const char* list, std::size_t given, std::size_t wanted,
+                     const char* per) {
+  if (given == wanted) return;
   raise_invalid(op, std::string(list) + " has " + std::to_string(given) +
-                        " tensors, and must have " + std::to_string(want) + ", one a rank");
+                        " entries, and must have " + std::to_string(wanted) + ", one per " + per);
 }
 
 const at::Tensor& single(const std::string& op, const TensorList& tensors) {
   if (tensors.size() != 1) {
-    raise_invalid(op, "takes a single tensor, not " + std::to_string(tensors.size()));
+    raise_invalid(op, "takes a list of one tensor, and this list has " +
+                          std::to_string(tensors.size()) + "; call it once per tensor");
   }
   return tensors.front();
 }
 
 int root_of(const std::string& op, int64_t root, int world) {
   if (root < 0 || root >= world) {
-    raise_invalid(
-        op, "root rank " + std::to_string(root) + " is not in 0 to " + std::to_string(world - 1));
+    raise_invalid(op, "the root is rank " + std::to_string(root) +
+                          ", and the ranks of the group are 0 to " + std::to_string(world - 1));
   }
   return static_cast<int>(root);
 }

@@ -1,14 +1,15 @@
-// What of a torch tensor the communicator wants to know, and the checks that say why a tensor
-// cannot be taken.
+// Translates tensors and reduce ops of torch into those of the communicator, and checks arguments.
+// A failed check raises InvalidArgumentError with the name of the call, what was given, what is
+// allowed, and what to do.
 // Thread safety: pure functions.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/Types.hpp>
+#include <vector>
 
 #include "base/dtype.h"
 
@@ -16,15 +17,13 @@ namespace fastgpu {
 
 using TensorList = std::vector<at::Tensor>;
 
-std::optional<DType> dtype_of(at::ScalarType type);
-
 struct Elements {
   DType dtype = DType::kUInt8;
   uint64_t count = 0;
 };
-// To move a tensor: dtypes that no reduction knows (the rarer fp8 kinds) travel as bytes.
+// For a call that only moves data. A dtype that the communicator does not know is sent as bytes.
 Elements elements_of(const at::Tensor& tensor);
-// To reduce one. Raises InvalidArgumentError for a dtype that cannot be reduced.
+// For a call that reduces. Refuses a dtype that cannot be reduced.
 Elements reducible_of(const std::string& op, const at::Tensor& tensor);
 
 struct Reduction {
@@ -33,12 +32,14 @@ struct Reduction {
 };
 Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op);
 
-// Raise InvalidArgumentError naming `op`, what was given and what is allowed.
 void check_dense_cpu(const std::string& op, const at::Tensor& tensor);
 void check_same_dtype(const std::string& op, const at::Tensor& one, const at::Tensor& other);
-void check_list_size(const std::string& op, const char* list, std::size_t given, std::size_t want);
-// "requires a single tensor": c10d's lists of one tensor per device of a process.
+// `list` must have `wanted` tensors: one per `per`, which is "rank" or "input".
+void check_list_size(const std::string& op, const char* list, std::size_t given, std::size_t wanted,
+                     const char* per = "rank");
+// The tensor of a list of one. c10d passes a list with one tensor per device of the process.
 const at::Tensor& single(const std::string& op, const TensorList& tensors);
+// `root`, which must be a rank of the group.
 int root_of(const std::string& op, int64_t root, int world);
 
 }  // namespace fastgpu

@@ -1,6 +1,6 @@
-// Failures as Python exceptions: the classes of fastgpu_comm.errors, with rank, peer, op and
-// sequence. They cross torch's own code (its bindings, autograd's threads, futures) as
-// pybind11::error_already_set, which every one of those hands on to Python unchanged.
+// Raises failures as Python exceptions: the classes of fastgpu_comm.errors, with the attributes
+// rank, peer, op and sequence. In C++ they are thrown as pybind11::error_already_set, because
+// torch's bindings, autograd threads and futures all pass that exception to Python unchanged.
 // Thread safety: any thread, with or without the GIL.
 #pragma once
 
@@ -13,12 +13,13 @@
 
 namespace fastgpu {
 
-// Throws the Python exception that `failure` is; the C++ one while the interpreter shuts down.
+// Throws the Python exception of `failure`; the C++ exception once forget_python() was called.
 [[noreturn]] void raise_in_python(const Failure& failure);
-// The same as a value, to keep or to complete a future with.
+// The same exception as a value, for example to complete a future.
 std::exception_ptr python_exception(const Failure& failure);
 
-// Runs `body`; a CommError leaves it as a Python exception. For every entry from c10d.
+// Runs `body` and turns a CommError into a Python exception. Every function that c10d calls, and
+// that may raise, runs in it.
 template <typename Body>
 std::invoke_result_t<Body> translated(Body&& body) {
   try {
@@ -28,10 +29,10 @@ std::invoke_result_t<Body> translated(Body&& body) {
   }
 }
 
-// Raises InvalidArgumentError about a call of `op` (as "all_reduce").
+// Raises InvalidArgumentError for a call of `op`, for example "all_reduce".
 [[noreturn]] void raise_invalid(const std::string& op, const std::string& message);
 
-// Makes raise_in_python throw the C++ exception from now on: the interpreter is about to go.
+// Must be called before the interpreter shuts down: no Python object is used after that.
 void forget_python() noexcept;
 
 }  // namespace fastgpu

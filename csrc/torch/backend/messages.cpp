@@ -4,21 +4,21 @@
 namespace fastgpu {
 
 TorchBackend::WorkPtr TorchBackend::send(TensorList& tensors, int peer, int tag) {
-  CallBuilder launch(*this, {c10d::OpType::SEND, "fastgpu:send"}, tensors);
-  launch.send(peer, tag, single(launch.op(), tensors));
-  return launch.finish(tensors);
+  CallBuilder builder(*this, {c10d::OpType::SEND, "fastgpu:send"}, tensors);
+  builder.send(peer, tag, single(builder.op(), tensors));
+  return builder.finish(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::recv(TensorList& tensors, int peer, int tag) {
-  CallBuilder launch(*this, {c10d::OpType::RECV, "fastgpu:recv"}, tensors);
-  launch.recv(peer, tag, single(launch.op(), tensors));
-  return launch.finish(tensors);
+  CallBuilder builder(*this, {c10d::OpType::RECV, "fastgpu:recv"}, tensors);
+  builder.recv(peer, tag, single(builder.op(), tensors));
+  return builder.finish(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::recvAnysource(TensorList& tensors, int tag) {
-  CallBuilder launch(*this, {c10d::OpType::RECVANYSOURCE, "fastgpu:recv_any_source"}, tensors);
-  launch.recv(kAnySource, tag, single(launch.op(), tensors));
-  return launch.finish(tensors);
+  CallBuilder builder(*this, {c10d::OpType::RECVANYSOURCE, "fastgpu:recv_any_source"}, tensors);
+  builder.recv(kAnySource, tag, single(builder.op(), tensors));
+  return builder.finish(tensors);
 }
 
 }  // namespace fastgpu

@@ -1,5 +1,5 @@
-// fastgpu_comm.Options: what a user may give as pg_options.
-// Ownership: shared with Python. Threading: not synchronised; read when a backend is made.
+// fastgpu_comm.Options, which a user may pass as pg_options.
+// Ownership: shared with Python. Threading: not synchronised; a backend reads it when it is made.
 #pragma once
 
 #include <chrono>
@@ -15,16 +15,16 @@ namespace fastgpu {
 struct BackendOptions final : c10d::Backend::Options {
   BackendOptions() : c10d::Backend::Options("fastgpu") {}
 
-  // Raises InvalidArgumentError that says what is allowed.
+  // Raises InvalidArgumentError for an unknown name or a value that is not allowed.
   void set(const std::string& name, const std::string& text);
   std::optional<std::string> get(const std::string& name) const;
-  // The fields set here, over the FASTGPU_ variables, over the defaults.
+  // A field that is set here wins over its FASTGPU_ variable, which wins over the default.
   fastgpu::Options resolve() const;
 
-  bool timeout_is_set = false;  // by the user: it wins over init_process_group's
+  bool timeout_is_set = false;  // the user set the time-out: it wins over init_process_group's
 
  private:
-  std::map<std::string, std::string> fields_;  // those set, valid
+  std::map<std::string, std::string> fields_;  // the fields that are set; all values are valid
 };
 
 }  // namespace fastgpu

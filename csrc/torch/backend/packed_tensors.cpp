@@ -15,7 +15,7 @@ void PackedTensors::check(const at::Tensor& tensor, bool written) const {
   if (written && !tensor.is_contiguous() &&
       at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
     raise_invalid(op_,
-                  "several elements of the output share one place in memory (expand()); "
+                  "several elements of the output share one place in memory, as after expand(); "
                   "pass tensor.contiguous()");
   }
 }
@@ -34,8 +34,8 @@ PackedTensors::Layout PackedTensors::layout_of(const at::Tensor& tensor, bool wr
   return layout;
 }
 
-// The tensors' own memory when they lie in it one after the other, else nullptr.
-std::byte* PackedTensors::own_run(std::span<const at::Tensor> tensors, bool written) {
+// The tensors' own memory if it is contiguous, else nullptr.
+std::byte* PackedTensors::own_memory(std::span<const at::Tensor> tensors, bool written) {
   std::byte* first = nullptr;
   const std::byte* end = nullptr;
   for (const at::Tensor& tensor : tensors) {
@@ -52,7 +52,7 @@ std::byte* PackedTensors::own_run(std::span<const at::Tensor> tensors, bool writ
   return first;
 }
 
-std::byte* PackedTensors::run_of(std::span<const at::Tensor> tensors, Access access, bool copy) {
+std::byte* PackedTensors::buffer_of(std::span<const at::Tensor> tensors, Access access, bool copy) {
   const bool written = access != Access::kRead;
   uint64_t size_bytes = 0;
   for (const at::Tensor& tensor : tensors) {
@@ -62,7 +62,7 @@ std::byte* PackedTensors::run_of(std::span<const at::Tensor> tensors, Access acc
   }
   if (size_bytes == 0) return nullptr;
   if (!copy) {
-    if (std::byte* own = own_run(tensors, written)) return own;
+    if (std::byte* own = own_memory(tensors, written)) return own;
   }
   scratch_.push_back(std::make_unique_for_overwrite<std::byte[]>(size_bytes));
   std::byte* place = scratch_.back().get();
@@ -76,29 +76,29 @@ std::byte* PackedTensors::run_of(std::span<const at::Tensor> tensors, Access acc
 }
 
 const std::byte* PackedTensors::read(std::span<const at::Tensor> tensors) {
-  return run_of(tensors, Access::kRead, false);
+  return buffer_of(tensors, Access::kRead, false);
 }
 
 std::byte* PackedTensors::write(std::span<const at::Tensor> tensors) {
-  return run_of(tensors, Access::kWrite, false);
+  return buffer_of(tensors, Access::kWrite, false);
 }
 
 std::byte* PackedTensors::update(std::span<const at::Tensor> tensors) {
-  return run_of(tensors, Access::kUpdate, false);
+  return buffer_of(tensors, Access::kUpdate, false);
 }
 
 const std::byte* PackedTensors::read_copy(std::span<const at::Tensor> tensors) {
-  return run_of(tensors, Access::kRead, true);
+  return buffer_of(tensors, Access::kRead, true);
 }
 
-void PackedTensors::feed(const at::Tensor& tensor, std::byte* run) {
+void PackedTensors::pack_into(std::byte* buffer, const at::Tensor& tensor) {
   check(tensor, false);
   storages_.push_back(tensor.storage());
-  inputs_.push_back({layout_of(tensor, false), run});
+  inputs_.push_back({layout_of(tensor, false), buffer});
 }
 
-// visit(memory of a row, its stride in bytes, its count): rows are runs along the last dimension,
-// in the order of the elements.
+// Calls visit(first element, stride in bytes, count) for each row, in the order of the elements. A
+// row extends along the last dimension.
 template <typename Visit>
 void PackedTensors::for_each_row(const Layout& layout, Visit visit) {
   const std::size_t last = layout.sizes.size() - 1;
@@ -123,12 +123,12 @@ void PackedTensors::for_each_row(const Layout& layout, Visit visit) {
 void PackedTensors::pack() {
   for (const Copy& copy : inputs_) {
     const Layout& tensor = copy.tensor;
-    if (tensor.size_bytes == 0 || tensor.memory == copy.scratch) continue;
+    if (tensor.size_bytes == 0 || tensor.memory == copy.buffer) continue;
     if (tensor.contiguous) {
-      std::memcpy(copy.scratch, tensor.memory, tensor.size_bytes);
+      std::memcpy(copy.buffer, tensor.memory, tensor.size_bytes);
       continue;
     }
-    std::byte* target = copy.scratch;
+    std::byte* target = copy.buffer;
     for_each_row(tensor, [&](const std::byte* row, int64_t stride_bytes, int64_t count) {
       for (int64_t i = 0; i < count; ++i, target += tensor.element_bytes) {
         std::memcpy(target, row + i * stride_bytes, tensor.element_bytes);
@@ -142,10 +142,10 @@ void PackedTensors::unpack() {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0) continue;
     if (tensor.contiguous) {
-      std::memcpy(tensor.memory, copy.scratch, tensor.size_bytes);
+      std::memcpy(tensor.memory, copy.buffer, tensor.size_bytes);
       continue;
     }
-    const std::byte* source = copy.scratch;
+    const std::byte* source = copy.buffer;
     for_each_row(tensor, [&](std::byte* row, int64_t stride_bytes, int64_t count) {
       for (int64_t i = 0; i < count; ++i, source += tensor.element_bytes) {
         std::memcpy(row + i * stride_bytes, source, tensor.element_bytes);

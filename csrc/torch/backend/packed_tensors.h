@@ -1,12 +1,15 @@
-// The memory of one operation: runs of elements for the communicator, out of tensors of any
-// strides and lists of tensors.
+// The buffers of one operation: contiguous memory for tensors of any strides and for lists of
+// tensors.
 //
-// Where a tensor is contiguous, or a list lies one after the other in memory, the run is the
-// tensors' own; else it is scratch that pack() fills and unpack() empties. Both write raw memory:
-// they run on the engine's thread, where an operation of ATen would change version counters that
-// autograd looks at, and would need threads of its own.
-// Ownership: keeps the tensors' storages (not the tensors: those may need the GIL to go).
-// Threading: the caller's until the operation starts, then the operation's.
+// The buffer of a contiguous tensor is the tensor's own memory, and so is the buffer of a list
+// whose tensors follow each other in memory. In all other cases the buffer is scratch memory;
+// pack() copies the tensors into it, and unpack() copies it back. Both copy raw memory, because
+// they run on the engine's thread: ATen operations would change version counters that autograd
+// reads, and would start threads.
+//
+// Ownership: keeps the tensors' storages alive. It does not keep the tensors, because destroying a
+// tensor may need the GIL.
+// Threading: belongs to the caller until the operation starts, then to the operation.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,17 +29,18 @@ class PackedTensors {
   PackedTensors(const PackedTensors&) = delete;
   PackedTensors& operator=(const PackedTensors&) = delete;
 
-  // The run to read, to write, or both, of tensors in order.
+  // The buffer of the tensors, in order, for an operation that reads it, writes it, or both. It is
+  // nullptr if they have no elements.
   const std::byte* read(std::span<const at::Tensor> tensors);
   std::byte* write(std::span<const at::Tensor> tensors);
   std::byte* update(std::span<const at::Tensor> tensors);
   const std::byte* read(const at::Tensor& tensor) { return read({&tensor, 1}); }
   std::byte* write(const at::Tensor& tensor) { return write({&tensor, 1}); }
   std::byte* update(const at::Tensor& tensor) { return update({&tensor, 1}); }
-  // The same, never the tensors' own memory: for an input that overlaps the output.
+  // Like read(), but always a copy: for an input that overlaps the output.
   const std::byte* read_copy(std::span<const at::Tensor> tensors);
-  // Has pack() copy the tensor into a run that write() gave.
-  void feed(const at::Tensor& tensor, std::byte* run);
+  // Makes pack() copy the tensor into a buffer that write() returned.
+  void pack_into(std::byte* buffer, const at::Tensor& tensor);
 
   void pack();
   void unpack();
@@ -44,7 +48,7 @@ class PackedTensors {
   bool unpacks() const { return !outputs_.empty(); }
 
  private:
-  // The elements of a tensor in order, somewhere in memory.
+  // Where the elements of a tensor are in memory.
   struct Layout {
     std::byte* memory = nullptr;
     std::size_t element_bytes = 0;
@@ -55,12 +59,12 @@ class PackedTensors {
   };
   struct Copy {
     Layout tensor;
-    std::byte* scratch = nullptr;
+    std::byte* buffer = nullptr;
   };
   enum class Access : uint8_t { kRead, kWrite, kUpdate };
 
-  std::byte* run_of(std::span<const at::Tensor> tensors, Access access, bool copy);
-  std::byte* own_run(std::span<const at::Tensor> tensors, bool written);
+  std::byte* buffer_of(std::span<const at::Tensor> tensors, Access access, bool copy);
+  static std::byte* own_memory(std::span<const at::Tensor> tensors, bool written);
   void check(const at::Tensor& tensor, bool written) const;
   static Layout layout_of(const at::Tensor& tensor, bool written);
   template <typename Visit>
@@ -73,7 +77,7 @@ class PackedTensors {
   std::vector<std::unique_ptr<std::byte[]>> scratch_;
 };
 
-// Whether two runs of memory share a byte.
+// Whether two ranges of memory share a byte.
 bool overlap(const std::byte* one, uint64_t one_bytes, const std::byte* other,
              uint64_t other_bytes);
 

@@ -1,6 +1,6 @@
-// All-reduce of sparse COO tensors: every rank gathers the indices and values of all, and adds them
-// up. What each rank holds is known only after a first exchange, so the call returns when all is
-// done.
+// All-reduce of sparse COO tensors. Every rank gathers the indices and values of all ranks, padded
+// to the longest, and adds them. The padding follows from a first exchange, so the call returns
+// when the result is complete.
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
@@ -15,14 +15,16 @@
 namespace fastgpu {
 namespace {
 
-constexpr int64_t kMaxDims = 14;
-constexpr int64_t kShapeLength = kMaxDims + 3;
+constexpr int64_t kMaxDims = 13;
+constexpr int64_t kShapeLength = 4 + kMaxDims;
 
-// nnz, then what must agree: sparse and dense dimensions, dtype and sizes.
+// The number of stored elements, then what must be equal on all ranks: the numbers of sparse and
+// dense dimensions, the dtype and the sizes.
 at::Tensor shape_of(const at::Tensor& tensor) {
-  if (tensor.dim() > kMaxDims - 1) {
-    raise_invalid("all_reduce", "takes sparse tensors of up to " + std::to_string(kMaxDims - 1) +
-                                    " dimensions, not " + std::to_string(tensor.dim()));
+  if (tensor.dim() > kMaxDims) {
+    raise_invalid("all_reduce", "a sparse tensor has " + std::to_string(tensor.dim()) +
+                                    " dimensions, and may have up to " + std::to_string(kMaxDims) +
+                                    "; reshape it, or pass tensor.to_dense()");
   }
   at::Tensor shape = at::zeros({kShapeLength}, at::kLong);
   auto* numbers = shape.mutable_data_ptr<int64_t>();
@@ -54,8 +56,8 @@ void check_agreement(const at::Tensor& shapes, int rank) {
     failure.peer = static_cast<int>(peer);
     failure.op = "all_reduce";
     failure.message = "all_reduce: rank " + std::to_string(rank) + " passed " + describe(mine) +
-                      ", and rank " + std::to_string(peer) + " " + describe(other) +
-                      "; make the calls agree";
+                      ", and rank " + std::to_string(peer) + " passed " + describe(other) +
+                      "; pass equal dtypes and sizes on all ranks";
     raise_in_python(failure);
   }
 }
@@ -66,14 +68,17 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
                                                      const c10d::AllreduceOptions& opts) {
   const at::NoGradGuard no_grad;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  CallBuilder launch(*this, {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce"}, tensors,
-                     opts);
-  const at::Tensor& tensor = single(launch.op(), tensors);
+  CallBuilder builder(*this, {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce"},
+                      tensors, opts);
+  const at::Tensor& tensor = single(builder.op(), tensors);
   const bool average = opts.reduceOp.op_ == c10d::ReduceOp::AVG;
   if (!average && opts.reduceOp.op_ != c10d::ReduceOp::SUM) {
-    raise_invalid(launch.op(), "takes SUM and AVG for sparse tensors");
+    raise_invalid(
+        builder.op(),
+        "sparse tensors can be reduced with SUM and AVG only; pass tensor.to_dense() to use "
+        "another op");
   }
-  if (!tensor.device().is_cpu()) check_dense_cpu(launch.op(), tensor);
+  if (!tensor.device().is_cpu()) check_dense_cpu(builder.op(), tensor);
   const at::Tensor input = tensor.coalesce();
   c10d::AllgatherOptions gather_opts;
   gather_opts.timeout = opts.timeout;
@@ -112,7 +117,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
                        .coalesce();
   if (average) sum.values().div_(getSize());
   at::Tensor(tensor).copy_(sum);
-  return launch.finish({tensor});
+  return builder.finish({tensor});
 }
 
 }  // namespace fastgpu

@@ -12,13 +12,13 @@
 namespace fastgpu {
 namespace {
 
-// A waiting get holds the store, which groups made on other threads may share: it lets go of it
-// this often.
+// A get that waits locks the store, and other threads may make groups on the same store. So a long
+// wait is split into slices of this length.
 constexpr TimeNs kSlice = 500 * kMillisecond;
 
 [[noreturn]] void raise_lost(const std::string& key, const std::string& reason) {
   raise(ErrorKind::kRendezvous, "the store failed at key '" + key + "': " + reason +
-                                    "; check that the process that holds it (rank 0, or torchrun) "
+                                    "; check that the process that serves it (rank 0, or torchrun) "
                                     "still runs and can be reached");
 }
 
@@ -35,7 +35,7 @@ void TorchStore::set(const std::string& key, const std::string& value) {
 std::optional<std::string> TorchStore::try_get(const std::string& key, TimeNs deadline) {
   while (true) {
     const TimeNs now = now_ns();
-    // A store takes a time-out of 0 for its default.
+    // At least 1 ms: a store takes a time-out of 0 to mean its default.
     const TimeNs slice = std::clamp<TimeNs>(deadline - now, kMillisecond, kSlice);
     try {
       store_->wait({key}, std::chrono::milliseconds(slice / kMillisecond));
@@ -43,7 +43,8 @@ std::optional<std::string> TorchStore::try_get(const std::string& key, TimeNs de
     } catch (const c10::DistNetworkError& error) {
       raise_lost(key, error.what_without_backtrace());
     } catch (const c10::Error& error) {
-      // Stores say in different ways that the time is over (FileStore in words only).
+      // Stores report a time-out in different ways, FileStore only in its text. So an error that
+      // comes before the time is over is another error.
       if (now_ns() - now < slice / kMillisecond * kMillisecond) {
         raise_lost(key, error.what_without_backtrace());
       }

@@ -1,5 +1,5 @@
-// c10d's store as the communicator's.
-// Ownership: shares the store. Thread safety: as the store's; set-up only. Never holds the GIL.
+// Makes a store of c10d usable as the communicator's store.
+// Ownership: shares the store. Thread safety: that of the store. Callers must not hold the GIL.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ class TorchStore final : public Store {
 
   void set(const std::string& key, const std::string& value) override;
   std::string get(const std::string& key, TimeNs deadline) override;
-  // The same; nothing when the deadline passes.
+  // Like get(), but returns nothing at the deadline.
   std::optional<std::string> try_get(const std::string& key, TimeNs deadline);
 
  private:
@@ -25,14 +25,15 @@ class TorchStore final : public Store {
 };
 
 struct StoreAddress {
-  std::string host;  // empty: the store is no TCPStore
+  std::string host;  // empty if the store is not a TCPStore
   uint16_t port = 0;
 };
+// Where the server of the store is reached.
 StoreAddress address_of(const c10::intrusive_ptr<c10d::Store>& store);
 
-// A part of `store` that nothing was written to before: this rank's n-th use of it, which is the
-// n-th of every rank of a group that makes and ends its communicators together. So a job may
-// destroy its process group and make it again on the same store.
+// A part of `store` with a prefix that has not been used before, so that a job may destroy its
+// process group and make it again on the same store. The prefix counts this rank's uses of the
+// store. Ranks that make their communicators in the same order get equal prefixes.
 c10::intrusive_ptr<c10d::Store> fresh_part(const c10::intrusive_ptr<c10d::Store>& store, int rank);
 
 }  // namespace fastgpu

@@ -26,7 +26,7 @@ c10d::WorkResult result_of(const Failure* failure) {
                                               : c10d::WorkResult::COMM_ERROR;
 }
 
-// What a future holds: the outputs, in lists of `each` where that is not 0.
+// The value of a future: the list of outputs or, if `each` is not 0, lists of `each` outputs.
 c10::IValue value_of(const std::vector<at::Tensor>& outputs, std::size_t each) {
   if (each == 0) return outputs;
   std::vector<std::vector<at::Tensor>> lists;
@@ -121,7 +121,7 @@ void TorchWork::when_done(std::function<void()> callback) {
   }
 }
 
-// Completes with the outputs, or (`of_result`) with the c10d::WorkResult.
+// The future of the outputs or, if `of_result`, of the c10d::WorkResult.
 c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
   c10::intrusive_ptr<c10::ivalue::Future> made;
   {
@@ -131,8 +131,8 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     kept = c10::make_intrusive<c10::ivalue::Future>(future_type(of_result, outputs_each_));
     made = kept;
   }
-  auto has_pending = [made, of_result, operations = operations_, outputs = outputs_,
-                      each = outputs_each_] {
+  auto complete = [made, of_result, operations = operations_, outputs = outputs_,
+                   each = outputs_each_] {
     const Failure* failure = first_failure(operations);
     if (of_result) {
       made->markCompleted(c10::IValue(static_cast<int64_t>(result_of(failure))));
@@ -143,14 +143,15 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     }
   };
   if (isCompleted()) {
-    has_pending();
+    complete();
   } else {
-    // Tensors may need the GIL to go, so the engine's copy of `settle` is only a pointer.
-    auto job = std::make_shared<std::function<void()>>(std::move(has_pending));
+    // `complete` owns tensors, and destroying a tensor may need the GIL. The engine gets a pointer
+    // and hands it on, so that the tensors are destroyed on a callback thread.
+    auto job = std::make_shared<std::function<void()>>(std::move(complete));
     when_done([job]() mutable {
       CallbackThreads::shared().post([job = std::exchange(job, nullptr)] { (*job)(); });
     });
-    communicator_->request_progress();  // whoever waits for a future does not help
+    communicator_->request_progress();  // a thread that waits for a future does not poll
   }
   return made;
 }

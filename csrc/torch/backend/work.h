@@ -1,8 +1,9 @@
-// c10d's Work over one or several operations of a communicator.
+// The Work of c10d for one or several operations of a communicator. Futures and profiler events are
+// made only on request, because they cost more than a small operation.
 //
-// What costs is made only when asked for: a future (completed on CallbackThreads), a profiler
-// event. Ownership: shared with Python; an operation in flight does not need it. Threading: add()
-// before it is handed out; the rest from any thread.
+// Ownership: shared with Python. Operations in flight do not depend on it.
+// Threading: add() to seal() are called before the Work is returned to the user; any thread may
+// call the rest. Futures are completed on CallbackThreads.
 #pragma once
 
 #include <c10/util/SmallVector.h>
@@ -19,18 +20,18 @@ namespace fastgpu {
 
 class TorchWork final : public c10d::Work {
  public:
-  // `title` names the event that the profiler shows ("fastgpu:all_reduce"), with the shapes of
-  // `inputs`; the event starts here.
+  // Starts the profiler's event, if the profiler runs. It shows `title`, for example
+  // "fastgpu:all_reduce", and the shapes of `inputs`.
   TorchWork(std::shared_ptr<Communicator> communicator, c10d::OpType type, const char* title,
             const std::vector<at::Tensor>& inputs);
 
   void add(std::shared_ptr<fastgpu::Work> operation);
   void set_outputs(std::vector<at::Tensor> outputs) { outputs_ = std::move(outputs); }
-  // The future's value is lists of so many outputs each, not one list of them all.
+  // Makes the value of the future a list of lists with so many outputs each.
   void set_future_lists(std::size_t outputs_each) { outputs_each_ = outputs_each; }
   // Adds the operations and outputs of `other`.
   void absorb(const TorchWork& other);
-  // No more is added: the profiler's event ends when all operations have.
+  // Nothing is added after this. The profiler's event ends with the last operation.
   void seal();
 
   bool isCompleted() override;
@@ -39,7 +40,7 @@ class TorchWork final : public c10d::Work {
   int sourceRank() const override;
   std::vector<at::Tensor> result() override { return outputs_; }
   void synchronize() override { wait(kNoTimeout); }
-  // A `timeout` of 0 is none of its own: the operation's own ends the wait.
+  // With a `timeout` of 0 only the time-outs of the operations end the wait.
   bool wait(std::chrono::milliseconds timeout) override;
   void abort() override;
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
@@ -50,7 +51,7 @@ class TorchWork final : public c10d::Work {
   using Operations = c10::SmallVector<std::shared_ptr<fastgpu::Work>, 1>;
 
   static const Failure* first_failure(const Operations& operations);
-  // Runs `callback` when all operations are done, or here and now.
+  // Calls `callback` once all operations are done; at once if they are.
   void when_done(std::function<void()> callback);
   c10::intrusive_ptr<c10::ivalue::Future> future(bool of_result);
 

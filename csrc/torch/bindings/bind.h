@@ -1,4 +1,4 @@
-// What each file of bindings adds to fastgpu_comm._native.
+// The parts of the module fastgpu_comm._native. Each is defined in the file of its name.
 #pragma once
 
 #include <pybind11/pybind11.h>

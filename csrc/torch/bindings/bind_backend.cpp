@@ -35,13 +35,13 @@ void bind_backend(py::module_& module) {
               }),
               py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("options"));
   backend.def("stats", &stats);
-  // What torch expects of a backend beside c10d's own bindings.
+  // Attributes that torch's Python code expects and that c10d's bindings lack.
   backend.def_property_readonly("options", [](TorchBackend& self) {
     return c10::static_intrusive_pointer_cast<BackendOptions>(self.getBackendOptions());
   });
   backend.def("_set_default_timeout", &TorchBackend::setTimeout, py::arg("timeout"));
   backend.def("comm_split_count", &TorchBackend::split_count);
-  // Nothing to do on a rank that a split leaves out: splits meet at the store.
+  // Called on ranks that a split leaves out. They take no part in the rendezvous.
   backend.def("perform_nocolor_split", [](TorchBackend&, const py::object&) {}, py::arg("device"));
 }
 

@@ -17,7 +17,9 @@ namespace {
 at::Tensor empty(const std::vector<int64_t>& sizes, at::ScalarType dtype) {
   std::size_t size_bytes = c10::elementSize(dtype);
   for (const int64_t size : sizes) {
-    if (size < 0) throw py::value_error("sizes must not be negative");
+    if (size < 0) {
+      throw py::value_error("size " + std::to_string(size) + " is negative; use 0 or more");
+    }
     if (__builtin_mul_overflow(size_bytes, size, &size_bytes)) throw std::bad_alloc();
   }
   SymmetricHeap& heap = Runtime::shared().heap();

@@ -12,7 +12,7 @@ namespace py = pybind11;
 namespace fastgpu {
 namespace {
 
-// As a FASTGPU_ variable holds it: (first, last) is a range, True is 1.
+// The value as text, in the form of a FASTGPU_ variable: True is "1", (1, 9) is "1-9".
 std::string text_of(const py::handle& value) {
   if (py::isinstance<py::bool_>(value)) return value.cast<bool>() ? "1" : "0";
   if (!py::isinstance<py::tuple>(value)) return py::str(value).cast<std::string>();

@@ -1,5 +1,5 @@
-// Schedules on plain values: built, proven, priced, simulated and chosen from Python, for tests of
-// properties and for `fastgpu-comm simulate`. Nothing here is needed to communicate.
+// Builds, proves, prices, simulates and chooses schedules from Python. Used by property tests and
+// `fastgpu-comm simulate`; communication does not need it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -40,7 +40,7 @@ Algorithm parse_algorithm(const std::string& name) {
   return parse<Algorithm>(name, kAlgorithmCount, "algorithm");
 }
 
-// A PlanRequest of all ranks that owns what a PlanRequest only looks at.
+// The PlanRequest of all ranks. Owns the vectors that a PlanRequest only refers to.
 struct WorldPlan {
   std::string collective = "all_reduce";
   std::string algorithm = "ring";
@@ -52,7 +52,7 @@ struct WorldPlan {
   int shots = 0;
   int root = 0;
   std::vector<int> host_of;
-  bool one_machine = false;          // all ranks share its cores, whatever host_of says of memory
+  bool one_machine = false;          // all ranks share the cores of one machine, not only of a host
   std::vector<uint64_t> all_counts;  // all_to_all: from rank i to rank j at i * world + j
 
   PlanRequest request() const {
@@ -91,7 +91,8 @@ py::tuple region_of(const Region& region) {
   return py::make_tuple(name_of(region.buffer), region.offset_bytes, region.size_bytes);
 }
 
-// By lane: (verb, reduce, peer, source, target), regions as (buffer, offset_bytes, size_bytes).
+// Per lane a list of steps (verb, reduce, peer, source, target). A region is (buffer, offset_bytes,
+// size_bytes).
 std::vector<std::vector<py::tuple>> steps_of(const Schedule& schedule) {
   std::vector<std::vector<py::tuple>> lanes;
   for (const Lane& lane : schedule.lanes) {
@@ -124,8 +125,8 @@ Simulated simulate_world(const WorldPlan& plan, const Machine& machine) {
   return simulate(plan.request(), own);
 }
 
-// (algorithm, lanes, chunk_bytes, shots) of `plan`'s call; its algorithm and lanes are not looked
-// at.
+// The choice (algorithm, lanes, chunk_bytes, shots) for the call of `plan`, whose own algorithm and
+// lanes have no influence.
 std::tuple<std::string, int, uint64_t, int> choose_for(const WorldPlan& plan,
                                                        const Constants& constants,
                                                        const std::string& forced, int lanes,
@@ -156,7 +157,7 @@ std::vector<std::string> collective_names() {
   return names;
 }
 
-// Sets the fields that keywords name; an unknown one is a TypeError, as of any Python call.
+// A Value with the fields that the keywords name. Raises TypeError for an unknown keyword.
 template <typename Value>
 Value from_keywords(const py::kwargs& fields) {
   const py::object made = py::cast(Value{});
