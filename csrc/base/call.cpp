@@ -10,11 +10,6 @@ constexpr std::array<std::string_view, kCollectiveCount> kCollectives{
 constexpr std::array<std::string_view, kAlgorithmCount> kAlgorithms{
     "auto", "direct", "ring", "tree", "halving", "hierarchical"};
 
-bool reduces(Collective collective) {
-  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
-         collective == Collective::kReduce;
-}
-
 }  // namespace
 
 std::string_view name_of(Collective collective) {

@@ -31,6 +31,18 @@ inline constexpr int kAlgorithmCount = 6;
 std::string_view name_of(Collective collective);  // as torch writes it: "all_reduce"
 std::string_view name_of(Algorithm algorithm);    // as FASTGPU_ALGORITHM takes it: "ring"
 
+// Whether the elements of different ranks are combined with a reduce op.
+constexpr bool reduces(Collective collective) {
+  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
+         collective == Collective::kReduce;
+}
+
+// Whether one rank, the root, has a part of its own.
+constexpr bool has_root(Collective collective) {
+  return collective == Collective::kBroadcast || collective == Collective::kReduce ||
+         collective == Collective::kGather || collective == Collective::kScatter;
+}
+
 inline constexpr uint16_t kNoRoot = 0xffff;
 
 struct Call {

@@ -145,7 +145,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Runtime
       runtime_(runtime),
       planner_(config.rank, topology, config.options),
       least_streamed_bytes_(cache_bytes() / static_cast<uint64_t>(topology.ranks_on_machine)),
-      oversubscribed_(topology.ranks_on_machine > topology.cores_on_machine),
+      share_{topology.ranks_on_machine, topology.cores_on_machine},
       uses_single_copy_(uses_single_copy(config.options.single_copy)),
       shared_(Shared::make(config, topology, runtime, planner_.lanes())),
       scratch_pool_(std::make_shared<ScratchPool>()),
@@ -163,7 +163,7 @@ Group::Group(const CommunicatorConfig& config, const Topology& topology, Runtime
   runtime_.connector().attach(shared->id, config.rank, shared->channels, topology.addresses);
   runtime_.engine().add(collectives_);
   runtime_.engine().add(messages_);
-  runtime_.engine().share_machine(topology.ranks_on_machine, topology.cores_on_machine);
+  runtime_.engine().share_machine(share_);
 }
 
 Group::~Group() { shutdown(); }
@@ -228,6 +228,7 @@ void Group::shutdown() {
     drain();
     runtime_.engine().remove(collectives_.get());
     runtime_.engine().remove(messages_.get());
+    runtime_.engine().unshare_machine(share_);
     shared_->channels->hang_up();
   });
 }

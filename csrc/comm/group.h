@@ -83,7 +83,7 @@ class Group : public Communicator {
   Planner planner_;
   // From here on what the ranks of a machine receive would not stay in its caches.
   const uint64_t least_streamed_bytes_;
-  const bool oversubscribed_;    // ranks share cores
+  const MachineShare share_;
   const bool uses_single_copy_;  // large payloads where they lie, for their receivers to read
   const std::shared_ptr<Shared> shared_;
   std::shared_ptr<CollectiveQueue> collectives_;

@@ -19,16 +19,6 @@ constexpr uint64_t kTriedAtOnceBytes = 64 * 1024;
 constexpr uint64_t kLeastSingleCopyBytes = 32 * 1024;
 constexpr uint64_t kLeastSingleCopyBytesOversubscribed = 64 * 1024;
 
-bool has_root(Collective collective) {
-  return collective == Collective::kBroadcast || collective == Collective::kReduce ||
-         collective == Collective::kGather || collective == Collective::kScatter;
-}
-
-bool reduces(Collective collective) {
-  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
-         collective == Collective::kReduce;
-}
-
 PlanQuestion question_of(const CollectiveCall& call) {
   PlanQuestion question;
   question.collective = call.collective;
@@ -204,7 +194,8 @@ void Group::fill(Operation& operation, CollectiveCall& call, const Plan& plan) {
 uint64_t Group::single_copy_from_bytes(Collective collective) const {
   if (!uses_single_copy_ || reduces(collective) || collective == Collective::kBroadcast)
     return UINT64_MAX;
-  return oversubscribed_ ? kLeastSingleCopyBytesOversubscribed : kLeastSingleCopyBytes;
+  return oversubscribed(share_.ranks, share_.cores) ? kLeastSingleCopyBytesOversubscribed
+                                                    : kLeastSingleCopyBytes;
 }
 
 // What is this call's own.

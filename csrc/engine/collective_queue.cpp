@@ -4,7 +4,7 @@
 #include <set>
 #include <string>
 
-#include "base/pause.h"
+#include "base/wait_policy.h"
 
 namespace fastgpu {
 namespace {

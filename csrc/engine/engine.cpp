@@ -3,13 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/pause.h"
-
 namespace fastgpu {
 namespace {
 
-// So that what no event announces, such as a reason that never came, is seen in time.
-constexpr TimeNs kLongestSleep = kSecond;
 // Reading the clock costs as much as a look at a few channels.
 constexpr unsigned kLooksPerClock = 8;
 // How often those that are attentive, but not busy, get their turn.
@@ -29,13 +25,23 @@ constexpr TimeNs kRelief = kMillisecond;
 
 Engine::Engine(const EngineConfig& config)
     : config_(config), progress_thread_([this](bool called) { return progress_turn(called); }) {
-  progress_thread_.set_delay(config.takeover_delay_ns > 0 ? config.takeover_delay_ns
-                                                          : kReliefNearby);
+  set_takeover_delay();
 }
 
-void Engine::share_machine(int ranks, int cores) noexcept {
-  if (ranks > cores) oversubscribed_.store(true, std::memory_order_relaxed);
-  if (2 * ranks > cores && config_.takeover_delay_ns == 0) progress_thread_.set_delay(kRelief);
+void Engine::share_machine(const MachineShare& share) noexcept { count_share(share, 1); }
+
+void Engine::unshare_machine(const MachineShare& share) noexcept { count_share(share, -1); }
+
+void Engine::count_share(const MachineShare& share, int change) noexcept {
+  const std::lock_guard lock(registry_mutex_);
+  if (fastgpu::oversubscribed(share.ranks, share.cores)) oversubscribed_shares_.fetch_add(change);
+  if (fastgpu::oversubscribed(2 * share.ranks, share.cores)) tight_shares_ += change;
+  set_takeover_delay();
+}
+
+void Engine::set_takeover_delay() noexcept {
+  const TimeNs by_share = tight_shares_ > 0 ? kRelief : kReliefNearby;
+  progress_thread_.set_delay(config_.takeover_delay_ns > 0 ? config_.takeover_delay_ns : by_share);
 }
 
 void Engine::add(std::shared_ptr<Pollable> pollable) {
@@ -125,7 +131,7 @@ bool Engine::finished(const Work* work) const {
 // pending, or a waiter would rather run it), or at the deadline.
 void Engine::run(const Work* work, TimeNs deadline) {
   progress_owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  const TimeNs spin_ns = oversubscribed_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
+  const TimeNs spin_ns = oversubscribed() ? 0 : config_.spin_ns;
   TimeNs idle_since = 0;
   for (unsigned looks = 0;;) {
     const bool moved = poll_once();
@@ -164,7 +170,7 @@ void Engine::sleep(TimeNs deadline) {
     poller_.cancel_sleep();
     return;
   }
-  deadline = std::min(deadline, now_ns() + kLongestSleep);
+  deadline = std::min(deadline, now_ns() + kLongestSleepNs);
   for (const auto& pollable : pollables_) {
     if (pollable != nullptr && pollable->busy()) {
       deadline = std::min(deadline, pollable->next_deadline());
@@ -187,7 +193,7 @@ int Engine::looks_alone() noexcept {
     poll_idle_next_ = true;
     return 0;
   }
-  return oversubscribed_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
+  return oversubscribed() ? 1 : kLooksAlone;
 }
 
 void Engine::release() {
@@ -246,12 +252,12 @@ void Engine::wait(Work& work, TimeNs deadline) {
 // for an operation that is about to be done.
 bool Engine::take_over(const Work& work) {
   if (large_.load(std::memory_order_relaxed)) return false;
-  const bool oversubscribed = oversubscribed_.load(std::memory_order_relaxed);
+  const bool yields = oversubscribed();
   const TimeNs until = now_ns() + config_.spin_ns;
   bool taken = false;
   spinning_.fetch_add(1);
   while (!taken && !work.done() && now_ns() < until) {
-    if (oversubscribed) {
+    if (yields) {
       std::this_thread::yield();
     } else {
       pause();

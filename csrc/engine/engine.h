@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/wait_policy.h"
 #include "engine/progress_thread.h"
 #include "engine/work.h"
 #include "transport/wait/poller.h"
@@ -46,12 +47,17 @@ class Pollable {
 
 struct EngineConfig {
   bool background = true;  // false: only waiters run it (simulated worlds)
-  // Spin; then give way between looks, for a peer may be waiting for this very core; then sleep.
-  TimeNs spin_ns = 3 * kMicrosecond;
-  TimeNs yield_ns = 60 * kMicrosecond;
-  // When the background takes over from a caller that does not come back. 0: by how many ranks
-  // share the cores.
+  TimeNs spin_ns = kSpinNs;
+  TimeNs yield_ns = kYieldNs;
+  // How long the progress thread leaves pending work to its caller. 0: by how many ranks share the
+  // cores.
   TimeNs takeover_delay_ns = 0;
+};
+
+// The ranks of one communicator on this machine, and the cores that they may use together.
+struct MachineShare {
+  int ranks = 1;
+  int cores = 1;
 };
 
 class Engine {
@@ -93,10 +99,13 @@ class Engine {
   // Wakes the progress thread if it sleeps.
   void wake() noexcept { poller_.wake(); }
 
-  // Says who shares this machine with us. Where there are more ranks than cores, spinning would
-  // only keep the others from running; where there are fewer than two for each, so would the
-  // background.
-  void share_machine(int ranks, int cores) noexcept;
+  // A communicator says who shares this machine with its rank, and takes that back when it goes.
+  // While any share has more ranks than cores, nobody spins.
+  void share_machine(const MachineShare& share) noexcept;
+  void unshare_machine(const MachineShare& share) noexcept;
+  bool oversubscribed() const noexcept {
+    return oversubscribed_shares_.load(std::memory_order_relaxed) > 0;
+  }
   Poller& poller() noexcept { return poller_; }
 
  private:
@@ -105,6 +114,8 @@ class Engine {
   static constexpr uint32_t kHeld = 1;
   static constexpr uint32_t kMarked = 2;
 
+  void count_share(const MachineShare& share, int change) noexcept;
+  void set_takeover_delay() noexcept;
   bool poll_once();
   bool poll_all(bool idle_too);
   void expire_all(TimeNs now);
@@ -124,7 +135,10 @@ class Engine {
 
   const EngineConfig config_;
   Poller poller_;
-  std::atomic<bool> oversubscribed_{false};
+  // Shares with more ranks than cores, and shares with fewer than two cores for each rank: one for
+  // the caller and one for the progress thread.
+  std::atomic<int> oversubscribed_shares_{0};
+  int tight_shares_ = 0;  // guarded by registry_mutex_
   // Somebody else may have work. False a moment too early at worst: then callers that run alone are
   // relieved by the engine's thread.
   std::atomic<bool> wanted_{false};

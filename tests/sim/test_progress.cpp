@@ -67,7 +67,7 @@ TEST(time_outs_are_looked_at_while_others_move) {
 TEST(the_background_finishes_what_its_caller_left) {
   for (const int cores : {1, 2}) {
     Engine engine;
-    engine.share_machine(1, cores);
+    engine.share_machine({.ranks = 1, .cores = cores});
     std::shared_ptr<Chore> chore;
     chore = std::make_shared<Chore>([&chore] {
       if (chore->polls.load() == 5) chore->finish();
@@ -128,6 +128,20 @@ TEST(the_background_takes_over_only_when_the_caller_stops) {
   test::fail(__FILE__, __LINE__, "this thread never got a core for 300 ms without a long pause");
 }
 
+TEST(spinning_returns_with_the_last_share_that_had_too_few_cores) {
+  Engine engine;
+  const MachineShare roomy{.ranks = 2, .cores = 2};
+  const MachineShare crowded{.ranks = 3, .cores = 2};
+  for (const MachineShare& share : {roomy, crowded, crowded}) engine.share_machine(share);
+  CHECK(engine.oversubscribed());
+  engine.unshare_machine(crowded);
+  CHECK(engine.oversubscribed());
+  engine.unshare_machine(crowded);
+  CHECK(!engine.oversubscribed());
+  engine.unshare_machine(roomy);
+  CHECK(!engine.oversubscribed());
+}
+
 TEST(the_background_gives_way_to_a_waiter) {
   Engine engine(EngineConfig{.spin_ns = kMillisecond});
   std::atomic<std::thread::id> waiter{};
@@ -149,7 +163,7 @@ TEST(the_background_gives_way_to_a_waiter) {
 
 TEST(what_is_announced_to_a_runner_that_leaves_is_not_lost) {
   Engine engine;
-  engine.share_machine(1, 2);
+  engine.share_machine({.ranks = 1, .cores = 2});
   for (int round = 0; round < 300; ++round) {
     const auto one = std::make_shared<Chore>([] { return true; });
     const auto other = std::make_shared<Chore>([] { return true; });
