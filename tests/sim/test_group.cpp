@@ -119,8 +119,8 @@ TEST(broadcast_by_every_algorithm_from_either_end) {
               std::memcpy(values, &numbers[static_cast<std::size_t>(communicator.rank())],
                           count * sizeof(float));
               CollectiveCall call = all_reduce_of({values, count});
-              call.collective = Collective::kBroadcast;
-              call.root = root;
+              call.shape.collective = Collective::kBroadcast;
+              call.shape.root = root;
               communicator.wait(*communicator.run(std::move(call)), -1);
               CHECK(std::memcmp(values, &numbers[static_cast<std::size_t>(root)],
                                 count * sizeof(float)) == 0);
@@ -277,8 +277,8 @@ TEST(broadcasts_from_different_roots_do_not_pass) {
   with_world(2, Options{}, [](Communicator& communicator) {
     std::vector<float> values(16);
     CollectiveCall call = all_reduce_of(values);
-    call.collective = Collective::kBroadcast;
-    call.root = communicator.rank();
+    call.shape.collective = Collective::kBroadcast;
+    call.shape.root = communicator.rank();
     const auto work = communicator.run(std::move(call));
     CHECK_THROWS(communicator.wait(*work, -1), CollectiveMismatchError, "root=");
   });
