@@ -219,11 +219,11 @@ bool Rank::correct() const {
 
 CollectiveCall Rank::call() const {
   CollectiveCall call;
-  call.collective = entry_.collective;
-  call.dtype = entry_.dtype;
-  call.count = entry_.bytes / size_of(entry_.dtype);
-  if (!in_place()) call.count /= static_cast<uint64_t>(arguments_.ranks);
-  call.root = entry_.collective == Collective::kBroadcast ? 0 : -1;
+  call.shape.collective = entry_.collective;
+  call.shape.dtype = entry_.dtype;
+  call.shape.count = entry_.bytes / size_of(entry_.dtype);
+  if (!in_place()) call.shape.count /= static_cast<uint64_t>(arguments_.ranks);
+  call.shape.root = entry_.collective == Collective::kBroadcast ? 0 : -1;
   call.data = data_;
   call.input = in_place() ? data_ : input_;
   return call;

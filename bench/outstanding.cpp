@@ -93,9 +93,9 @@ class Rank {
  private:
   std::shared_ptr<Work> start_on(std::vector<float>& tensor, bool synchronous) {
     CollectiveCall call;
-    call.collective = Collective::kAllReduce;
-    call.dtype = DType::kFloat32;
-    call.count = tensor.size();
+    call.shape.collective = Collective::kAllReduce;
+    call.shape.dtype = DType::kFloat32;
+    call.shape.count = tensor.size();
     call.data = reinterpret_cast<std::byte*>(tensor.data());
     call.synchronous = synchronous;
     return communicator_->run(std::move(call));

@@ -10,11 +10,6 @@ constexpr std::array<std::string_view, kCollectiveCount> kCollectives{
 constexpr std::array<std::string_view, kAlgorithmCount> kAlgorithms{
     "auto", "direct", "ring", "tree", "halving", "hierarchical"};
 
-bool reduces(Collective collective) {
-  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
-         collective == Collective::kReduce;
-}
-
 }  // namespace
 
 std::string_view name_of(Collective collective) {
@@ -26,12 +21,13 @@ std::string_view name_of(Algorithm algorithm) {
 }
 
 std::array<uint64_t, 2> pack(const Call& call) {
+  const CallShape& shape = call.shape;
   const uint64_t first =
-      static_cast<uint64_t>(call.collective) | static_cast<uint64_t>(call.dtype) << 8 |
-      static_cast<uint64_t>(call.reduce_op) << 16 | static_cast<uint64_t>(call.algorithm) << 24 |
+      static_cast<uint64_t>(shape.collective) | static_cast<uint64_t>(shape.dtype) << 8 |
+      static_cast<uint64_t>(shape.reduce_op) << 16 | static_cast<uint64_t>(call.algorithm) << 24 |
       static_cast<uint64_t>(call.codec) << 32 | static_cast<uint64_t>(call.lanes) << 40 |
-      static_cast<uint64_t>(call.root) << 48;
-  return {first, call.count};
+      static_cast<uint64_t>(static_cast<uint16_t>(shape.root)) << 48;
+  return {first, shape.count};
 }
 
 bool unpack(const std::array<uint64_t, 2>& key, Call& call) {
@@ -40,28 +36,29 @@ bool unpack(const std::array<uint64_t, 2>& key, Call& call) {
       byte(3) >= kAlgorithmCount) {
     return false;
   }
-  call.collective = static_cast<Collective>(byte(0));
-  call.dtype = static_cast<DType>(byte(1));
-  call.reduce_op = static_cast<ReduceOp>(byte(2));
+  call.shape.collective = static_cast<Collective>(byte(0));
+  call.shape.dtype = static_cast<DType>(byte(1));
+  call.shape.reduce_op = static_cast<ReduceOp>(byte(2));
   call.algorithm = static_cast<Algorithm>(byte(3));
   call.codec = byte(4);
   call.lanes = byte(5);
-  call.root = static_cast<uint16_t>(key[0] >> 48);
-  call.count = key[1];
+  const auto root = static_cast<uint16_t>(key[0] >> 48);
+  call.shape.root = root == static_cast<uint16_t>(kNoRoot) ? kNoRoot : root;
+  call.shape.count = key[1];
   return true;
 }
 
 std::string describe(const Call& call) {
-  std::string text(name_of(call.collective));
-  if (call.collective == Collective::kBarrier) return text + "()";
+  std::string text(name_of(call.shape.collective));
+  if (call.shape.collective == Collective::kBarrier) return text + "()";
   text += '(';
   // Each pair of ranks has a count of its own in an all_to_all.
-  if (call.collective != Collective::kAllToAll) {
-    text += "count=" + std::to_string(call.count) + ", ";
+  if (call.shape.collective != Collective::kAllToAll) {
+    text += "count=" + std::to_string(call.shape.count) + ", ";
   }
-  text += "dtype=" + std::string(name_of(call.dtype));
-  if (reduces(call.collective)) text += ", op=" + std::string(name_of(call.reduce_op));
-  if (call.root != kNoRoot) text += ", root=" + std::to_string(call.root);
+  text += "dtype=" + std::string(name_of(call.shape.dtype));
+  if (reduces(call.shape.collective)) text += ", op=" + std::string(name_of(call.shape.reduce_op));
+  if (call.shape.root != kNoRoot) text += ", root=" + std::to_string(call.shape.root);
   text += ", algorithm=" + std::string(name_of(call.algorithm));
   text += ", lanes=" + std::to_string(call.lanes) + ")";
   return text;

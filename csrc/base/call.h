@@ -1,8 +1,10 @@
-// A call, as every rank must make it: the plan key that travels in each frame. Ranks whose calls
-// differ get an error that names both, so a Call is data that can be sent and shown, not a hash.
+// Calls: one description of a collective for callers, plans, operations and frames. Each frame
+// carries the whole call, not a hash of it, so that ranks whose calls differ get an error that
+// names both. Thread safety: values.
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -31,19 +33,39 @@ inline constexpr int kAlgorithmCount = 6;
 std::string_view name_of(Collective collective);  // as torch writes it: "all_reduce"
 std::string_view name_of(Algorithm algorithm);    // as FASTGPU_ALGORITHM takes it: "ring"
 
-inline constexpr uint16_t kNoRoot = 0xffff;
+// Whether the elements of different ranks are combined with a reduce op.
+constexpr bool reduces(Collective collective) {
+  return collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
+         collective == Collective::kReduce;
+}
 
-struct Call {
+// Whether one rank, the root, has a part of its own.
+constexpr bool has_root(Collective collective) {
+  return collective == Collective::kBroadcast || collective == Collective::kReduce ||
+         collective == Collective::kGather || collective == Collective::kScatter;
+}
+
+inline constexpr int kNoRoot = -1;
+
+// The part of a call that its caller chooses.
+struct CallShape {
   Collective collective = Collective::kBarrier;
   DType dtype = DType::kUInt8;
   ReduceOp reduce_op = ReduceOp::kSum;
+  int root = kNoRoot;
+  // In elements. For all_reduce, broadcast and reduce: of the tensor. For the other collectives: of
+  // one rank's part. 0 if the parts may differ (uneven all_to_all), which the frame sizes show.
+  uint64_t count = 0;
+
+  auto operator<=>(const CallShape&) const = default;
+};
+
+// A call as every rank must make it: its shape, and how the ranks carry it out.
+struct Call {
+  CallShape shape;
   Algorithm algorithm = Algorithm::kAuto;
   uint8_t codec = 0;  // 0: data travels as it is
   uint8_t lanes = 1;
-  uint16_t root = kNoRoot;
-  // Elements: of the tensor for all_reduce, broadcast and reduce; of one rank's part for the
-  // others. 0 where the parts may differ (uneven all_to_all): each frame's size is checked instead.
-  uint64_t count = 0;
 
   bool operator==(const Call&) const = default;
 };

@@ -19,10 +19,16 @@ inline TimeNs now_ns() {
       .count();
 }
 
-// The time `timeout_ms` from now; kNever for a negative timeout.
+// A timeout in nanoseconds; a negative one, or one of centuries, is kNever.
+inline TimeNs ns_of_ms(int64_t timeout_ms) {
+  return timeout_ms < 0 || timeout_ms > kNever / kMillisecond / 2 ? kNever
+                                                                  : timeout_ms * kMillisecond;
+}
+
+// The point `timeout_ms` from now.
 inline TimeNs deadline_after_ms(int64_t timeout_ms) {
-  if (timeout_ms < 0 || timeout_ms > kNever / kMillisecond / 2) return kNever;
-  return now_ns() + timeout_ms * kMillisecond;
+  const TimeNs timeout_ns = ns_of_ms(timeout_ms);
+  return timeout_ns == kNever ? kNever : now_ns() + timeout_ns;
 }
 
 }  // namespace fastgpu

@@ -1,8 +1,18 @@
 #include "base/error.h"
 
 #include <system_error>
+#include <utility>
 
 namespace fastgpu {
+
+Failure make_failure(ErrorKind kind, std::string message, int peer, std::string op) {
+  Failure failure;
+  failure.kind = kind;
+  failure.message = std::move(message);
+  failure.peer = peer;
+  failure.op = std::move(op);
+  return failure;
+}
 
 void raise(const Failure& failure) {
   switch (failure.kind) {
@@ -24,12 +34,7 @@ void raise(const Failure& failure) {
   throw CommError(failure);
 }
 
-void raise(ErrorKind kind, const std::string& message) {
-  Failure failure;
-  failure.kind = kind;
-  failure.message = message;
-  raise(failure);
-}
+void raise(ErrorKind kind, const std::string& message) { raise(make_failure(kind, message)); }
 
 void raise_system(ErrorKind kind, const std::string& what, int error_number) {
   raise(kind, what + ": " + std::generic_category().message(error_number));

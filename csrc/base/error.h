@@ -30,6 +30,8 @@ struct Failure {
   int64_t sequence = -1;  // number of the operation in its communicator
 };
 
+Failure make_failure(ErrorKind kind, std::string message, int peer = kNoRank, std::string op = "");
+
 class CommError : public std::runtime_error {
  public:
   explicit CommError(Failure failure)

@@ -101,7 +101,11 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
   engine_.wake();
 }
 
-void ChannelSet::on_failed(int peer, const Failure& failure) { failed_(peer, failure); }
+void ChannelSet::on_failed(int peer, const Failure& failure) {
+  Failure reported = failure;
+  reported.rank = peer;
+  failed_(peer, reported);
+}
 
 bool ChannelSet::departed(int peer) {
   const TimeNs now = now_ns();

@@ -31,8 +31,8 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   // rank. A network that is cut never delivers it, so the wait has this limit.
   static constexpr TimeNs kReasonLimit = 10 * kSecond;
 
-  // `open` asks the connector for a channel that sends. `failed` is called when a peer reports that
-  // the communicator failed.
+  // `open` asks the connector for a channel that sends. `failed` is called for every failure: its
+  // `rank` is the peer that reported it, or kNoRank if this rank found it.
   ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed,
              TimeNs reason_limit = kReasonLimit);
 

@@ -1,63 +1,42 @@
-// A communicator: one membership (rank, world, generation), its channels, and the operations on
-// them.
+// A communicator is a group of ranks that call collectives and exchange messages. This class holds
+// one rank's part: its channels to the other ranks, and the queues of operations.
 //
-// Ownership: shared by its users; operations in flight keep it alive. Callers keep the memory they
-// pass alive through `keep_alive` (released when the operation is done).
-// Threading: any thread may call; operations start in the order of the calls, which must be the
-// same on every rank. Point-to-point operations match by peer and tag, beside the collectives.
-// After a failure: every pending operation has failed once, every later call raises the same
-// failure, and the buffers of the failed operations are unspecified.
+// Ownership: shared by its users. Callers keep the memory that they pass alive through
+// `keep_alive`, which is released when the operation ends. Threading: any thread may call.
+// Collectives start in the order of the calls, which must be the same on every rank; messages match
+// by peer and tag, beside the collectives.
+//
+// After a failure (engine/failure_latch.h): every pending operation has failed once, every later
+// call raises the same failure, and the buffers of the failed operations are unspecified. The
+// latch's handler refers to the communicator; shutdown() closes the latch, so that the handler
+// never runs once the communicator is gone.
 #pragma once
 
-#include <cstddef>
+#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
-#include <vector>
 
-#include "base/call.h"
+#include "comm/calls.h"
 #include "comm/options.h"
 #include "comm/store.h"
 #include "engine/work.h"
 
 namespace fastgpu {
 
-class Runtime;  // this process's engine, connector and caches: comm/process.h
-
-// Buffers, counts in elements, as PlanRequest has them (plan/build.h).
-struct CollectiveCall {
-  Collective collective = Collective::kBarrier;
-  DType dtype = DType::kUInt8;
-  ReduceOp reduce_op = ReduceOp::kSum;
-  double premul_factor = 1.0;  // of PREMUL_SUM
-  int root = -1;               // where the collective has one
-  uint64_t count = 0;
-  const std::byte* input = nullptr;
-  std::byte* data = nullptr;
-  std::vector<uint64_t> send_counts;  // all_to_all
-  std::vector<uint64_t> recv_counts;  // all_to_all
-  int64_t timeout_ms = -1;            // negative: the communicator's
-  bool synchronous = true;  // the caller waits at once: it runs the operation itself if it can
-  // Runs before the operation reads anything / after it wrote everything, on whatever thread runs
-  // it; for packing and unpacking. Must not block, nor call into the communicator.
-  std::function<void()> prologue;
-  std::function<void()> epilogue;
-  std::shared_ptr<void> keep_alive;
-};
-
-inline constexpr int kAnySource = -1;
-
-struct MessageCall {
-  int peer = kAnySource;  // kAnySource only for receives
-  uint32_t tag = 0;
-  std::byte* data = nullptr;  // not written by a send
-  uint64_t size_bytes = 0;    // must be the same on both sides
-  int64_t timeout_ms = -1;
-  bool synchronous = true;
-  std::function<void()> epilogue;
-  std::shared_ptr<void> keep_alive;
-};
+class ChannelSet;
+class CollectiveQueue;
+class FailureLatch;
+class MessageQueue;
+class OperationBuilder;
+class Planner;
+class PreparedCalls;
+class Runtime;  // this process's engine, connector and caches: comm/runtime.h
+struct MessageOperation;
+struct Operation;
+struct Topology;
+enum class Submission : uint8_t;
 
 struct CommunicatorConfig {
   int rank = 0;
@@ -69,7 +48,7 @@ struct CommunicatorConfig {
   uint16_t store_port = 0;
 };
 
-// What went through a communicator since it was made.
+// Totals since the communicator was made.
 struct Counters {
   uint64_t operations = 0;
   uint64_t bytes_sent = 0;
@@ -79,38 +58,68 @@ struct Counters {
 
 class Communicator {
  public:
-  // Meets the other ranks at the store. Raises RendezvousError naming the ranks that did not come.
+  // Meets the other ranks at the store, and measures the links if rank 0 has not done so before.
+  // Raises RendezvousError naming the ranks that did not come.
   static std::shared_ptr<Communicator> create(const CommunicatorConfig& config, Store& store,
                                               Runtime& runtime);
-  virtual ~Communicator() = default;
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
 
-  // Bad arguments raise InvalidArgumentError and change nothing. Everything else is in the Work.
-  virtual std::shared_ptr<Work> run(CollectiveCall call) = 0;
-  virtual std::shared_ptr<Work> send(MessageCall call) = 0;
-  virtual std::shared_ptr<Work> recv(MessageCall call) = 0;
+  // Bad arguments raise InvalidArgumentError and change nothing. The Work has everything else.
+  std::shared_ptr<Work> run(CollectiveCall call);
+  std::shared_ptr<Work> send(MessageCall call);
+  std::shared_ptr<Work> recv(MessageCall call);
 
-  // Waits for a work of this communicator, helping. Raises CollectiveTimeoutError when `timeout_ms`
-  // (negative: none of its own) passes first, leaving the operation pending; else what it failed
-  // with.
-  virtual void wait(Work& work, int64_t timeout_ms) = 0;
-
-  // Has the background see to all that is pending, at once: for somebody who will hear of a work's
-  // end, but does not wait for it. (Small works are otherwise left to a waiter for a while.)
-  virtual void request_progress() = 0;
+  // Waits for a work of this communicator, and helps. Raises CollectiveTimeoutError if `timeout_ms`
+  // (negative: no limit) passes first, which leaves the operation pending; else raises what the
+  // operation failed with.
+  void wait(Work& work, int64_t timeout_ms);
+  // Has the progress thread take everything pending, at once. For a caller that will hear of the
+  // end of a work, but does not wait for it.
+  void request_progress();
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
-  virtual void abort(const std::string& reason) = 0;
+  void abort(const std::string& reason);
   // Leaves: peers that still need this rank get PeerLostError. Idempotent; also when destroyed.
-  virtual void shutdown() = 0;
+  void shutdown();
 
-  virtual int rank() const = 0;
-  virtual int world() const = 0;
-  virtual const std::string& host_of(int rank) const = 0;  // host name, for messages
-  virtual uint64_t sequence() const = 0;                   // of the last collective started
-  virtual void set_timeout_ms(int64_t timeout_ms) = 0;
-  virtual Counters counters() const = 0;
-  // The first failure, if there was one.
-  virtual std::shared_ptr<const Failure> failure() const = 0;
+  int rank() const { return config_.rank; }
+  int world() const { return config_.world; }
+  const std::string& host_of(int rank) const;  // host name, for messages
+  uint64_t sequence() const;                   // of the last collective called
+  void set_timeout_ms(int64_t timeout_ms) { timeout_ms_.store(timeout_ms); }
+  Counters counters() const;
+  // The first failure, if there was one. Valid as long as the communicator is.
+  const Failure* failure() const;
+
+ private:
+  Communicator(const CommunicatorConfig& config, Topology topology, Runtime& runtime);
+
+  void join();
+  void calibrate();
+  bool forked() const noexcept;
+  void check_process() const;
+  int64_t timeout_ms_of(int64_t timeout_ms) const;
+  std::shared_ptr<Work> run_inline(CollectiveCall& call);
+  std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
+  void submit(Work& work, bool synchronous, Submission otherwise);
+  void on_first_failure(Failure& failure);
+  void drain();
+
+  const CommunicatorConfig config_;
+  const int made_at_fork_;
+  Runtime& runtime_;
+  const std::unique_ptr<const Topology> topology_;
+  const std::unique_ptr<Planner> planner_;
+  const std::unique_ptr<const OperationBuilder> builder_;
+  const std::unique_ptr<PreparedCalls> prepared_;  // guarded by the engine's progress lock
+  std::shared_ptr<FailureLatch> latch_;
+  std::shared_ptr<ChannelSet> channels_;
+  std::shared_ptr<CollectiveQueue> collectives_;
+  std::shared_ptr<MessageQueue> messages_;
+  std::atomic<int64_t> timeout_ms_;
+  std::once_flag shut_down_;
 };
 
 }  // namespace fastgpu

@@ -19,20 +19,21 @@ void Planner::set_constants(const Constants& constants) {
   plans_.clear();
 }
 
-std::shared_ptr<const Plan> Planner::plan(const PlanQuestion& question) {
+std::shared_ptr<const Plan> Planner::plan(const CollectiveCall& call) {
   const std::lock_guard lock(mutex_);
-  if (!question.send_counts.empty()) return make(question);
-  const auto found = plans_.find(question.key());
+  if (!call.send_counts.empty()) return make(call);
+  const PlanKey key{.shape = call.shape};
+  const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second;
   if (plans_.size() >= kMaxPlans) plans_.clear();
-  return plans_.emplace(question.key(), make(question)).first->second;
+  return plans_.emplace(key, make(call)).first->second;
 }
 
-std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
+std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) const {
   const auto ranks = static_cast<uint64_t>(world_);
   ChooseRequest choice;
-  choice.collective = question.collective;
-  choice.bytes = question.count * question.element_size;
+  choice.collective = call.shape.collective;
+  choice.bytes = call.shape.count * size_of(call.shape.dtype);
   choice.placement = placement_of(world_, host_of_);
   choice.placement.most_per_machine = most_per_machine_;
   choice.forced = options_.algorithm;
@@ -40,28 +41,28 @@ std::shared_ptr<const Plan> Planner::make(const PlanQuestion& question) const {
   choice.deterministic = options_.deterministic;
 
   Plan plan;
-  plan.key = question.key();
-  plan.even = question.send_counts.empty();
+  plan.key.shape = call.shape;
+  plan.even = call.send_counts.empty();
   plan.choice = choose(choice, constants_);
   // One part for every peer: the same schedule as with every count given.
   std::vector<uint64_t> even;
   PlanRequest request;
-  request.collective = question.collective;
+  request.collective = call.shape.collective;
   request.algorithm = plan.choice.algorithm;
   request.rank = rank_;
   request.world = world_;
-  request.count = question.count;
-  request.element_size = question.element_size;
+  request.count = call.shape.count;
+  request.element_size = static_cast<uint32_t>(size_of(call.shape.dtype));
   request.lanes = plan.choice.lanes;
   request.chunk_bytes = plan.choice.chunk_bytes;
   request.shots = plan.choice.shots;
   request.block_bytes = plan.choice.block_bytes;
-  request.root = std::max(question.root, 0);
+  request.root = std::max(call.shape.root, 0);
   request.host_of = host_of_;
-  request.send_counts = question.send_counts;
-  request.recv_counts = question.recv_counts;
-  if (question.collective == Collective::kAllToAll && question.send_counts.empty()) {
-    even.assign(ranks, question.count);
+  request.send_counts = call.send_counts;
+  request.recv_counts = call.recv_counts;
+  if (call.shape.collective == Collective::kAllToAll && call.send_counts.empty()) {
+    even.assign(ranks, call.shape.count);
     request.send_counts = even;
     request.recv_counts = even;
   }

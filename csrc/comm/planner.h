@@ -1,5 +1,5 @@
-// The planner: from a call to a schedule, chosen, built once and kept. Every rank asks the same and
-// so decides the same.
+// The planner turns a call into a schedule: it chooses the algorithm, builds the
+// schedule and caches it. All ranks ask for the same calls, and so have the same plans.
 // Thread safety: all calls, any thread.
 #pragma once
 
@@ -7,9 +7,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <vector>
 
+#include "base/call.h"
+#include "comm/calls.h"
 #include "comm/options.h"
 #include "comm/topology.h"
 #include "plan/build.h"
@@ -18,36 +19,20 @@
 
 namespace fastgpu {
 
-// What plans are kept by: all that they follow from, but for counts that differ by rank.
+// All that a plan follows from, except counts that differ by rank.
 struct PlanKey {
-  Collective collective = Collective::kBarrier;
-  uint32_t element_size = 1;
-  int root = 0;
-  uint64_t count = 0;
+  CallShape shape;
+  uint8_t codec = 0;
   auto operator<=>(const PlanKey&) const = default;
 };
 
 struct Plan {
   PlanKey key;
-  bool even = true;  // not made for counts that differ by rank
+  bool even = true;  // false: made for counts that differ by rank
   Choice choice;
   std::shared_ptr<const Schedule> schedule;
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
-};
-
-struct PlanQuestion {
-  Collective collective = Collective::kBarrier;
-  uint64_t count = 0;  // as in PlanRequest
-  uint32_t element_size = 1;
-  int root = 0;
-  std::span<const uint64_t> send_counts;
-  std::span<const uint64_t> recv_counts;
-
-  PlanKey key() const { return {collective, element_size, root, count}; }
-  bool answered_by(const Plan& plan) const {
-    return plan.even && send_counts.empty() && plan.key == key();
-  }
 };
 
 class Planner {
@@ -59,10 +44,10 @@ class Planner {
   // New constants make new choices; every rank must set them between the same two calls.
   void set_constants(const Constants& constants);
   int lanes() const noexcept { return lanes_; }
-  std::shared_ptr<const Plan> plan(const PlanQuestion& question);
+  std::shared_ptr<const Plan> plan(const CollectiveCall& call);
 
  private:
-  std::shared_ptr<const Plan> make(const PlanQuestion& question) const;
+  std::shared_ptr<const Plan> make(const CollectiveCall& call) const;
 
   const int rank_;
   const int world_;

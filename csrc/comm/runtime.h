@@ -1,6 +1,7 @@
-// What one process has once, for all its communicators: the engine, the connector and
-// symmetric memory. Tests make their own; the torch backend uses the shared one, which is never
-// destroyed, so that a process may exit without ceremony. Thread safety: all calls, any thread.
+// The runtime of a process: the engine, the connector and the symmetric memory that all its
+// communicators use. The torch backend uses the shared runtime, which is never destroyed, so a
+// process may exit while threads sleep. Tests make their own runtimes.
+// Ownership: outlives its communicators. Thread safety: all calls, any thread.
 #pragma once
 
 #include <memory>
@@ -27,7 +28,7 @@ class Runtime {
   // Starts the control thread at first use. Raises InvalidArgumentError in a process that was
   // forked since.
   Connector& connector();
-  // What was last measured of links and memory here (plan/cost.h), as text; empty: nothing yet.
+  // The costs of links and memory as last measured by this process, as text; empty: not measured.
   std::string constants();
   void set_constants(std::string text);
 
@@ -40,8 +41,8 @@ class Runtime {
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 
-// How many forks lie between this process and the one in which it was first asked. A forked process
-// has none of its parent's threads, so it must not touch what they share with peers.
+// The number of forks since the process that first called this. A forked process has none of its
+// parent's threads, so it must not touch the connections that those threads serve.
 int forks() noexcept;
 
 }  // namespace fastgpu

@@ -181,9 +181,9 @@ std::string broadcast(Communicator& communicator, const std::string& mine) {
   std::array<char, kTextBytes> text{};
   std::memcpy(text.data(), mine.data(), std::min(mine.size(), text.size() - 1));
   CollectiveCall call;
-  call.collective = Collective::kBroadcast;
-  call.root = 0;
-  call.count = text.size();
+  call.shape.collective = Collective::kBroadcast;
+  call.shape.root = 0;
+  call.shape.count = text.size();
   call.data = reinterpret_cast<std::byte*>(text.data());
   communicator.wait(*communicator.run(call), -1);
   return text.data();

@@ -1,19 +1,19 @@
 #include "engine/collective_queue.h"
 
 #include <algorithm>
-#include <set>
 #include <string>
 
-#include "base/pause.h"
+#include "base/wait_policy.h"
 
 namespace fastgpu {
 namespace {
 
-// From this size on, an operation is timed from its call on.
+// The time of larger operations counts from their call on.
 constexpr uint64_t kClockedBytes = 128 * 1024;
-// Below it, one lane's caller may have the progress thread to itself for a microsecond: others wait
-// no longer.
+// Larger operations are not tried alone: other queues would wait for longer than a microsecond.
 constexpr uint64_t kAloneBytes = 128 * 1024;
+
+uint64_t bytes_of(const Task& task) { return task.call.shape.count * task.element_size; }
 
 Failure unexpected(const std::exception& error) {
   Failure failure;
@@ -21,72 +21,73 @@ Failure unexpected(const std::exception& error) {
   return failure;
 }
 
+// Counters that one thread writes need no locked instruction.
+template <typename Number>
+void add(std::atomic<Number>& counter, Number more) noexcept {
+  counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_release);
+}
+
 }  // namespace
 
-CollectiveQueue::CollectiveQueue(ChannelSource& channels, int lanes, FailureHandler on_failure,
-                                 AbandonHandler on_abandoned)
+CollectiveQueue::CollectiveQueue(ChannelSource& channels, int lanes,
+                                 std::shared_ptr<FailureLatch> latch, AbandonHandler on_abandoned)
     : channels_(channels),
-      on_failure_(std::move(on_failure)),
+      latch_(std::move(latch)),
       on_abandoned_(std::move(on_abandoned)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
-void CollectiveQueue::clock(const Operation& operation) {
-  if (operation.call.count * operation.element_size < kClockedBytes || pending() > 0) return;
+void CollectiveQueue::start_clock(const Operation& operation) {
+  if (bytes_of(operation.task) < kClockedBytes || pending() > 0) return;
   busy_since_.store(now_ns(), std::memory_order_relaxed);
 }
 
-void CollectiveQueue::push(const std::shared_ptr<Operation>& operation) {
-  const std::lock_guard lock(mutex_);
-  if (failure_ != nullptr) raise(*failure_);
-  clock(*operation);
-  inbox_.push_back(operation);
-  uint64_t last = tickets_.load();
-  while (!tickets_.compare_exchange_weak(last, (last + kTicket) | kFilled)) {
-  }
-  operation->sequence = last / kTicket + 1;
+void CollectiveQueue::push(std::shared_ptr<Operation> operation) {
+  latch_->raise_if_failed();
+  start_clock(*operation);
+  inbox_.push(std::move(operation));
 }
 
-// False when others pushed just now, and so come first.
-bool CollectiveQueue::number(Operation& operation) {
+bool CollectiveQueue::enter(const std::shared_ptr<Operation>& operation, int polls) {
+  latch_->raise_if_failed();
+  start_clock(*operation);
   take_inbox();
-  uint64_t last = tickets_.load(std::memory_order_relaxed);
-  while ((last & kFilled) == 0) {
-    if (!tickets_.compare_exchange_weak(last, last + kTicket)) continue;
-    operation.sequence = last / kTicket + 1;
-    return true;
-  }
-  return false;
-}
-
-bool CollectiveQueue::begin(const std::shared_ptr<Operation>& operation, int looks) {
-  if (failure_ != nullptr) raise(*failure_);
-  clock(*operation);
-  if (!number(*operation)) {
-    push(operation);
-    return false;
-  }
-  count(*operation);
-  if (looks > 0 && running_.empty() && operation->schedule->lanes.size() == 1 &&
-      operation->call.count * operation->element_size < kAloneBytes) {
+  add(entered_, uint64_t{1});
+  admit(*operation);
+  if (polls > 0 && running_.empty() && operation->task.schedule->lanes.size() == 1 &&
+      bytes_of(operation->task) < kAloneBytes) {
     try {
-      if (run_alone(*operation, looks)) return true;
+      if (run_alone(*operation, polls)) return true;
     } catch (const CommError& error) {
-      fail_with(error.failure());
+      latch_->report(error.failure());
     } catch (const std::exception& error) {
-      fail_with(unexpected(error));
+      latch_->report(unexpected(error));
     }
   }
   enqueue(operation);
   return false;
 }
 
-// What it did not get done, poll() goes on with.
-bool CollectiveQueue::run_alone(Operation& operation, int looks) {
+void CollectiveQueue::take_inbox() {
+  if (!inbox_.filled()) return;
+  for (auto& operation : inbox_.take()) {
+    admit(*operation);
+    enqueue(std::move(operation));
+  }
+}
+
+void CollectiveQueue::admit(Operation& operation) {
+  operation.sequence = ++admitted_;
+  add(sent_bytes_, operation.task.sent_bytes);
+  add(received_bytes_, operation.task.received_bytes);
+}
+
+// If it does not finish the operation, poll() goes on from where this stopped.
+bool CollectiveQueue::run_alone(Operation& operation, int polls) {
   LaneRun& run = lanes_.front().run;
   start(operation);
   run.start(operation, 0);
   while (run.poll(channels_) != LaneState::kDone) {
-    if (--looks <= 0) return false;
+    if (--polls <= 0) return false;
     pause();
   }
   run.clear();
@@ -94,59 +95,24 @@ bool CollectiveQueue::run_alone(Operation& operation, int looks) {
   return true;
 }
 
-void CollectiveQueue::fail_with(Failure failure) {
-  const std::lock_guard lock(mutex_);
-  if (failure_ != nullptr || request_.has_value()) return;
-  request_ = std::move(failure);
-  requested_.store(true);
-}
-
-std::shared_ptr<const Failure> CollectiveQueue::failure() const {
-  const std::lock_guard lock(mutex_);
-  return failure_;
-}
-
 bool CollectiveQueue::poll() noexcept {
+  if (const Failure* failure = latch_->failure()) {
+    fail_pending(*failure);
+    return true;
+  }
   try {
-    if (requested_.load()) {
-      std::unique_lock lock(mutex_);
-      Failure failure = std::move(*request_);
-      request_.reset();
-      lock.unlock();
-      fail_all(std::move(failure));
-      return true;
-    }
     take_inbox();
     return poll_lanes();
   } catch (const CommError& error) {
-    fail_all(error.failure());
+    fail(error.failure());
   } catch (const std::exception& error) {
-    fail_all(unexpected(error));
+    fail(unexpected(error));
   }
   return true;
 }
 
-void CollectiveQueue::count(const Operation& operation) noexcept {
-  sent_bytes_.store(sent_bytes() + operation.sent_bytes, std::memory_order_relaxed);
-  received_bytes_.store(received_bytes() + operation.received_bytes, std::memory_order_relaxed);
-}
-
-void CollectiveQueue::take_inbox() {
-  if ((tickets_.load() & kFilled) == 0) return;
-  {
-    const std::lock_guard lock(mutex_);
-    tickets_.fetch_and(~kFilled);
-    taken_.swap(inbox_);
-  }
-  for (auto& operation : taken_) {
-    count(*operation);
-    enqueue(std::move(operation));
-  }
-  taken_.clear();
-}
-
 void CollectiveQueue::enqueue(std::shared_ptr<Operation> operation) {
-  operation->lanes_left = static_cast<int>(operation->schedule->lanes.size());
+  operation->lanes_left = static_cast<int>(operation->task.schedule->lanes.size());
   for (int lane = 0; lane < operation->lanes_left; ++lane) {
     lanes_[static_cast<std::size_t>(lane)].waiting.push_back(operation.get());
   }
@@ -185,7 +151,7 @@ void CollectiveQueue::start(Operation& operation) {
   operation.started = true;
   if (operation.lacks_scratch()) operation.scratch.swap(warm_scratch_);
   operation.take_scratch();
-  if (operation.prologue) operation.prologue();
+  if (operation.task.prologue) operation.task.prologue();
 }
 
 void CollectiveQueue::finish_lane(LaneQueue& queue) {
@@ -198,21 +164,21 @@ void CollectiveQueue::finish_lane(LaneQueue& queue) {
 }
 
 void CollectiveQueue::wind_up(Operation& operation) {
-  if (operation.epilogue) operation.epilogue();
+  if (operation.task.epilogue) operation.task.epilogue();
   operation.release_caller();
   if (operation.scratch.size_bytes() > kSmallScratchBytes) operation.scratch = {};
-  one_less();
+  count_ended();
 }
 
 void CollectiveQueue::finish(Operation& operation) {
   wind_up(operation);
-  // Whoever has its Work may keep it for long.
+  // A caller may keep the Work, and so the operation, for long.
   if (operation.scratch.size_bytes() > 0) warm_scratch_ = std::move(operation.scratch);
   operation.work.complete();
 }
 
-void CollectiveQueue::one_less() noexcept {
-  finished_.store(finished_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+void CollectiveQueue::count_ended() noexcept {
+  add(ended_, uint64_t{1});
   const TimeNs since = busy_since_.load(std::memory_order_relaxed);
   if (since == 0 || pending() > 0) return;
   busy_ns_.fetch_add(now_ns() - since, std::memory_order_relaxed);
@@ -235,26 +201,26 @@ void CollectiveQueue::expire(TimeNs now) noexcept {
   try {
     check_deadlines(now);
   } catch (const CommError& error) {
-    fail_all(error.failure());
+    fail(error.failure());
   }
 }
 
-// An operation's time runs from the first look that finds nothing to move.
+// The time of an operation starts with the first poll that finds nothing to move.
 void CollectiveQueue::check_deadlines(TimeNs now) {
   next_expiry_ = kNever;
   for (const auto& pending : running_) {
     Operation& operation = *pending;
     if (operation.lanes_left == 0) continue;
-    if (operation.deadline == kNever && operation.timeout_ns != kNever) {
-      operation.deadline = now + operation.timeout_ns;
+    if (operation.deadline == kNever && operation.task.timeout_ns != kNever) {
+      operation.deadline = now + operation.task.timeout_ns;
     }
     next_expiry_ = std::min(next_expiry_, operation.deadline);
     if (now < operation.deadline) continue;
     Failure failure;
     failure.kind = ErrorKind::kTimeout;
-    failure.op = name_of(operation.call.collective);
+    failure.op = name_of(operation.task.call.shape.collective);
     failure.sequence = static_cast<int64_t>(operation.sequence);
-    failure.message = describe(operation.call) + " timed out";
+    failure.message = describe(operation.task.call) + " timed out";
     const std::set<int> peers = awaited_by(operation);
     if (!peers.empty()) failure.message += " waiting for rank";
     for (const int peer : peers) failure.message += " " + std::to_string(peer);
@@ -274,23 +240,12 @@ std::set<int> CollectiveQueue::awaited_by(const Operation& operation) const {
   return peers;
 }
 
-void CollectiveQueue::fail_all(Failure failure) {
-  if (this->failure() != nullptr) {
-    requested_.store(false);
-    return;
-  }
-  // That a peer is gone says less than the reason that came before it went.
-  if (failure.kind == ErrorKind::kPeerLost) {
-    const std::lock_guard lock(mutex_);
-    if (request_.has_value()) failure = *request_;
-  }
-  on_failure_(failure);
-  {
-    const std::lock_guard lock(mutex_);
-    failure_ = std::make_shared<const Failure>(failure);
-    request_.reset();
-    requested_.store(false);
-  }
+void CollectiveQueue::fail(Failure failure) noexcept {
+  latch_->report(std::move(failure));
+  fail_pending(*latch_->failure());
+}
+
+void CollectiveQueue::fail_pending(const Failure& failure) noexcept {
   take_inbox();
   for (LaneQueue& queue : lanes_) {
     queue.run.clear();
@@ -301,12 +256,12 @@ void CollectiveQueue::fail_all(Failure failure) {
   for (const auto& operation : failed) {
     if (operation->work.done()) continue;
     Failure own = failure;
-    own.op = name_of(operation->call.collective);
+    own.op = name_of(operation->task.call.shape.collective);
     own.sequence = static_cast<int64_t>(operation->sequence);
-    if (operation->started && on_abandoned_) on_abandoned_(operation->data);
+    if (operation->started && on_abandoned_) on_abandoned_(operation->task.data);
     operation->release_caller();
     operation->scratch = {};
-    one_less();
+    count_ended();
     operation->work.fail(std::move(own));
   }
 }

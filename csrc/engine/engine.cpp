@@ -3,39 +3,46 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/pause.h"
-
 namespace fastgpu {
 namespace {
 
-// So that what no event announces, such as a reason that never came, is seen in time.
-constexpr TimeNs kLongestSleep = kSecond;
-// Reading the clock costs as much as a look at a few channels.
-constexpr unsigned kLooksPerClock = 8;
-// How often those that are attentive, but not busy, get their turn.
-constexpr unsigned kPassesPerRound = 8;
-// The looks of a caller that has the engine to itself: about a microsecond. And how often such a
-// caller runs the engine all the same, for the sake of those that are attentive.
-constexpr int kLooksAlone = 32;
-constexpr unsigned kCallsPerRound = 64;
-// How often time-outs are looked at while something moves.
+// Reading the clock costs as much as polling a few channels.
+constexpr unsigned kPollsPerClock = 8;
+// How often those that want idle polls, but are not busy, get their turn.
+constexpr unsigned kPassesPerIdlePoll = 8;
+// How often a caller that has the engine to itself may poll its own work alone: about a
+// microsecond. Each so many calls it runs the whole engine all the same, so that idle polls,
+// failures and changes are not put off for ever.
+constexpr int kPollsAlone = 32;
+constexpr unsigned kCallsPerPass = 64;
+// How often deadlines are checked while something moves.
 constexpr unsigned kPassesPerExpiry = 1024;
-// When the background relieves a thread that left something and went off. Where it has a core to
-// itself that is soon; where it must take one from a rank, that costs 20 us and more.
-constexpr TimeNs kReliefNearby = 50 * kMicrosecond;
-constexpr TimeNs kRelief = kMillisecond;
+// How long the progress thread leaves pending work to its caller. Soon, if there is a core for it;
+// else a switch between the two would cost 20 us and more.
+constexpr TimeNs kTakeoverDelay = 50 * kMicrosecond;
+constexpr TimeNs kTakeoverDelayTight = kMillisecond;
 
 }  // namespace
 
 Engine::Engine(const EngineConfig& config)
     : config_(config), progress_thread_([this](bool called) { return progress_turn(called); }) {
-  progress_thread_.set_delay(config.takeover_delay_ns > 0 ? config.takeover_delay_ns
-                                                          : kReliefNearby);
+  set_takeover_delay();
 }
 
-void Engine::share_machine(int ranks, int cores) noexcept {
-  if (ranks > cores) oversubscribed_.store(true, std::memory_order_relaxed);
-  if (2 * ranks > cores && config_.takeover_delay_ns == 0) progress_thread_.set_delay(kRelief);
+void Engine::share_machine(const MachineShare& share) noexcept { count_share(share, 1); }
+
+void Engine::unshare_machine(const MachineShare& share) noexcept { count_share(share, -1); }
+
+void Engine::count_share(const MachineShare& share, int change) noexcept {
+  const std::lock_guard lock(registry_mutex_);
+  if (fastgpu::oversubscribed(share.ranks, share.cores)) oversubscribed_shares_.fetch_add(change);
+  if (fastgpu::oversubscribed(2 * share.ranks, share.cores)) tight_shares_ += change;
+  set_takeover_delay();
+}
+
+void Engine::set_takeover_delay() noexcept {
+  const TimeNs by_share = tight_shares_ > 0 ? kTakeoverDelayTight : kTakeoverDelay;
+  progress_thread_.set_delay(config_.takeover_delay_ns > 0 ? config_.takeover_delay_ns : by_share);
 }
 
 void Engine::add(std::shared_ptr<Pollable> pollable) {
@@ -53,15 +60,15 @@ void Engine::remove(const Pollable* pollable) {
     version = registry_version_.fetch_add(1) + 1;
   }
   if (progress_owner_.load() == std::this_thread::get_id()) {
-    // From inside a pass: it goes on over what is left, and drops this one at its end.
+    // Called from inside a pass: the pass drops the pollable at its end.
     for (auto& entry : pollables_) {
       if (entry.get() == pollable) removed_.push_back(std::move(entry));
     }
     return;
   }
-  // The progress thread takes the change at its next pass, however long it goes on running.
+  // Another polling thread takes the change at its next pass.
   while (merged_version_.load(std::memory_order_acquire) < version) {
-    if (begin()) {
+    if (try_lock()) {
       merge_changes();
       release();
     } else {
@@ -110,7 +117,7 @@ bool Engine::poll_once() {
   const unsigned pass = passes_.load(std::memory_order_relaxed) + 1;
   passes_.store(pass, std::memory_order_relaxed);
   if (pass % kPassesPerExpiry == 0) expire_all(now_ns());
-  return poll_all(std::exchange(poll_idle_next_, false) || pass % kPassesPerRound == 0);
+  return poll_all(std::exchange(poll_idle_next_, false) || pass % kPassesPerIdlePoll == 0);
 }
 
 bool Engine::finished(const Work* work) const {
@@ -121,13 +128,13 @@ bool Engine::finished(const Work* work) const {
   return !anything_busy();
 }
 
-// The caller holds the progress lock. Ends when `work` is done (without one: when nothing is
-// pending, or a waiter would rather run it), or at the deadline.
+// Needs the progress lock. Ends when `work` is done, or at the deadline. Without a work: when
+// nothing is pending, or a waiter asks for the lock.
 void Engine::run(const Work* work, TimeNs deadline) {
   progress_owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  const TimeNs spin_ns = oversubscribed_.load(std::memory_order_relaxed) ? 0 : config_.spin_ns;
+  const TimeNs spin_ns = oversubscribed() ? 0 : config_.spin_ns;
   TimeNs idle_since = 0;
-  for (unsigned looks = 0;;) {
+  for (unsigned polls = 0;;) {
     const bool moved = poll_once();
     if (finished(work)) break;
     if (moved) {
@@ -135,7 +142,7 @@ void Engine::run(const Work* work, TimeNs deadline) {
       continue;
     }
     pause();
-    if (spin_ns > 0 && ++looks % kLooksPerClock != 0) continue;
+    if (spin_ns > 0 && ++polls % kPollsPerClock != 0) continue;
     const TimeNs now = now_ns();
     expire_all(now);
     if (now >= deadline) break;
@@ -152,7 +159,7 @@ void Engine::run(const Work* work, TimeNs deadline) {
   progress_owner_.store(std::thread::id{}, std::memory_order_relaxed);
 }
 
-void Engine::pass() {
+void Engine::poll_as_owner() {
   progress_owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   poll_once();
   progress_owner_.store(std::thread::id{}, std::memory_order_relaxed);
@@ -164,7 +171,7 @@ void Engine::sleep(TimeNs deadline) {
     poller_.cancel_sleep();
     return;
   }
-  deadline = std::min(deadline, now_ns() + kLongestSleep);
+  deadline = std::min(deadline, now_ns() + kLongestSleepNs);
   for (const auto& pollable : pollables_) {
     if (pollable != nullptr && pollable->busy()) {
       deadline = std::min(deadline, pollable->next_deadline());
@@ -173,7 +180,6 @@ void Engine::sleep(TimeNs deadline) {
   poller_.sleep(deadline);
 }
 
-// Says whether anything is pending.
 bool Engine::has_pending() noexcept {
   wanted_.store(false, std::memory_order_relaxed);
   const bool left = anything_busy();
@@ -181,22 +187,24 @@ bool Engine::has_pending() noexcept {
   return left;
 }
 
-int Engine::looks_alone() noexcept {
+// None while others have work, and none now and then.
+int Engine::polls_alone() noexcept {
   if (wanted_.load(std::memory_order_relaxed)) return 0;
-  if (++calls_alone_ % kCallsPerRound == 0) {
+  if (++calls_alone_ % kCallsPerPass == 0) {
     poll_idle_next_ = true;
     return 0;
   }
-  return oversubscribed_.load(std::memory_order_relaxed) ? 1 : kLooksAlone;
+  return oversubscribed() ? 1 : kPollsAlone;
 }
 
 void Engine::release() {
   const bool left = has_pending();
-  const bool marked = give_back();
+  const bool marked = unlock();
   if (left || marked) leave();
 }
 
-// What is still pending goes on in the background: at once, where somebody sleeps until it is done.
+// Leaves pending work to the progress thread: at once if it is large, or if another thread sleeps
+// until it is done; else after a while, for its caller is likely to wait for it.
 void Engine::leave() {
   wanted_.store(true, std::memory_order_relaxed);
   if (!config_.background) return;
@@ -207,32 +215,36 @@ void Engine::leave() {
   }
 }
 
-// Takes the progress lock, or has its holder leave() when it gives it back.
-bool Engine::begin_or_mark() noexcept {
-  if (begin()) return true;
+// If another thread holds the lock, it will leave() the work to the progress thread.
+bool Engine::try_lock_or_mark() noexcept {
+  if (try_lock()) return true;
   wanted_.store(true, std::memory_order_relaxed);
   return progress_lock_.exchange(kMarked, std::memory_order_acq_rel) == kFree;
 }
 
-void Engine::submitted() {
-  wanted_.store(true, std::memory_order_relaxed);
-  large_.store(true, std::memory_order_relaxed);
-  poller_.wake();
-  if (config_.background) progress_thread_.wake();
-}
-
-void Engine::submitted_small() {
-  if (!begin_or_mark()) return poller_.wake();
-  pass();
-  release();
+void Engine::submit(Submission submission) {
+  switch (submission) {
+    case Submission::kAwaited:
+      return poller_.wake();
+    case Submission::kSmall:
+      if (!try_lock_or_mark()) return poller_.wake();
+      poll_as_owner();
+      return release();
+    case Submission::kLarge:
+      wanted_.store(true, std::memory_order_relaxed);
+      large_.store(true, std::memory_order_relaxed);
+      poller_.wake();
+      if (config_.background) progress_thread_.wake();
+      return;
+  }
 }
 
 void Engine::wait(Work& work, TimeNs deadline) {
   while (!work.done() && (deadline == kNever || now_ns() < deadline)) {
-    if (!begin() && !take_over(work)) {
+    if (!try_lock() && !take_over(work)) {
       if (work.done()) break;
       sleeping_.fetch_add(1);
-      const bool free = begin_or_mark();
+      const bool free = try_lock_or_mark();
       if (!free) work.sleep_until_done(config_.background ? deadline : now_ns() + kMillisecond);
       sleeping_.fetch_sub(1);
       if (!free) continue;
@@ -242,21 +254,21 @@ void Engine::wait(Work& work, TimeNs deadline) {
   }
 }
 
-// The background gives the progress lock to a waiter at its next look, so that no thread is woken
-// for an operation that is about to be done.
+// Spins for the lock, which the progress thread releases to a waiter after its next poll: no thread
+// has to be woken for an operation that is about to end. Large work stays with the progress thread.
 bool Engine::take_over(const Work& work) {
   if (large_.load(std::memory_order_relaxed)) return false;
-  const bool oversubscribed = oversubscribed_.load(std::memory_order_relaxed);
+  const bool yields = oversubscribed();
   const TimeNs until = now_ns() + config_.spin_ns;
   bool taken = false;
   spinning_.fetch_add(1);
   while (!taken && !work.done() && now_ns() < until) {
-    if (oversubscribed) {
+    if (yields) {
       std::this_thread::yield();
     } else {
       pause();
     }
-    taken = begin();
+    taken = try_lock();
   }
   spinning_.fetch_sub(1);
   return taken;
@@ -267,13 +279,13 @@ ProgressThread::Next Engine::progress_turn(bool called) {
   const unsigned passes = passes_.load(std::memory_order_relaxed);
   const bool run_by_others = seen_passes_.exchange(passes, std::memory_order_relaxed) != passes;
   for (;;) {
-    // Another holder asks again when it leaves something.
-    if (!begin_or_mark()) return Next::kSleep;
+    // The holder wakes the progress thread if work is left.
+    if (!try_lock_or_mark()) return Next::kSleep;
     if (called || !run_by_others) run(nullptr, kNever);
     seen_passes_.store(passes_.load(std::memory_order_relaxed), std::memory_order_relaxed);
     const bool left = has_pending();
     if (!left) large_.store(false, std::memory_order_relaxed);
-    const bool marked = give_back();
+    const bool marked = unlock();
     if (left) return Next::kPollAgain;
     if (!marked) return Next::kSleep;
   }

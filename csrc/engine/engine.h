@@ -1,17 +1,19 @@
-// The engine: one poll loop a process, run by one thread at a time. Whoever waits may run it, and a
-// thread of its own (standby.h) runs it when nobody waits; so a small blocking collective costs no
-// thread switch, and an asynchronous one overlaps with compute.
+// The engine: one poll loop for the whole process, which one thread runs at a time. A waiting
+// caller may run it, and the progress thread (progress_thread.h) runs it when nobody waits. So a
+// small blocking collective costs no thread switch, and an asynchronous one overlaps with compute.
+//
+// Callers bring work by three verbs: run_inline, submit and wait. The progress lock, which the
+// polling thread holds, never leaves this class. docs/threads.md tells the whole story.
 //
 // Invariants:
-//  1. Only the holder of progress_lock_ (the progress thread) polls, so what it polls needs no
-//  locks of its own.
-//  2. Whoever adds work makes it known after the work can be seen by busy(): it runs the loop
-//     itself, or marks the progress lock that another holds, or calls the engine's thread. Who
-//     leaves something, or gives back a marked progress lock, has that thread look.
-//  3. The progress thread sleeps only in the poller, after one more look at everything with its
-//  doorbell
-//     set.
-// Waiting is spin, then yield, then sleep. Never takes the GIL.
+//  1. Only the thread that holds the progress lock polls, so a Pollable's state needs no lock.
+//  2. A thread makes its work visible to busy() first, and announces it second: it polls, or marks
+//     the progress lock that another thread holds, or wakes the progress thread. A thread that
+//     leaves work pending, or releases a marked lock, has the progress thread poll.
+//  3. A polling thread sleeps only in the poller, after it has set its doorbell and polled
+//     everything once more.
+// Ownership: shares the Pollables until they are removed. Thread safety: all public calls, any
+// thread. Waiting is spin, then yield, then sleep (base/wait_policy.h). Never takes the GIL.
 #pragma once
 
 #include <atomic>
@@ -21,37 +23,50 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/wait_policy.h"
 #include "engine/progress_thread.h"
 #include "engine/work.h"
 #include "transport/wait/poller.h"
 
 namespace fastgpu {
 
-// Something the engine drives: the collectives of a communicator, or its messages.
+// Work that the engine drives: the collectives of a communicator, or its messages.
 class Pollable {
  public:
   virtual ~Pollable() = default;
-  // Runner only: moves what can move, says whether anything did. Does not throw.
+  // Progress thread: moves what can move, and says whether anything did.
   virtual bool poll() noexcept = 0;
   // Any thread: whether something is pending.
   virtual bool busy() const noexcept = 0;
-  // Any thread: whether to poll it now and then while the engine runs, also when nothing is
+  // Any thread: whether to poll it now and then while the engine runs, even when nothing is
   // pending.
   virtual bool wants_idle_poll() const noexcept { return busy(); }
-  // Runner only, now and then: fails what has run out of time. Does not throw.
+  // Progress thread, now and then: fails what has run out of time.
   virtual void expire(TimeNs now) noexcept = 0;
-  // Runner only: when the next pending operation runs out of time.
+  // Progress thread: when the next pending operation runs out of time.
   virtual TimeNs next_deadline() const noexcept = 0;
 };
 
+// How soon the caller of submit() needs the work.
+enum class Submission : uint8_t {
+  kAwaited,  // the caller waits next
+  kSmall,    // the caller goes on, and the work takes microseconds
+  kLarge,    // the caller goes on, and the work takes longer
+};
+
 struct EngineConfig {
-  bool background = true;  // false: only waiters run it (simulated worlds)
-  // Spin; then give way between looks, for a peer may be waiting for this very core; then sleep.
-  TimeNs spin_ns = 3 * kMicrosecond;
-  TimeNs yield_ns = 60 * kMicrosecond;
-  // When the background takes over from a caller that does not come back. 0: by how many ranks
-  // share the cores.
+  bool background = true;  // false: there is no progress thread, only waiters poll (tests)
+  TimeNs spin_ns = kSpinNs;
+  TimeNs yield_ns = kYieldNs;
+  // How long the progress thread leaves pending work to its caller. 0: as long as suits the number
+  // of ranks and cores.
   TimeNs takeover_delay_ns = 0;
+};
+
+// The ranks of a communicator on this machine, and the number of cores that those ranks may use.
+struct MachineShare {
+  int ranks = 1;
+  int cores = 1;
 };
 
 class Engine {
@@ -64,40 +79,46 @@ class Engine {
   // After it returns the pollable is not polled any more.
   void remove(const Pollable* pollable);
 
-  // For a caller that adds work: takes the progress lock, if it is free, so that what it adds needs
-  // no announcement. Then either runs until `work` is done, or looks at everything once; and gives
-  // the progress lock back, with which what is left becomes the next waiter's, or soon the
-  // background's.
-  bool begin() noexcept {
-    uint32_t free = kFree;
-    return progress_lock_.compare_exchange_strong(free, kHeld, std::memory_order_acquire,
-                                                  std::memory_order_relaxed);
+  // Runs an operation on the caller's own thread. False, and nothing was done, if another thread
+  // holds the progress lock. Else calls `enter(polls)` with the lock held: it adds the operation,
+  // may poll that alone, at most `polls` times, and returns its Work; nullptr: it is done. Then
+  // polls everything, until the work is done or (not `until_done`) once. Raises what `enter`
+  // raises.
+  template <typename Enter>
+  bool run_inline(bool until_done, Enter&& enter) {
+    if (!try_lock()) return false;
+    const Work* left = nullptr;
+    try {
+      left = enter(polls_alone());
+    } catch (...) {
+      release();
+      throw;
+    }
+    if (left != nullptr) {
+      until_done ? run(left, kNever) : poll_as_owner();
+      release();
+    } else if (unlock()) {
+      leave();
+    }
+    return true;
   }
-  void run(const Work& work) { run(&work, kNever); }
-  void pass();
-  void release();
-  // The same where the holder has left nothing pending, nor seen to anything but what is its own.
-  void end() {
-    if (give_back()) leave();
-  }
-  // How often the holder of the progress lock may look at its own work before it must run the
-  // engine: not at all while others have work, and not in every call.
-  int looks_alone() noexcept;
-
-  // Says that there is new work, to be finished in the background from now on.
-  void submitted();
-  // Says that there is new small work: looks at it once, unless another thread runs the engine.
-  void submitted_small();
-  // Helps or sleeps until `work` is done or the deadline has passed.
+  // Announces work that was added: small work is polled once unless another thread polls, large
+  // work is the progress thread's at once.
+  void submit(Submission submission);
+  // Polls or sleeps until `work` is done or the deadline has passed.
   void wait(Work& work, TimeNs deadline);
-  // Wakes the progress thread if it sleeps.
-  void wake() noexcept { poller_.wake(); }
 
-  // Says who shares this machine with us. Where there are more ranks than cores, spinning would
-  // only keep the others from running; where there are fewer than two for each, so would the
-  // background.
-  void share_machine(int ranks, int cores) noexcept;
+  // Wakes the polling thread if it sleeps: something has arrived.
+  void wake() noexcept { poller_.wake(); }
   Poller& poller() noexcept { return poller_; }
+
+  // A communicator adds its share of the machine, and removes the share at its end. While any share
+  // has more ranks than cores, waiting threads do not spin.
+  void share_machine(const MachineShare& share) noexcept;
+  void unshare_machine(const MachineShare& share) noexcept;
+  bool oversubscribed() const noexcept {
+    return oversubscribed_shares_.load(std::memory_order_relaxed) > 0;
+  }
 
  private:
   // What progress_lock_ holds. Marked: held, and there is work that its holder may not have seen.
@@ -105,52 +126,62 @@ class Engine {
   static constexpr uint32_t kHeld = 1;
   static constexpr uint32_t kMarked = 2;
 
+  bool try_lock() noexcept {
+    uint32_t free = kFree;
+    return progress_lock_.compare_exchange_strong(free, kHeld, std::memory_order_acquire,
+                                                  std::memory_order_relaxed);
+  }
+  bool try_lock_or_mark() noexcept;
+  // Says whether the lock was marked: then the caller must leave() the work to others.
+  bool unlock() noexcept {
+    return progress_lock_.exchange(kFree, std::memory_order_acq_rel) == kMarked;
+  }
+  void release();
+  void leave();
+  bool take_over(const Work& work);
+  int polls_alone() noexcept;
+
+  void run(const Work* work, TimeNs deadline);
+  void poll_as_owner();
   bool poll_once();
   bool poll_all(bool idle_too);
   void expire_all(TimeNs now);
   bool anything_busy() const;
-  void run(const Work* work, TimeNs deadline);
+  bool has_pending() noexcept;
   bool finished(const Work* work) const;
   void sleep(TimeNs deadline);
-  bool has_pending() noexcept;
-  bool give_back() noexcept {
-    return progress_lock_.exchange(kFree, std::memory_order_acq_rel) == kMarked;
-  }
-  bool begin_or_mark() noexcept;
-  bool take_over(const Work& work);
-  void leave();
   ProgressThread::Next progress_turn(bool called);
   void merge_changes();
+  void count_share(const MachineShare& share, int change) noexcept;
+  void set_takeover_delay() noexcept;
 
   const EngineConfig config_;
   Poller poller_;
-  std::atomic<bool> oversubscribed_{false};
-  // Somebody else may have work. False a moment too early at worst: then callers that run alone are
-  // relieved by the engine's thread.
-  std::atomic<bool> wanted_{false};
+  // Shares with more ranks than cores, and shares with fewer than two cores for each rank: one for
+  // the caller and one for the progress thread.
+  std::atomic<int> oversubscribed_shares_{0};
+  int tight_shares_ = 0;  // guarded by registry_mutex_
 
   std::atomic<uint32_t> progress_lock_{kFree};
   std::atomic<std::thread::id> progress_owner_{};
-  std::vector<std::shared_ptr<Pollable>> pollables_;  // guarded by progress_lock_
-  std::vector<std::shared_ptr<Pollable>>
-      removed_;                      // by the progress thread itself, in the current pass
-  std::atomic<unsigned> passes_{0};  // written by the holder of progress_lock_
-  unsigned calls_alone_ = 0;         // guarded by progress_lock_, as is the next
-  bool poll_idle_next_ = false;      // in the next pass
+  std::atomic<unsigned> passes_{0};  // of the poll loop; written by the lock's holder
+  // Guarded by progress_lock_.
+  std::vector<std::shared_ptr<Pollable>> pollables_;
+  std::vector<std::shared_ptr<Pollable>> removed_;  // by the polling thread, in this pass
+  unsigned calls_alone_ = 0;
+  bool poll_idle_next_ = false;  // in the next pass
 
   mutable std::mutex registry_mutex_;
   std::vector<std::shared_ptr<Pollable>> registry_;  // guarded by registry_mutex_
   std::atomic<uint64_t> registry_version_{0};
-  std::atomic<uint64_t> merged_version_{0};  // written by the holder of progress_lock_
+  std::atomic<uint64_t> merged_version_{0};  // of pollables_; written by the lock's holder
 
-  // Waiters that spin for the progress lock, to which the background gives it; and those that
-  // sleep, for whom somebody has to run the engine.
-  std::atomic<int> spinning_{0};
-  std::atomic<int> sleeping_{0};
-  // Of what is pending something may be large, and is the background's. Set late or cleared early
-  // by a race it costs time, no more.
-  std::atomic<bool> large_{false};
-  std::atomic<unsigned> seen_passes_{0};  // at the background's last look, or when it was asked
+  // Hints; a stale value costs time, never a result.
+  std::atomic<bool> wanted_{false};       // another caller may have work pending
+  std::atomic<bool> large_{false};        // pending work may be large, and is the progress thread's
+  std::atomic<int> spinning_{0};          // waiters that spin for the progress lock
+  std::atomic<int> sleeping_{0};          // waiters that sleep until somebody finishes their work
+  std::atomic<unsigned> seen_passes_{0};  // passes_ at the progress thread's last turn
   ProgressThread progress_thread_;        // last: its thread uses the rest
 };
 

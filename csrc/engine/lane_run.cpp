@@ -12,7 +12,7 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   Failure failure;
   failure.kind = ErrorKind::kPeerLost;
   failure.peer = peer;
-  failure.op = name_of(operation.call.collective);
+  failure.op = name_of(operation.task.call.shape.collective);
   failure.sequence = static_cast<int64_t>(operation.sequence);
   failure.message = "the connection to rank " + std::to_string(peer) + " is closed";
   raise(failure);
@@ -22,7 +22,7 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
 [[noreturn]] void raise_of(const CommError& error, int peer, const Operation& operation) {
   Failure failure = error.failure();
   failure.peer = peer;
-  failure.op = name_of(operation.call.collective);
+  failure.op = name_of(operation.task.call.shape.collective);
   failure.sequence = static_cast<int64_t>(operation.sequence);
   failure.message = "rank " + std::to_string(peer) + ": " + failure.message;
   raise(failure);
@@ -47,7 +47,7 @@ std::string describe_frame(const FrameHeader& header) {
 
 void LaneRun::start(const Operation& operation, int lane) {
   operation_ = &operation;
-  steps_ = &operation.schedule->lanes[static_cast<std::size_t>(lane)];
+  steps_ = &operation.task.schedule->lanes[static_cast<std::size_t>(lane)];
   lane_ = lane;
   next_ = 0;
   receiving_ = false;
@@ -90,11 +90,11 @@ LaneState LaneRun::poll(ChannelSource& channels) {
 
 FrameHeader LaneRun::header_of(const Step& step, uint64_t size_bytes) const {
   FrameHeader header;
-  header.generation = operation_->generation;
+  header.generation = operation_->task.generation;
   header.ordinal = step.ordinal;
   header.sequence = operation_->sequence;
   header.size_bytes = size_bytes;
-  header.key = operation_->key;
+  header.key = operation_->task.key;
   return header;
 }
 
@@ -104,7 +104,7 @@ void LaneRun::post(const Step& step, ChannelSource& channels) {
   frame.header = header_of(step, step.source.size_bytes);
   frame.payload = operation_->source(step.source);
   frame.answer = step.reply;
-  frame.single_copy = step.source.size_bytes >= operation_->single_copy_from_bytes;
+  frame.single_copy = step.source.size_bytes >= operation_->task.single_copy_from_bytes;
   if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
     SendChannel* channel = channels.sender(step.peer, lane_);
@@ -151,11 +151,11 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_ = {};
     incoming_.target = operation_->target(step.target);
     incoming_.size_bytes = step.target.size_bytes;
-    incoming_.reduce = step.reduce ? operation_->reduce : nullptr;
-    incoming_.copy = step.last_use ? operation_->copy : nullptr;
-    incoming_.element_size = operation_->element_size;
-    incoming_.reduce_both = operation_->reduce_both;
-    if (step.reduce && operation_->reduce_both != nullptr) {
+    incoming_.reduce = step.reduce ? operation_->task.reduce : nullptr;
+    incoming_.copy = step.last_use ? operation_->task.copy : nullptr;
+    incoming_.element_size = operation_->task.element_size;
+    incoming_.reduce_both = operation_->task.reduce_both;
+    if (step.reduce && operation_->task.reduce_both != nullptr) {
       incoming_.answers = answered_by_next(step);
     }
     if (!staged_.empty()) find_staged(step);
@@ -214,10 +214,10 @@ void LaneRun::copy(const Step& step) const {
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
-  CopyKernel kernel = step.last_use ? operation_->copy : nullptr;
-  if (step.target.buffer == Buffer::kScratch) kernel = operation_->staging_copy;
+  CopyKernel kernel = step.last_use ? operation_->task.copy : nullptr;
+  if (step.target.buffer == Buffer::kScratch) kernel = operation_->task.staging_copy;
   if (step.reduce) {
-    operation_->reduce(target, source, size_bytes / operation_->element_size);
+    operation_->task.reduce(target, source, size_bytes / operation_->task.element_size);
   } else if (source != target && kernel != nullptr) {
     kernel(target, source, size_bytes);
   } else if (source != target) {
@@ -237,17 +237,17 @@ void LaneRun::check(const Step& step, const FrameHeader& header) const {
   Failure failure;
   failure.kind = ErrorKind::kMismatch;
   failure.peer = step.peer;
-  failure.op = name_of(operation_->call.collective);
+  failure.op = name_of(operation_->task.call.shape.collective);
   failure.sequence = static_cast<int64_t>(operation_->sequence);
   if (header.key == mine.key && header.sequence == mine.sequence) {
-    const std::string me = "rank " + std::to_string(operation_->rank);
+    const std::string me = "rank " + std::to_string(operation_->task.rank);
     failure.message = "rank " + std::to_string(step.peer) + " sends " + me + " " +
                       std::to_string(header.size_bytes) + " bytes in " + describe_frame(mine) +
                       ", but " + me + " expects " + std::to_string(mine.size_bytes) +
                       "; what a rank sends another and what that one expects must agree";
   } else {
     failure.message = "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
-                      ", but rank " + std::to_string(operation_->rank) + " called " +
+                      ", but rank " + std::to_string(operation_->task.rank) + " called " +
                       describe_frame(mine) +
                       "; every rank must make the same calls in the same order";
   }

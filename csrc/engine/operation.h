@@ -1,7 +1,14 @@
-// An operation: a schedule with the memory it runs on, on its way through the engine.
-// Ownership: shared by the queue that runs it, its lanes, and whoever holds its Work. Threading:
-// filled in by the caller, then handed to the queue; from there on the progress thread's alone, but
-// for the Work.
+// A Task is what a caller asks of the engine: a schedule, the memory it runs on, and the kernels it
+// uses. An Operation is a Task on its way through the engine, with the state of its run.
+//
+// Invariants:
+//  1. The caller fills the task before the operation enters its queue. Until the operation ends
+//     nobody changes the task.
+//  2. When the operation ends, ok or not, release_caller() drops the hooks, so that an operation
+//     which is kept for the next call keeps nothing of its caller's alive.
+// Ownership: shared by the queue and by all holders of the Work. Threading: the
+// task is constant while the engine has it, the Work is for all threads, and the rest is the
+// progress thread's.
 #pragma once
 
 #include <array>
@@ -19,58 +26,68 @@
 
 namespace fastgpu {
 
-struct Operation {
+struct Task {
+  Call call;
+  std::array<uint64_t, 2> key{};  // the packed call, which every frame carries
+  uint32_t element_size = 1;
+  int rank = 0;  // mine, for messages
+  uint32_t generation = 0;
+  TimeNs timeout_ns = kNever;  // counted from the first poll that moves nothing
+
   std::shared_ptr<const Schedule> schedule;
+  uint64_t sent_bytes = 0;  // by the schedule, for the queue's counters
+  uint64_t received_bytes = 0;
+
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
   std::shared_ptr<ScratchPool> scratch_pool;
-  Scratch scratch;  // from wires; enough for the schedule once it has started
-  Call call;
-  std::array<uint64_t, 2> key{};                 // the packed call, as every frame carries it
-  ReduceKernel reduce = nullptr;                 // for schedules that reduce
-  ReduceBothKernel reduce_both = nullptr;        // may be absent where reduce is not
-  uint64_t single_copy_from_bytes = UINT64_MAX;  // Outgoing::stays
-  CopyKernel copy = nullptr;          // for what is stored and not read again; nullptr: memcpy
-  CopyKernel staging_copy = nullptr;  // for what several ranks will read in the wire
-  uint32_t element_size = 1;
-  uint64_t sent_bytes = 0;  // of the schedule, for the queue's counters
-  uint64_t received_bytes = 0;
-  int rank = 0;           // mine, for messages
-  uint64_t sequence = 0;  // given by the queue, in the order of the calls
-  uint32_t generation = 0;
-  TimeNs timeout_ns = kNever;      // from the first time that nothing could move
-  std::function<void()> prologue;  // before anything is read
-  std::function<void()> epilogue;  // after everything is written
-  std::shared_ptr<void> keep_alive;
+  uint64_t single_copy_from_bytes = UINT64_MAX;  // smaller frames are never Outgoing::single_copy
+
+  ReduceKernel reduce = nullptr;           // for schedules that reduce
+  ReduceBothKernel reduce_both = nullptr;  // may be absent even if `reduce` is set
+  CopyKernel copy = nullptr;               // for results; nullptr: memcpy
+  CopyKernel staging_copy = nullptr;       // for scratch that several ranks read; nullptr: memcpy
+
+  std::function<void()> prologue;    // runs before anything is read
+  std::function<void()> epilogue;    // runs after everything is written
+  std::shared_ptr<void> keep_alive;  // the caller's memory
+};
+
+struct Operation {
+  Task task;
   Work work;
 
-  // The progress thread's notes.
+  // The progress thread's.
+  uint64_t sequence = 0;  // given by the queue, in the order of the calls
+  Scratch scratch;        // large enough for the schedule once the operation has started
   TimeNs deadline = kNever;
   int lanes_left = 0;
   bool started = false;
 
-  // Once it is done, nothing of the caller's is kept alive by it: it may be kept for the next call.
   void release_caller() {
-    prologue = nullptr;
-    epilogue = nullptr;
-    keep_alive.reset();
+    task.prologue = nullptr;
+    task.epilogue = nullptr;
+    task.keep_alive.reset();
+  }
+  bool lacks_scratch() const noexcept {
+    return scratch.size_bytes() < task.schedule->scratch_bytes;
   }
   void take_scratch() {
-    if (lacks_scratch()) scratch = Scratch(scratch_pool, schedule->scratch_bytes);
+    if (lacks_scratch()) scratch = Scratch(task.scratch_pool, task.schedule->scratch_bytes);
   }
-  bool lacks_scratch() const noexcept { return scratch.size_bytes() < schedule->scratch_bytes; }
 
   const std::byte* source(const Region& region) const {
-    return (region.buffer == Buffer::kInput  ? input
-            : region.buffer == Buffer::kData ? data
+    return (region.buffer == Buffer::kInput  ? task.input
+            : region.buffer == Buffer::kData ? task.data
                                              : scratch.memory()) +
            region.offset_bytes;
   }
   std::byte* target(const Region& region) const {
-    return (region.buffer == Buffer::kData ? data : scratch.memory()) + region.offset_bytes;
+    return (region.buffer == Buffer::kData ? task.data : scratch.memory()) + region.offset_bytes;
   }
 };
 
+// The operation's completion, which keeps the operation alive.
 inline std::shared_ptr<Work> work_of(const std::shared_ptr<Operation>& operation) {
   return {operation, &operation->work};
 }

@@ -30,7 +30,7 @@ ProgressThread::~ProgressThread() {
 
 bool ProgressThread::wake_later() {
   watched_.store(true, std::memory_order_relaxed);
-  // It writes, if only what was there: a mere load could read what was there before.
+  // A write, though it changes nothing: a load could miss the thread's latest write.
   if (state_.fetch_add(0) != kAsleep) return false;
   uint32_t expected = kAsleep;
   if (!state_.compare_exchange_strong(expected, kTimed)) return false;
@@ -46,7 +46,8 @@ void ProgressThread::start() {
   std::call_once(started_, [this] { thread_ = std::thread([this] { run(); }); });
 }
 
-// Whoever sets it last may not be who has written state_ last: so it is set until both agree.
+// Two threads may write state_ in one order and set the timer in the other. So the timer is set
+// until it agrees with state_.
 void ProgressThread::set_timer() {
   for (bool called = false;; called = true) {
     called |= state_.load() == kCalled;
@@ -70,12 +71,12 @@ void ProgressThread::run() {
   }
 }
 
-// False if it was asked to look meanwhile.
+// False if wake() or wake_later() was called meanwhile.
 bool ProgressThread::fall_asleep() {
   uint32_t expected = kAwake;
   if (!state_.compare_exchange_strong(expected, kAsleep)) return false;
   expected = kAsleep;
-  // Whoever asked before found it awake.
+  // A caller of wake_later() may have found the thread awake just before.
   return !watched_.load() || !state_.compare_exchange_strong(expected, kTimed);
 }
 

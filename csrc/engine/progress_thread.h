@@ -1,10 +1,11 @@
-// The engine's own thread: it stands by while callers run the engine themselves, and takes over
-// where nobody does. It can be called at once; or asked to watch, for what its caller may well wait
-// for soon: it looks after a delay, and takes over if nobody has run the engine meanwhile. So a
-// thread that issues and waits pays for no thread switch: it only sets a timer, and not each time.
+// The progress thread runs the engine when no caller does. wake() makes it run at once.
+// wake_later() makes it check after a delay, and run only if no thread has polled since. Callers
+// use wake_later() for work that they are likely to wait for: they pay for a timer at most, not for
+// a thread switch.
 //
-// Invariant: it never sleeps for good without a look after the last watch() or call(). Both write
-// state_, and so does it before it sleeps: the later one sees what the earlier one wrote.
+// Invariant: after the last wake() or wake_later() the thread takes a turn before it sleeps for
+// good. Both calls write state_, and so does the thread before it sleeps; the later of the two
+// writes sees the earlier one.
 // Ownership: the engine's. Thread safety: all calls, any thread.
 #pragma once
 
@@ -21,8 +22,9 @@ namespace fastgpu {
 
 class ProgressThread {
  public:
-  enum class Next : uint8_t { kPollAgain, kSleep };  // after the delay; when asked
-  // The thread's turn; `called`: somebody wants it to take over.
+  // The next turn: after the delay, or when woken.
+  enum class Next : uint8_t { kPollAgain, kSleep };
+  // One turn of the thread; `called`: wake() was called.
   using Turn = std::function<Next(bool called)>;
 
   explicit ProgressThread(Turn turn);
@@ -30,9 +32,9 @@ class ProgressThread {
   ProgressThread(const ProgressThread&) = delete;
   ProgressThread& operator=(const ProgressThread&) = delete;
 
-  // Before anything is asked of it. Raises what a thread that cannot be started raises.
+  // Must come before wake() and wake_later(). Raises std::system_error if there is no thread.
   void start();
-  // True: it was asleep, and will look after the delay. Else it will look soon anyway.
+  // True: the thread slept, and the timer is set now. False: it is awake or the timer was set.
   bool wake_later();
   void wake();
   void set_delay(TimeNs delay) noexcept { delay_.store(delay, std::memory_order_relaxed); }

@@ -1,6 +1,7 @@
-// One operation's completion: once, ok or with a Failure.
-// Ownership: shared by the operation and everyone who asks. Thread safety: all calls, any thread;
-// completion publishes everything the operation wrote (release/acquire on state_).
+// The completion of one operation: it completes once, ok or with a Failure.
+// Ownership: shared by the operation and its waiters. Thread safety: all calls, any thread. A
+// thread that sees done() also sees everything that the operation wrote (release and acquire on
+// state_).
 #pragma once
 
 #include <atomic>
@@ -22,26 +23,26 @@ class Work {
   Work& operator=(const Work&) = delete;
 
   bool done() const noexcept { return (state_.load(std::memory_order_acquire) & kDone) != 0; }
-  // Of a done work.
+  // Only meaningful when done.
   bool ok() const noexcept { return (state_.load(std::memory_order_acquire) & kFailed) == 0; }
   const Failure& failure() const noexcept { return failure_; }
   void raise_if_failed() const {
     if (!ok()) raise(failure_);
   }
 
-  // Sleeps until done or the deadline. Does not help: Engine::wait does.
+  // Sleeps until done or the deadline. Does not poll the engine: Engine::wait does.
   void sleep_until_done(TimeNs deadline) noexcept;
 
-  // Called once when done, on the completing thread (or here and now when it is done already): keep
-  // it short and never block in it. For a receive from any source, source() is known by then.
+  // Calls `callback` once: on the completing thread, or at once if the work is done. It must be
+  // short and must not block. For a receive from any source, source() is known by then.
   void on_done(std::function<void()> callback);
 
   void complete() noexcept;
   void fail(Failure failure) noexcept;
-  // Makes a work that is done and was ok new again; only for its sole owner.
+  // Makes a work that is done and ok new again. Only the sole owner may call it.
   void renew() noexcept;
 
-  // The rank a receive from any source got its message from.
+  // The sender of the message that a receive from any source got.
   int source() const noexcept { return source_.load(std::memory_order_relaxed); }
   void set_source(int rank) noexcept { source_.store(rank, std::memory_order_relaxed); }
 
@@ -60,7 +61,7 @@ class Work {
   std::vector<std::function<void()>> callbacks_;
 };
 
-// One that is done and ok, for all that are; nobody owns it.
+// A shared Work that is done and ok. Nobody owns it.
 std::shared_ptr<Work> done_work();
 
 }  // namespace fastgpu

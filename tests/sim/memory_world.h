@@ -51,9 +51,10 @@ struct World {
         presences(static_cast<std::size_t>(count), Presence::kHere) {
     for (int rank = 0; rank < world; ++rank) {
       ends.push_back(std::make_unique<Ends>(*this, rank));
-      queues.push_back(std::make_unique<CollectiveQueue>(*ends.back(), kLanes, [](Failure&) {}));
+      latches.push_back(std::make_shared<FailureLatch>());
+      queues.push_back(std::make_unique<CollectiveQueue>(*ends.back(), kLanes, latches.back()));
       messages.push_back(
-          std::make_unique<MessageQueue>(*ends.back(), world, kMessageLane, [](Failure&) {}));
+          std::make_unique<MessageQueue>(*ends.back(), world, kMessageLane, latches.back()));
     }
   }
 
@@ -109,6 +110,7 @@ struct World {
   std::function<void()> before_departed;  // called just before a rank is reported as gone
   std::map<std::tuple<int, int, int>, ChannelPair> channels;
   std::vector<std::unique_ptr<Ends>> ends;
+  std::vector<std::shared_ptr<FailureLatch>> latches;
   std::vector<std::unique_ptr<CollectiveQueue>> queues;
   std::vector<std::unique_ptr<MessageQueue>> messages;
 };

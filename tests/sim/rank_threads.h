@@ -78,9 +78,9 @@ void with_own_engines(int world, const Options& options, Body body) {
 
 inline CollectiveCall all_reduce_of(std::span<float> values) {
   CollectiveCall call;
-  call.collective = Collective::kAllReduce;
-  call.dtype = DType::kFloat32;
-  call.count = values.size();
+  call.shape.collective = Collective::kAllReduce;
+  call.shape.dtype = DType::kFloat32;
+  call.shape.count = values.size();
   call.data = reinterpret_cast<std::byte*>(values.data());
   return call;
 }

@@ -43,17 +43,18 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   request.lanes = lanes;
   request.chunk_bytes = 64;
   auto operation = std::make_shared<Operation>();
-  operation->schedule = std::make_shared<const Schedule>(build(request));
-  operation->data = reinterpret_cast<std::byte*>(memory.data.data());
-  operation->scratch_pool = std::make_shared<ScratchPool>();
-  operation->call.collective = Collective::kAllReduce;
-  operation->call.dtype = DType::kInt32;
-  operation->call.algorithm = algorithm;
-  operation->call.count = memory.data.size();
-  operation->key = pack(operation->call);
-  operation->reduce = add_int32;
-  operation->copy = counted_copy;
-  operation->element_size = sizeof(int32_t);
+  Task& task = operation->task;
+  task.schedule = std::make_shared<const Schedule>(build(request));
+  task.data = reinterpret_cast<std::byte*>(memory.data.data());
+  task.scratch_pool = std::make_shared<ScratchPool>();
+  task.call.shape.collective = Collective::kAllReduce;
+  task.call.shape.dtype = DType::kInt32;
+  task.call.shape.count = memory.data.size();
+  task.call.algorithm = algorithm;
+  task.key = pack(task.call);
+  task.reduce = add_int32;
+  task.copy = counted_copy;
+  task.element_size = sizeof(int32_t);
   world.queues[static_cast<std::size_t>(rank)]->push(operation);
   return work_of(operation);
 }
@@ -154,7 +155,7 @@ Failure reason_of_mismatch() {
 // As the control thread does: the reason first, then that the peer is gone.
 TEST(a_reason_that_comes_as_the_peer_goes_is_the_one_reported) {
   World world(2, 256, 1);
-  world.before_departed = [&] { world.queues[0]->fail_with(reason_of_mismatch()); };
+  world.before_departed = [&] { world.latches[0]->report(reason_of_mismatch()); };
   RankData memory;
   memory.data.assign(64, 1);
   const auto work = push_all_reduce(world, 0, Algorithm::kRing, 1, memory);
@@ -163,9 +164,35 @@ TEST(a_reason_that_comes_as_the_peer_goes_is_the_one_reported) {
   CHECK_THROWS(work->raise_if_failed(), CollectiveMismatchError, "something else");
 }
 
+// Each work once, whoever found the failure, and at the next poll of its own queue.
+TEST(one_failure_fails_collectives_and_messages) {
+  World world(2, 4, 1);
+  RankData memory;
+  memory.data.assign(64, 1);
+  const auto work = push_all_reduce(world, 0, Algorithm::kRing, 1, memory);
+  const auto recv = std::make_shared<MessageOperation>();
+  recv->peer = 1;
+  recv->work = std::make_shared<Work>();
+  world.messages[0]->post_recv(recv);
+  int calls = 0;
+  for (const auto& each : {work, recv->work}) each->on_done([&calls] { ++calls; });
+  world.run(10);
+  CHECK(!work->done() && !recv->work->done());
+  world.latches[0]->report(reason_of_mismatch());
+  world.run(10);
+  CHECK_EQ(calls, 2);
+  CHECK_EQ(work->failure().op, "all_reduce");
+  CHECK_EQ(work->failure().sequence, 1);
+  CHECK_THROWS(recv->work->raise_if_failed(), CollectiveMismatchError, "something else");
+  CHECK(!world.queues[0]->busy() && !world.messages[0]->busy());
+  CHECK_THROWS(push_all_reduce(world, 0, Algorithm::kRing, 1, memory), CollectiveMismatchError,
+               "something else");
+  CHECK_THROWS(world.messages[0]->post_recv(recv), CollectiveMismatchError, "something else");
+}
+
 TEST(a_reason_that_comes_as_the_sender_goes_is_the_one_reported) {
   World world(2, 256, 1);
-  world.before_departed = [&] { world.messages[0]->fail_with(reason_of_mismatch()); };
+  world.before_departed = [&] { world.latches[0]->report(reason_of_mismatch()); };
   const auto recv = std::make_shared<MessageOperation>();
   recv->peer = 1;
   recv->work = std::make_shared<Work>();

@@ -1,4 +1,6 @@
 // Ranks as threads of one process, over real rings and sockets: the communicator end to end.
+#include <sched.h>
+
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -117,8 +119,8 @@ TEST(broadcast_by_every_algorithm_from_either_end) {
               std::memcpy(values, &numbers[static_cast<std::size_t>(communicator.rank())],
                           count * sizeof(float));
               CollectiveCall call = all_reduce_of({values, count});
-              call.collective = Collective::kBroadcast;
-              call.root = root;
+              call.shape.collective = Collective::kBroadcast;
+              call.shape.root = root;
               communicator.wait(*communicator.run(std::move(call)), -1);
               CHECK(std::memcmp(values, &numbers[static_cast<std::size_t>(root)],
                                 count * sizeof(float)) == 0);
@@ -275,10 +277,33 @@ TEST(broadcasts_from_different_roots_do_not_pass) {
   with_world(2, Options{}, [](Communicator& communicator) {
     std::vector<float> values(16);
     CollectiveCall call = all_reduce_of(values);
-    call.collective = Collective::kBroadcast;
-    call.root = communicator.rank();
+    call.shape.collective = Collective::kBroadcast;
+    call.shape.root = communicator.rank();
     const auto work = communicator.run(std::move(call));
     CHECK_THROWS(communicator.wait(*work, -1), CollectiveMismatchError, "root=");
+  });
+}
+
+// Both ranks may use one core only, as where a launcher has bound them.
+TEST(an_engine_is_oversubscribed_as_long_as_a_communicator_makes_it_so) {
+  MemoryStore store;
+  with_threads(2, [&](int rank) {
+    Runtime runtime;
+    cpu_set_t all;
+    CHECK_EQ(::sched_getaffinity(0, sizeof all, &all), 0);
+    int first = 0;
+    while (!CPU_ISSET(first, &all)) ++first;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    CHECK_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+    const auto communicator = join_world(rank, 2, Options{}, store, runtime);
+    CHECK(runtime.engine().oversubscribed());
+    check_all_reduce(*communicator, 10);
+    communicator->shutdown();
+    CHECK(!runtime.engine().oversubscribed());
+    communicator->shutdown();  // changes nothing
+    CHECK(!runtime.engine().oversubscribed());
   });
 }
 

@@ -43,7 +43,7 @@ TEST(messages_arrive_whole_and_in_order) {
       for (int to = 0; to < kWorld; ++to) {
         if (from == to) continue;
         for (int i = 0; i < kEach; ++i) {
-          const std::size_t size = i % 5 == 0 ? MessageQueue::kEagerBytes + 100 : 40;
+          const std::size_t size = i % 5 == 0 ? PeerStream::kEagerBytes + 100 : 40;
           const auto tag = static_cast<uint32_t>(from * 1000 + i % 5);
           world.messages[static_cast<std::size_t>(from)]->post_send(
               message_of(to, tag, buffer(size, i)));
@@ -51,7 +51,7 @@ TEST(messages_arrive_whole_and_in_order) {
         for (int i = kEach - 1; i >= 0; --i) {
           const int nth = i / 5 * 5 + (4 - i % 5);  // tags in another order, each tag's in order
           const int posted = kEach - 5 - nth / 5 * 5 + nth % 5;
-          const std::size_t size = posted % 5 == 0 ? MessageQueue::kEagerBytes + 100 : 40;
+          const std::size_t size = posted % 5 == 0 ? PeerStream::kEagerBytes + 100 : 40;
           const auto tag = static_cast<uint32_t>(from * 1000 + posted % 5);
           recvs.push_back(message_of(i % 2 == 0 ? from : kNoRank, tag, buffer(size, 0xff)));
           recvs.back()->moved_bytes = 0;
@@ -131,7 +131,7 @@ TEST(an_unasked_for_flood_waits_at_its_sender) {
   World world(2, 4, 1);
   std::vector<std::byte> payload(1024);
   std::vector<std::shared_ptr<MessageOperation>> sends;
-  for (uint32_t i = 0; i < 2 * MessageQueue::kMessageBudget; ++i) {
+  for (uint32_t i = 0; i < 2 * PeerStream::kMessageBudget; ++i) {
     sends.push_back(message_of(1, 7, payload));
     world.messages[0]->post_send(sends.back());
   }
@@ -140,7 +140,7 @@ TEST(an_unasked_for_flood_waits_at_its_sender) {
   CHECK(!world.run(5000));
   const auto left = std::count_if(sends.begin(), sends.end(),
                                   [](const auto& send) { return !send->work->done(); });
-  CHECK(left >= static_cast<std::ptrdiff_t>(MessageQueue::kMessageBudget));
+  CHECK(left >= static_cast<std::ptrdiff_t>(PeerStream::kMessageBudget));
   std::vector<std::byte> sink(1024);
   std::vector<std::shared_ptr<MessageOperation>> recvs;
   for (std::size_t i = 0; i < sends.size(); ++i) {

@@ -57,9 +57,7 @@ TEST(time_outs_are_looked_at_while_others_move) {
   });
   engine.add(frozen);
   engine.add(steady);
-  CHECK(engine.begin());
-  engine.run(steady->work);
-  engine.release();
+  CHECK(engine.run_inline(true, [&](int) { return &steady->work; }));
   CHECK(frozen->looks_at_time.load() > 0);
   CHECK(frozen->looks_at_time.load() < 100);  // it costs a look at the clock
 }
@@ -67,14 +65,14 @@ TEST(time_outs_are_looked_at_while_others_move) {
 TEST(the_background_finishes_what_its_caller_left) {
   for (const int cores : {1, 2}) {
     Engine engine;
-    engine.share_machine(1, cores);
+    engine.share_machine({.ranks = 1, .cores = cores});
     std::shared_ptr<Chore> chore;
     chore = std::make_shared<Chore>([&chore] {
       if (chore->polls.load() == 5) chore->finish();
       return true;
     });
     engine.add(chore);
-    engine.submitted_small();
+    engine.submit(Submission::kSmall);
     chore->work.sleep_until_done(now_ns() + kPatience);  // does not help
     CHECK(chore->work.done());
     engine.remove(chore.get());
@@ -85,7 +83,7 @@ TEST(a_caller_runs_small_work_once_and_leaves_the_rest) {
   Engine engine(EngineConfig{.takeover_delay_ns = kPatience});
   const auto chore = std::make_shared<Chore>([] { return true; });
   engine.add(chore);
-  engine.submitted_small();
+  engine.submit(Submission::kSmall);
   CHECK_EQ(chore->polls.load(), 1);
   chore->finish();
   engine.remove(chore.get());
@@ -96,7 +94,7 @@ TEST(a_caller_runs_small_work_once_and_leaves_the_rest) {
 bool submit_without_a_pause(Engine& engine) {
   TimeNs last = now_ns();
   for (const TimeNs end = last + 3 * kTakeoverDelay; last < end;) {
-    engine.submitted_small();
+    engine.submit(Submission::kSmall);
     const TimeNs now = now_ns();
     if (now - last > kTakeoverDelay / 2) return false;
     last = now;
@@ -128,6 +126,54 @@ TEST(the_background_takes_over_only_when_the_caller_stops) {
   test::fail(__FILE__, __LINE__, "this thread never got a core for 300 ms without a long pause");
 }
 
+TEST(an_operation_that_cannot_enter_leaves_the_engine_free) {
+  Engine engine(EngineConfig{.background = false});
+  const auto refuse = [](int) -> const Work* { raise(ErrorKind::kAborted, "refused"); };
+  CHECK_THROWS(engine.run_inline(true, refuse), AbortedError, "refused");
+  bool entered = false;
+  CHECK(engine.run_inline(true, [&](int) -> const Work* {
+    CHECK(!engine.run_inline(true, refuse));  // the lock is held: nothing is done
+    entered = true;
+    return nullptr;
+  }));
+  CHECK(entered);
+}
+
+TEST(a_caller_polls_alone_for_longer_where_it_has_a_core_to_itself) {
+  Engine engine(EngineConfig{.background = false});
+  const auto polls = [&engine] {
+    int most = 0;
+    CHECK(engine.run_inline(true, [&](int allowed) -> const Work* {
+      most = allowed;
+      return nullptr;
+    }));
+    return most;
+  };
+  const int alone = polls();
+  CHECK(alone > 1);
+  engine.share_machine({.ranks = 3, .cores = 2});
+  CHECK_EQ(polls(), 1);
+  engine.unshare_machine({.ranks = 3, .cores = 2});
+  CHECK_EQ(polls(), alone);
+  int none = 0;
+  for (int call = 0; call < 1000; ++call) none += polls() == 0 ? 1 : 0;
+  CHECK(none > 0 && none < 100);  // now and then it runs the whole engine
+}
+
+TEST(spinning_returns_with_the_last_share_that_had_too_few_cores) {
+  Engine engine;
+  const MachineShare roomy{.ranks = 2, .cores = 2};
+  const MachineShare crowded{.ranks = 3, .cores = 2};
+  for (const MachineShare& share : {roomy, crowded, crowded}) engine.share_machine(share);
+  CHECK(engine.oversubscribed());
+  engine.unshare_machine(crowded);
+  CHECK(engine.oversubscribed());
+  engine.unshare_machine(crowded);
+  CHECK(!engine.oversubscribed());
+  engine.unshare_machine(roomy);
+  CHECK(!engine.oversubscribed());
+}
+
 TEST(the_background_gives_way_to_a_waiter) {
   Engine engine(EngineConfig{.spin_ns = kMillisecond});
   std::atomic<std::thread::id> waiter{};
@@ -137,7 +183,7 @@ TEST(the_background_gives_way_to_a_waiter) {
     return true;
   });
   engine.add(chore);
-  engine.submitted_small();
+  engine.submit(Submission::kSmall);
   CHECK(comes_true([&] { return chore->polls.load() > 100; }));  // it runs in the background
   waiter.store(std::this_thread::get_id());
   for (const TimeNs end = now_ns() + kPatience; !chore->work.done() && now_ns() < end;) {
@@ -149,7 +195,7 @@ TEST(the_background_gives_way_to_a_waiter) {
 
 TEST(what_is_announced_to_a_runner_that_leaves_is_not_lost) {
   Engine engine;
-  engine.share_machine(1, 2);
+  engine.share_machine({.ranks = 1, .cores = 2});
   for (int round = 0; round < 300; ++round) {
     const auto one = std::make_shared<Chore>([] { return true; });
     const auto other = std::make_shared<Chore>([] { return true; });
@@ -159,14 +205,16 @@ TEST(what_is_announced_to_a_runner_that_leaves_is_not_lost) {
     };
     set_up(one);
     set_up(other);
-    CHECK(comes_true([&] { return engine.begin(); }));
-    std::thread announcer([&] {
-      other->pending.store(true);
-      engine.submitted_small();
-    });
-    one->finish();
-    engine.run(one->work);
-    engine.release();
+    std::thread announcer;
+    const auto enter = [&](int) {
+      announcer = std::thread([&] {
+        other->pending.store(true);
+        engine.submit(Submission::kSmall);
+      });
+      one->finish();
+      return &one->work;
+    };
+    CHECK(comes_true([&] { return engine.run_inline(true, enter); }));
     announcer.join();
     CHECK(comes_true([&] { return other->polls.load() > 2; }));
     other->finish();

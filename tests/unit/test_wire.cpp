@@ -41,18 +41,18 @@ TEST(a_frame_header_has_40_bytes) {
 }
 
 TEST(a_key_is_the_call_field_by_field) {
-  const Call call{.collective = Collective::kReduce,
-                  .dtype = DType::kBFloat16,
-                  .reduce_op = ReduceOp::kMin,
+  const Call call{.shape = {.collective = Collective::kReduce,
+                            .dtype = DType::kBFloat16,
+                            .reduce_op = ReduceOp::kMin,
+                            .root = 0x0201,
+                            .count = 0x0807060504030201},
                   .algorithm = Algorithm::kTree,
                   .codec = 7,
-                  .lanes = 16,
-                  .root = 0x0201,
-                  .count = 0x0807060504030201};
+                  .lanes = 16};
   const WireBytes expected =
       WireBytes().u8(4).u8(3).u8(3).u8(3).u8(7).u8(16).u16(0x0201).u64(0x0807060504030201);
   CHECK_EQ(hex(bytes_of(pack(call))), hex(expected));
-  const Bytes without_root = bytes_of(pack(Call{.collective = Collective::kAllReduce}));
+  const Bytes without_root = bytes_of(pack(Call{.shape = {.collective = Collective::kAllReduce}}));
   CHECK_EQ(hex(std::span(without_root).subspan(6, 2)), "ff ff");
 }
 
@@ -81,7 +81,7 @@ TEST(the_numbers_in_a_key_are_fixed) {
 // Rank 0's messages, whose peer, rank 1, is the test: it reads and writes raw frames.
 class RawPeer : public ChannelSource {
  public:
-  RawPeer() : messages(*this, 2, 0, [](Failure&) {}) {
+  RawPeer() : messages(*this, 2, 0, std::make_shared<FailureLatch>()) {
     std::tie(to_peer_, from_rank_) = make_memory_channel(64, SIZE_MAX);
     std::tie(to_rank_, from_peer_) = make_memory_channel(64, SIZE_MAX);
   }
@@ -214,7 +214,7 @@ TEST(messages_are_received_from_the_same_frames) {
 
 TEST(credit_frames_count_messages_and_bytes) {
   RawPeer peer;
-  Bytes memory(MessageQueue::kEagerBytes);
+  Bytes memory(PeerStream::kEagerBytes);
   for (uint64_t id = 1; id <= 8; ++id) {
     peer.post(false, 1, memory);
     peer.put(MessageHeader{.id = id,
@@ -230,9 +230,9 @@ TEST(credit_frames_count_messages_and_bytes) {
   // And in the other direction: without a credit the 1025th message waits.
   Bytes empty;
   std::shared_ptr<Work> last;
-  for (uint32_t i = 0; i <= MessageQueue::kMessageBudget; ++i) {
+  for (uint32_t i = 0; i <= PeerStream::kMessageBudget; ++i) {
     last = peer.post(true, 2, empty);
-    if (i < MessageQueue::kMessageBudget) peer.take();
+    if (i < PeerStream::kMessageBudget) peer.take();
   }
   CHECK(!last->done());
   peer.put(MessageHeader{.count = 1, .kind = kCredit}.wire());

@@ -14,9 +14,9 @@ CallBuilder::CallBuilder(TorchBackend& backend, const OperationName& operation,
 
 CollectiveCall CallBuilder::call(Collective collective, const Elements& elements) const {
   CollectiveCall call;
-  call.collective = collective;
-  call.dtype = elements.dtype;
-  call.count = elements.count;
+  call.shape.collective = collective;
+  call.shape.dtype = elements.dtype;
+  call.shape.count = elements.count;
   call.timeout_ms = timeout_ms_;
   call.synchronous = synchronous_;
   return call;

@@ -28,7 +28,7 @@ void all_gather_into(CallBuilder& builder, const at::Tensor& output, const at::T
                      int rank, int world) {
   check_parts(builder.op(), output, input, world);
   CollectiveCall call = builder.call(Collective::kAllGather, elements_of(input));
-  const uint64_t part_bytes = call.count * size_of(call.dtype);
+  const uint64_t part_bytes = call.shape.count * size_of(call.shape.dtype);
   call.data = builder.packed().write(output);
   call.input = builder.packed().read(input);
   const std::byte* mine = call.data + static_cast<uint64_t>(rank) * part_bytes;
@@ -44,7 +44,7 @@ void reduce_scatter_into(CallBuilder& builder, const at::Tensor& output, const a
   check_parts(builder.op(), input, output, world);
   CollectiveCall call =
       builder.reduction(Collective::kReduceScatter, reducible_of(builder.op(), output), reduce_op);
-  const uint64_t part_bytes = call.count * size_of(call.dtype);
+  const uint64_t part_bytes = call.shape.count * size_of(call.shape.dtype);
   call.data = builder.packed().write(output);
   call.input = builder.packed().read(input);
   if (overlap(call.input, part_bytes * static_cast<uint64_t>(world), call.data, part_bytes)) {
@@ -95,9 +95,9 @@ TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
   CallBuilder builder(*this, {OpType::BROADCAST, "fastgpu:broadcast"}, tensors, opts);
   const at::Tensor& tensor = single(builder.op(), tensors);
   CollectiveCall call = builder.call(Collective::kBroadcast, elements_of(tensor));
-  call.root = root_of(builder.op(), opts.rootRank, getSize());
-  call.data = call.root == getRank() ? const_cast<std::byte*>(builder.packed().read(tensor))
-                                     : builder.packed().write(tensor);
+  call.shape.root = root_of(builder.op(), opts.rootRank, getSize());
+  call.data = call.shape.root == getRank() ? const_cast<std::byte*>(builder.packed().read(tensor))
+                                           : builder.packed().write(tensor);
   builder.run(std::move(call));
   return builder.finish(tensors);
 }
@@ -148,8 +148,8 @@ TorchBackend::WorkPtr TorchBackend::reduce(TensorList& tensors, const c10d::Redu
   const at::Tensor& tensor = single(builder.op(), tensors);
   CollectiveCall call =
       builder.reduction(Collective::kReduce, reducible_of(builder.op(), tensor), opts.reduceOp);
-  call.root = root_of(builder.op(), opts.rootRank, getSize());
-  if (call.root == getRank()) {
+  call.shape.root = root_of(builder.op(), opts.rootRank, getSize());
+  if (call.shape.root == getRank()) {
     call.data = builder.packed().update(tensor);
     call.input = call.data;
   } else {

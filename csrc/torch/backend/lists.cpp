@@ -67,7 +67,7 @@ void all_gather(CallBuilder& builder, const TensorList& outputs, const at::Tenso
   for (std::size_t root = 0; root < outputs.size(); ++root) {
     const bool mine = root == static_cast<std::size_t>(rank);
     CollectiveCall call = builder.call(Collective::kBroadcast, elements_of(outputs[root]));
-    call.root = static_cast<int>(root);
+    call.shape.root = static_cast<int>(root);
     call.data = builder.packed().write(outputs[root]);
     if (mine) builder.packed().pack_into(call.data, input);
     builder.run(std::move(call));
@@ -107,9 +107,9 @@ TorchBackend::WorkPtr TorchBackend::gather(Lists& outputs, TensorList& inputs,
   CallBuilder builder(*this, {OpType::GATHER, "fastgpu:gather"}, inputs, opts);
   const at::Tensor& input = single(builder.op(), inputs);
   CollectiveCall call = builder.call(Collective::kGather, elements_of(input));
-  call.root = root_of(builder.op(), opts.rootRank, getSize());
+  call.shape.root = root_of(builder.op(), opts.rootRank, getSize());
   TensorList list;
-  if (call.root == getRank()) {
+  if (call.shape.root == getRank()) {
     list = single_list(builder.op(), outputs, getSize(), "output tensors");
     check_all_alike(builder.op(), list, input);
     call.data = builder.packed().write(list);
@@ -130,9 +130,9 @@ TorchBackend::WorkPtr TorchBackend::scatter(TensorList& outputs, Lists& inputs,
                       inputs.empty() ? TensorList() : inputs.front(), opts);
   const at::Tensor& output = single(builder.op(), outputs);
   CollectiveCall call = builder.call(Collective::kScatter, elements_of(output));
-  call.root = root_of(builder.op(), opts.rootRank, getSize());
+  call.shape.root = root_of(builder.op(), opts.rootRank, getSize());
   call.data = builder.packed().write(output);
-  if (call.root == getRank()) {
+  if (call.shape.root == getRank()) {
     const TensorList& list = single_list(builder.op(), inputs, getSize(), "input tensors");
     check_all_alike(builder.op(), list, output);
     call.input = read_apart(builder.packed(), list, call.data, size_bytes(outputs));
@@ -167,8 +167,8 @@ TorchBackend::WorkPtr TorchBackend::reduce_scatter(TensorList& outputs, Lists& i
   for (std::size_t root = 0; root < list.size(); ++root) {
     CollectiveCall call = builder.reduction(Collective::kReduce,
                                             reducible_of(builder.op(), list[root]), opts.reduceOp);
-    call.root = static_cast<int>(root);
-    if (call.root == getRank()) call.data = builder.packed().write(output);
+    call.shape.root = static_cast<int>(root);
+    if (call.shape.root == getRank()) call.data = builder.packed().write(output);
     call.input = read_apart(builder.packed(), {list[root]}, call.data,
                             call.data == nullptr ? 0 : size_bytes(outputs));
     builder.run(std::move(call));

@@ -5,15 +5,11 @@
 
 #include <array>
 #include <cerrno>
-#include <random>
+
+#include "base/random.h"
 
 namespace fastgpu {
 namespace {
-
-uint64_t random_value() {
-  std::random_device random;
-  return uint64_t{random()} << 32 | random();
-}
 
 iovec part_of(const void* memory, std::size_t size_bytes) {
   return {const_cast<void*>(memory), size_bytes};
@@ -22,7 +18,7 @@ iovec part_of(const void* memory, std::size_t size_bytes) {
 }  // namespace
 
 ProcessMark ProcessMark::mine() {
-  static const uint64_t value = random_value();
+  static const uint64_t value = random_u64();
   return {.where = &value, .value = value};
 }
 

@@ -1,0 +1,47 @@
+// The two kinds of calls on a communicator: collectives and messages.
+// Ownership: callers keep the memory alive through `keep_alive`, which is released when the
+// operation ends. Thread safety: values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/call.h"
+#include "base/error.h"
+
+namespace fastgpu {
+
+// The sizes of input and data follow from the shape: see PlanRequest (plan/schedule.h).
+struct CollectiveCall {
+  CallShape shape;
+  double premul_factor = 1.0;  // of PREMUL_SUM
+  const std::byte* input = nullptr;
+  std::byte* data = nullptr;
+  std::vector<uint64_t> send_counts;  // for all_to_all: elements by rank; may be empty
+  std::vector<uint64_t> recv_counts;
+  int64_t timeout_ms = -1;  // negative: the communicator's
+  bool synchronous = true;  // the caller waits at once: it runs the operation itself if it can
+  // Run before the operation reads anything, and after it wrote everything, on whatever thread runs
+  // the operation. They pack and unpack; they must not block, nor call into the communicator.
+  std::function<void()> prologue;
+  std::function<void()> epilogue;
+  std::shared_ptr<void> keep_alive;
+};
+
+inline constexpr int kAnySource = kNoRank;
+
+struct MessageCall {
+  int peer = kAnySource;  // kAnySource: receives only
+  uint32_t tag = 0;
+  std::byte* data = nullptr;  // a send only reads it
+  uint64_t size_bytes = 0;    // must be the same on both sides
+  int64_t timeout_ms = -1;
+  bool synchronous = true;
+  std::function<void()> epilogue;
+  std::shared_ptr<void> keep_alive;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,312 @@
+#include "comm/communicator.h"
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "comm/channel_set.h"
+#include "comm/failure_report.h"
+#include "comm/operation_builder.h"
+#include "comm/planner.h"
+#include "comm/prepared_calls.h"
+#include "comm/runtime.h"
+#include "comm/topology.h"
+#include "comm/tuner.h"
+#include "engine/collective_queue.h"
+#include "engine/failure_latch.h"
+#include "engine/messages/message_queue.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr int kMaxWorld = 65534;
+constexpr TimeNs kDrainLimit = 2 * kSecond;
+
+// A smaller asynchronous operation is tried at once; a larger one would hold up its caller.
+constexpr uint64_t kSmallBytes = 64 * 1024;
+
+MachineShare share_of(const Topology& topology) {
+  return {.ranks = topology.ranks_on_machine, .cores = topology.cores_on_machine};
+}
+
+OperationBuilder::Config builder_config(const CommunicatorConfig& config,
+                                        const Topology& topology) {
+  return {.rank = config.rank,
+          .world = config.world,
+          .machine = share_of(topology),
+          .single_copy = config.options.single_copy};
+}
+
+uint64_t id_of(const Topology& topology) { return topology.records[0].communicator; }
+
+}  // namespace
+
+std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& config, Store& store,
+                                                   Runtime& runtime) {
+  if (config.world < 1 || config.world > kMaxWorld || config.rank < 0 ||
+      config.rank >= config.world) {
+    raise(ErrorKind::kInvalidArgument, "rank " + std::to_string(config.rank) + " of a world of " +
+                                           std::to_string(config.world) + ": the world has 1 to " +
+                                           std::to_string(kMaxWorld) + " ranks, numbered from 0");
+  }
+  RendezvousRequest request;
+  request.rank = config.rank;
+  request.world = config.world;
+  request.name = config.name;
+  request.options = config.options;
+  request.store_host = config.store_host;
+  request.store_port = config.store_port;
+  request.constants = runtime.constants();
+  request.deadline = deadline_after_ms(config.timeout_ms);
+  Topology topology = topology_of(config.rank, rendezvous(request, store, runtime.connector()));
+  const std::shared_ptr<Communicator> made(new Communicator(config, std::move(topology), runtime));
+  made->join();
+  made->calibrate();
+  return made;
+}
+
+Communicator::Communicator(const CommunicatorConfig& config, Topology topology, Runtime& runtime)
+    : config_(config),
+      made_at_fork_(forks()),
+      runtime_(runtime),
+      topology_(std::make_unique<const Topology>(std::move(topology))),
+      planner_(std::make_unique<Planner>(config.rank, *topology_, config.options)),
+      builder_(std::make_unique<const OperationBuilder>(builder_config(config, *topology_),
+                                                        runtime.heap())),
+      prepared_(std::make_unique<PreparedCalls>(*planner_, *builder_)),
+      latch_(std::make_shared<FailureLatch>([this](Failure& first) { on_first_failure(first); })),
+      timeout_ms_(config.timeout_ms) {
+  const int lanes = planner_->lanes();
+  Connector& connector = runtime.connector();
+  // The connector may hold the channels a little longer than this exists.
+  channels_ = std::make_shared<ChannelSet>(
+      runtime.engine(), config.world, lanes + 1,  // the last one is the messages'
+      [&connector, id = id_of(*topology_), rank = config.rank](int peer, int lane) {
+        connector.open(id, rank, peer, lane);
+      },
+      [latch = latch_, &engine = runtime.engine(), rank = config.rank](int peer,
+                                                                       const Failure& failure) {
+        Failure told = failure;
+        if (told.peer == rank) told.peer = peer;  // the reporter is at odds with this rank
+        latch->report(std::move(told));
+        engine.submit(Submission::kLarge);
+      });
+  collectives_ = std::make_shared<CollectiveQueue>(
+      *channels_, lanes, latch_,
+      [&heap = runtime.heap()](const std::byte* data) { heap.revoke(data); });
+  messages_ = std::make_shared<MessageQueue>(*channels_, config.world, lanes, latch_);
+}
+
+Communicator::~Communicator() { shutdown(); }
+
+void Communicator::join() {
+  runtime_.engine().share_machine(share_of(*topology_));  // first: shutdown() takes it back
+  runtime_.connector().attach(id_of(*topology_), config_.rank, channels_, topology_->addresses);
+  runtime_.engine().add(collectives_);
+  runtime_.engine().add(messages_);
+}
+
+// A collective call: every rank makes it first. Rank 0's constants are everyone's.
+void Communicator::calibrate() {
+  if (config_.world == 1) return;
+  const std::string& known = topology_->records[0].constants;
+  const std::string constants = known.empty() ? measure_constants(*this, *topology_) : known;
+  runtime_.set_constants(constants);
+  planner_->set_constants(constants_from_text(constants));
+  prepared_->clear();
+}
+
+std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
+  check_process();
+  const bool small = call.shape.count * size_of(call.shape.dtype) <= kSmallBytes;
+  call.timeout_ms = timeout_ms_of(call.timeout_ms);
+  if (call.synchronous || (small && !collectives_->full())) {
+    if (auto work = run_inline(call)) return work;
+  }
+  builder_->check(call);
+  const auto operation = std::make_shared<Operation>();
+  builder_->fill(*operation, call, *planner_->plan(call));
+  while (collectives_->full()) {
+    runtime_.engine().submit(Submission::kLarge);
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  collectives_->push(operation);
+  submit(operation->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
+  return work_of(operation);
+}
+
+// nullptr, and the call is as it was, if another thread polls.
+std::shared_ptr<Work> Communicator::run_inline(CollectiveCall& call) {
+  std::shared_ptr<Work> work;
+  runtime_.engine().run_inline(call.synchronous, [&](int polls) -> const Work* {
+    const std::shared_ptr<Operation>& operation = prepared_->prepare(call);
+    try {
+      const bool done = collectives_->enter(operation, polls);
+      work = done ? done_work() : work_of(operation);
+      return done ? nullptr : work.get();
+    } catch (...) {
+      operation->release_caller();
+      throw;
+    }
+  });
+  return work;
+}
+
+std::shared_ptr<Work> Communicator::send(MessageCall call) {
+  const auto message = make_message(call, true);
+  messages_->post_send(message);
+  // A larger message takes several polls on both sides, since its receiver grants it first.
+  const bool small = call.size_bytes <= PeerStream::kEagerBytes;
+  submit(*message->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
+  return message->work;
+}
+
+std::shared_ptr<Work> Communicator::recv(MessageCall call) {
+  const auto message = make_message(call, false);
+  messages_->post_recv(message);
+  const bool small = call.size_bytes <= PeerStream::kEagerBytes;
+  submit(*message->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
+  return message->work;
+}
+
+std::shared_ptr<MessageOperation> Communicator::make_message(MessageCall& call,
+                                                             bool is_send) const {
+  check_process();
+  const bool any = !is_send && call.peer == kAnySource;
+  if (!any && (call.peer < 0 || call.peer >= config_.world || call.peer == config_.rank)) {
+    raise(ErrorKind::kInvalidArgument,
+          std::string(is_send ? "send" : "recv") + ": peer " + std::to_string(call.peer) +
+              " is not another rank of this group; allowed: 0 to " +
+              std::to_string(config_.world - 1) + " but not " + std::to_string(config_.rank));
+  }
+  auto message = std::make_shared<MessageOperation>();
+  message->peer = any ? kNoRank : call.peer;
+  message->tag = call.tag;
+  message->data = call.data;
+  message->size_bytes = call.size_bytes;
+  message->deadline = deadline_after_ms(timeout_ms_of(call.timeout_ms));
+  message->epilogue = std::move(call.epilogue);
+  message->keep_alive = std::move(call.keep_alive);
+  message->work = std::make_shared<Work>();
+  return message;
+}
+
+void Communicator::submit(Work& work, bool synchronous, Submission otherwise) {
+  Engine& engine = runtime_.engine();
+  engine.submit(synchronous ? Submission::kAwaited : otherwise);
+  if (synchronous) engine.wait(work, kNever);
+}
+
+void Communicator::wait(Work& work, int64_t timeout_ms) {
+  if (!work.done()) {
+    check_process();
+    runtime_.engine().wait(work, deadline_after_ms(timeout_ms));
+  }
+  if (work.done()) return work.raise_if_failed();
+  Failure failure;
+  failure.kind = ErrorKind::kTimeout;
+  failure.rank = config_.rank;
+  failure.message = "wait timed out after " + std::to_string(timeout_ms) + " ms on rank " +
+                    std::to_string(config_.rank) + " of group '" + config_.name +
+                    "'; the operation is still pending, and may be waited for again";
+  raise(failure);
+}
+
+void Communicator::request_progress() {
+  if (!forked()) runtime_.engine().submit(Submission::kLarge);
+}
+
+// Runs once, on the thread that reports the failure: the progress thread, the control thread, or
+// the caller of abort().
+void Communicator::on_first_failure(Failure& failure) {
+  const bool is_mine = failure.rank == kNoRank || failure.rank == config_.rank;
+  if (is_mine) {
+    const std::string departure = channels_->departure(failure.peer);
+    if (failure.kind == ErrorKind::kPeerLost && !departure.empty()) {
+      failure.message = name_of_rank(*topology_, failure.peer) + " " + departure;
+    }
+    if (failure.kind == ErrorKind::kTimeout && failure.peer != kNoRank) {
+      failure.message += "; look at " + name_of_rank(*topology_, failure.peer);
+    }
+    failure.message = report_of(failure, config_.rank, config_.name);
+  } else {
+    failure.message = relayed_report(failure.message, failure.rank);
+  }
+  failure.rank = config_.rank;
+  log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));
+  runtime_.connector().fail(id_of(*topology_), config_.rank, failure);
+  channels_->hang_up();
+  failure.message = with_advice(failure.message, failure.kind);
+}
+
+void Communicator::abort(const std::string& reason) {
+  if (forked()) return;
+  Failure failure;
+  failure.kind = ErrorKind::kAborted;
+  failure.message = name_of_rank(*topology_, config_.rank) + " aborted the group" +
+                    (reason.empty() ? "" : ": " + reason);
+  latch_->report(std::move(failure));
+  drain();
+}
+
+// Waits until the progress thread has failed everything pending and the buffers are free again.
+void Communicator::drain() {
+  const TimeNs deadline = now_ns() + kDrainLimit;
+  while ((collectives_->busy() || messages_->busy()) && now_ns() < deadline) {
+    runtime_.engine().submit(Submission::kLarge);
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+void Communicator::shutdown() {
+  if (forked()) return;  // it is the parent's: the connector keeps its channels open
+  std::call_once(shut_down_, [this] {
+    if (collectives_->busy() || messages_->busy()) {
+      abort("the process group was destroyed while operations were pending");
+    }
+    runtime_.connector().detach(id_of(*topology_), config_.rank);
+    Failure destroyed;
+    destroyed.kind = ErrorKind::kAborted;
+    destroyed.message = "the process group was destroyed";
+    destroyed.rank = config_.rank;
+    latch_->close(std::move(destroyed));
+    drain();
+    runtime_.engine().remove(collectives_.get());
+    runtime_.engine().remove(messages_.get());
+    runtime_.engine().unshare_machine(share_of(*topology_));
+    channels_->hang_up();
+  });
+}
+
+bool Communicator::forked() const noexcept { return forks() != made_at_fork_; }
+
+void Communicator::check_process() const {
+  if (!forked()) return;
+  raise(ErrorKind::kInvalidArgument,
+        "this process was forked from rank " + std::to_string(config_.rank) +
+            " after its group was made, and cannot use the group: start it with spawn");
+}
+
+int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
+  return timeout_ms < 0 ? timeout_ms_.load(std::memory_order_relaxed) : timeout_ms;
+}
+
+const std::string& Communicator::host_of(int rank) const {
+  return topology_->records.at(static_cast<std::size_t>(rank)).host;
+}
+
+uint64_t Communicator::sequence() const { return collectives_->sequence(); }
+
+const Failure* Communicator::failure() const { return latch_->failure(); }
+
+Counters Communicator::counters() const {
+  Counters counters;
+  counters.operations = collectives_->sequence();
+  counters.bytes_sent = collectives_->sent_bytes() + messages_->sent_bytes();
+  counters.bytes_received = collectives_->received_bytes() + messages_->received_bytes();
+  counters.busy_ns = collectives_->busy_ns();
+  return counters;
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,43 @@
+#include "comm/failure_report.h"
+
+namespace fastgpu {
+namespace {
+
+std::string seen_by(int rank) { return "Seen by rank " + std::to_string(rank) + " "; }
+
+const char* advice_for(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kPeerLost:
+      return "start the lost rank again or destroy the group";
+    case ErrorKind::kTimeout:
+      return "find out what holds up the other rank, or allow more time, in a new group";
+    case ErrorKind::kMismatch:
+      return "correct the calls, and destroy the group";
+    default:
+      return "make a new group to go on";
+  }
+}
+
+}  // namespace
+
+std::string report_of(const Failure& failure, int rank, const std::string& group) {
+  std::string text = failure.message + ". " + seen_by(rank);
+  if (!failure.op.empty()) {
+    text += "in " + failure.op;
+    if (failure.sequence >= 0) text += " #" + std::to_string(failure.sequence);
+    text += " ";
+  }
+  return text + "of group '" + group + "'";
+}
+
+std::string relayed_report(const std::string& report, int reporter) {
+  if (report.find(seen_by(reporter)) != std::string::npos) return report;
+  return report + ", reported by rank " + std::to_string(reporter);
+}
+
+std::string with_advice(const std::string& report, ErrorKind kind) {
+  return report + ". Every later call on this group raises the same error; " + advice_for(kind) +
+         ".";
+}
+
+}  // namespace fastgpu

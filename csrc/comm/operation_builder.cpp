@@ -1,0 +1,171 @@
+#include "comm/operation_builder.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/cache_lines.h"
+#include "base/wait_policy.h"
+#include "kernels/copy.h"
+#include "kernels/reduce.h"
+
+namespace fastgpu {
+namespace {
+
+// Below these sizes the kernel takes longer to look up the sender's pages than a second copy takes.
+// If ranks share cores, the sender is also likely to wait for its turn.
+constexpr uint64_t kSingleCopyFromBytes = 32 * 1024;
+constexpr uint64_t kSingleCopyFromBytesOversubscribed = 64 * 1024;
+
+// On processors where a line that another core has read stays Owned, the sender's next write to its
+// buffer would cost more than the copy that a single-copy read saves.
+bool uses_single_copy(SingleCopy wanted) {
+  return wanted == SingleCopy::kAlways || (wanted == SingleCopy::kAuto && !lines_stay_owned());
+}
+
+// Whether sums of few numbers overflow: float16 and the 8-bit floats.
+bool is_narrow(DType dtype) {
+  return dtype == DType::kFloat16 || (dtype >= DType::kFloat8E4M3 && dtype < DType::kInt8);
+}
+
+[[noreturn]] void refuse(const CollectiveCall& call, const std::string& why) {
+  raise(ErrorKind::kInvalidArgument, std::string(name_of(call.shape.collective)) + ": " + why);
+}
+
+void check_counts(const CollectiveCall& call, int rank, int world) {
+  const auto ranks = static_cast<std::size_t>(world);
+  if (call.send_counts.size() != call.recv_counts.size() ||
+      (!call.send_counts.empty() && call.send_counts.size() != ranks)) {
+    refuse(call, "send and receive counts must be given for each of the " + std::to_string(ranks) +
+                     " ranks, not for " + std::to_string(call.send_counts.size()) + " and " +
+                     std::to_string(call.recv_counts.size()));
+  }
+  if (call.send_counts.empty()) return;
+  const auto me = static_cast<std::size_t>(rank);
+  if (call.send_counts[me] != call.recv_counts[me]) {
+    refuse(call, "this rank sends itself " + std::to_string(call.send_counts[me]) +
+                     " elements, and has room for " + std::to_string(call.recv_counts[me]) +
+                     " of its own; both must be the same");
+  }
+}
+
+}  // namespace
+
+OperationBuilder::OperationBuilder(const Config& config, SymmetricHeap& heap)
+    : config_(config),
+      uses_single_copy_(uses_single_copy(config.single_copy)),
+      streamed_from_bytes_(cache_bytes() / static_cast<uint64_t>(config.machine.ranks)),
+      scratch_pool_(std::make_shared<ScratchPool>()),
+      shared_scratch_pool_(std::make_shared<ScratchPool>(&heap)) {}
+
+void OperationBuilder::check(const CollectiveCall& call) const {
+  const CallShape& shape = call.shape;
+  if (has_root(shape.collective) && (shape.root < 0 || shape.root >= config_.world)) {
+    refuse(call, "root " + std::to_string(shape.root) + " is not a rank; allowed: 0 to " +
+                     std::to_string(config_.world - 1));
+  }
+  if (reduces(shape.collective) && find_reduce(shape.dtype, shape.reduce_op) == nullptr) {
+    refuse(call, why_not(shape.dtype, shape.reduce_op));
+  }
+  check_counts(call, config_.rank, config_.world);
+}
+
+void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Plan& plan) const {
+  Task& task = operation.task;
+  const CallShape& shape = call.shape;
+  task.call.shape = shape;
+  if (!has_root(shape.collective)) task.call.shape.root = kNoRoot;
+  task.call.algorithm = plan.choice.algorithm;
+  task.call.codec = plan.key.codec;
+  task.call.lanes = static_cast<uint8_t>(plan.choice.lanes);
+  task.key = pack(task.call);
+  task.element_size = static_cast<uint32_t>(size_of(shape.dtype));
+  task.rank = config_.rank;
+  task.schedule = plan.schedule;
+  task.sent_bytes = plan.sent_bytes;
+  task.received_bytes = plan.received_bytes;
+  const bool sums = reduces(shape.collective);
+  task.reduce = sums ? find_reduce(shape.dtype, shape.reduce_op) : nullptr;
+  task.reduce_both = sums ? find_reduce_both(shape.dtype, shape.reduce_op) : nullptr;
+  // A reduction reads its targets, so they are in the caches already.
+  const bool streams = !sums && plan.received_bytes >= streamed_from_bytes_;
+  task.copy = streams ? copy_streaming : CopyKernel{};
+  // On AMD, a line that another core has read stays Owned, and rewriting it is slow.
+  const bool rewrites = plan.schedule->scratch_shared && lines_stay_owned();
+  task.staging_copy = rewrites ? copy_streaming : CopyKernel{};
+  task.single_copy_from_bytes = single_copy_from_bytes(shape.collective);
+  task.scratch_pool = plan.schedule->scratch_shared ? shared_scratch_pool_ : scratch_pool_;
+  bind(operation, call);
+}
+
+// The frame size from which a single copy, made by the receiver out of the sender's memory, beats a
+// copy into the ring and another one out of it. A reduction would need the second copy anyway. In a
+// broadcast one rank copies in while another one copies out.
+uint64_t OperationBuilder::single_copy_from_bytes(Collective collective) const {
+  if (!uses_single_copy_ || reduces(collective) || collective == Collective::kBroadcast) {
+    return UINT64_MAX;
+  }
+  return oversubscribed(config_.machine.ranks, config_.machine.cores)
+             ? kSingleCopyFromBytesOversubscribed
+             : kSingleCopyFromBytes;
+}
+
+void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
+  Task& task = operation.task;
+  task.input = call.input;
+  task.data = call.data;
+  task.timeout_ns = ns_of_ms(call.timeout_ms);
+  operation.deadline = kNever;
+  operation.started = false;
+  // Large scratch is taken now, while the caller can still be told that there is no memory.
+  if (task.schedule->scratch_bytes > kSmallScratchBytes) operation.take_scratch();
+  task.prologue = std::move(call.prologue);
+  task.epilogue = std::move(call.epilogue);
+  task.keep_alive = std::move(call.keep_alive);
+  if (task.reduce != nullptr) add_scaling(operation, call);
+}
+
+// AVG and PREMUL_SUM are sums with a factor. The factor is applied after the sum, which costs no
+// precision; or before it, if the caller asked for that or the sum would overflow.
+void OperationBuilder::add_scaling(Operation& operation, const CollectiveCall& call) const {
+  const CallShape& shape = call.shape;
+  if (shape.reduce_op == ReduceOp::kPremulSum) {
+    return scale_input(operation, call, call.premul_factor);
+  }
+  if (shape.reduce_op != ReduceOp::kAvg) return;
+  const double factor = 1.0 / config_.world;
+  if (is_narrow(shape.dtype)) return scale_input(operation, call, factor);
+  if (shape.collective == Collective::kReduce && shape.root != config_.rank) return;
+  Task& task = operation.task;
+  task.epilogue = [data = task.data, count = shape.count, dtype = shape.dtype, factor,
+                   then = std::move(task.epilogue)] {
+    scale(data, count, dtype, factor);
+    if (then) then();
+  };
+}
+
+// Only all_reduce is in place. The input of the others is the caller's, and so a copy is scaled.
+void OperationBuilder::scale_input(Operation& operation, const CollectiveCall& call,
+                                   double factor) const {
+  Task& task = operation.task;
+  const CallShape& shape = call.shape;
+  const bool all_parts = shape.collective == Collective::kReduceScatter;
+  const uint64_t elements = shape.count * static_cast<uint64_t>(all_parts ? config_.world : 1);
+  const uint64_t size_bytes = elements * size_of(shape.dtype);
+  std::byte* scaled = task.data;
+  std::shared_ptr<void> owner;
+  if (shape.collective != Collective::kAllReduce) {
+    const auto scratch = std::make_shared<Scratch>(scratch_pool_, size_bytes);
+    scaled = scratch->memory();
+    owner = scratch;
+    task.input = scaled;
+  }
+  task.prologue = [source = call.input, scaled, owner, size_bytes, dtype = shape.dtype, factor,
+                   elements, first = std::move(task.prologue)] {
+    if (first) first();
+    if (owner != nullptr) std::memcpy(scaled, source, size_bytes);
+    scale(scaled, elements, dtype, factor);
+  };
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,52 @@
+// Makes operations of calls: checks a call, chooses kernels and how frames travel, and adds the
+// scaling that AVG and PREMUL_SUM need.
+// Ownership: owns the scratch pools of a communicator's operations; `heap` outlives it.
+// Thread safety: all calls, any thread, on different operations.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/call.h"
+#include "comm/calls.h"
+#include "comm/options.h"
+#include "comm/planner.h"
+#include "engine/engine.h"
+#include "engine/operation.h"
+#include "memory/scratch_pool.h"
+
+namespace fastgpu {
+
+class OperationBuilder {
+ public:
+  struct Config {
+    int rank = 0;
+    int world = 1;
+    MachineShare machine;
+    SingleCopy single_copy = SingleCopy::kAuto;
+  };
+
+  OperationBuilder(const Config& config, SymmetricHeap& heap);
+
+  // Raises InvalidArgumentError for a call that cannot be made.
+  void check(const CollectiveCall& call) const;
+  // Fills in all that follows from the shape of a checked call, then what bind() does.
+  void fill(Operation& operation, CollectiveCall& call, const Plan& plan) const;
+  // Fills in what is this call's own: memory, deadline and hooks, which are moved out of the call.
+  // The operation was filled for a call of the same shape, and has ended.
+  void bind(Operation& operation, CollectiveCall& call) const;
+
+ private:
+  uint64_t single_copy_from_bytes(Collective collective) const;
+  void add_scaling(Operation& operation, const CollectiveCall& call) const;
+  void scale_input(Operation& operation, const CollectiveCall& call, double factor) const;
+
+  const Config config_;
+  const bool uses_single_copy_;
+  // Results of this size would not stay in the caches that the ranks of a machine share.
+  const uint64_t streamed_from_bytes_;
+  const std::shared_ptr<ScratchPool> scratch_pool_;
+  const std::shared_ptr<ScratchPool> shared_scratch_pool_;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,19 @@
+#include "engine/failure_latch.h"
+
+#include <utility>
+
+namespace fastgpu {
+
+void FailureLatch::report(Failure failure) { latch(std::move(failure), on_first_); }
+
+void FailureLatch::close(Failure failure) { latch(std::move(failure), {}); }
+
+void FailureLatch::latch(Failure failure, const OnFirst& on_first) {
+  const std::lock_guard lock(mutex_);
+  if (first_ != nullptr) return;
+  if (on_first) on_first(failure);
+  first_ = std::make_unique<const Failure>(std::move(failure));
+  latched_.store(first_.get(), std::memory_order_release);
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,52 @@
+// The first failure of a communicator. Its queues share one latch: once the latch holds a failure,
+// every queue fails everything pending with it and refuses every later call.
+//
+// Invariants:
+//  1. The latch takes one failure, the first one reported, and never lets go of it.
+//  2. `on_first` has returned before any thread sees the failure: by the time an operation fails,
+//     the peers have been told why.
+//  3. After report() or close() has returned, on_first does not run any more.
+// Ownership: shared by the communicator, its queues and its channels. Thread safety: all calls, any
+// thread; report() may be called inside on_first's callees only through another thread.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "base/error.h"
+
+namespace fastgpu {
+
+class FailureLatch {
+ public:
+  // Called once, by the thread that reports the first failure: completes its text, and stops the
+  // communicator. Must not report to this latch.
+  using OnFirst = std::function<void(Failure&)>;
+
+  explicit FailureLatch(OnFirst on_first = {}) : on_first_(std::move(on_first)) {}
+  FailureLatch(const FailureLatch&) = delete;
+  FailureLatch& operator=(const FailureLatch&) = delete;
+
+  // Latches the failure, unless there is one already.
+  void report(Failure failure);
+  // Like report(), for an end that is nobody's fault: on_first does not run.
+  void close(Failure failure);
+
+  // nullptr: none so far. Valid as long as the latch is.
+  const Failure* failure() const noexcept { return latched_.load(std::memory_order_acquire); }
+  void raise_if_failed() const {
+    if (const Failure* first = failure()) raise(*first);
+  }
+
+ private:
+  void latch(Failure failure, const OnFirst& on_first);
+
+  const OnFirst on_first_;
+  std::mutex mutex_;                      // held while a failure is latched
+  std::unique_ptr<const Failure> first_;  // guarded by mutex_, constant once set
+  std::atomic<const Failure*> latched_{nullptr};
+};
+
+}  // namespace fastgpu

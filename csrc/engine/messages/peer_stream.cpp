@@ -1,0 +1,303 @@
+#include "engine/messages/peer_stream.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace fastgpu {
+namespace {
+
+void check_size(int peer, const MessageOperation& recv, uint64_t size_bytes) {
+  if (recv.size_bytes == size_bytes) return;
+  raise(make_failure(
+      ErrorKind::kMismatch,
+      "rank " + std::to_string(peer) + " sent a message of " + std::to_string(size_bytes) +
+          " bytes with tag " + std::to_string(recv.tag) + ", but the matching receive is of " +
+          std::to_string(recv.size_bytes) + " bytes; both sides must name the same size",
+      peer, "recv"));
+}
+
+void raise_if_departed(ChannelSource& channels, int peer, const char* op) {
+  if (!channels.departed(peer)) return;
+  raise(make_failure(ErrorKind::kPeerLost,
+                     "the connection to rank " + std::to_string(peer) + " is closed", peer, op));
+}
+
+[[noreturn]] void raise_broken(int peer, const char* what) {
+  raise(make_failure(ErrorKind::kPeerLost, "rank " + std::to_string(peer) + " sent " + what, peer,
+                     "recv"));
+}
+
+}  // namespace
+
+FrameHeader PeerStream::pack(const Header& header, uint64_t payload_bytes) {
+  FrameHeader frame;
+  frame.ordinal = header.count;
+  frame.sequence = header.id;
+  frame.size_bytes = payload_bytes;
+  frame.key = {static_cast<uint64_t>(header.kind) | static_cast<uint64_t>(header.tag) << 32,
+               header.size_bytes};
+  return frame;
+}
+
+PeerStream::Header PeerStream::unpack(const FrameHeader& frame) {
+  Header header;
+  header.kind = static_cast<Kind>(frame.key[0] & 0xff);
+  header.tag = static_cast<uint32_t>(frame.key[0] >> 32);
+  header.id = frame.sequence;
+  header.size_bytes = frame.key[1];
+  header.count = frame.ordinal;
+  return header;
+}
+
+bool PeerStream::poll() {
+  bool moved = poll_in();
+  moved |= poll_out();
+  return moved;
+}
+
+bool PeerStream::poll_out() {
+  bool moved = false;
+  while (departing_ || next_frame()) {
+    SendChannel* channel = context_.channels.sender(peer_, context_.lane);
+    if (channel == nullptr) return moved;
+    const Io io = channel->try_send(departing_->frame);
+    if (io == Io::kClosed) raise_if_departed(context_.channels, peer_, "send");
+    moved |= io == Io::kMoved;
+    if (!departing_->frame.done) return moved;
+    frame_left();
+  }
+  return moved;
+}
+
+void PeerStream::put(const Header& header, MessagePtr message, const std::byte* payload,
+                     uint64_t size_bytes) {
+  Departing& departing = departing_.emplace();
+  departing.frame.header = pack(header, size_bytes);
+  departing.frame.payload = payload;
+  departing.message = std::move(message);
+}
+
+// Picks what leaves next: controls first, then granted pieces, then new messages.
+bool PeerStream::next_frame() {
+  if (!controls_.empty()) {
+    put(controls_.front(), nullptr, nullptr, 0);
+    controls_.pop_front();
+    return true;
+  }
+  if (!granted_.empty()) {
+    const auto& [id, message] = granted_.front();
+    const uint64_t piece = std::min(kPieceBytes, message->size_bytes - message->moved_bytes);
+    put({.kind = Kind::kData, .tag = message->tag, .id = id, .size_bytes = piece}, message,
+        message->data + message->moved_bytes, piece);
+    return true;
+  }
+  if (queue_.empty() || budget_.messages == 0) return false;
+  MessagePtr message = std::move(queue_.front());
+  queue_.pop_front();
+  --budget_.messages;
+  Header header{.kind = Kind::kEager,
+                .tag = message->tag,
+                .id = ++last_id_,
+                .size_bytes = message->size_bytes};
+  if (message->size_bytes <= std::min(kEagerBytes, budget_.bytes)) {
+    budget_.bytes -= message->size_bytes;
+    const std::byte* payload = message->data;
+    put(header, std::move(message), payload, header.size_bytes);
+    return true;
+  }
+  header.kind = Kind::kRts;
+  put(header, nullptr, nullptr, 0);
+  offered_[header.id] = std::move(message);
+  return true;
+}
+
+void PeerStream::frame_left() {
+  const uint64_t size_bytes = departing_->frame.header.size_bytes;
+  const MessagePtr message = std::move(departing_->message);
+  departing_.reset();
+  if (message == nullptr) return;
+  message->moved_bytes += size_bytes;
+  if (message->moved_bytes < message->size_bytes) return;
+  if (!granted_.empty() && granted_.front().second == message) granted_.pop_front();
+  context_.finish(message);
+}
+
+bool PeerStream::poll_in() {
+  RecvChannel* channel = context_.channels.receiver(peer_, context_.lane);
+  if (channel == nullptr) return false;
+  bool moved = false;
+  for (;;) {
+    if (!arriving_) {
+      FrameHeader frame;
+      const Io io = channel->peek(frame);
+      if (io == Io::kClosed) {
+        const char* op = awaits_peer();
+        if (op != nullptr) raise_if_departed(context_.channels, peer_, op);
+      }
+      if (io != Io::kMoved) return moved;
+      begin_frame(frame);
+    }
+    const Io io = channel->try_recv(arriving_->incoming);
+    if (io == Io::kClosed) raise_if_departed(context_.channels, peer_, "recv");
+    moved |= io == Io::kMoved;
+    if (!arriving_->incoming.done) return moved;
+    frame_arrived();
+    moved = true;
+  }
+}
+
+// The kind of operation that cannot end without another frame from the peer; nullptr: none.
+const char* PeerStream::awaits_peer() const {
+  if (!receiving_.empty()) return "recv";
+  for (const MessagePtr& recv : context_.posted) {
+    if (recv->peer == peer_ || (recv->peer == kNoRank && ends_any_source_)) return "recv";
+  }
+  if (!offered_.empty()) return "send";
+  return !queue_.empty() && budget_.messages == 0 ? "send" : nullptr;
+}
+
+// Decides where the payload of an arriving frame goes.
+void PeerStream::begin_frame(const FrameHeader& frame) {
+  const Header header = unpack(frame);
+  Arriving& arriving = arriving_.emplace();
+  arriving.header = header;
+  arriving.incoming.size_bytes = frame.size_bytes;
+  if (header.kind == Kind::kData) {
+    const auto found = receiving_.find(header.id);
+    if (found == receiving_.end() ||
+        frame.size_bytes > found->second->size_bytes - found->second->moved_bytes) {
+      raise_broken(peer_, "data that nobody asked for");
+    }
+    arriving.message = found->second;
+    arriving.incoming.target = arriving.message->data + arriving.message->moved_bytes;
+  } else if (header.kind == Kind::kEager) {
+    if (frame.size_bytes != header.size_bytes || frame.size_bytes > kEagerBytes) {
+      raise_broken(peer_, "a malformed message");
+    }
+    arriving.message = match(header);
+    if (arriving.message == nullptr) arriving.payload.resize(frame.size_bytes);
+    arriving.incoming.target =
+        arriving.message != nullptr ? arriving.message->data : arriving.payload.data();
+  } else if (frame.size_bytes != 0) {
+    raise_broken(peer_, "a malformed message");
+  }
+}
+
+void PeerStream::frame_arrived() {
+  Arriving arrived = std::move(*arriving_);
+  arriving_.reset();
+  const Header& header = arrived.header;
+  switch (header.kind) {
+    case Kind::kEager:
+      return eager_arrived(std::move(arrived));
+    case Kind::kRts:
+      if (const MessagePtr recv = match(header)) return grant(header, recv);
+      unexpected_.push_back({header, {}});
+      return;
+    case Kind::kCts:
+      if (const auto found = offered_.find(header.id); found != offered_.end()) {
+        granted_.emplace_back(header.id, std::move(found->second));
+        offered_.erase(found);
+      }
+      return;
+    case Kind::kData:
+      return data_arrived(arrived);
+    case Kind::kCredit:
+      budget_.messages += header.count;
+      budget_.bytes += header.size_bytes;
+      return;
+  }
+}
+
+void PeerStream::eager_arrived(Arriving arrived) {
+  if (arrived.message != nullptr) {
+    return_budget(arrived.header);
+    context_.finish(arrived.message);
+    return;
+  }
+  unexpected_.push_back({arrived.header, std::move(arrived.payload)});
+  // A receive may have been posted since the frame began to arrive.
+  for (auto recv = context_.posted.begin(); recv != context_.posted.end(); ++recv) {
+    const bool from_here = (*recv)->peer == kNoRank || (*recv)->peer == peer_;
+    if (!from_here || !take_unexpected(*recv)) continue;
+    context_.posted.erase(recv);
+    return;
+  }
+}
+
+void PeerStream::data_arrived(const Arriving& arrived) {
+  MessageOperation& message = *arrived.message;
+  message.moved_bytes += arrived.header.size_bytes;
+  if (message.moved_bytes < message.size_bytes) return;
+  receiving_.erase(arrived.header.id);
+  return_budget({.kind = Kind::kRts});
+  context_.finish(arrived.message);
+}
+
+// Takes the first posted receive that fits this message off the list; their sizes must agree.
+MessagePtr PeerStream::match(const Header& header) {
+  std::list<MessagePtr>& posted = context_.posted;
+  const auto found = std::find_if(posted.begin(), posted.end(), [&](const MessagePtr& recv) {
+    return (recv->peer == kNoRank || recv->peer == peer_) && recv->tag == header.tag;
+  });
+  if (found == posted.end()) return nullptr;
+  check_size(peer_, **found, header.size_bytes);
+  MessagePtr recv = std::move(*found);
+  posted.erase(found);
+  recv->work->set_source(peer_);
+  return recv;
+}
+
+bool PeerStream::take_unexpected(const MessagePtr& recv) {
+  const auto found =
+      std::find_if(unexpected_.begin(), unexpected_.end(),
+                   [&](const Unexpected& message) { return message.header.tag == recv->tag; });
+  if (found == unexpected_.end()) return false;
+  const Unexpected taken = std::move(*found);
+  unexpected_.erase(found);
+  check_size(peer_, *recv, taken.header.size_bytes);
+  recv->work->set_source(peer_);
+  if (taken.header.kind == Kind::kRts) {
+    grant(taken.header, recv);
+    return true;
+  }
+  if (!taken.payload.empty()) {
+    std::memcpy(recv->data, taken.payload.data(), taken.payload.size());
+  }
+  return_budget(taken.header);
+  context_.finish(recv);
+  return true;
+}
+
+void PeerStream::grant(const Header& header, const MessagePtr& recv) {
+  receiving_[header.id] = recv;
+  controls_.push_back({.kind = Kind::kCts, .id = header.id});
+}
+
+// Budget is returned in batches, except while the sender may be waiting for it.
+void PeerStream::return_budget(const Header& header) {
+  ++owed_.messages;
+  if (header.kind == Kind::kEager) owed_.bytes += header.size_bytes;
+  const bool pressed = unexpected_.size() >= kMessageBudget / 2;
+  if (!pressed && owed_.messages < kMessageBudget / 8 && owed_.bytes < kByteBudget / 8) return;
+  controls_.push_back({.kind = Kind::kCredit, .size_bytes = owed_.bytes, .count = owed_.messages});
+  owed_ = {};
+}
+
+void PeerStream::for_each_pending(const std::function<void(const MessagePtr&)>& visit) const {
+  for (const MessagePtr& send : queue_) visit(send);
+  for (const auto& [id, send] : offered_) visit(send);
+  for (const auto& [id, send] : granted_) visit(send);
+  for (const auto& [id, recv] : receiving_) visit(recv);
+  // A message under way as one eager frame is on no list.
+  if (departing_ && departing_->message != nullptr &&
+      (granted_.empty() || granted_.front().second != departing_->message)) {
+    visit(departing_->message);
+  }
+  if (arriving_ && arriving_->message != nullptr && arriving_->header.kind == Kind::kEager) {
+    visit(arriving_->message);
+  }
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,46 @@
+// The text of a failure: its parts, and their order.
+#include "check.h"
+#include "comm/failure_report.h"
+
+namespace fastgpu {
+namespace {
+
+TEST(a_report_says_what_where_and_what_to_do) {
+  Failure failure =
+      make_failure(ErrorKind::kPeerLost, "rank 1 (host n2, pid 4711) was lost: its process ended",
+                   1, "all_reduce");
+  failure.sequence = 19;
+  const std::string report = report_of(failure, 0, "dp");
+  CHECK_EQ(report,
+           "rank 1 (host n2, pid 4711) was lost: its process ended. Seen by rank 0 in all_reduce "
+           "#19 of group 'dp'");
+  CHECK_EQ(with_advice(report, failure.kind),
+           report +
+               ". Every later call on this group raises the same error; start the lost rank "
+               "again or destroy the group.");
+}
+
+TEST(a_report_of_no_operation_names_the_group) {
+  CHECK_EQ(report_of(make_failure(ErrorKind::kAborted, "aborted"), 3, "dp"),
+           "aborted. Seen by rank 3 of group 'dp'");
+  CHECK_EQ(report_of(make_failure(ErrorKind::kTimeout, "late", 1, "recv"), 3, "dp"),
+           "late. Seen by rank 3 in recv of group 'dp'");
+}
+
+// From rank to rank a report stays as it is, but for the last one that passed it on.
+TEST(a_relayed_report_has_no_second_prefix) {
+  const std::string report = report_of(make_failure(ErrorKind::kAborted, "aborted"), 12, "dp");
+  CHECK_EQ(relayed_report(report, 12), report);
+  CHECK_EQ(relayed_report(report, 1), report + ", reported by rank 1");
+}
+
+TEST(every_kind_of_failure_has_an_advice) {
+  for (const ErrorKind kind : {ErrorKind::kPeerLost, ErrorKind::kTimeout, ErrorKind::kMismatch,
+                               ErrorKind::kAborted, ErrorKind::kAuthentication}) {
+    CHECK(with_advice("x", kind).starts_with("x. Every later call on this group raises"));
+    CHECK(with_advice("x", kind).ends_with("group.") || with_advice("x", kind).ends_with("on."));
+  }
+}
+
+}  // namespace
+}  // namespace fastgpu
