@@ -229,8 +229,8 @@ MakeEnds over_tcp() {
   std::printf("TCP over loopback\n");
   return [shared](std::size_t me, const Heaps&) {
     shared->poller = std::make_unique<Poller>();
-    return Ends{make_tcp_sender(copy_of(shared->out[me]), *shared->poller),
-                make_tcp_receiver(copy_of(shared->in[1 - me]), *shared->poller)};
+    return Ends{make_tcp_sender(make_tcp_stream(copy_of(shared->out[me])), *shared->poller),
+                make_tcp_receiver(make_tcp_stream(copy_of(shared->in[1 - me])), *shared->poller)};
   };
 }
 

@@ -55,7 +55,8 @@ void Connector::hand_over_stream(uint64_t id, Entry& entry) {
   UniqueFd socket = entry.link.release();
   entries_.erase(id);
   if (owner != nullptr) {
-    owner->sink->on_sender(peer, lane, make_tcp_sender(std::move(socket), engine_));
+    owner->sink->on_sender(peer, lane,
+                           make_tcp_sender(make_tcp_stream(std::move(socket)), engine_));
   }
 }
 
@@ -223,7 +224,7 @@ void Connector::handle_stream(uint64_t id, Entry& entry, const ControlMessage& m
   entries_.erase(id);
   Member* owner = member(stream.communicator, stream.me);
   owner->sink->on_receiver(stream.peer, static_cast<int>(message.number),
-                           make_tcp_receiver(std::move(socket), engine_));
+                           make_tcp_receiver(make_tcp_stream(std::move(socket)), engine_));
   count_received(stream);
 }
 
