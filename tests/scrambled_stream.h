@@ -1,5 +1,5 @@
-// A stream that changes every byte on its way, as an encrypted one does. Whoever reads or writes
-// its socket directly breaks the connection. Ownership and threading: as transport/socket/stream.h.
+// A stream that changes every byte on its way, as an encrypted one does. Code that reads or writes
+// the socket directly gets wrong bytes. Ownership and threading: as transport/socket/stream.h.
 #pragma once
 
 #include <algorithm>

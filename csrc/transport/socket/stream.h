@@ -1,6 +1,5 @@
-// A stream of bytes to a peer: what TCP channels and control links read from and write to. It is
-// plain TCP today. An encrypted stream can replace it, because nobody else reads or writes the
-// socket.
+// A stream of bytes to a peer, below TCP channels and control links. It is plain TCP today. An
+// encrypted stream can replace it, because nobody else reads or writes the socket.
 //
 // Ownership: a stream owns its socket.
 // Threading: one thread at a time; shut_down() from any thread while the stream exists.

@@ -1,4 +1,4 @@
-// Channels over a stream of bytes: one stream carries one lane in one direction. Header and payload
+// Channels over a stream of bytes: a stream carries one lane in one direction. Header and payload
 // leave in one vectored write. A payload that is stored, not reduced, is read directly into its
 // target.
 //
