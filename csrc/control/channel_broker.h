@@ -51,14 +51,15 @@ class ChannelBroker {
   std::unique_ptr<SendChannel> stream_sender(std::unique_ptr<Stream> stream);
   std::unique_ptr<RecvChannel> stream_receiver(std::unique_ptr<Stream> stream);
 
+  // Shared by both channels of a lane, and made by the first.
+  std::shared_ptr<BufferCredits> credits_of(const RingPeer& peer, int lane);
+
   // A segment of a peer has arrived: receivers that wait for it look again.
   void wake_engine() { engine_.wake(); }
   void forget(const MemberKey& key);
 
  private:
   using LaneKey = std::tuple<PairKey, int, pid_t>;  // pair, lane, process
-
-  std::shared_ptr<BufferCredits> credits_of(const RingPeer& peer, int lane);
 
   Poller& engine_;
   const SymmetricHeap& heap_;
