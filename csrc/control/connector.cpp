@@ -84,6 +84,7 @@ void Connector::run_and_wait(const std::function<void()>& command, TimeNs deadli
 
 void Connector::take_connection(Link link, ControlMessage first) {
   const PairKey pair{{first.communicator, first.to}, first.from};
+  const std::string from = describe_peer(link.fd());
   try {
     registry_.check_peer(pair);
     if (first.kind == ControlKind::kStream) {
@@ -92,7 +93,8 @@ void Connector::take_connection(Link link, ControlMessage first) {
       take_hello(std::move(link), std::move(first), pair);
     }
   } catch (const CommError& error) {
-    log(LogLevel::kWarn, "connection_refused", "reason=" + quoted(error.what()));
+    log(LogLevel::kWarn, "connection_refused",
+        "from=" + quoted(from) + " reason=" + quoted(error.what()));
   }
 }
 

@@ -35,13 +35,12 @@ void Dialler::try_unix(uint64_t id) {
     if (!socket && now_ns() < dials_.at(id).deadline) {
       return loop_.call_after(kRetryInterval, [this, id] { try_unix(id); });
     }
-    if (!socket) why = "too many connections wait for it; is its process stopped?";
+    if (!socket) why = "too many connections wait for the unix socket @" + name;
   } catch (const CommError& error) {
     why = error.what();
   }
   if (!why.empty()) {
-    why = "it cannot be reached at the unix socket @" + name + ": " + why +
-          "; check that its process still runs";
+    why = "it cannot be reached: " + why + "; check that its process still runs and is not stopped";
   }
   finish(id, std::move(socket), why);
 }

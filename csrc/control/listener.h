@@ -41,8 +41,8 @@ class Listener {
   const UniqueFd unix_listener_;
   bool is_failing_ = false;  // accepting has failed, and this was logged
 
-  std::mutex mutex_;  // guards the next two
-  UniqueFd tcp_listener_;
+  std::mutex mutex_;       // guards the next two
+  UniqueFd tcp_listener_;  // set once, before the loop watches it
   uint16_t tcp_port_ = 0;
 
   EventLoop::Watch unix_watch_;

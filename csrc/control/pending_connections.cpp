@@ -43,7 +43,9 @@ void PendingConnections::read_first(uint64_t id) {
     if (received == Received::kNothing) return;
     if (received == Received::kMessage) return sort(id, std::move(first));
   } catch (const CommError& error) {
-    log(LogLevel::kWarn, "connection_refused", "reason=" + quoted(error.what()));
+    log(LogLevel::kWarn, "connection_refused",
+        "from=" + quoted(describe_peer(found->second.link.fd())) +
+            " reason=" + quoted(error.what()));
   }
   connections_.erase(id);
 }

@@ -119,6 +119,14 @@ UniqueFd dial_tcp(const Endpoint& endpoint) {
   return socket;
 }
 
+std::string describe_peer(int socket) {
+  SocketAddress peer;
+  peer.size = sizeof(peer.storage);
+  if (::getpeername(socket, peer.get(), &peer.size) != 0) return "a closed connection";
+  if (peer.storage.ss_family == AF_UNIX) return "process " + std::to_string(process_behind(socket));
+  return numeric_address(peer.get());
+}
+
 int dial_result(int socket) noexcept {
   pollfd wanted{.fd = socket, .events = POLLOUT, .revents = 0};
   if (::poll(&wanted, 1, 0) == 0) return EINPROGRESS;
