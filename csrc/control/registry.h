@@ -1,5 +1,5 @@
-// The communicators of this process and their peers: which channels were opened, who has left, and
-// who is lost. Each communicator is told through a ConnectionSink.
+// The communicators of this process and their peers: the channels that were opened, and the peers
+// that left or are lost. Each communicator is told through a ConnectionSink.
 //
 // Ownership: shares the sinks with their communicators.
 // Threading: the event loop's thread.
@@ -46,7 +46,7 @@ struct MemberKey {
   auto operator<=>(const MemberKey&) const = default;
 };
 
-// A rank of this process, and another rank of its communicator.
+// A rank of this process and a peer.
 struct PairKey {
   MemberKey member;
   int peer = kNoRank;

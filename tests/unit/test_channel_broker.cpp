@@ -1,4 +1,4 @@
-// What the channel broker makes, and how a stream becomes a channel.
+// The channels that the broker makes, and streams that become channels.
 #include <poll.h>
 #include <unistd.h>
 

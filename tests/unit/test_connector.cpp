@@ -1,5 +1,5 @@
-// Connectors that talk to each other, and to peers that break the protocol: only the connection of
-// such a peer may end.
+// Connectors with each other, and with peers that break the protocol. Only the connection of such
+// a peer may end.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>

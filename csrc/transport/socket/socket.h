@@ -68,7 +68,7 @@ UniqueFd listen_unix(const std::string& name);
 UniqueFd dial_unix(const std::string& name);
 // The process at the other end of a unix socket; 0 if it is in another pid namespace.
 pid_t process_behind(int socket) noexcept;
-// Who is at the other end of a connection, for messages: "process 4711" (unix) or "10.0.0.7".
+// The other end of a connection, for messages: "process 4711" (unix) or "10.0.0.7".
 std::string describe_peer(int socket);
 
 // One message with descriptors, over a unix socket. A message is never empty. It is sent or

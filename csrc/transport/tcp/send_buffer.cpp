@@ -17,7 +17,7 @@ constexpr double kSpare = 4;
 #ifdef SO_BUF_LOCK
 constexpr int kLockOption = SO_BUF_LOCK;
 #else
-constexpr int kLockOption = 72;  // of asm-generic/socket.h, since Linux 5.14
+constexpr int kLockOption = 72;  // asm-generic/socket.h, since Linux 5.14
 #endif
 constexpr int kSendLock = 1;
 

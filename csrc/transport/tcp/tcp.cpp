@@ -22,7 +22,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the wire is little-endian");
 
 constexpr std::size_t kHeaderBytes = sizeof(FrameHeader);
-// The limit of one call, so that the engine also serves its other channels.
+// The limit of one call, so that other channels also get their turn.
 constexpr std::size_t kCallBytes = 1 << 20;
 // A read asks for this many bytes more than it needs. That is enough for the next small frames. It
 // is little of a large payload, which would have to be copied from here to its target.
@@ -268,7 +268,7 @@ class TcpReceiver final : public RecvChannel {
 
   Connection connection_;
   ReadBuffer buffer_;
-  FrameHeader header_;  // of the current frame, if has_header_
+  FrameHeader header_;  // valid if has_header_
   bool has_header_ = false;
   bool refused_ = false;  // a size was wrong, so the start of the next frame is unknown
 };

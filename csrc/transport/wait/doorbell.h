@@ -7,7 +7,7 @@
 // Invariant: both sides execute a sequentially consistent fence between their write and their read.
 // So either the owner sees the data in its last look, or the ringer sees that the owner sleeps.
 //
-// Ownership: each side owns its mapping and its descriptors.
+// Ownership: both sides have their own mapping and descriptors.
 // Threading: ring() from any thread; the rest by the thread of the owner that sleeps.
 #pragma once
 
