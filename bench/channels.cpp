@@ -221,16 +221,17 @@ MakeEnds over_tcp() {
   uint16_t port = 0;
   const UniqueFd listener = listen_tcp({}, &port);
   for (std::size_t i = 0; i < 2; ++i) {
-    shared->out[i] = dial_tcp({"127.0.0.1", port});
+    const UniqueFd dialled = dial_tcp({"127.0.0.1", port});
     pollfd waiting{.fd = listener.get(), .events = POLLIN, .revents = 0};
     ::poll(&waiting, 1, -1);
-    shared->in[i] = accept_connection(listener.get());
+    shared->out[i] = copy_of(dialled);  // a copy: the library's own sockets do not survive a fork
+    shared->in[i] = copy_of(accept_connection(listener.get()));
   }
   std::printf("TCP over loopback\n");
   return [shared](std::size_t me, const Heaps&) {
     shared->poller = std::make_unique<Poller>();
-    return Ends{make_tcp_sender(copy_of(shared->out[me]), *shared->poller),
-                make_tcp_receiver(copy_of(shared->in[1 - me]), *shared->poller)};
+    return Ends{make_tcp_sender(make_tcp_stream(copy_of(shared->out[me])), *shared->poller),
+                make_tcp_receiver(make_tcp_stream(copy_of(shared->in[1 - me])), *shared->poller)};
   };
 }
 

@@ -1,218 +1,80 @@
 #include "control/connector.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstdio>
+#include <chrono>
 #include <future>
-#include <random>
+#include <limits>
+#include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
+#include "control/probe.h"
 
 namespace fastgpu {
 namespace {
 
-constexpr uint64_t kWakeId = 0;
-constexpr uint64_t kUnixListenerId = 1;
-constexpr uint64_t kTcpListenerId = 2;
-constexpr uint64_t kFirstEntryId = 16;
+constexpr TimeNs kDetachLimit = kSecond;
 
-std::string random_name() {
-  std::random_device random;
-  std::array<char, 48> text{};
-  const int size = std::snprintf(text.data(), text.size(), "fastgpu-%d-%08x%08x", ::getpid(),
-                                 random(), random());
-  return std::string(text.data(), static_cast<std::size_t>(size));
-}
-
-// How many connections may be open that have not named a group known here. The rest of the
-// process's descriptors is left for its groups.
-std::size_t most_strangers() {
-  constexpr rlim_t kMost = 4096;
-  rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return kMost;
-  return std::min(kMost, files.rlim_cur / 2);
-}
-
-void watch_fd(int epoll, int fd, uint64_t id) {
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  event.data.u64 = id;
-  if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
-    raise_system(ErrorKind::kRendezvous, "cannot watch a control connection", errno);
-  }
+void log_ended(const CommError& error) {
+  log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
 }
 
 }  // namespace
 
 Connector::Connector(Poller& engine, const SymmetricHeap& heap)
-    : engine_(engine),
-      heap_(heap),
-      most_strangers_(most_strangers()),
-      unix_name_(random_name()),
-      next_id_(kFirstEntryId) {
-  unix_listener_ = listen_unix(unix_name_);
-  epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
-  wake_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-  if (!epoll_ || !wake_) raise_system(ErrorKind::kRendezvous, "cannot start the connector", errno);
-  watch_fd(epoll_.get(), wake_.get(), kWakeId);
-  watch_fd(epoll_.get(), unix_listener_.get(), kUnixListenerId);
-  thread_ = std::thread([this] { loop(); });
-}
+    : broker_(engine, heap),
+      dialler_(loop_),
+      opener_(loop_, dialler_, registry_, broker_),
+      pending_(
+          loop_, [this](const MemberKey& key) { return registry_.has(key); },
+          [this](Link link, ControlMessage first) {
+            take_connection(std::move(link), std::move(first));
+          }),
+      listener_(
+          loop_, [this](Link link) { pending_.add(std::move(link)); },
+          [this] { return pending_.drop_oldest(); }),
+      thread_([this] { loop_.run(); }) {}
 
 Connector::~Connector() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  ::eventfd_write(wake_.get(), 1);
+  loop_.stop();
   thread_.join();
 }
 
-uint16_t Connector::listen(const PortRange& range) {
-  const std::lock_guard lock(mutex_);
-  if (!tcp_listener_) {
-    tcp_listener_ = listen_tcp(range, &tcp_port_);
-    watch_fd(epoll_.get(), tcp_listener_.get(), kTcpListenerId);
-  } else if (range.first != 0 && (tcp_port_ < range.first || tcp_port_ > range.last)) {
-    raise(ErrorKind::kRendezvous,
-          "this process listens on port " + std::to_string(tcp_port_) +
-              " since its first process group; FASTGPU_PORT_RANGE must admit it for later ones");
-  }
-  return tcp_port_;
-}
-
 bool Connector::probe(const std::string& unix_name, TimeNs deadline) const {
-  try {
-    ControlLink link(dial_patiently(unix_name), true);
-    ControlMessage message;
-    message.kind = ControlKind::kProbe;
-    link.send(std::move(message));
-    ControlMessage answer;
-    for (;;) {
-      const Received received = link.recv(answer);
-      if (received == Received::kMessage) break;
-      const TimeNs left = deadline - now_ns();
-      if (received == Received::kClosed || left <= 0) return false;
-      pollfd waiting{.fd = link.fd(), .events = POLLIN, .revents = 0};
-      ::poll(&waiting, 1, static_cast<int>(left / kMillisecond) + 1);
-    }
-    if (answer.descriptors.size() != 1) return false;
-    void* memory =
-        ::mmap(nullptr, sizeof(uint32_t), PROT_READ, MAP_SHARED, answer.descriptors[0].get(), 0);
-    if (memory == MAP_FAILED) return false;
-    const bool same = *static_cast<const uint32_t*>(memory) == answer.number;
-    ::munmap(memory, sizeof(uint32_t));
-    return same;
-  } catch (const CommError&) {
-    return false;
-  }
+  return can_map_memory_of(unix_name, deadline);
 }
 
 void Connector::attach(uint64_t communicator, int rank, std::shared_ptr<ConnectionSink> sink,
                        std::vector<PeerAddress> peers) {
+  const MemberKey key{communicator, rank};
   run_and_wait(
       [&] {
-        members_[{communicator, rank}] = {.sink = sink, .addresses = peers, .peers = {}};
-        resume_parked(communicator, rank);
+        registry_.attach(key, std::move(sink), std::move(peers));
+        pending_.resume(key);
       },
       kNever);
 }
 
 void Connector::open(uint64_t communicator, int rank, int peer, int lane) {
-  post([=, this] {
-    const MemberKey key{communicator, rank};
-    Member* owner = member(communicator, rank);
-    if (owner == nullptr) return;
-    PeerState& state = owner->peers[peer];
-    if (state.departed) return;
-    ++state.opened;
-    try {
-      if (state.outgoing == 0) dial_link(key, *owner, peer);
-      if (owner->addresses[static_cast<std::size_t>(peer)].shared_memory) {
-        open_ring(entries_.at(state.outgoing), lane);
-      } else {
-        dial_stream(key, *owner, peer, lane, 0);
-      }
-    } catch (const CommError& error) {
-      state.departed = true;
-      owner->sink->on_departed(peer, false, error.what());
-    }
-  });
+  loop_.post([=, this] { open_channel({{communicator, rank}, peer}, lane); });
 }
 
 void Connector::fail(uint64_t communicator, int rank, const Failure& failure) {
-  post([=, this] {
-    for (auto& [id, entry] : entries_) {
-      if (entry.communicator != communicator || entry.me != rank) continue;
-      if (entry.role != Role::kIncoming && entry.role != Role::kOutgoing) continue;
-      ControlMessage message;
-      message.kind = ControlKind::kFail;
-      message.communicator = communicator;
-      message.from = rank;
-      message.to = entry.peer;
-      message.failure = failure;
-      try {
-        entry.link.send(std::move(message));
-      } catch (const CommError&) {
-        continue;  // that peer is gone already; its end of the link says so
-      }
-    }
+  loop_.post([=, this] {
+    for_each_link({communicator, rank}, [&](PeerLink& link) { link.send_failure(failure); });
   });
 }
 
 void Connector::detach(uint64_t communicator, int rank) {
-  const auto leave = [=, this] {
-    Member* owner = member(communicator, rank);
-    if (owner == nullptr) return;
-    std::vector<uint64_t> finished;
-    for (auto& [id, entry] : entries_) {
-      if (entry.communicator != communicator || entry.me != rank) continue;
-      finished.push_back(id);
-      if (entry.role != Role::kIncoming && entry.role != Role::kOutgoing) continue;
-      ControlMessage message;
-      message.kind = ControlKind::kLeave;
-      message.communicator = communicator;
-      message.from = rank;
-      message.to = entry.peer;
-      message.number = owner->peers[entry.peer].opened;
-      try {
-        entry.link.send(std::move(message));
-      } catch (const CommError&) {
-        continue;  // gone before us
-      }
-      if (!entry.link.empty()) {
-        entry.role = Role::kLeaving;
-        finished.pop_back();
-      }
-    }
-    for (const uint64_t id : finished) drop(id);
-    members_.erase({communicator, rank});
-  };
-  run_and_wait(leave, now_ns() + kSecond);
+  run_and_wait([=, this] { leave({communicator, rank}); }, now_ns() + kDetachLimit);
 }
 
-void Connector::post(std::function<void()> command) {
-  {
-    const std::lock_guard lock(mutex_);
-    commands_.push_back(std::move(command));
-  }
-  ::eventfd_write(wake_.get(), 1);
-}
-
+// The command may be run after this has returned, unless the deadline is kNever.
 void Connector::run_and_wait(const std::function<void()>& command, TimeNs deadline) {
   if (std::this_thread::get_id() == thread_.get_id()) return command();
   auto done = std::make_shared<std::promise<void>>();
-  std::future<void> finished = done->get_future();
-  post([command, done] {
+  const std::future<void> finished = done->get_future();
+  loop_.post([command, done] {
     command();
     done->set_value();
   });
@@ -220,131 +82,135 @@ void Connector::run_and_wait(const std::function<void()>& command, TimeNs deadli
   finished.wait_for(std::chrono::nanoseconds(deadline - now_ns()));
 }
 
-void Connector::run_commands() {
-  std::vector<std::function<void()>> commands;
-  {
-    const std::lock_guard lock(mutex_);
-    commands.swap(commands_);
-  }
-  for (const auto& command : commands) {
-    try {
-      command();
-    } catch (const CommError& error) {  // a link broke under it; its own event says so to its owner
-      log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
-    }
-  }
-}
-
-void Connector::loop() {
-  std::array<epoll_event, 64> events;
-  for (;;) {
-    const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), -1);
-    {
-      const std::lock_guard lock(mutex_);
-      if (stopping_) return;
-    }
-    for (int i = 0; i < count; ++i) {
-      const uint64_t id = events[static_cast<std::size_t>(i)].data.u64;
-      if (id == kWakeId) {
-        eventfd_t value = 0;
-        ::eventfd_read(wake_.get(), &value);
-      } else if (id == kUnixListenerId) {
-        accept_all(unix_listener_.get(), true);
-      } else if (id == kTcpListenerId) {
-        accept_all(tcp_listener_.get(), false);
-      } else {
-        on_event(id, events[static_cast<std::size_t>(i)].events);
-      }
-    }
-    run_commands();
-  }
-}
-
-uint64_t Connector::watch(Entry entry) {
-  const uint64_t id = next_id_++;
-  watch_fd(epoll_.get(), entry.link.fd(), id);
-  entries_.emplace(id, std::move(entry));
-  return id;
-}
-
-void Connector::drop(uint64_t id) {
-  const auto found = entries_.find(id);
-  if (found == entries_.end()) return;
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, found->second.link.fd(), nullptr);
-  entries_.erase(found);
-}
-
-void Connector::accept_all(int listener, bool is_unix) {
+void Connector::take_connection(Link link, ControlMessage first) {
+  const PairKey pair{{first.communicator, first.to}, first.from};
+  const std::string from = describe_peer(link.fd());
   try {
-    for (;;) {
-      UniqueFd socket = accept_connection(listener);
-      if (!socket) return;
-      make_room_for_stranger();
-      const uint64_t id =
-          watch({.link = ControlLink(std::move(socket), is_unix), .is_unix = is_unix});
-      on_event(id, EPOLLIN);
+    registry_.check_peer(pair);
+    if (first.kind == ControlKind::kStream) {
+      take_stream(std::move(link), first, pair);
+    } else {
+      take_hello(std::move(link), std::move(first), pair);
     }
-  } catch (const CommError& error) {  // out of descriptors: the dialler sees its connection close
-    log(LogLevel::kError, "accept_failed", "reason=" + quoted(error.what()));
+  } catch (const CommError& error) {
+    log(LogLevel::kWarn, "connection_refused",
+        "from=" + quoted(from) + " reason=" + quoted(error.what()));
   }
 }
 
-// Closes the oldest connection that has not named a known group, when there are too many. The new
-// one is more likely to be a rank's.
-void Connector::make_room_for_stranger() {
-  const auto is_stranger = [](const auto& item) {
-    return item.second.role == Role::kAccepted || item.second.role == Role::kParked;
+void Connector::take_hello(Link link, ControlMessage hello, const PairKey& pair) {
+  const PeerLink::Key key{.pair = pair, .is_dialled = false};
+  if (links_.contains(key)) {
+    raise_violation("a second hello came from rank " + std::to_string(pair.peer));
+  }
+  try {
+    add_link(key).accept(std::move(link), std::move(hello));
+    watch(key);
+  } catch (const CommError&) {
+    links_.erase(key);
+    throw;
+  }
+}
+
+void Connector::take_stream(Link link, const ControlMessage& message, const PairKey& pair) {
+  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
+  const int lane = static_cast<int>(std::min(message.number, kMost));
+  registry_.channel_arrived(pair, lane, broker_.stream_receiver(link.release_stream()));
+}
+
+void Connector::open_channel(const PairKey& pair, int lane) {
+  const PeerAddress* found = registry_.find(pair);
+  if (found == nullptr) return;
+  const PeerAddress address = *found;
+  try {
+    ensure_link(pair, address);
+    if (!address.shared_memory) return opener_.open(pair, lane);
+    const auto link = links_.find({.pair = pair, .is_dialled = true});
+    if (link != links_.end()) link->second.open_ring(lane);  // else the socket refused at once
+  } catch (const CommError& error) {
+    registry_.lose(pair, error.what());
+  }
+}
+
+// Dials the link, unless it exists.
+void Connector::ensure_link(const PairKey& pair, const PeerAddress& address) {
+  const PeerLink::Key key{.pair = pair, .is_dialled = true};
+  if (links_.contains(key)) return;
+  const bool is_unix = address.shared_memory;
+  add_link(key).say_hello(is_unix);
+  dialler_.dial(address, [this, key, is_unix](UniqueFd socket, const std::string& why) {
+    on_dialled(key, std::move(socket), is_unix, why);
+  });
+}
+
+void Connector::on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix,
+                           const std::string& why) {
+  const auto found = links_.find(key);
+  if (found == links_.end()) return;
+  if (socket) {
+    found->second.connect(std::move(socket), is_unix);
+    watch(key);
+  } else {
+    links_.erase(found);
+    registry_.lose(key.pair, why);
+  }
+}
+
+PeerLink& Connector::add_link(const PeerLink::Key& key) {
+  const auto share = [this, key](uint32_t segment) {  // called by the engine
+    loop_.post([this, key, segment] {
+      const auto found = links_.find(key);
+      if (found != links_.end()) found->second.send_segment(segment);
+    });
   };
-  const auto strangers =
-      static_cast<std::size_t>(std::count_if(entries_.begin(), entries_.end(), is_stranger));
-  if (strangers < most_strangers_ || strangers == 0) return;
-  const uint64_t oldest = std::find_if(entries_.begin(), entries_.end(), is_stranger)->first;
-  log(LogLevel::kInfo, "stranger_dropped", "waiting=" + std::to_string(strangers));
-  drop(oldest);
+  return links_.try_emplace(key, key, registry_, broker_, share).first->second;
 }
 
-// Whether what waits may still leave. A peer that is gone may have said why, so its end is no error
-// before all it sent has been read.
-bool Connector::try_flush(Entry& entry) {
+// The loop reports the socket at once if there is something to read already.
+void Connector::watch(const PeerLink::Key& key) {
+  PeerLink& link = links_.at(key);
+  link.set_watch(loop_.watch(link.fd(), [this, key] { on_event(key); }));
+}
+
+void Connector::on_event(const PeerLink::Key& key) {
+  const auto found = links_.find(key);
+  if (found == links_.end()) return;
+  std::string why =
+      "its process ended or its connection broke; its output, or that of the launcher, may say why";
   try {
-    entry.link.flush();
-    return true;
+    const PeerLink::State state = found->second.on_event();
+    if (state == PeerLink::State::kOpen) return;
+    if (state == PeerLink::State::kMore) return loop_.post([this, key] { on_event(key); });
   } catch (const CommError& error) {
-    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
-    return false;
+    log_ended(error);
+    why = error.what();
+  }
+  links_.erase(key);
+  registry_.link_ended(key.pair, why);
+}
+
+void Connector::leave(const MemberKey& key) {
+  for_each_link(key, [](PeerLink& link) { link.send_leave(); });
+  std::vector<PeerLink::Key> links;
+  for (const auto& [link_key, link] : links_) {
+    if (link_key.pair.member == key) links.push_back(link_key);
+  }
+  registry_.detach(key);
+  broker_.forget(key);
+  for (const PeerLink::Key& link : links) {
+    if (links_.at(link).is_connected()) on_event(link);  // ends it, unless messages wait
   }
 }
 
-void Connector::on_event(uint64_t id, uint32_t events) {
-  const auto found = entries_.find(id);
-  if (found == entries_.end()) return;
-  Entry& entry = found->second;
-  try {
-    if ((!entry.connected || entry.role == Role::kStream) && !finish_connect(id, entry)) return;
-    const bool can_send = try_flush(entry);
-    if (entry.role == Role::kLeaving) {
-      if (!can_send || entry.link.empty() || (events & EPOLLHUP) != 0) drop(id);
-      return;
+void Connector::for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what) {
+  for (auto& [link_key, link] : links_) {
+    if (link_key.pair.member != key) continue;
+    try {
+      what(link);
+    } catch (const CommError& error) {  // the end of the link will be reported by its own event
+      log_ended(error);
     }
-    if (!read_messages(id, entry) || !can_send) {
-      on_closed(id, "its process ended or its connection broke");
-    }
-  } catch (const CommError& error) {
-    log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
-    on_closed(id, error.what());
   }
-}
-
-Connector::Member* Connector::member(uint64_t communicator, int rank) {
-  const auto found = members_.find({communicator, rank});
-  return found == members_.end() ? nullptr : &found->second;
-}
-
-std::vector<UniqueFd> Connector::own_bell() const {
-  std::vector<UniqueFd> descriptors;
-  descriptors.emplace_back(::fcntl(engine_.doorbell().page_fd(), F_DUPFD_CLOEXEC, 0));
-  descriptors.emplace_back(::fcntl(engine_.doorbell().event_fd(), F_DUPFD_CLOEXEC, 0));
-  return descriptors;
 }
 
 }  // namespace fastgpu

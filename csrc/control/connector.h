@@ -1,50 +1,42 @@
-// The connector: how this process's ranks and others find each other and part. One control thread
-// listens, dials, passes descriptors, and watches every link for its end; it never touches data, so
-// a busy or sleeping engine does not keep peers from connecting.
+// Connects the ranks of this process with their peers, and tells both sides when one leaves,
+// fails or is lost.
 //
-// A *link* is a control connection from one rank of a communicator to another, dialled by the rank
-// that first wants to send. Over it, or beside it, each lane's channel is opened by its sender.
-// Ownership: one a process. Threading: calls from any thread; sinks are called on the control
-// thread.
+// The connector owns one control thread with its event loop, and ties together what runs there:
+//   Listener -> PendingConnections -> PeerLink    connections that peers open
+//   Dialler  -> PeerLink, StreamOpener            connections that this process opens
+//   PeerLink -> ChannelBroker -> Registry         messages become channels and departures
+//
+// The control thread touches no data, so a busy or sleeping engine does not keep peers from
+// connecting.
+//
+// Ownership: one connector for each process. Channels belong to the communicator that gets them.
+// Threading: all public calls from any thread. Sinks are called on the control thread.
+// Invariants:
+// 1. There is at most one link for each pair of ranks and direction of dialling.
+// 2. The control thread never waits for a peer.
+// 3. A violation of the protocol ends the connection on which it happened, and no other.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
-#include "control/link.h"
+#include "control/channel_broker.h"
+#include "control/dialler.h"
+#include "control/event_loop.h"
+#include "control/listener.h"
+#include "control/peer_link.h"
+#include "control/pending_connections.h"
+#include "control/registry.h"
+#include "control/stream_opener.h"
 #include "memory/symmetric_heap.h"
-#include "transport/channel.h"
-#include "transport/shm/shm.h"
 #include "transport/wait/poller.h"
 
 namespace fastgpu {
-
-// What a communicator hears. Called on the control thread; must not block, nor call the connector's
-// waiting calls.
-class ConnectionSink {
- public:
-  virtual ~ConnectionSink() = default;
-  virtual void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) = 0;
-  // Raises CommError for a lane that does not exist or is open: the connection is then closed.
-  virtual void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) = 0;
-  // The peer left the group in order, or is lost, as `why` says ("its process ended").
-  virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
-  virtual void on_failed(int peer, const Failure& failure) = 0;
-};
-
-// How to reach a rank: by shared memory through its unix socket, else over TCP.
-struct PeerAddress {
-  bool shared_memory = false;
-  std::string unix_name;
-  std::vector<Endpoint> endpoints;
-};
 
 class Connector {
  public:
@@ -53,116 +45,49 @@ class Connector {
   Connector(const Connector&) = delete;
   Connector& operator=(const Connector&) = delete;
 
-  const std::string& unix_name() const noexcept { return unix_name_; }
-  // The port this process listens on, opened at the first call. Raises RendezvousError when no port
-  // of the range is free, or when an earlier call's port lies outside it.
-  uint16_t listen(const PortRange& range);
-  // Whether memory of the process behind `unix_name` can be mapped here: tried, not guessed.
+  const std::string& unix_name() const noexcept { return listener_.unix_name(); }
+  // As Listener::listen().
+  uint16_t listen(const PortRange& range) { return listener_.listen(range); }
+  // Whether this process can map memory of the process that listens on `unix_name`. Waits.
   bool probe(const std::string& unix_name, TimeNs deadline) const;
 
-  // Takes part as `rank` of a communicator. Connections that came early are served now.
+  // Takes part in a communicator as `rank`; `peers` is by rank. Connections that came before are
+  // taken now.
   void attach(uint64_t communicator, int rank, std::shared_ptr<ConnectionSink> sink,
               std::vector<PeerAddress> peers);
-  // Opens the channel of one lane to a peer; the sink gets it, or hears of the peer's departure.
+  // Opens the channel of one lane to a peer. The sink gets it, or hears that the peer departed.
   void open(uint64_t communicator, int rank, int peer, int lane);
   // Tells every linked peer that this communicator failed.
   void fail(uint64_t communicator, int rank, const Failure& failure);
-  // Tells every linked peer that this rank leaves, and forgets the communicator. Waits until the
-  // messages are out, for at most a second: if the control thread is held up for longer, the sink,
-  // which it shares, may be called a little later still.
+  // Tells every linked peer that this rank leaves, and forgets the communicator. Waits for the
+  // control thread to do so, but at most a second; if it takes longer, the sink may still be called
+  // after this returns.
   void detach(uint64_t communicator, int rank);
 
  private:
-  enum class Role : uint8_t { kAccepted, kParked, kIncoming, kOutgoing, kStream, kLeaving };
-  struct Entry {
-    Role role = Role::kAccepted;
-    ControlLink link;
-    bool is_unix = false;
-    uint64_t communicator = 0;
-    int me = kNoRank;
-    int peer = kNoRank;
-    int lane = 0;                                      // kStream
-    std::size_t endpoint = 0;                          // the endpoint being dialled (TCP)
-    bool connected = true;                             // false while a TCP connect is under way
-    std::shared_ptr<Doorbell> bell = nullptr;          // the peer's, once known (unix)
-    std::shared_ptr<PeerSegments> segments = nullptr;  // kIncoming, unix
-    std::vector<std::pair<int, UniqueFd>> waiting_rings = {};  // kOutgoing: until the welcome
-    std::optional<ControlMessage> parked = std::nullopt;
-  };
-  struct PeerState {
-    uint64_t outgoing = 0;  // entry of the link we dialled; 0: none
-    bool linked = false;    // it has dialled a link to us
-    uint32_t opened = 0;    // channels we opened to it
-    uint32_t received = 0;  // channels it opened to us
-    std::map<std::pair<int, pid_t>, std::weak_ptr<BufferCredits>> credits;  // by lane and process
-    std::optional<uint32_t> leaves_after;  // it left, having opened this many
-    bool departed = false;
-    std::size_t link_endpoint = 0;  // the next one to try (TCP)
-  };
-  struct Member {
-    std::shared_ptr<ConnectionSink> sink;
-    std::vector<PeerAddress> addresses;
-    std::map<int, PeerState> peers;
-  };
-  using MemberKey = std::pair<uint64_t, int>;
-
-  // The control thread's; connector.cpp runs the loop, connector_links.cpp the conversations.
-  void loop();
-  void post(std::function<void()> command);
   void run_and_wait(const std::function<void()>& command, TimeNs deadline);
-  void run_commands();
-  uint64_t watch(Entry entry);
-  void drop(uint64_t id);
-  void accept_all(int listener, bool is_unix);
-  void make_room_for_stranger();
-  void on_event(uint64_t id, uint32_t events);
+  void take_connection(Link link, ControlMessage first);
+  void take_hello(Link link, ControlMessage hello, const PairKey& pair);
+  void take_stream(Link link, const ControlMessage& message, const PairKey& pair);
+  void open_channel(const PairKey& pair, int lane);
+  void ensure_link(const PairKey& pair, const PeerAddress& address);
+  void on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix, const std::string& why);
+  PeerLink& add_link(const PeerLink::Key& key);
+  void watch(const PeerLink::Key& key);
+  void on_event(const PeerLink::Key& key);
+  void leave(const MemberKey& key);
+  void for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what);
 
-  static bool try_flush(Entry& entry);
-  static UniqueFd dial_patiently(const std::string& name);
-  bool finish_connect(uint64_t id, Entry& entry);
-  void hand_over_stream(uint64_t id, Entry& entry);
-  void redial(uint64_t id, int error);
-  bool read_messages(uint64_t id, Entry& entry);
-  bool handle(uint64_t id, Entry& entry, ControlMessage message);
-  void handle_hello(Entry& entry, ControlMessage& message);
-  void handle_welcome(Entry& entry, ControlMessage& message);
-  void handle_ring(Entry& entry, ControlMessage& message);
-  void handle_stream(uint64_t id, Entry& entry, const ControlMessage& message);
-  void handle_leave(Entry& entry, const ControlMessage& message);
-  void answer_probe(Entry& entry) const;
-  void resume_parked(uint64_t communicator, int rank);
-  bool identify(Entry& entry, ControlMessage& message);
-  void on_closed(uint64_t id, const std::string& why);
-
-  Member* member(uint64_t communicator, int rank);
-  void dial_link(const MemberKey& key, Member& owner, int peer);
-  void dial_stream(const MemberKey& key, Member& owner, int peer, int lane, std::size_t endpoint);
-  void open_ring(Entry& entry, int lane);
-  void make_sender(Entry& entry, int lane, UniqueFd ring);
-  std::shared_ptr<BufferCredits> credits_of(Member& owner, const Entry& entry, int lane);
-  void count_received(const Entry& entry);
-  void depart(const Entry& entry, bool in_order, const std::string& why);
-  std::vector<UniqueFd> own_bell() const;
-
-  Poller& engine_;
-  const SymmetricHeap& heap_;
-  const std::size_t most_strangers_;
-  std::string unix_name_;
-  UniqueFd unix_listener_;
-  UniqueFd epoll_;
-  UniqueFd wake_;
-
-  // Guarded by mutex_.
-  std::mutex mutex_;
-  std::vector<std::function<void()>> commands_;
-  bool stopping_ = false;
-  UniqueFd tcp_listener_;
-  uint16_t tcp_port_ = 0;
-
-  // The control thread's.
-  std::map<uint64_t, Entry> entries_;
-  std::map<MemberKey, Member> members_;
-  uint64_t next_id_;
+  // All of this belongs to the control thread, but for what its headers say. Destroyed from the
+  // bottom up; watches end before their loop.
+  EventLoop loop_;
+  Registry registry_;
+  ChannelBroker broker_;
+  Dialler dialler_;
+  StreamOpener opener_;
+  PendingConnections pending_;
+  Listener listener_;
+  std::map<PeerLink::Key, PeerLink> links_;
   std::thread thread_;
 };
 

@@ -1,72 +1,71 @@
-// Control messages between two processes, beside the data: who connects, what is shared, who
-// leaves. Over unix sockets a message is one packet and may carry descriptors; over TCP it is a
-// length and that many bytes. docs/wire.md has the layout. Ownership: the link owns its socket.
-// Threading: one thread (the connector's).
+// One connection for control messages. Over a unix socket a message is one packet, which may carry
+// descriptors. Over a stream it is a length and that many bytes.
+//
+// A link may be used before it is connected: messages then wait in its queue.
+// Ownership: the link owns its socket or stream. Threading: one thread at a time.
+// Invariants:
+// 1. Messages leave in the order of send().
+// 2. receive() takes exactly one message and reads no byte after it: after kStream, the stream
+//    belongs to a channel.
 #pragma once
 
-#include <cstdint>
+#include <sys/types.h>
+
+#include <cstddef>
 #include <deque>
-#include <string>
+#include <memory>
 #include <vector>
 
-#include "base/error.h"
 #include "base/unique_fd.h"
+#include "control/message.h"
 #include "transport/socket/socket.h"
+#include "transport/socket/stream.h"
 
 namespace fastgpu {
 
-enum class ControlKind : uint8_t {
-  kHello = 1,    // dialler -> acceptor: opens a link (unix: with its doorbell)
-  kWelcome = 2,  // the answer (unix: with the acceptor's doorbell)
-  kRing = 3,     // unix: the ring of lane `number`
-  kStream = 4,   // TCP: first on a connection of its own that then carries lane `number`
-  kSegment = 5,  // unix: the symmetric segment `number`
-  kLeave = 6,    // the sender leaves the group, having opened `number` channels to the receiver
-  kFail = 7,     // the sender's communicator failed, as `failure` says
-  kProbe = 8,  // unix: can you map my memory? The answer is kProbe with the word in it as `number`
-};
-
-struct ControlMessage {
-  ControlKind kind = ControlKind::kHello;
-  uint64_t communicator = 0;
-  int from = kNoRank;  // ranks in the communicator
-  int to = kNoRank;
-  uint32_t number = 0;
-  Failure failure;  // of kFail: kind, peer, op, sequence and message
-  std::vector<UniqueFd> descriptors;
-};
-
-class ControlLink {
+class Link {
  public:
-  ControlLink() = default;
-  ControlLink(UniqueFd socket, bool passes_descriptors)
-      : socket_(std::move(socket)), passes_descriptors_(passes_descriptors) {}
+  Link() = default;  // not connected
+  explicit Link(UniqueFd unix_socket) : socket_(std::move(unix_socket)) {}
+  explicit Link(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
 
-  int fd() const noexcept { return socket_.get(); }
-  UniqueFd release() noexcept { return std::move(socket_); }
+  void connect(UniqueFd unix_socket) { socket_ = std::move(unix_socket); }
+  void connect(std::unique_ptr<Stream> stream) { stream_ = std::move(stream); }
+  bool is_connected() const noexcept { return socket_ || stream_ != nullptr; }
+  bool is_unix() const noexcept { return static_cast<bool>(socket_); }
+  // To watch for input and output; -1 if not connected.
+  int fd() const noexcept { return stream_ != nullptr ? stream_->fd() : socket_.get(); }
+  // The process at the other end of a unix socket; else 0.
+  pid_t peer_process() const noexcept { return socket_ ? process_behind(socket_.get()) : 0; }
 
-  // Queues the message behind those that wait, and sends what the socket takes now. Descriptors are
-  // consumed. Raises PeerLostError when the peer is gone.
+  // Adds the message to the queue, and sends as much of the queue as the socket takes now. Raises
+  // PeerLostError if the connection is broken.
   void send(ControlMessage message);
+  // Sends as much of the queue as the socket takes now; raises like send().
   void flush();
-  bool empty() const noexcept { return outbox_.empty(); }
-  // Raises PeerLostError for bytes that are no message.
-  Received recv(ControlMessage& message);
+  bool all_sent() const noexcept { return outbox_.empty(); }
+
+  // Raises PeerLostError for bytes that are not a control message.
+  Received receive(ControlMessage& message);
+
+  // Hands the stream over, for a channel.
+  std::unique_ptr<Stream> release_stream() noexcept { return std::move(stream_); }
 
  private:
   struct Queued {
-    std::vector<std::byte> bytes;
+    std::vector<std::byte> bytes;  // the length, then the message
     std::size_t sent = 0;
     std::vector<UniqueFd> descriptors;
   };
 
-  bool send_front();
-  Received recv_stream(std::vector<std::byte>& bytes);
+  bool send_packet(const Queued& queued);
+  bool send_bytes(Queued& queued);
+  Received receive_bytes(ControlMessage& message);
 
-  UniqueFd socket_;
-  bool passes_descriptors_ = false;
+  UniqueFd socket_;                 // unix
+  std::unique_ptr<Stream> stream_;  // else
   std::deque<Queued> outbox_;
-  std::vector<std::byte> partial_;  // TCP: what has arrived of the next message
+  std::vector<std::byte> partial_;  // stream: the length and bytes of an incomplete message
 };
 
 }  // namespace fastgpu

@@ -11,8 +11,8 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "transport/wait/poller.h"
 #include "transport/tcp/tcp.h"
+#include "transport/wait/poller.h"
 
 namespace fastgpu {
 namespace {
@@ -31,8 +31,12 @@ struct Ends {
     raw = UniqueFd(both[0]);
     channel = UniqueFd(both[1]);
   }
-  std::unique_ptr<RecvChannel> receiver() { return make_tcp_receiver(std::move(channel), poller); }
-  std::unique_ptr<SendChannel> sender() { return make_tcp_sender(std::move(channel), poller); }
+  std::unique_ptr<RecvChannel> receiver() {
+    return make_tcp_receiver(make_tcp_stream(std::move(channel)), poller);
+  }
+  std::unique_ptr<SendChannel> sender() {
+    return make_tcp_sender(make_tcp_stream(std::move(channel)), poller);
+  }
 
   void put(const Bytes& bytes, std::size_t begin, std::size_t end) const {
     CHECK_EQ(::send(raw.get(), bytes.data() + begin, end - begin, MSG_NOSIGNAL),

@@ -86,7 +86,7 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(" \t") - first + 1);
 }
 
-// "10.0.0.0/8", "fd00::/8" or a whole address; nothing if `text` can only be a name.
+// Parses "10.0.0.0/8", "fd00::/8" or an address; empty if `text` can only be a name.
 std::optional<Cidr> parse_cidr(std::string_view text, bool* malformed) {
   const std::size_t slash = text.find('/');
   const std::optional<AddressBits> network = parse_address(text.substr(0, slash));
@@ -116,7 +116,7 @@ Entry parse_entry(std::string_view text, const std::string& pattern,
   entry.prefix = text.ends_with('*');
   if (entry.prefix) text.remove_suffix(1);
   entry.name = text;
-  // A name that an interface has means that one alone: eth1 is not eth10.
+  // The full name of an interface matches only that interface: eth1 does not match eth10.
   if (!entry.prefix)
     entry.prefix = std::none_of(all.begin(), all.end(), [&](const InterfaceAddress& one) {
       return one.interface == entry.name;
@@ -181,7 +181,7 @@ std::vector<InterfaceAddress> interface_addresses() {
   ifaddrs* first = nullptr;
   if (::getifaddrs(&first) != 0)
     raise_system(ErrorKind::kRendezvous, "cannot list the network interfaces", errno);
-  std::vector<std::pair<int, InterfaceAddress>> found;  // with where it sorts
+  std::vector<std::pair<int, InterfaceAddress>> found;  // with its sort key
   for (const ifaddrs* one = first; one != nullptr; one = one->ifa_next) {
     if (one->ifa_addr == nullptr || (one->ifa_flags & IFF_UP) == 0) continue;
     const bool is_v6 = one->ifa_addr->sa_family == AF_INET6;
@@ -224,7 +224,7 @@ std::vector<InterfaceAddress> match_interfaces(const std::string& pattern,
 std::string address_towards(const std::string& host, uint16_t port) {
   std::string error;
   for (const SocketAddress& target : resolve(host, port, false, &error)) {
-    // Connecting a datagram socket sends nothing: it asks the routing table for the way.
+    // Connecting a datagram socket sends nothing; it only looks up the route.
     const UniqueFd probe(::socket(target.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     if (!probe || ::connect(probe.get(), target.get(), target.size) != 0) continue;
     SocketAddress local;

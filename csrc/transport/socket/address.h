@@ -1,4 +1,4 @@
-// Addresses in the kernel's form, for the files that implement socket.h.
+// Addresses in the form of the kernel, for the files that implement socket.h.
 // Thread safety: free functions without state.
 #pragma once
 
@@ -18,8 +18,8 @@ struct SocketAddress {
   sockaddr* get() noexcept { return reinterpret_cast<sockaddr*>(&storage); }
 };
 
-// The addresses of `host`:`port`, a name or an address; of an address only, if `numeric`. Empty
-// when there is none, with the reason in *error.
+// The addresses of `host`:`port`. `host` is a name or an address, or must be an address if
+// `numeric`. The result is empty if there is none; the reason is then in *error.
 std::vector<SocketAddress> resolve(const std::string& host, uint16_t port, bool numeric,
                                    std::string* error);
 

@@ -40,8 +40,8 @@ UniqueFd listen_on(int family, uint16_t port) {
     v4->sin_port = htons(port);
     address.size = sizeof(*v4);
   }
-  // A chosen port may still hold finished connections of the run before; an ephemeral one must be
-  // nobody's at all.
+  // A port that the user chose may still have closed connections of an earlier run. An ephemeral
+  // port must be unused.
   if (port != 0) set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   if (::bind(socket.get(), address.get(), address.size) != 0) return {};
   if (::listen(socket.get(), SOMAXCONN) != 0) return {};
@@ -65,7 +65,7 @@ uint16_t port_of(int socket) {
   return ntohs(any->sin_port);
 }
 
-// A connect to a free port of this host may meet itself: both ends are then one socket.
+// A connect to an unused port of this host may reach its own socket, which then is both ends.
 bool is_its_own_peer(int socket) noexcept {
   SocketAddress local;
   SocketAddress peer;
@@ -115,11 +115,16 @@ UniqueFd dial_tcp(const Endpoint& endpoint) {
   set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   if (::connect(socket.get(), target.get(), target.size) != 0 && errno != EINPROGRESS &&
       errno != EINTR)
-    raise(ErrorKind::kPeerLost,
-          "cannot connect to " + to_string(endpoint) + ": " + reason(errno) +
-              "; check that the rank there still runs, that FASTGPU_INTERFACE names a network "
-              "that both hosts are on, and that no firewall closes the port");
+    raise(ErrorKind::kPeerLost, "cannot connect to " + to_string(endpoint) + ": " + reason(errno));
   return socket;
+}
+
+std::string describe_peer(int socket) {
+  SocketAddress peer;
+  peer.size = sizeof(peer.storage);
+  if (::getpeername(socket, peer.get(), &peer.size) != 0) return "a closed connection";
+  if (peer.storage.ss_family == AF_UNIX) return "process " + std::to_string(process_behind(socket));
+  return numeric_address(peer.get());
 }
 
 int dial_result(int socket) noexcept {
@@ -129,7 +134,7 @@ int dial_result(int socket) noexcept {
   socklen_t size = sizeof(error);
   if (::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return errno;
   if (error != 0) return error;
-  // Reading SO_ERROR clears it, so a second look at a failed socket must ask something else.
+  // Reading SO_ERROR clears it, so a second call for a failed socket needs another test.
   SocketAddress peer;
   peer.size = sizeof(peer.storage);
   if (::getpeername(socket, peer.get(), &peer.size) != 0) return errno;
@@ -140,7 +145,7 @@ UniqueFd accept_connection(int listener) {
   for (;;) {
     UniqueFd socket = UniqueFd::of_this_process_only(::accept4(listener, nullptr, nullptr, kFlags));
     if (socket) {
-      set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);  // no meaning, and no harm, on unix
+      set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);  // without effect on a unix socket
       return socket;
     }
     switch (errno) {
@@ -158,7 +163,7 @@ UniqueFd accept_connection(int listener) {
       case ENOMEM:
         raise(ErrorKind::kRendezvous, "cannot accept a connection: " + reason(errno) +
                                           "; raise the limit of open files (ulimit -n)");
-      default:  // that connection failed before it was taken; the next one may be good
+      default:  // this connection failed before it was accepted; the next one may be good
         continue;
     }
   }

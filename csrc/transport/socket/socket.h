@@ -1,5 +1,5 @@
-// Sockets, as far as connecting ranks needs them: addresses of this host, listening, dialling, and
-// passing descriptors. Everything is non-blocking and close-on-exec.
+// Sockets for connecting ranks: addresses of this host, listening, dialling, and passing
+// descriptors. Every socket is non-blocking and close-on-exec.
 // Thread safety: free functions without state.
 #pragma once
 
@@ -32,45 +32,50 @@ struct InterfaceAddress {
   std::string address;
   bool loopback = false;
 };
-// The addresses of the interfaces that are up, IPv4 before IPv6; link-local ones after the others,
-// and those of loopback last, so that the first is the best to be reached at.
+// The addresses of the interfaces that are up, best first: IPv4 before IPv6, then link-local, then
+// loopback.
 std::vector<InterfaceAddress> interface_addresses();
 
-// Those that FASTGPU_INTERFACE's syntax admits: a comma list of names, name prefixes ending in '*'
-// or not, and CIDR blocks or addresses; a '^' before the first excludes. A name that an interface
-// has is that interface alone: eth1 is not eth10. Raises InvalidArgumentError that lists what there
-// is when nothing matches.
+// The addresses that match `pattern`, in the syntax of FASTGPU_INTERFACE: a comma list of names,
+// name prefixes (a final '*' is optional), CIDR blocks and addresses. A leading '^' excludes them
+// instead. The full name of an interface matches only that interface: eth1 does not match eth10.
+// Raises InvalidArgumentError with the existing interfaces if nothing matches.
 std::vector<InterfaceAddress> match_interfaces(const std::string& pattern,
                                                const std::vector<InterfaceAddress>& all);
 
-// The local address from which this host reaches `host`:`port` (a name or address), by the routing
-// table; empty when it is not reachable.
+// The local address that the routing table uses towards `host`:`port` (a name or address); empty if
+// there is no route.
 std::string address_towards(const std::string& host, uint16_t port);
 
-// One listening socket for IPv6 and IPv4 both where the machine has them; the port it got in *port.
-// Raises RendezvousError naming the range when no port in it is free.
+// One listening socket for IPv6 and IPv4, or for IPv4 alone if the machine has no IPv6. Its port is
+// in *port. Raises RendezvousError, which names the range, if no port of the range is free.
 UniqueFd listen_tcp(const PortRange& range, uint16_t* port);
 
-// Starts to connect to an address (not a name); the socket is writable once it has. Raises
-// PeerLostError when refused at once.
+// Starts to connect to an address (not a name). The socket becomes writable when it is connected or
+// has failed. Raises PeerLostError if the connect is refused at once.
 UniqueFd dial_tcp(const Endpoint& endpoint);
-// How a started connect stands: 0 connected, EINPROGRESS not yet, else the errno it failed with.
+// The state of a started connect: 0 connected, EINPROGRESS not yet, else the errno of its failure.
 int dial_result(int socket) noexcept;
-// The next connection that waits (TCP or unix), or an empty fd.
+// The next connection to a TCP or unix listener; empty if none waits. Raises RendezvousError if
+// this process has no descriptor left.
 UniqueFd accept_connection(int listener);
 
-// Abstract unix sockets: no file, gone with the process, and only reachable in the same network
-// namespace. `name` is without the leading NUL. They are SOCK_SEQPACKET, so that messages keep
-// their borders. dial_unix raises PeerLostError when nobody listens, and returns an empty fd when
-// the listener has too many connections waiting: try again.
+// Abstract unix sockets have no file and end with their process. Only processes of the same network
+// namespace can reach them. `name` is without the leading NUL. Their type is SOCK_SEQPACKET: one
+// send is one message. dial_unix raises PeerLostError if no process listens. It returns an empty fd
+// if the backlog of the listener is full: try again later.
 UniqueFd listen_unix(const std::string& name);
-// The process at the other end of a unix socket; 0 where it cannot be seen from here.
-pid_t process_behind(int socket) noexcept;
 UniqueFd dial_unix(const std::string& name);
+// The process at the other end of a unix socket; 0 if it is in another pid namespace.
+pid_t process_behind(int socket) noexcept;
+// The other end of a connection, for messages: "process 4711" (unix) or "10.0.0.7".
+std::string describe_peer(int socket);
 
-// One message with descriptors (unix only), whole or not at all; never empty.
-// send_message returns false when it would block; raises PeerLostError when the peer is gone. The
-// descriptors stay the sender's, too. recv_message raises PeerLostError for what it cannot take.
+// One message with descriptors, over a unix socket. A message is never empty. It is sent or
+// received whole or not at all. send_message returns false if it would block, and raises
+// PeerLostError if the peer is gone; the descriptors still belong to the caller. recv_message
+// raises PeerLostError for a message that is too large, or whose descriptors this process cannot
+// take.
 inline constexpr std::size_t kMaxMessageBytes = 4096;
 inline constexpr std::size_t kMaxDescriptors = 8;
 struct Message {

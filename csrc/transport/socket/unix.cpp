@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kType = SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC;
 
-union Control {  // aligned as the kernel wants it
+union Control {  // aligned as the kernel requires
   cmsghdr alignment;
   std::array<char, CMSG_SPACE(kMaxDescriptors * sizeof(int))> bytes;
 };
@@ -31,7 +31,7 @@ SocketAddress abstract_address(const std::string& name) {
   return address;
 }
 
-// Takes over what came with the message, also when the message is then refused.
+// Takes ownership of the descriptors first, so that they are closed if the message is refused.
 std::vector<UniqueFd> take_descriptors(msghdr& header) {
   std::vector<UniqueFd> taken;
   for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
@@ -99,7 +99,7 @@ bool send_message(int socket, std::span<const std::byte> bytes, std::span<const 
       case EINTR:
         continue;
       case EAGAIN:
-      case ETOOMANYREFS:  // descriptors sent earlier still wait to be taken
+      case ETOOMANYREFS:  // too many descriptors are on their way; the peer takes them soon
         return false;
       default:
         raise_system(ErrorKind::kPeerLost, "cannot send a message to a rank of this host", errno);
@@ -116,7 +116,8 @@ Received recv_message(int socket, Message& message) {
   header.msg_iovlen = 1;
   header.msg_control = control.bytes.data();
   header.msg_controllen = control.bytes.size();
-  // A peer that closed with messages of ours unread is reported once, before what it said last.
+  // If a peer closes without reading all our messages, the kernel reports that once (ECONNRESET),
+  // before the last messages of the peer.
   ssize_t size = 0;
   do {
     size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);

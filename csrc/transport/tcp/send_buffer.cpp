@@ -10,14 +10,14 @@ namespace fastgpu {
 namespace {
 
 constexpr uint32_t kLookEvery = 16;
-// A buffer is large enough when it holds this many times what the path does: for what was lost, and
-// while the engine is elsewhere.
+// A buffer is large enough if it holds this many times the bytes on the path. The extra covers
+// packets that must be sent again, and the time until the engine writes again.
 constexpr double kSpare = 4;
 
 #ifdef SO_BUF_LOCK
 constexpr int kLockOption = SO_BUF_LOCK;
 #else
-constexpr int kLockOption = 72;  // of asm-generic/socket.h, since Linux 5.14
+constexpr int kLockOption = 72;  // asm-generic/socket.h, since Linux 5.14
 #endif
 constexpr int kSendLock = 1;
 
@@ -27,7 +27,7 @@ int option(int socket, int name) noexcept {
   return ::getsockopt(socket, SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
 }
 
-// What lies on the way when all of the path is in use: the rate, by the time there and back.
+// The bytes on a fully used path: its rate times its round-trip time.
 double bytes_on_path(int socket) noexcept {
   tcp_info info{};
   socklen_t size = sizeof(info);

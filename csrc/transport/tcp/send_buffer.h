@@ -1,8 +1,9 @@
-// How much a TCP sender may have under way. Little: on a short path what it wrote then still lies
-// in the caches when the peer reads it, and the peer's window stays small as well (measured in
-// docs/performance.md). A path that holds more, because it is long and fast, is handed back to the
-// kernel's own tuning. Before Linux 5.14 nothing could be handed back: there the kernel tunes all.
-// Ownership: the socket stays the channel's. Threading: the channel's.
+// Limits how many bytes of a TCP sender are on their way. On a short path a small limit is faster:
+// the peer reads bytes that are still in the cache, and its window stays small too (measured in
+// docs/performance.md). A long and fast path holds more than that; there the limit is removed and
+// the kernel chooses. Linux before 5.14 cannot remove the limit, so there none is set.
+//
+// Ownership: the socket belongs to the channel. Threading: as the channel.
 #pragma once
 
 #include <cstdint>
@@ -11,18 +12,18 @@ namespace fastgpu {
 
 class TcpSendBuffer {
  public:
-  // What the kernel lets everybody ask for; it doubles it, for its own records.
+  // The most that any process may ask for by default. The kernel doubles it for bookkeeping.
   static constexpr int kSmallBytes = 212'992;
 
-  // Leaves a socket alone whose buffer somebody else has set.
+  // Sets the limit, unless the buffer size of this socket was set before.
   explicit TcpSendBuffer(int socket, int small_bytes = kSmallBytes) noexcept;
 
-  // The buffer took no more. Looks, now and then, whether that was the path's fault.
+  // A write was blocked. Every 16th time this tests whether the path holds more than the limit.
   void on_full() noexcept;
 
  private:
   int socket_;
-  uint64_t size_bytes_ = 0;  // 0: the kernel's to choose
+  uint64_t size_bytes_ = 0;  // 0: the kernel chooses
   uint32_t times_full_ = 0;
 };
 

@@ -1,15 +1,11 @@
 #include "transport/tcp/tcp.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <new>
 #include <span>
@@ -22,86 +18,50 @@
 namespace fastgpu {
 namespace {
 
-// The header travels as it lies in memory (docs/wire.md).
+// A header has the same bytes on the wire as in memory (docs/wire.md).
 static_assert(std::endian::native == std::endian::little, "the wire is little-endian");
 
 constexpr std::size_t kHeaderBytes = sizeof(FrameHeader);
-// What one call moves at most, so that an engine serves its other channels in between.
+// The limit of one call, so that other channels also get their turn.
 constexpr std::size_t kCallBytes = 1 << 20;
-// How far a read goes beyond what is wanted: whole small frames, but little of a large payload,
-// which would be copied once more on its way to the target.
+// A read asks for this many bytes more than it needs. That is enough for the next small frames. It
+// is little of a large payload, which would have to be copied from here to its target.
 constexpr std::size_t kReadAheadBytes = 8 << 10;
-// Payloads to reduce are read in pieces that are still in the L2 cache when they are reduced.
+// Payloads to reduce are read in pieces of this size, which stay in the L2 cache until they are
+// reduced.
 constexpr std::size_t kStageBytes = 64 << 10;
 constexpr std::size_t kBufferBytes = kStageBytes + kReadAheadBytes;
 constexpr std::size_t kAlignment = 64;
 
-// The connected socket of a channel, watched while the channel lives. The descriptor is closed only
-// by the destructor, so hang_up may come from any thread before it.
+// The stream of a channel. The poller watches it while the channel exists.
 class Connection {
  public:
-  Connection(UniqueFd socket, Poller& poller) : socket_(std::move(socket)), poller_(poller) {
-    const int on = 1;
-    ::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    poller_.add(socket_.get());
+  Connection(std::unique_ptr<Stream> stream, Poller& poller)
+      : stream_(std::move(stream)), poller_(poller) {
+    poller_.add(stream_->fd());
   }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
-  ~Connection() { poller_.remove(socket_.get()); }
+  ~Connection() { poller_.remove(stream_->fd()); }
 
-  // Both directions: the peer sees the end of the stream, and this side's poller wakes.
+  Stream& stream() noexcept { return *stream_; }
+  // Any thread: the stream is destroyed only with the channel.
   void hang_up() noexcept {
     hung_up_.store(true, std::memory_order_release);
-    ::shutdown(socket_.get(), SHUT_RDWR);
+    stream_->shut_down();
   }
   bool hung_up() const noexcept { return hung_up_.load(std::memory_order_acquire); }
-  int socket() const noexcept { return socket_.get(); }
-
-  // Reads what there is into the parts: the bytes read in *size when kMoved.
-  Io read(std::span<iovec> parts, std::size_t* size) noexcept {
-    for (;;) {
-      const ssize_t got = ::readv(socket_.get(), parts.data(), static_cast<int>(parts.size()));
-      if (got > 0) {
-        *size = static_cast<std::size_t>(got);
-        return Io::kMoved;
-      }
-      if (got < 0 && errno == EINTR) continue;
-      return got < 0 && errno == EAGAIN ? Io::kBlocked : Io::kClosed;
-    }
-  }
-
-  Io write(std::span<iovec> parts, std::size_t* size) noexcept {
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = parts.size();
-    for (;;) {
-      const ssize_t put = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (put >= 0) {
-        *size = static_cast<std::size_t>(put);
-        return Io::kMoved;
-      }
-      if (errno == EINTR) continue;
-      return errno == EAGAIN && !peer_ended() ? Io::kBlocked : Io::kClosed;
-    }
-  }
 
  private:
-  // A receiver never writes, so all that a sender can read is that the stream has ended. Without
-  // this a receiver that hung up with a full window would block its sender for ever.
-  bool peer_ended() const noexcept {
-    std::byte unused{};
-    const ssize_t got = ::recv(socket_.get(), &unused, 1, MSG_PEEK | MSG_DONTWAIT);
-    return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
-  }
-
-  UniqueFd socket_;
+  std::unique_ptr<Stream> stream_;
   Poller& poller_;
   std::atomic<bool> hung_up_ = false;
 };
 
 class TcpSender final : public SendChannel {
  public:
-  TcpSender(UniqueFd socket, Poller& poller) : connection_(std::move(socket), poller) {}
+  TcpSender(std::unique_ptr<Stream> stream, Poller& poller)
+      : connection_(std::move(stream), poller) {}
 
   Io try_send(Outgoing& frame) override {
     if (closed_ || connection_.hung_up()) return Io::kClosed;
@@ -111,7 +71,8 @@ class TcpSender final : public SendChannel {
     bool moved = false;
     while (frame.progress < stop) {
       std::size_t size = 0;
-      const Io io = write_to(frame, stop, &size);
+      Io io = write_to(frame, stop, &size);
+      if (io == Io::kBlocked && peer_ended()) io = Io::kClosed;
       if (io == Io::kClosed) closed_ = true;
       if (io == Io::kBlocked) buffer_.on_full();
       if (io != Io::kMoved) return moved ? Io::kMoved : io;
@@ -125,7 +86,7 @@ class TcpSender final : public SendChannel {
   void hang_up() noexcept override { connection_.hang_up(); }
 
  private:
-  // Writes the frame's bytes [progress, stop), the header's first.
+  // Writes bytes [progress, stop) of the frame, which is the header and then the payload.
   Io write_to(Outgoing& frame, uint64_t stop, std::size_t* size) noexcept {
     std::array<iovec, 2> parts{};
     std::size_t count = 0;
@@ -138,7 +99,16 @@ class TcpSender final : public SendChannel {
     if (at < stop)
       parts[count++] = {.iov_base = const_cast<std::byte*>(frame.payload) + (at - kHeaderBytes),
                         .iov_len = stop - at};
-    return connection_.write(std::span(parts).first(count), size);
+    return connection_.stream().write(std::span(parts).first(count), size);
+  }
+
+  // A receiver never writes, so a sender can read nothing but the end of the stream. Without this
+  // test, a receiver that hung up with a full window would block its sender for ever.
+  bool peer_ended() noexcept {
+    std::byte unused{};
+    const std::array<iovec, 1> part = {iovec{.iov_base = &unused, .iov_len = 1}};
+    std::size_t size = 0;
+    return connection_.stream().read(part, &size) != Io::kBlocked;
   }
 
   Io refuse(uint64_t size_bytes) noexcept {
@@ -150,11 +120,11 @@ class TcpSender final : public SendChannel {
   }
 
   Connection connection_;
-  TcpSendBuffer buffer_{connection_.socket()};
+  TcpSendBuffer buffer_{connection_.stream().fd()};
   bool closed_ = false;
 };
 
-// Bytes that were read and not yet taken: [begin_, end_) of an aligned block.
+// Bytes that were read from the stream and not used yet: [begin_, end_) of an aligned block.
 class ReadBuffer {
  public:
   const std::byte* data() const noexcept { return block_.get() + begin_; }
@@ -162,7 +132,8 @@ class ReadBuffer {
   void drop(std::size_t size) noexcept { begin_ += size; }
   void grow(std::size_t size) noexcept { end_ += size; }
 
-  // Room for `wanted` bytes behind those held, which are moved to `offset` if need be.
+  // Space for up to `wanted` bytes after the held ones. If there is too little, the held bytes move
+  // to `offset` first.
   iovec room(std::size_t wanted, std::size_t offset) noexcept {
     if (size() == 0) begin_ = end_ = offset;
     if (kBufferBytes - end_ < wanted) move_to(offset);
@@ -194,7 +165,8 @@ class ReadBuffer {
 
 class TcpReceiver final : public RecvChannel {
  public:
-  TcpReceiver(UniqueFd socket, Poller& poller) : connection_(std::move(socket), poller) {}
+  TcpReceiver(std::unique_ptr<Stream> stream, Poller& poller)
+      : connection_(std::move(stream), poller) {}
 
   Io peek(FrameHeader& header) override {
     if (!has_header_) {
@@ -230,10 +202,10 @@ class TcpReceiver final : public RecvChannel {
   Io read_header() noexcept {
     if (refused_) return Io::kClosed;
     while (buffer_.size() < kHeaderBytes) {
-      // A payload that follows its header begins at an aligned place, ready to be reduced.
+      // The payload after this header is then aligned, so it can be reduced in place.
       std::array<iovec, 1> part = {buffer_.room(kReadAheadBytes, kAlignment - kHeaderBytes)};
       std::size_t size = 0;
-      const Io io = connection_.read(part, &size);
+      const Io io = connection_.stream().read(part, &size);
       if (io != Io::kMoved) return io;
       buffer_.grow(size);
     }
@@ -244,7 +216,7 @@ class TcpReceiver final : public RecvChannel {
     return Io::kMoved;
   }
 
-  // Elements that came in part stay in the buffer until the rest has come.
+  // When reducing, an incomplete element stays in the buffer until the rest of it has arrived.
   void take_buffered(Incoming& incoming) {
     const uint64_t left = header_.size_bytes - incoming.received_bytes;
     std::size_t size = std::min<uint64_t>(buffer_.size(), left);
@@ -257,7 +229,8 @@ class TcpReceiver final : public RecvChannel {
     buffer_.drop(size);
   }
 
-  // Straight to where it belongs; only what follows the frame goes to the buffer, which is empty.
+  // Reads the payload directly into its target. The buffer, which is empty, takes what follows the
+  // frame.
   Io read_into_target(Incoming& incoming, uint64_t stop) noexcept {
     const std::size_t wanted = stop - incoming.received_bytes;
     std::array<iovec, 2> parts = {
@@ -265,7 +238,7 @@ class TcpReceiver final : public RecvChannel {
         buffer_.room(kReadAheadBytes, kAlignment - kHeaderBytes)};
     const bool is_last = incoming.received_bytes + wanted == header_.size_bytes;
     std::size_t size = 0;
-    const Io io = connection_.read(std::span(parts).first(is_last ? 2 : 1), &size);
+    const Io io = connection_.stream().read(std::span(parts).first(is_last ? 2 : 1), &size);
     if (io != Io::kMoved) return io;
     incoming.received_bytes += std::min(size, wanted);
     if (size > wanted) buffer_.grow(size - wanted);
@@ -273,12 +246,12 @@ class TcpReceiver final : public RecvChannel {
   }
 
   Io read_and_reduce(Incoming& incoming) {
-    buffer_.align(incoming.element_size);  // now, while it holds less than an element
+    buffer_.align(incoming.element_size);  // cheap: it holds less than one element
     const uint64_t left = header_.size_bytes - incoming.received_bytes;
     const std::size_t wanted = std::min<uint64_t>(left, kStageBytes) + kReadAheadBytes;
     std::array<iovec, 1> part = {buffer_.room(wanted - buffer_.size(), 0)};
     std::size_t size = 0;
-    const Io io = connection_.read(part, &size);
+    const Io io = connection_.stream().read(part, &size);
     if (io != Io::kMoved) return io;
     buffer_.grow(size);
     take_buffered(incoming);
@@ -295,19 +268,19 @@ class TcpReceiver final : public RecvChannel {
 
   Connection connection_;
   ReadBuffer buffer_;
-  FrameHeader header_;  // of the frame being taken, if has_header_
+  FrameHeader header_;  // valid if has_header_
   bool has_header_ = false;
-  bool refused_ = false;  // what follows on the stream has no known borders
+  bool refused_ = false;  // a size was wrong, so the start of the next frame is unknown
 };
 
 }  // namespace
 
-std::unique_ptr<SendChannel> make_tcp_sender(UniqueFd socket, Poller& poller) {
-  return std::make_unique<TcpSender>(std::move(socket), poller);
+std::unique_ptr<SendChannel> make_tcp_sender(std::unique_ptr<Stream> stream, Poller& poller) {
+  return std::make_unique<TcpSender>(std::move(stream), poller);
 }
 
-std::unique_ptr<RecvChannel> make_tcp_receiver(UniqueFd socket, Poller& poller) {
-  return std::make_unique<TcpReceiver>(std::move(socket), poller);
+std::unique_ptr<RecvChannel> make_tcp_receiver(std::unique_ptr<Stream> stream, Poller& poller) {
+  return std::make_unique<TcpReceiver>(std::move(stream), poller);
 }
 
 }  // namespace fastgpu

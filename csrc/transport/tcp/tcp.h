@@ -1,21 +1,24 @@
-// Channels over TCP: one connected, non-blocking socket a channel, header and payload in one
-// vectored write, payloads read straight into their target when they are stored. Ownership: the
-// channel owns its socket. The poller watches it while the channel lives, and outlives it.
+// Channels over a stream of bytes: a stream carries one lane in one direction. Header and payload
+// leave in one vectored write. A payload that is stored, not reduced, is read directly into its
+// target.
+//
+// Ownership: the channel owns its stream. The poller watches the stream while the channel exists,
+// and must exist longer than the channel.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
-#include "base/unique_fd.h"
 #include "transport/channel.h"
+#include "transport/socket/stream.h"
 #include "transport/wait/poller.h"
 
 namespace fastgpu {
 
-// A header that announces more is not one of ours: the channel says so in the log and closes.
+// No frame is larger. A receiver that reads a larger size logs it and closes the channel.
 inline constexpr uint64_t kMaxTcpFrameBytes = (uint64_t{1} << 30) + (1 << 20);
 
-std::unique_ptr<SendChannel> make_tcp_sender(UniqueFd socket, Poller& poller);
-std::unique_ptr<RecvChannel> make_tcp_receiver(UniqueFd socket, Poller& poller);
+std::unique_ptr<SendChannel> make_tcp_sender(std::unique_ptr<Stream> stream, Poller& poller);
+std::unique_ptr<RecvChannel> make_tcp_receiver(std::unique_ptr<Stream> stream, Poller& poller);
 
 }  // namespace fastgpu

@@ -4,8 +4,12 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "transport/wait/fence.h"
@@ -15,25 +19,44 @@ namespace {
 
 constexpr std::size_t kPageBytes = 4096;
 
+// Page memory that a peer could shrink would kill this process with SIGBUS.
+bool is_page(int fd) {
+  struct stat status{};
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  return ::fstat(fd, &status) == 0 && status.st_size == kPageBytes && seals >= 0 &&
+         (seals & F_SEAL_SHRINK) != 0;
+}
+
+// A write to any other kind of descriptor might wait, or raise SIGPIPE.
+bool is_nonblocking_eventfd(int fd) {
+  constexpr std::string_view kName = "anon_inode:[eventfd]";
+  std::array<char, 64> name{};
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t size = ::readlink(link.c_str(), name.data(), name.size());
+  const int flags = ::fcntl(fd, F_GETFL);
+  return size > 0 && std::string_view(name.data(), static_cast<std::size_t>(size)) == kName &&
+         flags >= 0 && (flags & O_NONBLOCK) != 0;
+}
+
 }  // namespace
 
 Doorbell Doorbell::create() {
   UniqueFd page_fd(::memfd_create("fastgpu-doorbell", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!page_fd || ::ftruncate(page_fd.get(), kPageBytes) != 0 ||
       ::fcntl(page_fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
-    raise_system(ErrorKind::kRendezvous, "cannot make a doorbell's page", errno);
+    raise_system(ErrorKind::kRendezvous, "cannot create the page of a doorbell", errno);
   }
   UniqueFd event_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!event_fd) raise_system(ErrorKind::kRendezvous, "cannot make a doorbell's eventfd", errno);
+  if (!event_fd)
+    raise_system(ErrorKind::kRendezvous, "cannot create the eventfd of a doorbell", errno);
   return {std::move(page_fd), std::move(event_fd)};
 }
 
 Doorbell Doorbell::attach(UniqueFd page_fd, UniqueFd event_fd) {
-  struct stat status{};
-  const int seals = ::fcntl(page_fd.get(), F_GET_SEALS);
-  if (::fstat(page_fd.get(), &status) != 0 || status.st_size != kPageBytes || seals < 0 ||
-      (seals & F_SEAL_SHRINK) == 0) {
-    raise(ErrorKind::kRendezvous, "what a peer passed as its doorbell is not one");
+  if (!is_page(page_fd.get()) || !is_nonblocking_eventfd(event_fd.get())) {
+    raise(ErrorKind::kRendezvous,
+          "the doorbell that a peer passed is not one; check that every rank runs the same version "
+          "of fastgpu_comm");
   }
   // A descriptor that blocks, and is full, would stop whoever rings.
   if (::fcntl(event_fd.get(), F_SETFL, O_NONBLOCK) != 0) {
@@ -74,11 +97,11 @@ void Doorbell::unmap() noexcept {
 void Doorbell::ring() noexcept {
   fence(std::memory_order_seq_cst);
   if (page_->sleeping.load(std::memory_order_relaxed) == 0) return;
-  // Of several ringers one pays for the system call. (Killed just here, it wakes nobody; its death
-  // wakes them all.)
+  // One of several ringers makes the system call. If it is killed at this point, the end of its
+  // control link wakes the owner instead.
   if (page_->sleeping.exchange(0, std::memory_order_relaxed) == 0) return;
   const uint64_t one = 1;
-  // Fails only when the counter is full, and then the owner is awake already.
+  // Fails only if the counter is full; then the owner is awake.
   [[maybe_unused]] const ssize_t written = ::write(event_fd_.get(), &one, sizeof one);
 }
 
@@ -89,7 +112,7 @@ void Doorbell::prepare_sleep() noexcept {
 
 void Doorbell::finish_sleep() noexcept {
   page_->sleeping.store(0, std::memory_order_relaxed);
-  // Always, for a ringer's write may come late, after a sleep that it was not meant for.
+  // Also if nothing rang in time: a ringer may have written after the sleep had ended.
   uint64_t rings = 0;
   [[maybe_unused]] const ssize_t got = ::read(event_fd_.get(), &rings, sizeof rings);
 }

@@ -1,13 +1,14 @@
-// A doorbell: how a process sleeps until another one, or another of its threads, has something for
-// it. One page of shared memory that says whether the owner sleeps, and an eventfd that wakes it.
+// A doorbell lets a process sleep until another process or thread has data. It consists of a
+// page of shared memory with the flag "the owner sleeps", and an eventfd that wakes the owner.
 //
-// The owner:   prepare_sleep(); look at everything once more; if still nothing, wait on event_fd();
+// The owner:   prepare_sleep(); looks for data once more; if there is none, waits for event_fd();
 //              finish_sleep().
-// A ringer:    publish (write the data); ring().
-// Invariant: both sides put a sequentially consistent fence between their write and their read, so
-// either the owner sees the data in its last look, or the ringer sees it asleep and wakes it.
-// Ownership: each side holds its own mapping and descriptors. Thread safety: ring() from any
-// thread; the rest by the owner's sleeping thread.
+// A ringer:    writes the data; ring().
+// Invariant: both sides execute a sequentially consistent fence between their write and their read.
+// So either the owner sees the data in its last look, or the ringer sees that the owner sleeps.
+//
+// Ownership: both sides have their own mapping and descriptors.
+// Threading: ring() from any thread; the rest by the thread of the owner that sleeps.
 #pragma once
 
 #include <atomic>
@@ -19,8 +20,9 @@ namespace fastgpu {
 
 class Doorbell {
  public:
-  static Doorbell create();  // the owner's
-  // A ringer's, from passed descriptors.
+  static Doorbell create();  // for the owner
+  // For a ringer, from the descriptors that the owner passed. Raises RendezvousError if they are
+  // not those of a doorbell.
   static Doorbell attach(UniqueFd page_fd, UniqueFd event_fd);
   Doorbell(Doorbell&& other) noexcept;
   Doorbell& operator=(Doorbell&& other) noexcept;
@@ -29,7 +31,7 @@ class Doorbell {
   int page_fd() const noexcept { return page_fd_.get(); }
   int event_fd() const noexcept { return event_fd_.get(); }
 
-  // Wakes the owner if it sleeps or is about to; else costs a fence and a load.
+  // Wakes the owner if it sleeps or is about to sleep; else costs a fence and a load.
   void ring() noexcept;
   void prepare_sleep() noexcept;
   void finish_sleep() noexcept;  // also empties the eventfd

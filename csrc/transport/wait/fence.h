@@ -1,6 +1,6 @@
-// std::atomic_thread_fence, without gcc's warning that ThreadSanitizer does not model it. Nothing
-// is hidden by that: all data here is also published by release and acquire on the word that tells
-// of it; the fences only order "I wrote" before "I look whether you sleep, or have closed".
+// std::atomic_thread_fence, without the warning of gcc that ThreadSanitizer does not model it. The
+// warning can be ignored: every word of data is also published with release and read with acquire.
+// The fences only order a write of data before a read of "is the owner asleep" or "is it closed".
 #pragma once
 
 #include <atomic>

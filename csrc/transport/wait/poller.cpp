@@ -12,7 +12,7 @@
 namespace fastgpu {
 namespace {
 
-// Rounded up: to wake just before a deadline would mean to spin until it.
+// Rounded up: waking before a deadline would mean spinning until it has passed.
 int timeout_ms_until(TimeNs deadline) {
   if (deadline == kNever) return -1;
   const TimeNs left = deadline - now_ns();

@@ -1,7 +1,8 @@
-// Where an engine sleeps: an epoll set of the sockets that may bring it news, and its doorbell.
-// Sockets are watched edge-triggered, for input and output: a channel looks for itself, and the
-// poller only says that a look may pay.
-// Thread safety: add, remove and wake from any thread; sleep by one thread at a time.
+// Where an engine sleeps: an epoll set of its sockets, and its doorbell. Sockets are watched
+// edge-triggered, for input and output. The poller only says that something may have changed; each
+// channel then looks for itself.
+//
+// Threading: add, remove and wake from any thread; sleep by one thread at a time.
 #pragma once
 
 #include "base/clock.h"
@@ -19,11 +20,11 @@ class Poller {
   void wake() noexcept { doorbell_.ring(); }
   Doorbell& doorbell() noexcept { return doorbell_; }
 
-  // Before sleeping: prepare_sleep(), one more look at everything; then sleep(), or cancel_sleep()
-  // when that look found something.
+  // To sleep: call prepare_sleep(), look for work once more, then call sleep(), or cancel_sleep()
+  // if there is work.
   void prepare_sleep() noexcept { doorbell_.prepare_sleep(); }
   void cancel_sleep() noexcept { doorbell_.finish_sleep(); }
-  void sleep(TimeNs deadline) noexcept;  // returns at news, at the deadline, or for no reason
+  void sleep(TimeNs deadline) noexcept;  // returns early, too, also without a reason
 
  private:
   UniqueFd epoll_;

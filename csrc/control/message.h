@@ -1,0 +1,55 @@
+// Control messages: by them ranks connect, share memory, leave, and report failures. This file
+// turns messages into bytes and back; docs/wire.md has the layout.
+//
+// Thread safety: values and free functions without state.
+// Invariant: decode() accepts any bytes. It returns a message within the limits below, or raises.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace fastgpu {
+
+enum class ControlKind : uint8_t {
+  kHello = 1,    // dialler -> acceptor: opens a link (unix: with the doorbell of the dialler)
+  kWelcome = 2,  // the answer (unix: with the doorbell of the acceptor)
+  kRing = 3,     // unix: the ring of lane `number`
+  kStream = 4,   // TCP: the first message of a connection that then carries lane `number`
+  kSegment = 5,  // unix: segment `number` of the sender's symmetric memory
+  kLeave = 6,    // the sender leaves; it has opened `number` channels to the receiver
+  kFail = 7,     // the sender's communicator failed, with `failure`
+  kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
+};
+
+struct ControlMessage {
+  ControlKind kind = ControlKind::kHello;
+  uint64_t communicator = 0;
+  int from = kNoRank;  // ranks in the communicator
+  int to = kNoRank;
+  uint32_t number = 0;
+  Failure failure;                    // of kFail: kind, peer, op, sequence and message
+  std::vector<UniqueFd> descriptors;  // travel beside the bytes
+};
+
+inline constexpr std::size_t kMaxOpBytes = 64;
+inline constexpr std::size_t kMaxTextBytes = 1500;
+// Of an encoded message; a length prefix that names more is refused.
+inline constexpr std::size_t kMaxControlBytes = 2048;
+
+// Cuts failure.op and failure.message to their limits, between two UTF-8 characters.
+std::vector<std::byte> encode(const ControlMessage& message);
+// Raises PeerLostError for bytes that are not a control message. In failure.op and failure.message,
+// `?` replaces every byte that is not valid UTF-8, because Python cannot show such text.
+ControlMessage decode(std::span<const std::byte> bytes);
+
+// Raises PeerLostError: a peer sent something that the protocol does not allow. `what` completes
+// the sentence "it broke the control protocol: ...".
+[[noreturn]] void raise_violation(const std::string& what);
+
+}  // namespace fastgpu

@@ -1,0 +1,118 @@
+#include "control/registry.h"
+
+#include <utility>
+
+#include "control/message.h"
+
+namespace fastgpu {
+namespace {
+
+std::size_t index_of(int rank) { return static_cast<std::size_t>(rank); }
+
+}  // namespace
+
+void Registry::attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
+                      std::vector<PeerAddress> addresses) {
+  Member& member = members_[key];
+  member.sink = std::move(sink);
+  member.peers = std::vector<Peer>(addresses.size());
+  member.addresses = std::move(addresses);
+}
+
+// nullptr if the communicator is not attached, or has no such rank.
+const Registry::Member* Registry::member_of(const PairKey& pair) const {
+  const auto found = members_.find(pair.member);
+  const bool exists =
+      found != members_.end() && pair.peer >= 0 && index_of(pair.peer) < found->second.peers.size();
+  return exists ? &found->second : nullptr;
+}
+
+Registry::Member* Registry::member_of(const PairKey& pair) {
+  return const_cast<Member*>(std::as_const(*this).member_of(pair));
+}
+
+const PeerAddress* Registry::find(const PairKey& pair) const {
+  const Member* member = member_of(pair);
+  if (member == nullptr || member->peers[index_of(pair.peer)].has_departed) return nullptr;
+  return &member->addresses[index_of(pair.peer)];
+}
+
+void Registry::check_peer(const PairKey& pair) const {
+  const auto found = members_.find(pair.member);
+  if (found == members_.end()) return;
+  const auto world = found->second.peers.size();
+  if (pair.peer < 0 || index_of(pair.peer) >= world || pair.peer == pair.member.rank) {
+    raise_violation("a connection to rank " + std::to_string(pair.member.rank) +
+                    " claims to come from rank " + std::to_string(pair.peer) + " of a group with " +
+                    std::to_string(world) + " ranks");
+  }
+}
+
+void Registry::channel_opened(const PairKey& pair, int lane, std::unique_ptr<SendChannel> channel) {
+  if (Member* member = member_of(pair)) {
+    member->sink->on_sender(pair.peer, lane, std::move(channel));
+  }
+}
+
+void Registry::count_opened(const PairKey& pair) {
+  if (Member* member = member_of(pair)) ++member->peers[index_of(pair.peer)].opened;
+}
+
+uint32_t Registry::opened(const PairKey& pair) const {
+  const Member* member = member_of(pair);
+  return member == nullptr ? 0 : member->peers[index_of(pair.peer)].opened;
+}
+
+void Registry::channel_arrived(const PairKey& pair, int lane,
+                               std::unique_ptr<RecvChannel> channel) {
+  Member* member = member_of(pair);
+  if (member == nullptr) return;
+  if (!member->peers[index_of(pair.peer)].arrived.insert(lane).second) {
+    raise_violation("rank " + std::to_string(pair.peer) + " opened lane " + std::to_string(lane) +
+                    " twice");
+  }
+  member->sink->on_receiver(pair.peer, lane, std::move(channel));
+  depart_if_complete(*member, pair.peer);
+}
+
+void Registry::leave(const PairKey& pair, uint32_t opened) {
+  Member* member = member_of(pair);
+  if (member == nullptr) return;
+  member->peers[index_of(pair.peer)].leaves_after = opened;
+  depart_if_complete(*member, pair.peer);
+}
+
+void Registry::link_ended(const PairKey& pair, const std::string& why) {
+  const Member* member = member_of(pair);
+  if (member != nullptr && !member->peers[index_of(pair.peer)].leaves_after) lose(pair, why);
+}
+
+void Registry::lose(const PairKey& pair, const std::string& why) {
+  if (Member* member = member_of(pair)) depart(*member, pair.peer, /*in_order=*/false, why);
+}
+
+void Registry::fail(const PairKey& pair, const Failure& failure) {
+  Member* member = member_of(pair);
+  if (member == nullptr) return;
+  if (failure.peer != kNoRank && member_of({pair.member, failure.peer}) == nullptr) {
+    raise_violation("it reports a failure of rank " + std::to_string(failure.peer) +
+                    " in a group with " + std::to_string(member->peers.size()) + " ranks");
+  }
+  member->sink->on_failed(pair.peer, failure);
+}
+
+void Registry::depart_if_complete(Member& member, int peer) {
+  const Peer& state = member.peers[index_of(peer)];
+  if (state.leaves_after && state.arrived.size() >= *state.leaves_after) {
+    depart(member, peer, /*in_order=*/true, "");
+  }
+}
+
+void Registry::depart(Member& member, int peer, bool in_order, const std::string& why) {
+  Peer& state = member.peers[index_of(peer)];
+  if (state.has_departed) return;
+  state.has_departed = true;
+  member.sink->on_departed(peer, in_order, why);
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,106 @@
+// The communicators of this process and their peers: the channels that were opened, and the peers
+// that left or are lost. Each communicator is told through a ConnectionSink.
+//
+// Ownership: shares the sinks with their communicators.
+// Threading: the event loop's thread.
+// Invariants:
+// 1. A sink hears on_departed() at most once for each peer.
+// 2. A peer that leaves in order departs only when every channel that it opened has arrived. The
+//    end of its links before that changes nothing.
+// 3. A peer opens each lane at most once.
+// 4. Calls that name a communicator that is not (or no longer) attached change nothing.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "control/dialler.h"
+#include "transport/channel.h"
+
+namespace fastgpu {
+
+// How a communicator is told about its peers. Called on the control thread: must not block, and
+// must not call Connector::attach() or detach().
+class ConnectionSink {
+ public:
+  virtual ~ConnectionSink() = default;
+  virtual void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) = 0;
+  virtual void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) = 0;
+  // The peer left in order, or is lost; `why` completes "rank 3 was lost: ...".
+  virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
+  virtual void on_failed(int peer, const Failure& failure) = 0;
+};
+
+// A rank of this process in a communicator.
+struct MemberKey {
+  uint64_t communicator = 0;
+  int rank = kNoRank;
+
+  auto operator<=>(const MemberKey&) const = default;
+};
+
+// A rank of this process and a peer.
+struct PairKey {
+  MemberKey member;
+  int peer = kNoRank;
+
+  auto operator<=>(const PairKey&) const = default;
+};
+
+class Registry {
+ public:
+  void attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
+              std::vector<PeerAddress> addresses);
+  void detach(const MemberKey& key) { members_.erase(key); }
+  bool has(const MemberKey& key) const { return members_.contains(key); }
+
+  // How to reach the peer; nullptr if it has departed, or is no peer of an attached communicator.
+  const PeerAddress* find(const PairKey& pair) const;
+  // Raises PeerLostError if the communicator has no such peer.
+  void check_peer(const PairKey& pair) const;
+
+  // This rank opened a channel to the peer, by which it now sends.
+  void channel_opened(const PairKey& pair, int lane, std::unique_ptr<SendChannel> channel);
+  // The peer is being told of one more channel, so kLeave must count it.
+  void count_opened(const PairKey& pair);
+  uint32_t opened(const PairKey& pair) const;
+  // The peer opened a channel. Raises PeerLostError if it had opened that lane before.
+  void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
+
+  // kLeave has arrived: the peer leaves, and has opened `opened` channels.
+  void leave(const PairKey& pair, uint32_t opened);
+  // A link with the peer ended. The peer is lost, unless kLeave had arrived.
+  void link_ended(const PairKey& pair, const std::string& why);
+  void lose(const PairKey& pair, const std::string& why);
+  // The peer's communicator failed. Raises PeerLostError if it suspects a rank that does not exist.
+  void fail(const PairKey& pair, const Failure& failure);
+
+ private:
+  struct Peer {
+    uint32_t opened = 0;                   // channels, by this rank
+    std::set<int> arrived;                 // lanes of the channels that the peer opened
+    std::optional<uint32_t> leaves_after;  // it leaves, and has opened this many channels
+    bool has_departed = false;
+  };
+  struct Member {
+    std::shared_ptr<ConnectionSink> sink;
+    std::vector<PeerAddress> addresses;  // by rank
+    std::vector<Peer> peers;             // by rank
+  };
+
+  Member* member_of(const PairKey& pair);
+  const Member* member_of(const PairKey& pair) const;
+  static void depart_if_complete(Member& member, int peer);
+  static void depart(Member& member, int peer, bool in_order, const std::string& why);
+
+  std::map<MemberKey, Member> members_;
+};
+
+}  // namespace fastgpu

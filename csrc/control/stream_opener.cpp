@@ -1,0 +1,58 @@
+#include "control/stream_opener.h"
+
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace fastgpu {
+
+void StreamOpener::open(const PairKey& pair, int lane) {
+  const PeerAddress* address = registry_.find(pair);
+  if (address == nullptr) return;
+  dialler_.dial(*address, [this, pair, lane](UniqueFd socket, const std::string& why) {
+    if (!socket) return registry_.lose(pair, why);
+    if (registry_.find(pair) != nullptr) announce(pair, lane, std::move(socket));
+  });
+}
+
+void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
+  const uint64_t id = next_id_++;
+  Opening& opening = openings_[id];
+  opening.pair = pair;
+  opening.lane = lane;
+  opening.link.connect(make_tcp_stream(std::move(socket)));
+  opening.watch = loop_.watch(opening.link.fd(), [this, id] { finish_when_sent(id); });
+  ControlMessage message;
+  message.kind = ControlKind::kStream;
+  message.communicator = pair.member.communicator;
+  message.from = pair.member.rank;
+  message.to = pair.peer;
+  message.number = static_cast<uint32_t>(lane);
+  registry_.count_opened(pair);
+  try {
+    opening.link.send(std::move(message));
+  } catch (const CommError&) {
+    // finish_when_sent() meets the same error and handles it.
+  }
+  finish_when_sent(id);
+}
+
+void StreamOpener::finish_when_sent(uint64_t id) {
+  const auto found = openings_.find(id);
+  if (found == openings_.end()) return;
+  Opening& opening = found->second;
+  try {
+    opening.link.flush();
+    if (!opening.link.all_sent()) return;
+    opening.watch.reset();
+    registry_.channel_opened(opening.pair, opening.lane,
+                             broker_.stream_sender(opening.link.release_stream()));
+  } catch (const CommError& error) {  // the end of the peer's control link says more
+    log(LogLevel::kInfo, "stream_broke", "reason=" + quoted(error.what()));
+  }
+  openings_.erase(found);
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,41 @@
+// Shared by the tests of csrc/control/: a sink that notes every call, and channels that do
+// nothing. Threading: the test's alone.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "control/registry.h"
+
+namespace fastgpu::test {
+
+struct QuietSender : SendChannel {
+  Io try_send(Outgoing&) override { return Io::kBlocked; }
+  void hang_up() noexcept override {}
+};
+
+struct QuietReceiver : RecvChannel {
+  Io peek(FrameHeader&) override { return Io::kBlocked; }
+  Io try_recv(Incoming&) override { return Io::kBlocked; }
+  void hang_up() noexcept override {}
+};
+
+// Notes each call as a line of text, in order.
+struct NotingSink : ConnectionSink {
+  void on_sender(int peer, int lane, std::unique_ptr<SendChannel>) override {
+    heard.push_back("sender " + std::to_string(peer) + " " + std::to_string(lane));
+  }
+  void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel>) override {
+    heard.push_back("receiver " + std::to_string(peer) + " " + std::to_string(lane));
+  }
+  void on_departed(int peer, bool in_order, const std::string& why) override {
+    heard.push_back((in_order ? "left " : "lost ") + std::to_string(peer) + " " + why);
+  }
+  void on_failed(int peer, const Failure& failure) override {
+    heard.push_back("failed " + std::to_string(peer) + " " + failure.message);
+  }
+  std::vector<std::string> heard;
+};
+
+}  // namespace fastgpu::test

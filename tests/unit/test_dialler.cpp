@@ -1,0 +1,172 @@
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "check.h"
+#include "control/dialler.h"
+
+namespace fastgpu {
+namespace {
+
+struct Result {
+  int calls = 0;
+  UniqueFd socket;
+  std::string why;
+};
+
+Dialler::Callback into(Result& result) {
+  return [&result](UniqueFd socket, const std::string& why) {
+    ++result.calls;
+    result.socket = std::move(socket);
+    result.why = why;
+  };
+}
+
+void run_until_done(EventLoop& loop, const Result& result) {
+  const TimeNs limit = now_ns() + 20 * kSecond;
+  while (result.calls == 0 && now_ns() < limit) loop.run_once(limit);
+  CHECK_EQ(result.calls, 1);
+}
+
+std::string fresh_name() {
+  static int count = 0;
+  return "fastgpu-dialler-test-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
+}
+
+PeerAddress unix_address(const std::string& name) {
+  return {.shared_memory = true, .unix_name = name, .endpoints = {}};
+}
+
+PeerAddress tcp_address(std::vector<Endpoint> endpoints) {
+  return {.shared_memory = false, .unix_name = "", .endpoints = std::move(endpoints)};
+}
+
+uint16_t unused_port() {
+  uint16_t port = 0;
+  const UniqueFd closed = listen_tcp({}, &port);
+  return port;
+}
+
+// A unix socket of this name whose backlog is full, as when its process is stopped.
+struct FullListener {
+  explicit FullListener(const std::string& name) : listener(listen_unix(name)) {
+    CHECK_EQ(::listen(listener.get(), 0), 0);
+    for (;;) {
+      UniqueFd socket = dial_unix(name);
+      if (!socket) break;
+      waiting.push_back(std::move(socket));
+    }
+  }
+  UniqueFd listener;
+  std::vector<UniqueFd> waiting;
+};
+
+TEST(a_unix_socket_is_connected_at_once) {
+  EventLoop loop;
+  Dialler dialler(loop);
+  const std::string name = fresh_name();
+  const UniqueFd listener = listen_unix(name);
+  Result result;
+  dialler.dial(unix_address(name), into(result));
+  CHECK_EQ(result.calls, 1);
+  CHECK(static_cast<bool>(result.socket));
+  CHECK(static_cast<bool>(accept_connection(listener.get())));
+}
+
+TEST(a_full_backlog_is_tried_again_and_nobody_waits) {
+  EventLoop loop;
+  Dialler dialler(loop);
+  const std::string name = fresh_name();
+  const FullListener full(name);
+  Result result;
+  dialler.dial(unix_address(name), into(result));
+  CHECK_EQ(result.calls, 0);
+  bool other_ran = false;  // while the dial goes on
+  loop.post([&] { other_ran = true; });
+  loop.run_once(kNever);
+  CHECK(other_ran);
+  CHECK_EQ(result.calls, 0);
+  while (accept_connection(full.listener.get())) {
+  }
+  run_until_done(loop, result);
+  CHECK(static_cast<bool>(result.socket));
+}
+
+TEST(a_backlog_that_stays_full_ends_the_dial) {
+  EventLoop loop;
+  Dialler dialler(loop, /*retry_limit=*/5 * kMillisecond);
+  const std::string name = fresh_name();
+  const FullListener full(name);
+  Result result;
+  dialler.dial(unix_address(name), into(result));
+  run_until_done(loop, result);
+  CHECK(!result.socket);
+  CHECK(result.why.find("@" + name) != std::string::npos);
+  CHECK(result.why.find("too many connections wait") != std::string::npos);
+}
+
+TEST(a_unix_socket_of_no_process_is_refused_at_once) {
+  EventLoop loop;
+  Dialler dialler(loop);
+  const std::string name = fresh_name();
+  Result result;
+  dialler.dial(unix_address(name), into(result));
+  CHECK_EQ(result.calls, 1);
+  CHECK(!result.socket);
+  CHECK(result.why.find("@" + name) != std::string::npos);
+  CHECK(result.why.find("check that its process still runs") != std::string::npos);
+}
+
+TEST(the_next_endpoint_follows_one_that_fails) {
+  EventLoop loop;
+  Dialler dialler(loop);
+  uint16_t port = 0;
+  const UniqueFd listener = listen_tcp({}, &port);
+  Result result;
+  dialler.dial(
+      tcp_address({{"not an address", 1}, {"127.0.0.1", unused_port()}, {"127.0.0.1", port}}),
+      into(result));
+  run_until_done(loop, result);
+  CHECK(static_cast<bool>(result.socket));
+  CHECK_EQ(dial_result(result.socket.get()), 0);
+}
+
+TEST(the_last_endpoint_that_fails_names_them_all) {
+  EventLoop loop;
+  Dialler dialler(loop);
+  const Endpoint first{"127.0.0.1", unused_port()};
+  const Endpoint second{"127.0.0.2", unused_port()};
+  Result result;
+  dialler.dial(tcp_address({first, second}), into(result));
+  run_until_done(loop, result);
+  CHECK(!result.socket);
+  CHECK(result.why.find(to_string(first) + ": Connection refused") != std::string::npos);
+  CHECK(result.why.find(to_string(second) + ": Connection refused") != std::string::npos);
+  CHECK(result.why.find("FASTGPU_INTERFACE") != std::string::npos);
+}
+
+TEST(a_peer_without_endpoints_cannot_be_reached) {
+  EventLoop loop;
+  Dialler dialler(loop);
+  Result result;
+  dialler.dial(tcp_address({}), into(result));
+  CHECK_EQ(result.calls, 1);
+  CHECK(result.why.find("published no address") != std::string::npos);
+}
+
+TEST(a_destroyed_dialler_calls_nobody) {
+  EventLoop loop;
+  Result result;
+  std::optional<Dialler> dialler(std::in_place, loop);
+  dialler->dial(tcp_address({{"127.0.0.1", unused_port()}}), into(result));
+  dialler.reset();
+  loop.run_once(now_ns());
+  CHECK_EQ(result.calls, 0);
+}
+
+}  // namespace
+}  // namespace fastgpu
