@@ -61,7 +61,11 @@ void direct_broadcast(LaneContext& context) {
     return;
   }
   if (request.rank != request.root) return context.steps.recv(request.root, data);
-  for_each_peer_of_root(request, [&](int peer) { context.steps.send(peer, data); });
+  // Data longer than a frame goes to all peers frame by frame, so that all receive at once.
+  const ChunkedRegion frames(data, kMaxFrameBytes, request.element_size);
+  for (int64_t frame = 0; frame < frames.count(); ++frame) {
+    for_each_peer_of_root(request, [&](int peer) { context.steps.send(peer, frames[frame]); });
+  }
 }
 
 //        root --> 1, 2, 3, ...
