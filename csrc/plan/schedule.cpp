@@ -25,7 +25,7 @@ const char* name_of(Verb verb) {
 std::string describe(const Step& step) {
   std::string text = name_of(step.verb);
   if (step.reduce) text += "_reduce";
-  text += "(";
+  text += '(';
   if (step.verb != Verb::kCopy) text += "peer=" + std::to_string(step.peer);
   switch (step.verb) {
     case Verb::kSend:
