@@ -2,12 +2,6 @@
 
 namespace fastgpu {
 
-bool Contract::reduces() const {
-  return request.collective == Collective::kAllReduce ||
-         request.collective == Collective::kReduceScatter ||
-         request.collective == Collective::kReduce;
-}
-
 bool Contract::is_barrier() const {
   return request.collective == Collective::kBarrier ||
          (request.count == 0 && request.collective != Collective::kAllToAll);

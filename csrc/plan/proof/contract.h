@@ -18,7 +18,6 @@ struct Contract {
   std::span<const uint64_t> all_counts;  // as in VerifyOptions
 
   uint64_t part_bytes() const { return request.count * request.element_size; }
-  bool reduces() const;
   bool is_barrier() const;                      // no rank may end before every rank has begun
   uint64_t sent_bytes(int from, int to) const;  // all_to_all
   uint64_t input_bytes(int rank) const;         // 0: the rank has no input

@@ -86,7 +86,7 @@ void check_results(const Contract& contract, std::span<const RankMemory> memorie
     const SymbolicMemory& data = memories[static_cast<std::size_t>(rank)].buffers[kData];
     for (const Piece& expected : contract.expected_data(rank))
       check_piece(rank, expected, data, terms);
-    if (!contract.reduces()) continue;
+    if (!reduces(contract.request.collective)) continue;
     for (const Piece& piece : data.pieces()) orders.insert(piece.term);
     if (contract.request.collective != Collective::kAllReduce || rank == 0) continue;
     const SymbolicMemory& first = memories.front().buffers[kData];
