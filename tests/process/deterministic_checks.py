@@ -110,7 +110,7 @@ def deterministic_in_the_default_group() -> None:
 
 
 def same_bits_everywhere(lanes: int, placement: str, algorithm: str) -> None:
-    """Without it all ranks still have the same bits, in whatever order these were summed."""
+    """Without FASTGPU_DETERMINISTIC all ranks still have the same bits."""
     rank, world = me_and_world()
     group = _group(lanes, placement, algorithm)
     for dtype in DTYPES:
@@ -125,7 +125,7 @@ def same_bits_everywhere(lanes: int, placement: str, algorithm: str) -> None:
 
 
 def order_shows() -> None:
-    """A ring sums in another order than that of the ranks, which these inputs show."""
+    """A ring does not sum in rank order, and the bits of these inputs' sums differ."""
     rank, _ = me_and_world()
     group = _group(1, "shm", "ring")
     for dtype in DTYPES:

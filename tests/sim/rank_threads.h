@@ -48,7 +48,7 @@ void with_threads(int world, Body body) {
   }
 }
 
-// A world whose ranks share one engine, which one of them runs at a time.
+// A world of ranks with one engine for all. One rank runs it at a time.
 template <typename Body>
 void with_world(int world, const Options& options, Body body) {
   Runtime runtime;
@@ -64,7 +64,7 @@ void with_world(int world, const Options& options, Body body) {
   });
 }
 
-// A world whose ranks have each an engine and a heap, as in processes of their own.
+// A world of ranks with an engine and a heap for each, as in separate processes.
 template <typename Body>
 void with_own_engines(int world, const Options& options, Body body) {
   MemoryStore store;

@@ -83,6 +83,22 @@ struct Attack {
   int suspect = 2;
 };
 
+// Connects ranks 0 and 1 in both directions, so that each hears of the other's failure.
+void exchange_a_message(Communicator& communicator) {
+  std::byte sent{};
+  std::byte received{};
+  MessageCall call;
+  call.peer = 1 - communicator.rank();
+  call.size_bytes = 1;
+  call.synchronous = false;
+  call.data = &sent;
+  const auto sending = communicator.send(call);
+  call.data = &received;
+  const auto receiving = communicator.recv(call);
+  communicator.wait(*sending, -1);
+  communicator.wait(*receiving, -1);
+}
+
 // Has the member break the protocol while ranks 0 and 1 wait for it in an all_reduce. Both must be
 // told who it was, and the group without it must go on.
 void check_attack(HealthyRanks& healthy, const Attack& attack) {
@@ -90,6 +106,7 @@ void check_attack(HealthyRanks& healthy, const Attack& attack) {
   std::atomic<int> waiting{0};
   const auto be_rank = [&](int rank) {
     const auto communicator = join_world(rank, 3, healthy.options(), store, healthy.runtime(rank));
+    exchange_a_message(*communicator);
     std::vector<float> values(1000, 1.0F);
     CollectiveCall call = all_reduce_of(values);
     call.synchronous = false;

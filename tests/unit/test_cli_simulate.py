@@ -1,4 +1,4 @@
-"""`fastgpu-comm simulate`: its arguments, its errors, its table and its files."""
+"""The arguments, errors, table and files of `fastgpu-comm simulate`."""
 
 import json
 from pathlib import Path

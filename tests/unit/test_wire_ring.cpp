@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "check.h"
-#include "unit/wire_bytes.h"
 #include "unit/shm_ends.h"
+#include "unit/wire_bytes.h"
 
 namespace fastgpu::test {
 namespace {
@@ -76,8 +76,9 @@ TEST(a_rings_words_lie_at_their_offsets) {
   CHECK_EQ(file.number(16, 4), 2U);
   CHECK_EQ(file.number(20, 4), kStageBytes);
   // The sender's mark, which lies in this process: an address, and the value that is there.
-  const auto* mark = reinterpret_cast<const uint64_t*>(file.number(24, 8));
-  CHECK_EQ(file.number(32, 8), *mark);
+  const ProcessMark mark = ProcessMark::mine();
+  CHECK_EQ(file.number(24, 8), reinterpret_cast<uint64_t>(mark.where));
+  CHECK_EQ(file.number(32, 8), mark.value);
   for (const std::size_t offset : {40U, 128U, 384U, 512U}) {
     CHECK_EQ(hex(file.at(offset, 64)), hex(std::vector<std::byte>(64)));
   }
