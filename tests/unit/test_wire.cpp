@@ -285,16 +285,20 @@ Bytes failure_bytes() {
       .bytes();
 }
 
+Link link_over(UniqueFd socket, bool is_unix) {
+  return is_unix ? Link(std::move(socket)) : Link(make_tcp_stream(std::move(socket)));
+}
+
 TEST(a_control_message_is_one_packet_over_unix) {
   auto [mine, raw] = socket_pair(SOCK_SEQPACKET);
-  ControlLink link(std::move(mine), /*passes_descriptors=*/true);
+  Link link = link_over(std::move(mine), /*is_unix=*/true);
   link.send(failure_message());
   CHECK_EQ(hex(read_all(raw)), hex(failure_bytes()));
 }
 
 TEST(a_control_message_follows_its_length_over_tcp) {
   auto [mine, raw] = socket_pair(SOCK_STREAM);
-  ControlLink link(std::move(mine), /*passes_descriptors=*/false);
+  Link link = link_over(std::move(mine), /*is_unix=*/false);
   link.send(failure_message());
   CHECK_EQ(hex(read_all(raw)), hex(WireBytes().u32(61).append(failure_bytes())));
 }
@@ -302,12 +306,12 @@ TEST(a_control_message_follows_its_length_over_tcp) {
 TEST(a_control_message_is_read_from_the_same_bytes) {
   for (const bool is_unix : {true, false}) {
     auto [mine, raw] = socket_pair(is_unix ? SOCK_SEQPACKET : SOCK_STREAM);
-    ControlLink link(std::move(mine), is_unix);
+    Link link = link_over(std::move(mine), is_unix);
     const Bytes bytes =
         is_unix ? failure_bytes() : WireBytes().u32(61).append(failure_bytes()).bytes();
     CHECK_EQ(::send(raw.get(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
     ControlMessage message;
-    CHECK(link.recv(message) == Received::kMessage);
+    CHECK(link.receive(message) == Received::kMessage);
     const ControlMessage expected = failure_message();
     CHECK_EQ(message.kind, expected.kind);
     CHECK_EQ(message.communicator, expected.communicator);
@@ -319,7 +323,7 @@ TEST(a_control_message_is_read_from_the_same_bytes) {
     CHECK_EQ(message.failure.sequence, expected.failure.sequence);
     CHECK_EQ(message.failure.op, expected.failure.op);
     CHECK_EQ(message.failure.message, expected.failure.message);
-    CHECK(link.recv(message) == Received::kNothing);
+    CHECK(link.receive(message) == Received::kNothing);
   }
 }
 
@@ -338,7 +342,7 @@ TEST(the_numbers_in_a_control_message_are_fixed) {
 
 TEST(long_texts_are_cut_to_what_a_control_message_holds) {
   auto [mine, raw] = socket_pair(SOCK_SEQPACKET);
-  ControlLink link(std::move(mine), true);
+  Link link = link_over(std::move(mine), /*is_unix=*/true);
   ControlMessage message = failure_message();
   message.failure.op = std::string(100, 'o');
   message.failure.message = std::string(5000, 'm');
