@@ -113,7 +113,7 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
 }
 
 template <typename Number>
-bool parse_number(std::string_view text, Number least, Number most, Number& number) {
+bool parse_number(const std::string& text, Number least, Number most, Number& number) {
   const char* end = text.data() + text.size();
   const auto result = std::from_chars(text.data(), end, number);
   return result.ec == std::errc{} && result.ptr == end && number >= least && number <= most;
