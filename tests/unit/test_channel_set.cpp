@@ -20,7 +20,7 @@ struct Fixture {
   ChannelSet channels{engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}};
 };
 
-// A peer says that it leaves on its control link. Over TCP the last frames may arrive after that,
+// The control link says that the peer leaves. Over TCP the last frames may arrive after that,
 // on another connection, and the end of the stream follows them.
 TEST(a_peer_that_leaves_in_order_may_still_be_read) {
   Fixture fixture;
