@@ -1,4 +1,4 @@
-// Element types and reductions: the two things every layer says about data.
+// The element types and the reduce ops that every layer uses.
 #pragma once
 
 #include <cstddef>

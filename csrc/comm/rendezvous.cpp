@@ -11,11 +11,11 @@
 #include <map>
 #include <memory>
 #include <new>
-#include <random>
 #include <sstream>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/random.h"
 
 namespace fastgpu {
 namespace {
@@ -61,11 +61,6 @@ std::vector<int> available_cores() {
   return cores;
 }
 
-uint64_t random_id() {
-  std::random_device random;
-  return static_cast<uint64_t>(random()) << 32 | random();
-}
-
 // The addresses to publish, best first: those that FASTGPU_INTERFACE selects. By default the
 // address that routes to the store, then all others, loopback last.
 std::vector<std::string> own_addresses(const RendezvousRequest& request) {
@@ -102,7 +97,7 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
     record.agreed.append(record.agreed.empty() ? "" : " ").append(name).append("=");
     record.agreed += get_field(request.options, name);
   }
-  record.communicator = random_id();
+  record.communicator = random_u64();
   record.constants = request.constants;
   record.cores = available_cores();
   const uint16_t port = connector.listen(request.options.port_range);
@@ -113,7 +108,7 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
 }
 
 template <typename Number>
-bool parse_number(std::string_view text, Number least, Number most, Number& number) {
+bool parse_number(const std::string& text, Number least, Number most, Number& number) {
   const char* end = text.data() + text.size();
   const auto result = std::from_chars(text.data(), end, number);
   return result.ec == std::errc{} && result.ptr == end && number >= least && number <= most;

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <span>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -33,8 +33,8 @@ constexpr auto kPause = std::chrono::milliseconds(1);
 constexpr TimeNs kSmallLimit = 400 * kMicrosecond;
 constexpr TimeNs kLargeLimit = kMillisecond;
 
-// The hops in the time of a large message before its first byte moves: RTS, CTS, and the hop of
-// the data itself.
+// A large message takes three hops: RTS, CTS, and the data. The rest of its time grows with its
+// size.
 constexpr double kHopsOfLarge = 3;
 
 // The messages of a burst. Every further message adds the processor time of a message.
@@ -145,7 +145,7 @@ LinkCosts measure_link(RoundTrips trips, const LinkBounds& bounds) {
           .cpu_us_per_byte = kCpuShare * per_byte};
 }
 
-// The least time of a pass over kLargeBytes, by the byte.
+// The least time of a pass over kLargeBytes, per byte.
 double us_per_byte(const std::function<void()>& pass) {
   double least = kInfinity;
   for (int i = 0; i < kRounds; ++i) {
@@ -167,8 +167,8 @@ void measure_memory(Constants& constants) {
   constants.reduce_us_per_byte = kReduceUsPerByte.clamp(reduce - copy);
 }
 
-// The partner of rank 0: the lowest other rank on its host, or else on another host. kNoRank if
-// there is no such rank.
+// The partner of rank 0: the lowest other rank on its host or, if not `same_host`, on another host.
+// kNoRank if there is no such rank.
 int partner_of_rank_0(std::span<const int> host_of, bool same_host) {
   for (std::size_t rank = 1; rank < host_of.size(); ++rank) {
     if ((host_of[rank] == host_of[0]) == same_host) return static_cast<int>(rank);

@@ -20,8 +20,8 @@ struct Fixture {
   ChannelSet channels{engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}};
 };
 
-// Over TCP the last frames of a peer may arrive after its message that it leaves, which comes on
-// another connection. The end of the stream follows those frames.
+// The control link says that the peer leaves. Over TCP the last frames may arrive after that,
+// on another connection, and the end of the stream follows them.
 TEST(a_peer_that_leaves_in_order_may_still_be_read) {
   Fixture fixture;
   bool hung_up = false;

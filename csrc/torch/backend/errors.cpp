@@ -31,7 +31,8 @@ const char* class_name(ErrorKind kind) {
   return "CommError";
 }
 
-// The text may be a peer's, and cut in the middle of a character: what is not UTF-8 is replaced.
+// Bytes that are not UTF-8 are replaced: a peer may have sent the text, and it may end inside a
+// character.
 py::object text_of(const std::string& text) {
   PyObject* const decoded =
       PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");

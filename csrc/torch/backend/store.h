@@ -32,8 +32,8 @@ struct StoreAddress {
 StoreAddress address_of(const c10::intrusive_ptr<c10d::Store>& store);
 
 // A part of `store` with a prefix that has not been used before, so that a job may destroy its
-// process group and make it again on the same store. The prefix counts this rank's uses of the
-// store. Ranks that make their communicators in the same order get equal prefixes.
+// process group and make it again on the same store. The prefix contains the number of this rank's
+// uses of the store, which must be equal on all ranks.
 c10::intrusive_ptr<c10d::Store> fresh_part(const c10::intrusive_ptr<c10d::Store>& store, int rank);
 
 }  // namespace fastgpu
