@@ -231,7 +231,7 @@ void Communicator::on_first_failure(Failure& failure) {
     }
     failure.message = report_of(failure, config_.rank, config_.name);
   } else {
-    failure.message = relayed_report(failure.message, failure.rank);
+    failure.message = relayed_report(std::move(failure.message), failure.rank);
   }
   failure.rank = config_.rank;
   log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));

@@ -1,5 +1,7 @@
 #include "comm/failure_report.h"
 
+#include <algorithm>
+
 namespace fastgpu {
 namespace {
 
@@ -30,9 +32,13 @@ std::string report_of(const Failure& failure, int rank, const std::string& group
   return text + "of group '" + group + "'";
 }
 
-std::string relayed_report(const std::string& report, int reporter) {
-  if (report.find(seen_by(reporter)) != std::string::npos) return report;
-  return report + ", reported by rank " + std::to_string(reporter);
+std::string relayed_report(std::string report, int reporter) {
+  const bool seen_there = report.find(seen_by(reporter)) != std::string::npos;
+  // A broken peer must not cut the text short with a NUL, or steer the reader's terminal.
+  std::ranges::replace_if(
+      report, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, ' ');
+  if (!seen_there) report += ", reported by rank " + std::to_string(reporter);
+  return report;
 }
 
 std::string with_advice(const std::string& report, ErrorKind kind) {

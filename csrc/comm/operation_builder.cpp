@@ -100,7 +100,7 @@ void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Pl
 
 // The frame size from which a single copy, made by the receiver out of the sender's memory, beats a
 // copy into the ring and another one out of it. A reduction would need the second copy anyway. In a
-// broadcast one rank copies in while another one copies out.
+// broadcast the copies in and out run at the same time, on two ranks.
 uint64_t OperationBuilder::single_copy_from_bytes(Collective collective) const {
   if (!uses_single_copy_ || reduces(collective) || collective == Collective::kBroadcast) {
     return UINT64_MAX;

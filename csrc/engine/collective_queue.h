@@ -1,6 +1,6 @@
 // The collectives of one communicator. Operations start in the order in which callers add them; all
-// ranks must add them in the same order. Each lane carries one operation after another. Different
-// lanes may be at different operations.
+// ranks must add them in the same order. A lane carries operations one by one. Different lanes
+// may be at different operations.
 //
 // Invariants:
 //  1. Operations are numbered as the progress thread admits them, in the order in which they start.

@@ -34,6 +34,11 @@ TEST(a_relayed_report_has_no_second_prefix) {
   CHECK_EQ(relayed_report(report, 1), report + ", reported by rank 1");
 }
 
+TEST(a_relayed_report_has_no_control_characters) {
+  CHECK_EQ(relayed_report(std::string("a\0b\n\x1b[31m\xff", 10), 1),
+           std::string("a b  [31m\xff") + ", reported by rank 1");
+}
+
 TEST(every_kind_of_failure_has_an_advice) {
   for (const ErrorKind kind : {ErrorKind::kPeerLost, ErrorKind::kTimeout, ErrorKind::kMismatch,
                                ErrorKind::kAborted, ErrorKind::kAuthentication}) {

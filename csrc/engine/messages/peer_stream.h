@@ -59,8 +59,8 @@ class PeerStream {
   struct Header {
     Kind kind = Kind::kEager;
     uint32_t tag = 0;
-    uint64_t id = 0;          // of the message, given by its sender
-    uint64_t size_bytes = 0;  // of the whole message; kCredit: bytes of budget
+    uint64_t id = 0;          // the message, numbered by its sender
+    uint64_t size_bytes = 0;  // the whole message; kCredit: bytes of budget
     uint32_t count = 0;       // kCredit: messages of budget
   };
   struct Budget {
