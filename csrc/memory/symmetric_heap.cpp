@@ -12,11 +12,11 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/page.h"
 
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kFirstSegmentBytes = std::size_t{64} << 20;
 constexpr std::size_t kMostGrowthBytes = std::size_t{1} << 30;
 // From here on freed memory goes back to the kernel; below, it is cheaper to write zeros.
@@ -29,9 +29,9 @@ std::size_t round_up(std::size_t value, std::size_t unit) {
 
 // Makes [offset, offset + size_bytes) of the segment read as zeros.
 void clear(int fd, std::byte* base, std::size_t offset, std::size_t size_bytes) noexcept {
-  const std::size_t first_page = (offset + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const std::size_t first_page = round_up(offset, page_bytes());
   const std::size_t end = offset + size_bytes;
-  const std::size_t last_page = end / kPageBytes * kPageBytes;
+  const std::size_t last_page = end / page_bytes() * page_bytes();
   if (size_bytes < kReleaseBytes ||
       ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(first_page),
                   static_cast<off_t>(last_page - first_page)) != 0) {
@@ -78,7 +78,7 @@ std::byte* SymmetricHeap::Segment::take(std::size_t wanted) {
 }
 
 std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
-  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), kPageBytes);
+  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), page_bytes());
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_)
     if (std::byte* memory = segment.take(wanted)) return memory;
@@ -144,7 +144,7 @@ void SymmetricHeap::revoke(const std::byte* memory) noexcept {
                      "the tensor again"));
       return;
     }
-    for (uint64_t at = 0; at < size_bytes; at += kPageBytes) {
+    for (uint64_t at = 0; at < size_bytes; at += page_bytes()) {
       __atomic_fetch_or(reinterpret_cast<unsigned char*>(first + at), 0, __ATOMIC_RELAXED);
     }
     return;

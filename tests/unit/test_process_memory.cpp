@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/page.h"
 #include "check.h"
 #include "transport/shm/process_memory.h"
 
@@ -17,7 +18,7 @@ namespace {
 TEST(memory_is_read_up_to_its_end) {
   const ProcessMemory memory(::getpid(), ProcessMark::mine());
   CHECK(memory.readable());
-  const std::size_t size = 2 * static_cast<std::size_t>(::getpagesize());
+  const std::size_t size = 2 * page_bytes();
   auto* pages = static_cast<std::byte*>(
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK(pages != MAP_FAILED);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/page.h"
 #include "check.h"
 #include "kernels/reduce.h"
 #include "unit/shm_ends.h"
@@ -121,7 +122,7 @@ TEST(private_memory_is_read_where_it_lies) {
 
 // As memory of a device driver, say, which copies but which the kernel does not read for others.
 TEST(private_memory_that_cannot_be_read_goes_through_the_slots) {
-  const std::size_t page = static_cast<std::size_t>(::getpagesize());
+  const std::size_t page = page_bytes();
   auto* pages = static_cast<std::byte*>(
       ::mmap(nullptr, 32 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   Ends ends({});

@@ -14,13 +14,13 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kPageBytes = 4096;
+constexpr std::size_t kHeaderBytes = 4096;  // also what the buffers are aligned to
 constexpr uint32_t kMostSlots = 32;
 static_assert(uint64_t{2} * buffers_of({.slots = kMostSlots}) <= kReturns);
 constexpr uint32_t kMostSlotBytes = 16 << 20;
 constexpr uint32_t kMostStages = 32;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
-static_assert(sizeof(RingWords) <= kPageBytes);
+static_assert(sizeof(RingWords) <= kHeaderBytes);
 
 bool possible(const ShmRingConfig& config) {
   return std::has_single_bit(config.slots) && config.slots <= kMostSlots &&
@@ -30,8 +30,8 @@ bool possible(const ShmRingConfig& config) {
 }
 
 std::size_t buffer_offset(const ShmRingConfig& config) {
-  const std::size_t end = kPageBytes + config.slots * sizeof(SlotControl);
-  return (end + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const std::size_t end = kHeaderBytes + config.slots * sizeof(SlotControl);
+  return (end + kHeaderBytes - 1) / kHeaderBytes * kHeaderBytes;
 }
 
 std::size_t stage_offset(const ShmRingConfig& config) {
@@ -66,7 +66,7 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
       ::fcntl(fd.get(), F_ADD_SEALS, kSeals) != 0) {
     raise_system(ErrorKind::kRendezvous, "cannot make a shared-memory ring", errno);
   }
-  std::byte* page = map(fd.get(), kPageBytes);
+  std::byte* page = map(fd.get(), kHeaderBytes);
   auto* words = reinterpret_cast<RingWords*>(page);
   words->slots = config.slots;
   words->slot_bytes = config.slot_bytes;
@@ -74,7 +74,7 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
   words->stage_bytes = config.stage_bytes;
   if (config.single_copy) words->sender = ProcessMark::mine();
   words->magic = kRingMagic;
-  ::munmap(page, kPageBytes);
+  ::munmap(page, kHeaderBytes);
   return fd;
 }
 
@@ -82,7 +82,7 @@ ShmRing::ShmRing(const UniqueFd& fd) {
   struct stat status{};
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
   if (seals < 0 || (seals & kSeals) != kSeals || ::fstat(fd.get(), &status) != 0 ||
-      status.st_size < static_cast<off_t>(kPageBytes)) {
+      status.st_size < static_cast<off_t>(kHeaderBytes)) {
     raise(ErrorKind::kRendezvous, "what a peer passed as a shared-memory ring is not one");
   }
   mapped_bytes_ = static_cast<std::size_t>(status.st_size);
@@ -96,7 +96,7 @@ ShmRing::ShmRing(const UniqueFd& fd) {
     raise(ErrorKind::kRendezvous, "a shared-memory ring that a peer passed has another layout");
   }
   mask_ = config_.slots - 1;
-  controls_ = reinterpret_cast<SlotControl*>(base_ + kPageBytes);
+  controls_ = reinterpret_cast<SlotControl*>(base_ + kHeaderBytes);
   buffers_ = base_ + buffer_offset(config_);
   stages_ = base_ + stage_offset(config_);
 }
