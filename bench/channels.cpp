@@ -59,7 +59,8 @@ struct Side {
   }
   void receive(std::byte* to, uint64_t size_bytes, ReduceKernel reduce) const {
     FrameHeader header;
-    Incoming incoming{.target = to, .size_bytes = size_bytes, .reduce = reduce, .element_size = 4};
+    Incoming incoming{
+        .target = to, .size_bytes = size_bytes, .sink = {.reduce = reduce, .element_size = 4}};
     while (!incoming.done)
       if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
   }
@@ -67,7 +68,8 @@ struct Side {
                 ReduceKernel reduce) const {
     FrameHeader header;
     Outgoing frame{.header = {.size_bytes = size_bytes}, .payload = payload};
-    Incoming incoming{.target = to, .size_bytes = size_bytes, .reduce = reduce, .element_size = 4};
+    Incoming incoming{
+        .target = to, .size_bytes = size_bytes, .sink = {.reduce = reduce, .element_size = 4}};
     while (!frame.done || !incoming.done) {
       if (!frame.done) sender->try_send(frame);
       if (!incoming.done && receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);

@@ -1,7 +1,6 @@
 #include "engine/lane_run.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 namespace fastgpu {
@@ -151,10 +150,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_ = {};
     incoming_.target = operation_->target(step.target);
     incoming_.size_bytes = step.target.size_bytes;
-    incoming_.reduce = step.reduce ? operation_->reduce : nullptr;
-    incoming_.copy = step.last_use ? operation_->copy : nullptr;
-    incoming_.element_size = operation_->element_size;
-    incoming_.reduce_both = operation_->reduce_both;
+    incoming_.sink = sink_of(step);
     if (step.reduce && operation_->reduce_both != nullptr) {
       incoming_.answers = answered_by_next(step);
     }
@@ -171,6 +167,17 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
   }
   if (incoming_.done && incoming_.staged != nullptr) reclaim(step, channels);
   return incoming_.done;
+}
+
+Sink LaneRun::sink_of(const Step& step) const {
+  Sink sink;
+  sink.element_size = operation_->element_size;
+  if (step.last_use) sink.store = operation_->copy;
+  if (step.reduce) {
+    sink.reduce = operation_->reduce;
+    sink.reduce_both = operation_->reduce_both;
+  }
+  return sink;
 }
 
 // What `step` leaves is final where the next step sends it back: 1 + the ordinal of that frame.
@@ -214,15 +221,9 @@ void LaneRun::copy(const Step& step) const {
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
-  CopyKernel kernel = step.last_use ? operation_->copy : nullptr;
-  if (step.target.buffer == Buffer::kScratch) kernel = operation_->staging_copy;
-  if (step.reduce) {
-    operation_->reduce(target, source, size_bytes / operation_->element_size);
-  } else if (source != target && kernel != nullptr) {
-    kernel(target, source, size_bytes);
-  } else if (source != target) {
-    std::memcpy(target, source, size_bytes);
-  }
+  Sink sink = sink_of(step);
+  if (step.target.buffer == Buffer::kScratch) sink.store = operation_->staging_copy;
+  if (step.reduce || source != target) sink.take(target, source, size_bytes);
 }
 
 bool LaneRun::is_posted(const Region& target) const {

@@ -71,6 +71,7 @@ class LaneRun {
   Io send(SendChannel* channel, int peer, Outgoing& frame) const;
   bool flush(ChannelSource& channels);
   bool receive(const Step& step, ChannelSource& channels, bool* moved);
+  Sink sink_of(const Step& step) const;
   uint32_t answered_by_next(const Step& step) const;
   void find_place(const Step& step, Outgoing& frame);
   void find_staged(const Step& step);

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "base/dtype.h"
+#include "kernels/kernel.h"
 
 namespace fastgpu {
 
@@ -54,19 +54,33 @@ struct Outgoing {
   bool done = false;   // the frame has left; the payload may be changed
 };
 
-// A frame on its way in: where its payload goes, stored or reduced as it arrives.
+// What becomes of a payload as it arrives: it is stored, or reduced into what the target holds.
+struct Sink {
+  CopyKernel store = nullptr;              // nullptr: memcpy
+  ReduceKernel reduce = nullptr;           // nullptr: the payload is stored
+  ReduceBothKernel reduce_both = nullptr;  // nullptr: there is none for this reduction
+  uint32_t element_size = 1;               // in bytes; kernels that reduce get whole elements
+
+  bool reduces() const noexcept { return reduce != nullptr; }
+  // What can be taken of `size_bytes`: whole elements, if they are reduced.
+  uint64_t takeable(uint64_t size_bytes) const noexcept {
+    return reduces() ? size_bytes - size_bytes % element_size : size_bytes;
+  }
+  void take(std::byte* target, const std::byte* source, std::size_t size_bytes) const;
+  // Reduces by reduce_both, so that the result lies in both places.
+  void take_both(std::byte* target, std::byte* source, std::size_t size_bytes) const;
+};
+
+// A frame on its way in.
 struct Incoming {
   std::byte* target = nullptr;
   uint64_t size_bytes = 0;
-  ReduceKernel reduce = nullptr;  // nullptr: store
-  CopyKernel copy = nullptr;      // how to store what a channel copies; nullptr: memcpy
-  uint32_t element_size = 1;      // pieces handed to `reduce` are whole elements
+  Sink sink = {};
   uint64_t received_bytes = 0;
   // The answer (Outgoing::answer) that the target will be once this frame is reduced into it, and
   // how to reduce into both ends at once. When the frame asks for just that answer, the channel may
   // write it so, and says that it has: `answered`. 0: nothing of the kind.
   uint32_t answers = 0;
-  ReduceBothKernel reduce_both = nullptr;
   bool answered = false;
   // This frame is the answer to one that was staged, and is there if it was written in place.
   const std::byte* staged = nullptr;
@@ -75,10 +89,23 @@ struct Incoming {
   std::byte* place = nullptr;
   bool done = false;
 
-  // Takes the next `size` bytes from memory of the channel's.
-  void take(const std::byte* source, std::size_t size);
-  // The same by reduce_both.
-  void take_and_answer(std::byte* source, std::size_t size);
+  std::byte* next() const noexcept { return target + received_bytes; }
+  uint64_t left_bytes() const noexcept { return size_bytes - received_bytes; }
+  // Counts bytes that are at the target already.
+  void advance(uint64_t bytes) noexcept {
+    received_bytes += bytes;
+    done = received_bytes == size_bytes;
+  }
+  // Takes the next bytes from the channel's memory.
+  void take(const std::byte* source, std::size_t bytes) {
+    sink.take(next(), source, bytes);
+    advance(bytes);
+  }
+  void take_and_answer(std::byte* source, std::size_t bytes) {
+    sink.take_both(next(), source, bytes);
+    answered = true;
+    advance(bytes);
+  }
 };
 
 class SendChannel {

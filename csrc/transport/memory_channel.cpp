@@ -116,10 +116,9 @@ class MemoryReceiver : public RecvChannel {
     const std::lock_guard lock(pipe_->mutex);
     if (pipe_->frames.empty()) return nothing();
     Frame& frame = pipe_->frames.front();
-    const uint64_t whole = incoming.reduce != nullptr ? incoming.element_size : 1;
     const uint64_t arrived = frame.arrived_bytes - frame.taken_bytes;
-    uint64_t piece = std::min(arrived, std::max<uint64_t>(pipe_->piece_bytes, whole));
-    piece -= piece % whole;
+    const uint64_t most = std::max<uint64_t>(pipe_->piece_bytes, incoming.sink.element_size);
+    const uint64_t piece = incoming.sink.takeable(std::min(arrived, most));
     if (piece == 0 && frame.taken_bytes < frame.header.size_bytes) return nothing();
     incoming.take(frame.data() + frame.taken_bytes, static_cast<std::size_t>(piece));
     frame.taken_bytes += piece;

@@ -221,8 +221,7 @@ void reduce_frame(const ChannelParameter& parameter, std::size_t count) {
                  .single_copy = parameter.single_copy};
   Incoming incoming{.target = reinterpret_cast<std::byte*>(sums.data()),
                     .size_bytes = size_bytes,
-                    .reduce = add_elements<Element>,
-                    .element_size = sizeof(Element)};
+                    .sink = {.reduce = add_elements<Element>, .element_size = sizeof(Element)}};
   FrameHeader header;
   const TimeNs deadline = now_ns() + kPatience;
   while (!frame.done || !incoming.done) {

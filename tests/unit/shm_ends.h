@@ -46,7 +46,8 @@ struct Ends {
   }
   bool receive(std::span<std::byte> target, CopyKernel copy = nullptr) {
     FrameHeader header;
-    Incoming incoming{.target = target.data(), .size_bytes = target.size(), .copy = copy};
+    Incoming incoming{
+        .target = target.data(), .size_bytes = target.size(), .sink = {.store = copy}};
     if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
     return incoming.done;
   }

@@ -17,6 +17,12 @@
 namespace fastgpu::test {
 namespace {
 
+Sink sum_floats() {
+  return {.reduce = find_reduce(DType::kFloat32, ReduceOp::kSum),
+          .reduce_both = find_reduce_both(DType::kFloat32, ReduceOp::kSum),
+          .element_size = sizeof(float)};
+}
+
 TEST(symmetric_frames_are_done_when_the_receiver_is) {
   SymmetricHeap heap;
   constexpr std::size_t kSize = 600 * 1024;
@@ -62,10 +68,8 @@ TEST(an_answer_may_be_written_while_it_is_summed) {
                    .answer = 4};
     Incoming incoming{.target = reinterpret_cast<std::byte*>(mine.data()),
                       .size_bytes = kSize,
-                      .reduce = find_reduce(DType::kFloat32, ReduceOp::kSum),
-                      .element_size = sizeof(float),
-                      .answers = answers,
-                      .reduce_both = find_reduce_both(DType::kFloat32, ReduceOp::kSum)};
+                      .sink = sum_floats(),
+                      .answers = answers};
     FrameHeader header;
     CHECK_EQ(ends.sender->try_send(frame), Io::kMoved);
     CHECK_EQ(ends.receiver->peek(header), Io::kMoved);
@@ -175,10 +179,8 @@ struct Pair {
   Incoming add_into(std::span<float> sums, uint32_t answers) const {
     Incoming incoming{.target = reinterpret_cast<std::byte*>(sums.data()),
                       .size_bytes = sums.size_bytes(),
-                      .reduce = find_reduce(DType::kFloat32, ReduceOp::kSum),
-                      .element_size = sizeof(float),
-                      .answers = answers,
-                      .reduce_both = find_reduce_both(DType::kFloat32, ReduceOp::kSum)};
+                      .sink = sum_floats(),
+                      .answers = answers};
     FrameHeader header;
     CHECK_EQ(there.receiver->peek(header), Io::kMoved);
     while (!incoming.done) CHECK_EQ(there.receiver->try_recv(incoming), Io::kMoved);

@@ -56,7 +56,7 @@ class ShmReceiver : public RecvChannel {
     // At most a ring's worth, so that other channels get their turn.
     for (; in_frame_ && pieces < ring_->slots(); ++pieces) {
       if (const Io io = look(); io != Io::kMoved) return pieces > 0 ? Io::kMoved : io;
-      const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes, piece_bytes);
+      const uint64_t piece = std::min(incoming.left_bytes(), piece_bytes);
       take_slot(incoming, piece);
       in_frame_ = !incoming.done;
       ++consumed_;
@@ -126,8 +126,7 @@ class ShmReceiver : public RecvChannel {
   Io take_reference(Incoming& incoming) {
     std::byte* source = segments_->at(span_, header_.size_bytes);
     if (source == nullptr) return nothing();
-    const uint64_t piece =
-        std::min(incoming.size_bytes - incoming.received_bytes, kReferencePieceBytes);
+    const uint64_t piece = std::min(incoming.left_bytes(), kReferencePieceBytes);
     if (span_.answer != 0 && span_.answer == incoming.answers) {
       incoming.take_and_answer(source + incoming.received_bytes, piece);
     } else {
@@ -158,19 +157,18 @@ class ShmReceiver : public RecvChannel {
     SingleCopySpan span;
     std::memcpy(&span, control().inline_bytes.data(), sizeof span);
     const std::byte* const source = span.memory + incoming.received_bytes;
-    const bool reduces = incoming.reduce != nullptr;
-    const uint64_t piece = std::min(incoming.size_bytes - incoming.received_bytes,
-                                    reduces ? kScratchBytes : kReferencePieceBytes);
+    const bool reduces = incoming.sink.reduces();
+    const uint64_t piece =
+        std::min(incoming.left_bytes(), reduces ? kScratchBytes : kReferencePieceBytes);
     if (reduces && scratch_.empty()) scratch_.resize(kScratchBytes);
-    std::byte* const target = reduces ? scratch_.data() : incoming.target + incoming.received_bytes;
+    std::byte* const target = reduces ? scratch_.data() : incoming.next();
     if (const MemoryRead read = sender_.read(target, source, piece); read != MemoryRead::kDone) {
       return unreadable(read, piece);
     }
     if (reduces) {
       incoming.take(target, piece);
     } else {
-      incoming.received_bytes += piece;
-      incoming.done = incoming.received_bytes == incoming.size_bytes;
+      incoming.advance(piece);
     }
     return end_piece(incoming);
   }
@@ -225,8 +223,7 @@ class ShmReceiver : public RecvChannel {
             "from the peers while a result was written there; give groups that work at once "
             "tensors of their own from fastgpu_comm.empty()");
     }
-    incoming.received_bytes = incoming.size_bytes;
-    incoming.done = true;
+    incoming.advance(incoming.size_bytes);
     end_slot();
     return Io::kMoved;
   }
