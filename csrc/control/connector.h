@@ -94,7 +94,7 @@ class Connector {
     bool linked = false;    // it has dialled a link to us
     uint32_t opened = 0;    // channels we opened to it
     uint32_t received = 0;  // channels it opened to us
-    std::map<std::pair<int, pid_t>, std::weak_ptr<BufferCredits>> credits;  // by lane and process
+    std::map<std::pair<int, pid_t>, std::weak_ptr<ShmEnd>> ends;  // by lane and process
     std::optional<uint32_t> leaves_after;  // it left, having opened this many
     bool departed = false;
     std::size_t link_endpoint = 0;  // the next one to try (TCP)
@@ -139,7 +139,7 @@ class Connector {
   void dial_stream(const MemberKey& key, Member& owner, int peer, int lane, std::size_t endpoint);
   void open_ring(Entry& entry, int lane);
   void make_sender(Entry& entry, int lane, UniqueFd ring);
-  std::shared_ptr<BufferCredits> credits_of(Member& owner, const Entry& entry, int lane);
+  std::shared_ptr<ShmEnd> end_of(Member& owner, const Entry& entry, int lane);
   void count_received(const Entry& entry);
   void depart(const Entry& entry, bool in_order, const std::string& why);
   std::vector<UniqueFd> own_bell() const;

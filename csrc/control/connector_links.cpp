@@ -219,10 +219,10 @@ void Connector::handle_ring(Entry& entry, ControlMessage& message) {
   }
   Member* owner = member(entry.communicator, entry.me);
   const int lane = static_cast<int>(message.number);
-  owner->sink->on_receiver(entry.peer, lane,
-                           make_shm_receiver(std::move(message.descriptors[0]), entry.bell,
-                                             credits_of(*owner, entry, lane), entry.segments,
-                                             &heap_, process_behind(entry.link.fd())));
+  owner->sink->on_receiver(
+      entry.peer, lane,
+      make_shm_receiver(std::move(message.descriptors[0]), entry.bell, end_of(*owner, entry, lane),
+                        entry.segments, &heap_, process_behind(entry.link.fd())));
   count_received(entry);
 }
 
@@ -238,13 +238,13 @@ void Connector::handle_stream(uint64_t id, Entry& entry, const ControlMessage& m
   count_received(stream);
 }
 
-// What the two channels of a lane share, if the same process is behind the links of both: what goes
-// into its ring's buffers is for no other to read.
-std::shared_ptr<BufferCredits> Connector::credits_of(Member& owner, const Entry& entry, int lane) {
-  auto& shared = owner.peers[entry.peer].credits[{lane, process_behind(entry.link.fd())}];
-  std::shared_ptr<BufferCredits> credits = shared.lock();
-  if (!credits) shared = credits = make_buffer_credits();
-  return credits;
+// What the two channels of a lane share, if the same process is behind the links of both. No other
+// process may get to read what is written into that one's buffers.
+std::shared_ptr<ShmEnd> Connector::end_of(Member& owner, const Entry& entry, int lane) {
+  auto& shared = owner.peers[entry.peer].ends[{lane, process_behind(entry.link.fd())}];
+  std::shared_ptr<ShmEnd> end = shared.lock();
+  if (!end) shared = end = make_shm_end();
+  return end;
 }
 
 // The peer has left in order once all that it opened has arrived here; its data may still be
@@ -368,7 +368,7 @@ void Connector::make_sender(Entry& entry, int lane, UniqueFd ring) {
   };
   owner->sink->on_sender(
       peer, lane,
-      make_shm_sender(std::move(ring), entry.bell, credits_of(*owner, entry, lane), &heap_, share));
+      make_shm_sender(std::move(ring), entry.bell, end_of(*owner, entry, lane), &heap_, share));
 }
 
 }  // namespace fastgpu
