@@ -6,9 +6,9 @@
 
 #include "channel_suite.h"
 #include "check.h"
-#include "transport/wait/poller.h"
 #include "transport/socket/socket.h"
 #include "transport/tcp/tcp.h"
+#include "transport/wait/poller.h"
 
 namespace fastgpu::test {
 namespace {
@@ -29,7 +29,7 @@ bool has_ipv6() {
   return false;
 }
 
-// `buffer_bytes` of the kernel's at each end; 0: as the kernel sees fit.
+// `buffer_bytes`: the size of the kernel's buffer at each end; 0: the kernel decides.
 ChannelEnds connect(const char* address, int buffer_bytes) {
   uint16_t port = 0;
   const UniqueFd listener = listen_tcp({}, &port);
