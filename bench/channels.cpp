@@ -59,7 +59,8 @@ struct Side {
   }
   void receive(std::byte* to, uint64_t size_bytes, ReduceKernel reduce) const {
     FrameHeader header;
-    Incoming incoming{.target = to, .size_bytes = size_bytes, .reduce = reduce, .element_size = 4};
+    Incoming incoming{
+        .target = to, .size_bytes = size_bytes, .sink = {.reduce = reduce, .element_size = 4}};
     while (!incoming.done)
       if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
   }
@@ -67,7 +68,8 @@ struct Side {
                 ReduceKernel reduce) const {
     FrameHeader header;
     Outgoing frame{.header = {.size_bytes = size_bytes}, .payload = payload};
-    Incoming incoming{.target = to, .size_bytes = size_bytes, .reduce = reduce, .element_size = 4};
+    Incoming incoming{
+        .target = to, .size_bytes = size_bytes, .sink = {.reduce = reduce, .element_size = 4}};
     while (!frame.done || !incoming.done) {
       if (!frame.done) sender->try_send(frame);
       if (!incoming.done && receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
@@ -198,16 +200,16 @@ MakeEnds over_shared_memory(const ShmRingConfig& config) {
     shared->rings[i] = create_shm_ring(config);
     shared->bells[i] = std::make_shared<Doorbell>(Doorbell::create());
   }
-  std::printf("%u slots of %u bytes\n", config.slots, config.slot_bytes);
+  std::printf("%u slots of %u bytes\n", config.slots, config.buffer_bytes);
   return [shared](std::size_t me, const Heaps& heaps) {
     const std::size_t peer = 1 - me;
     auto segments = std::make_shared<PeerSegments>();
     segments->add(0, heaps[peer].descriptor(0));
-    const auto credits = make_buffer_credits();
+    const auto end = make_shm_end();
     return Ends{
-        make_shm_sender(copy_of(shared->rings[me]), shared->bells[peer], credits, &heaps[me],
+        make_shm_sender(copy_of(shared->rings[me]), shared->bells[peer], end, &heaps[me],
                         [](uint32_t) {}),
-        make_shm_receiver(copy_of(shared->rings[peer]), shared->bells[peer], credits, segments)};
+        make_shm_receiver(copy_of(shared->rings[peer]), shared->bells[peer], end, segments)};
   };
 }
 
@@ -268,7 +270,7 @@ int main(int argc, char** argv) {
   ShmRingConfig config;
   if (argc == 3) {
     config.slots = static_cast<uint32_t>(std::strtoul(argv[1], nullptr, 10));
-    config.slot_bytes = static_cast<uint32_t>(std::strtoul(argv[2], nullptr, 10));
+    config.buffer_bytes = static_cast<uint32_t>(std::strtoul(argv[2], nullptr, 10));
   }
   return measure(over_shared_memory(config));
 }

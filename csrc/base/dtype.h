@@ -37,12 +37,4 @@ std::size_t size_of(DType dtype);              // bytes of one element
 std::string_view name_of(DType dtype);         // as torch writes it: "float32"
 std::string_view name_of(ReduceOp reduce_op);  // as torch writes it: "SUM"
 
-// target[i] = target[i] op source[i] for `count` elements. Both are aligned to the element size,
-// and either do not overlap or are the same.
-using ReduceKernel = void (*)(std::byte* target, const std::byte* source, std::size_t count);
-// The same, and source = target.
-using ReduceBothKernel = void (*)(std::byte* target, std::byte* source, std::size_t count);
-// As memcpy.
-using CopyKernel = void (*)(std::byte* target, const std::byte* source, std::size_t size_bytes);
-
 }  // namespace fastgpu

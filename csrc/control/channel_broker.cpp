@@ -23,13 +23,13 @@ std::vector<UniqueFd> ChannelBroker::own_doorbell() const {
 
 std::unique_ptr<SendChannel> ChannelBroker::ring_sender(const RingPeer& peer, int lane,
                                                         UniqueFd ring, ShareSegment share) {
-  return make_shm_sender(std::move(ring), peer.doorbell, credits_of(peer, lane), &heap_,
+  return make_shm_sender(std::move(ring), peer.doorbell, end_of(peer, lane), &heap_,
                          std::move(share));
 }
 
 std::unique_ptr<RecvChannel> ChannelBroker::ring_receiver(const RingPeer& peer, int lane,
                                                           UniqueFd ring) {
-  return make_shm_receiver(std::move(ring), peer.doorbell, credits_of(peer, lane), peer.segments,
+  return make_shm_receiver(std::move(ring), peer.doorbell, end_of(peer, lane), peer.segments,
                            &heap_, peer.process);
 }
 
@@ -41,15 +41,15 @@ std::unique_ptr<RecvChannel> ChannelBroker::stream_receiver(std::unique_ptr<Stre
   return make_tcp_receiver(std::move(stream), engine_);
 }
 
-std::shared_ptr<BufferCredits> ChannelBroker::credits_of(const RingPeer& peer, int lane) {
-  std::weak_ptr<BufferCredits>& known = credits_[{peer.pair, lane, peer.process}];
-  std::shared_ptr<BufferCredits> credits = known.lock();
-  if (!credits) known = credits = make_buffer_credits();
-  return credits;
+std::shared_ptr<ShmEnd> ChannelBroker::end_of(const RingPeer& peer, int lane) {
+  std::weak_ptr<ShmEnd>& known = ends_[{peer.pair, lane, peer.process}];
+  std::shared_ptr<ShmEnd> end = known.lock();
+  if (!end) known = end = make_shm_end();
+  return end;
 }
 
 void ChannelBroker::forget(const MemberKey& key) {
-  std::erase_if(credits_,
+  std::erase_if(ends_,
                 [&](const auto& entry) { return std::get<PairKey>(entry.first).member == key; });
 }
 

@@ -2,9 +2,9 @@
 // memory and streams.
 //
 // Ownership: the sink of the communicator gets the channels. The two channels of one lane share
-// their BufferCredits; the broker only knows where they are.
+// their ShmEnd; the broker only knows where they are.
 // Threading: the event loop's thread.
-// Invariant: the two channels of a lane share BufferCredits only if the same process is at the
+// Invariant: the two channels of a lane share a ShmEnd only if the same process is at the
 // other end of both. Otherwise a process could read data that is meant for another.
 #pragma once
 
@@ -52,7 +52,7 @@ class ChannelBroker {
   std::unique_ptr<RecvChannel> stream_receiver(std::unique_ptr<Stream> stream);
 
   // Shared by both channels of a lane, and made by the first.
-  std::shared_ptr<BufferCredits> credits_of(const RingPeer& peer, int lane);
+  std::shared_ptr<ShmEnd> end_of(const RingPeer& peer, int lane);
 
   // A segment of a peer has arrived: receivers that wait for it look again.
   void wake_engine() { engine_.wake(); }
@@ -63,7 +63,7 @@ class ChannelBroker {
 
   Poller& engine_;
   const SymmetricHeap& heap_;
-  std::map<LaneKey, std::weak_ptr<BufferCredits>> credits_;
+  std::map<LaneKey, std::weak_ptr<ShmEnd>> ends_;
 };
 
 }  // namespace fastgpu

@@ -1,7 +1,6 @@
 #include "engine/lane_run.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 namespace fastgpu {
@@ -18,8 +17,8 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   raise(failure);
 }
 
-// What a channel raises does not say whose it is, nor in which operation.
-[[noreturn]] void raise_of(const CommError& error, int peer, const Operation& operation) {
+// Adds to an error of a channel which peer and which operation it concerns.
+[[noreturn]] void raise_with_context(const CommError& error, int peer, const Operation& operation) {
   Failure failure = error.failure();
   failure.peer = peer;
   failure.op = name_of(operation.task.call.shape.collective);
@@ -28,18 +27,18 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   raise(failure);
 }
 
-template <typename Question>
-Io ask(int peer, const Operation& operation, Question question) {
+template <typename Call>
+Io call_channel(int peer, const Operation& operation, Call call) {
   try {
-    return question();
+    return call();
   } catch (const CommError& error) {
-    raise_of(error, peer, operation);
+    raise_with_context(error, peer, operation);
   }
 }
 
 std::string describe_frame(const FrameHeader& header) {
   Call call;
-  if (!unpack(header.key, call)) return "something that is no call";
+  if (!unpack(header.key, call)) return "an unknown call";
   return describe(call) + " as operation " + std::to_string(header.sequence);
 }
 
@@ -52,8 +51,6 @@ void LaneRun::start(const Operation& operation, int lane) {
   next_ = 0;
   receiving_ = false;
   posted_.clear();
-  places_.clear();
-  staged_.clear();
 }
 
 void LaneRun::clear() noexcept {
@@ -69,10 +66,10 @@ LaneState LaneRun::poll(ChannelSource& channels) {
       post(step, channels);
       moved = true;
     } else {
-      // What was posted leaves before we wait for, or overwrite, anything.
+      // Posted sends leave before this rank waits for, or overwrites, anything.
       if (!posted_.empty()) moved |= flush(channels);
-      // Proven: what is posted here has left by now. But a channel may say so only at the next
-      // flush.
+      // The proof of the schedule says that sends of this region have left by now. But a channel
+      // may report it only at the next flush.
       if (is_posted(step.target)) return moved ? LaneState::kMoved : LaneState::kBlocked;
       if (step.verb != Verb::kRecv) {
         copy(step);
@@ -98,26 +95,25 @@ FrameHeader LaneRun::header_of(const Step& step, uint64_t size_bytes) const {
   return header;
 }
 
-// Sends at once what nothing is in front of; the rest is flush's.
+// Sends at once unless an earlier frame for the peer has not left. flush() sends the rest.
 void LaneRun::post(const Step& step, ChannelSource& channels) {
   Outgoing frame;
   frame.header = header_of(step, step.source.size_bytes);
   frame.payload = operation_->source(step.source);
-  frame.answer = step.reply;
+  frame.reply = step.reply;
   frame.single_copy = step.source.size_bytes >= operation_->task.single_copy_from_bytes;
-  if (!places_.empty()) find_place(step, frame);
   if (std::ranges::find(posted_, step.peer, &Posted::peer) == posted_.end()) {
     SendChannel* channel = channels.sender(step.peer, lane_);
     const Io io = send(channel, step.peer, frame);
     if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
-    if (frame.done) return note(step.peer, frame);
+    if (frame.done) return;
   }
   posted_.push_back({step.peer, step.source, frame});
 }
 
 Io LaneRun::send(SendChannel* channel, int peer, Outgoing& frame) const {
   if (channel == nullptr) return Io::kBlocked;
-  return ask(peer, *operation_, [&] { return channel->try_send(frame); });
+  return call_channel(peer, *operation_, [&] { return channel->try_send(frame); });
 }
 
 bool LaneRun::flush(ChannelSource& channels) {
@@ -132,7 +128,6 @@ bool LaneRun::flush(ChannelSource& channels) {
     if (io == Io::kClosed) raise_if_departed(channels, posted.peer, *operation_);
     moved |= io == Io::kMoved;
     any_done |= frame.done;
-    if (frame.done) note(posted.peer, frame);
     if (!frame.taken && !frame.done) full_.push_back(posted.peer);
   }
   if (any_done) std::erase_if(posted_, [](const Posted& posted) { return posted.frame.done; });
@@ -151,30 +146,30 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_ = {};
     incoming_.target = operation_->target(step.target);
     incoming_.size_bytes = step.target.size_bytes;
-    incoming_.reduce = step.reduce ? operation_->task.reduce : nullptr;
-    incoming_.copy = step.last_use ? operation_->task.copy : nullptr;
-    incoming_.element_size = operation_->task.element_size;
-    incoming_.reduce_both = operation_->task.reduce_both;
-    if (step.reduce && operation_->task.reduce_both != nullptr) {
-      incoming_.answers = answered_by_next(step);
-    }
-    if (!staged_.empty()) find_staged(step);
+    incoming_.sink = sink_of(step);
+    if (step.reduce) incoming_.replies_with = sent_back_by_next(step);
     receiving_ = true;
   }
-  const Io io = ask(step.peer, *operation_, [&] { return channel->try_recv(incoming_); });
+  const Io io = call_channel(step.peer, *operation_, [&] { return channel->try_recv(incoming_); });
   if (io == Io::kClosed) raise_if_departed(channels, step.peer, *operation_);
   *moved |= io == Io::kMoved;
   receiving_ = !incoming_.done;
-  if (incoming_.done && incoming_.place != nullptr) {
-    places_.push_back({step.peer, incoming_.answer - 1, incoming_.size_bytes, incoming_.place,
-                       incoming_.answered});
-  }
-  if (incoming_.done && incoming_.staged != nullptr) reclaim(step, channels);
   return incoming_.done;
 }
 
-// What `step` leaves is final where the next step sends it back: 1 + the ordinal of that frame.
-uint32_t LaneRun::answered_by_next(const Step& step) const {
+Sink LaneRun::sink_of(const Step& step) const {
+  Sink sink;
+  sink.element_size = operation_->task.element_size;
+  if (step.last_use) sink.store = operation_->task.copy;
+  if (step.reduce) {
+    sink.reduce = operation_->task.reduce;
+    sink.reduce_both = operation_->task.reduce_both;
+  }
+  return sink;
+}
+
+// 1 + the ordinal of the next step's frame, if that sends back to the peer what `step` receives.
+uint32_t LaneRun::sent_back_by_next(const Step& step) const {
   if (next_ + 1 == steps_->size()) return 0;
   const Step& next = (*steps_)[next_ + 1];
   const bool sends_back =
@@ -182,47 +177,13 @@ uint32_t LaneRun::answered_by_next(const Step& step) const {
   return sends_back ? next.ordinal + 1 : 0;
 }
 
-void LaneRun::find_place(const Step& step, Outgoing& frame) {
-  const auto place = std::ranges::find_if(places_, [&](const Place& each) {
-    return each.peer == step.peer && each.ordinal == step.ordinal &&
-           each.size_bytes == step.source.size_bytes;
-  });
-  if (place == places_.end()) return;
-  frame.place = place->memory;
-  if (place->written) frame.progress = place->size_bytes;
-  places_.erase(place);
-}
-
-void LaneRun::note(int peer, const Outgoing& frame) {
-  if (frame.staged != nullptr) staged_.push_back({peer, frame.answer - 1, frame.staged});
-}
-
-void LaneRun::find_staged(const Step& step) {
-  const auto found = std::ranges::find_if(staged_, [&](const Staged& each) {
-    return each.peer == step.peer && each.ordinal == step.ordinal;
-  });
-  if (found == staged_.end()) return;
-  incoming_.staged = found->memory;
-  staged_.erase(found);
-}
-
-void LaneRun::reclaim(const Step& step, ChannelSource& channels) {
-  if (SendChannel* channel = channels.sender(step.peer, lane_)) channel->reclaim(incoming_.staged);
-}
-
 void LaneRun::copy(const Step& step) const {
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
-  CopyKernel kernel = step.last_use ? operation_->task.copy : nullptr;
-  if (step.target.buffer == Buffer::kScratch) kernel = operation_->task.staging_copy;
-  if (step.reduce) {
-    operation_->task.reduce(target, source, size_bytes / operation_->task.element_size);
-  } else if (source != target && kernel != nullptr) {
-    kernel(target, source, size_bytes);
-  } else if (source != target) {
-    std::memcpy(target, source, size_bytes);
-  }
+  Sink sink = sink_of(step);
+  if (step.target.buffer == Buffer::kScratch) sink.store = operation_->task.staging_copy;
+  if (step.reduce || source != target) sink.take(target, source, size_bytes);
 }
 
 bool LaneRun::is_posted(const Region& target) const {

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/dtype.h"
+#include "kernels/kernel.h"
 
 namespace fastgpu {
 

@@ -1,6 +1,7 @@
-// Scratch memory of operations, kept for the next ones: a schedule's wire buffer is often the same
-// size call after call, and fresh pages cost more than the copy into them.
-// Thread safety: all calls, any thread. Bounded: what is kept unused stays below kMaxKeptBytes.
+// Scratch memory for operations. Freed blocks are kept for later operations: consecutive calls
+// often need the same size, and fresh pages cost more than the copy into them. Bounded: a pool
+// keeps at most kMaxKeptBytes unused. Ownership: a Scratch shares the ownership of its pool. Thread
+// safety: ScratchPool, all calls, any thread; Scratch, none.
 #pragma once
 
 #include <cstddef>
@@ -15,19 +16,19 @@
 
 namespace fastgpu {
 
-// Scratch of at most this size is taken when an operation starts, so that one block, warm in the
-// caches, serves any number that wait; more when it is called, while its caller can still be told
-// that there is no memory.
+// Up to this size an operation takes its scratch when it starts, so that one block, which stays in
+// the cache, serves all operations in turn. A larger one takes it when it is called, because then
+// its caller can still be told that there is no memory.
 inline constexpr std::size_t kSmallScratchBytes = 64 * 1024;
 
 class ScratchPool;
 
-// A block of a pool, given back when it goes. At least as large as was asked for, aligned to a
-// cache line, not cleared.
+// A block of a pool, returned to it by the destructor. It may be larger than requested. It is
+// aligned to a cache line and not cleared.
 class Scratch {
  public:
   Scratch() = default;
-  // Throws std::bad_alloc.
+  // Raises std::bad_alloc.
   Scratch(const std::shared_ptr<ScratchPool>& pool, std::size_t size_bytes);
   Scratch(Scratch&& other) noexcept { swap(other); }
   Scratch& operator=(Scratch&& other) noexcept {
@@ -60,7 +61,8 @@ class ScratchPool {
     std::size_t size_bytes = 0;
   };
 
-  // Of private memory, or of the heap, which outlives it: then peers of this host can read it.
+  // With a heap, which outlives the pool, blocks are in symmetric memory. Peers on this host can
+  // read them. Without one, blocks are in private memory.
   explicit ScratchPool(SymmetricHeap* heap = nullptr) : heap_(heap) {}
   ~ScratchPool() {
     for (const Block& block : kept_) release(block);
@@ -72,7 +74,7 @@ class ScratchPool {
     {
       const std::lock_guard lock(mutex_);
       for (Block& block : kept_) {
-        // Not a block far too large, which another operation will want.
+        // A block that is far too large is left for another operation.
         if (block.size_bytes < size_bytes || block.size_bytes > 4 * size_bytes + 65536) continue;
         const Block found = block;
         kept_bytes_ -= found.size_bytes;

@@ -12,14 +12,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/page.h"
 
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kFirstSegmentBytes = std::size_t{64} << 20;
 constexpr std::size_t kMostGrowthBytes = std::size_t{1} << 30;
-// From here on freed memory goes back to the kernel; below, it is cheaper to write zeros.
+// Freed memory of this size or more is returned to the kernel. For less, writing zeros is cheaper.
 constexpr std::size_t kReleaseBytes = std::size_t{1} << 20;
 
 std::size_t round_up(std::size_t value, std::size_t unit) {
@@ -29,9 +29,9 @@ std::size_t round_up(std::size_t value, std::size_t unit) {
 
 // Makes [offset, offset + size_bytes) of the segment read as zeros.
 void clear(int fd, std::byte* base, std::size_t offset, std::size_t size_bytes) noexcept {
-  const std::size_t first_page = (offset + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const std::size_t first_page = round_up(offset, page_bytes());
   const std::size_t end = offset + size_bytes;
-  const std::size_t last_page = end / kPageBytes * kPageBytes;
+  const std::size_t last_page = end / page_bytes() * page_bytes();
   if (size_bytes < kReleaseBytes ||
       ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(first_page),
                   static_cast<off_t>(last_page - first_page)) != 0) {
@@ -58,7 +58,7 @@ SymmetricHeap::Segment SymmetricHeap::make_segment(std::size_t size_bytes) {
   void* memory =
       ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, segment.fd.get(), 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
-  // Where the system grants large pages on request; without them it is only slower.
+  // Succeeds where the system gives large pages on request. Without them access is slower.
   ::madvise(memory, size_bytes, MADV_HUGEPAGE);
   segment.base = static_cast<std::byte*>(memory);
   segment.size_bytes = size_bytes;
@@ -78,7 +78,7 @@ std::byte* SymmetricHeap::Segment::take(std::size_t wanted) {
 }
 
 std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
-  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), kPageBytes);
+  const std::size_t wanted = round_up(std::max<std::size_t>(size_bytes, 1), page_bytes());
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_)
     if (std::byte* memory = segment.take(wanted)) return memory;
@@ -90,7 +90,7 @@ std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
 }
 
 void SymmetricHeap::free(std::byte* memory) noexcept {
-  if (::getpid() != maker_) return;
+  if (::getpid() != creator_) return;
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
     if (!segment.holds(memory)) continue;
@@ -121,11 +121,11 @@ void SymmetricHeap::free(std::byte* memory) noexcept {
   }
 }
 
-// Private pages show what the shared ones hold until they are written: so the memory is mapped
-// again, privately, in one step that no reader or writer can see, and then each page is written,
-// with what it holds.
+// A private mapping of the file shows the shared page until this process writes to its own copy. So
+// the memory is first mapped again as private, in one step that other threads do not notice, and
+// then each page is written with its own content, which copies it.
 void SymmetricHeap::revoke(const std::byte* memory) noexcept {
-  if (::getpid() != maker_) return;
+  if (::getpid() != creator_) return;
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
     if (!segment.holds(memory)) continue;
@@ -137,14 +137,14 @@ void SymmetricHeap::revoke(const std::byte* memory) noexcept {
     std::byte* const first = segment.base + offset;
     if (::mmap(first, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(),
                static_cast<off_t>(offset)) == MAP_FAILED) {
-      log(LogLevel::kError, "symmetric_memory_not_taken_back",
+      log(LogLevel::kError, "symmetric_memory_not_revoked",
           "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno) +
               " meaning=" +
               quoted("a peer of the failed operation may still write to its tensor; do not use "
                      "the tensor again"));
       return;
     }
-    for (uint64_t at = 0; at < size_bytes; at += kPageBytes) {
+    for (uint64_t at = 0; at < size_bytes; at += page_bytes()) {
       __atomic_fetch_or(reinterpret_cast<unsigned char*>(first + at), 0, __ATOMIC_RELAXED);
     }
     return;
@@ -164,7 +164,7 @@ std::optional<SegmentSpan> SymmetricHeap::find(const std::byte* memory,
       const auto [begin, alone_bytes] = *std::prev(after);
       if (begin + alone_bytes > offset) return std::nullopt;
     }
-    return SegmentSpan{.segment = static_cast<uint32_t>(i), .answer = 0, .offset_bytes = offset};
+    return SegmentSpan{.segment = static_cast<uint32_t>(i), .offset_bytes = offset};
   }
   return std::nullopt;
 }
@@ -176,7 +176,7 @@ UniqueFd SymmetricHeap::descriptor(uint32_t segment) const {
           "there is no segment " + std::to_string(segment) + " of symmetric memory");
   }
   UniqueFd copy(::fcntl(segments_[segment].fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!copy) raise_system(ErrorKind::kRendezvous, "cannot pass symmetric memory on", errno);
+  if (!copy) raise_system(ErrorKind::kRendezvous, "cannot pass symmetric memory to a peer", errno);
   return copy;
 }
 
@@ -187,13 +187,14 @@ PeerSegments::~PeerSegments() {
 void PeerSegments::add(uint32_t segment, UniqueFd fd) {
   struct stat status{};
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
-  // Unsealed, a peer could shrink it under a reader, and that is a SIGBUS.
+  // Without the seal the peer could shrink the file while it is read here, which raises SIGBUS.
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || ::fstat(fd.get(), &status) != 0 ||
       status.st_size <= 0) {
-    raise(ErrorKind::kPeerLost, "what a peer passed as symmetric memory is not sealed memory");
+    raise(ErrorKind::kPeerLost,
+          "a peer passed symmetric memory that is not sealed against shrinking");
   }
   const std::lock_guard lock(mutex_);
-  if (mappings_.contains(segment)) return;  // each of a peer's channels passes it
+  if (mappings_.contains(segment)) return;  // each channel of the peer passes it once
   const auto size_bytes = static_cast<std::size_t>(status.st_size);
   void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (memory == MAP_FAILED)
@@ -210,7 +211,7 @@ std::byte* PeerSegments::at(const SegmentSpan& span, std::size_t size_bytes) con
   if (span.offset_bytes > mapping.size_bytes ||
       size_bytes > mapping.size_bytes - span.offset_bytes) {
     raise(ErrorKind::kPeerLost,
-          "a peer named bytes outside its symmetric memory: " + std::to_string(size_bytes) +
+          "a peer referred to bytes outside its symmetric memory: " + std::to_string(size_bytes) +
               " at " + std::to_string(span.offset_bytes) + " of " +
               std::to_string(mapping.size_bytes) + "; its process is broken, restart the job");
   }

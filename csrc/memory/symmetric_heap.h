@@ -1,6 +1,6 @@
-// Symmetric memory: what fastgpu_comm.empty() hands out. Segments are memfds that peers on the same
-// host map on first use, so that a send from one passes only an offset.
-// Thread safety: all calls, any thread.
+// Symmetric memory, from which fastgpu_comm.empty() allocates. It lies in segments: memfds that the
+// peers on the same host map on first use, so that a send only has to pass an offset.
+// Ownership: each process owns its mappings. Thread safety: all calls, any thread.
 #pragma once
 
 #include <unistd.h>
@@ -16,15 +16,14 @@
 
 namespace fastgpu {
 
+// A place in a segment.
 struct SegmentSpan {
   uint32_t segment = 0;
-  uint32_t answer = 0;  // Outgoing::answer
   uint64_t offset_bytes = 0;
 };
 
-// The segments this process made. Allocations are whole pages and start zeroed; a freed one may be
-// handed out again. Raises std::bad_alloc when memory cannot be had. A forked process shares them
-// with the one that made them, and so gives nothing back.
+// The segments that this process has created. An allocation has whole pages, all zeros. A forked
+// child has the same segments as its parent, so there free() and revoke() do nothing.
 class SymmetricHeap {
  public:
   SymmetricHeap() = default;
@@ -32,20 +31,22 @@ class SymmetricHeap {
   SymmetricHeap(const SymmetricHeap&) = delete;
   SymmetricHeap& operator=(const SymmetricHeap&) = delete;
 
+  // Raises std::bad_alloc.
   std::byte* allocate(std::size_t size_bytes);
   void free(std::byte* memory) noexcept;
 
-  // Makes the allocation that holds `memory` this process's alone, with what it holds: what a peer
-  // writes there from now on is lost. For an operation that has failed while a peer may be about to
-  // place an answer. Other threads may go on reading and writing it meanwhile. It is not found, nor
-  // handed out, again: whoever else has asked for an answer in it must look. Memory that is not the
-  // heap's is left alone.
+  // Makes the allocation around `memory` private to this process and keeps its content. Later
+  // writes of a peer are lost. For an operation that has failed while a peer may still write a
+  // reply into its memory. Other threads may read and write the memory during the call.
+  // Afterwards find() does not find the allocation, and allocate() never returns its pages again.
+  // An operation that has requested a reply in it must therefore call find() when the reply comes.
+  // Does nothing if `memory` is not in the heap.
   void revoke(const std::byte* memory) noexcept;
 
-  // The segment that holds all of [memory, memory + size_bytes), if one does and it was not taken
-  // back. Cheap when there are none.
+  // The place of [memory, memory + size_bytes), if one segment contains all of it and none of it
+  // was revoked. Costs a lock, and little else while there are no segments.
   std::optional<SegmentSpan> find(const std::byte* memory, std::size_t size_bytes) const noexcept;
-  // A duplicate of the segment's descriptor, to pass to a peer.
+  // A duplicate of the segment's descriptor, to be passed to a peer.
   UniqueFd descriptor(uint32_t segment) const;
 
  private:
@@ -55,7 +56,7 @@ class SymmetricHeap {
     std::size_t size_bytes = 0;
     std::map<uint64_t, uint64_t> free_ranges;  // offset -> size; neighbours merged, all zeros
     std::map<uint64_t, uint64_t> used_ranges;
-    std::map<uint64_t, uint64_t> revoked;  // for ever, also when freed
+    std::map<uint64_t, uint64_t> revoked;  // also after they were freed
 
     bool holds(const std::byte* memory) const {
       return memory >= base && memory < base + size_bytes;
@@ -64,13 +65,13 @@ class SymmetricHeap {
   };
   static Segment make_segment(std::size_t size_bytes);
 
-  const pid_t maker_ = ::getpid();
-  mutable std::mutex mutex_;
+  const pid_t creator_ = ::getpid();
+  mutable std::mutex mutex_;  // guards what follows
   std::vector<Segment> segments_;
 };
 
-// The segments of one peer process, mapped as they arrive. Written only where the peer asked for
-// an answer in place.
+// The segments of one peer process, mapped as they arrive. This process writes only replies into
+// them, where the peer has requested one.
 class PeerSegments {
  public:
   PeerSegments() = default;
@@ -79,7 +80,8 @@ class PeerSegments {
   PeerSegments& operator=(const PeerSegments&) = delete;
 
   void add(uint32_t segment, UniqueFd fd);
-  // nullptr until the segment has arrived. Raises CommError if the span does not lie within it.
+  // The memory at a span; nullptr until the segment has arrived. Raises PeerLostError if the span
+  // is outside the segment.
   std::byte* at(const SegmentSpan& span, std::size_t size_bytes) const;
 
  private:

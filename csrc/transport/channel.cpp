@@ -4,24 +4,19 @@
 
 namespace fastgpu {
 
-void Incoming::take(const std::byte* source, std::size_t size) {
-  std::byte* at = target + received_bytes;
-  if (reduce != nullptr && size > 0) {
-    reduce(at, source, size / element_size);
-  } else if (copy != nullptr) {
-    copy(at, source, size);
-  } else if (size > 0) {  // an empty frame may have no memory at all
-    std::memcpy(at, source, size);
+void Sink::take(std::byte* target, const std::byte* source, std::size_t size_bytes) const {
+  if (size_bytes == 0) return;  // an empty frame may have no memory at all
+  if (reduce != nullptr) {
+    reduce(target, source, size_bytes / element_size);
+  } else if (store != nullptr) {
+    store(target, source, size_bytes);
+  } else {
+    std::memcpy(target, source, size_bytes);
   }
-  received_bytes += size;
-  done = received_bytes == size_bytes;
 }
 
-void Incoming::take_and_answer(std::byte* source, std::size_t size) {
-  reduce_both(target + received_bytes, source, size / element_size);
-  answered = true;
-  received_bytes += size;
-  done = received_bytes == size_bytes;
+void Sink::take_both(std::byte* target, std::byte* source, std::size_t size_bytes) const {
+  reduce_both(target, source, size_bytes / element_size);
 }
 
 }  // namespace fastgpu

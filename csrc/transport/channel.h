@@ -1,18 +1,20 @@
-// A channel: one lane's ordered, bounded stream of frames from one rank to another, one way. The
-// sender opens it, on first use. A frame is a header and size_bytes of payload; payloads move in
-// pieces, as there is room. Calls never wait: they say moved, blocked or closed.
+// A channel carries the frames of one lane from one rank to another. Its sender opens it on first
+// use. A frame is a header and a payload of size_bytes. The memory of a channel is bounded, so a
+// large payload moves in pieces, as there is room. No call waits.
 //
-// Ownership: the communicator owns its channels; payload and target memory stays the caller's.
-// Threading: the engine's progress thread; hang_up() may come from any thread.
-// Order: frames arrive whole and in the order sent. Closed is reported by a receiver only after
-// everything that had arrived was read.
+// Invariants:
+//  1. Frames arrive whole, and in the order in which they were first offered.
+//  2. A receiver reports kClosed only after everything that had arrived was received.
+//
+// Ownership: the communicator owns its channels; payloads and targets remain the caller's.
+// Threading: one thread at a time, the engine's progress thread; hang_up() any thread.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
-#include "base/dtype.h"
+#include "kernels/kernel.h"
 
 namespace fastgpu {
 
@@ -22,8 +24,8 @@ enum class Io : uint8_t {
   kClosed,   // nothing will move any more: the peer is gone or hung up
 };
 
-// 40 bytes, so that with a flag and 16 bytes of payload it fills one cache line. The transport
-// carries it and looks only at size_bytes.
+// 40 bytes, so that with a flag and 16 bytes of payload it fills one cache line. Channels carry it;
+// the engine gives it its meaning.
 struct FrameHeader {
   uint32_t generation = 0;        // of the membership
   uint32_t ordinal = 0;           // of the frame within its operation, lane and direction
@@ -35,74 +37,93 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 40);
 
-// A frame on its way out. This side leaves the payload as it is until done.
+// A frame to send. The caller leaves the payload unchanged until done.
 struct Outgoing {
   FrameHeader header;
   const std::byte* payload = nullptr;
-  uint64_t progress = 0;  // the channel's own note of how far it is
-  // Asks for an answer in place: 1 + the ordinal of the frame from the other side that will go
-  // where this payload lies, which nobody touches meanwhile. 0: none.
-  uint32_t answer = 0;
-  // Is such an answer: where the other side wants it (Incoming::place).
-  std::byte* place = nullptr;  // bytes before `progress` are there already
-  // It is well read where it lies, also in memory of this process's own, if the receiver can.
+  // 1 + the ordinal of the peer's frame, its reply, that this side will store over the payload; the
+  // region is not used in between, so the peer may write its reply there. 0: there is none.
+  uint32_t reply = 0;
+  // The receiver may copy the payload out of this process's private memory, if it can.
   bool single_copy = false;
-  // Set by a channel that has copied the payload to where the other side writes the answer: what
-  // receives that answer must name it (Incoming::staged), and then give it back (reclaim).
-  std::byte* staged = nullptr;
-  bool taken = false;  // the channel has it, but reads the payload where it lies
-  bool done = false;   // the frame has left; the payload may be changed
+
+  // The channel sets these.
+  uint64_t progress = 0;  // how far the channel is; 0: the frame was not begun
+  bool taken = false;     // the next frame may be offered, but the payload is still being read
+  bool done = false;      // the frame has left; the payload may change
 };
 
-// A frame on its way in: where its payload goes, stored or reduced as it arrives.
+// How received bytes are consumed: stored, or reduced into the target.
+struct Sink {
+  CopyKernel store = nullptr;              // nullptr: memcpy
+  ReduceKernel reduce = nullptr;           // nullptr: the bytes are stored
+  ReduceBothKernel reduce_both = nullptr;  // nullptr: this reduction has none
+  uint32_t element_size = 1;               // bytes; `reduce` is given whole elements
+
+  bool reduces() const noexcept { return reduce != nullptr; }
+  // How many of `size_bytes` received bytes can be taken now.
+  uint64_t takeable(uint64_t size_bytes) const noexcept {
+    return reduces() ? size_bytes - size_bytes % element_size : size_bytes;
+  }
+  void take(std::byte* target, const std::byte* source, std::size_t size_bytes) const;
+  // Reduces, and leaves the result in both.
+  void take_both(std::byte* target, std::byte* source, std::size_t size_bytes) const;
+};
+
+// A frame to receive.
 struct Incoming {
   std::byte* target = nullptr;
   uint64_t size_bytes = 0;
-  ReduceKernel reduce = nullptr;  // nullptr: store
-  CopyKernel copy = nullptr;      // how to store what a channel copies; nullptr: memcpy
-  uint32_t element_size = 1;      // pieces handed to `reduce` are whole elements
+  Sink sink = {};
+  // 1 + the ordinal of this side's next frame, if that sends the target back as this frame leaves
+  // it. When the peer wants just that reply in place, the channel may write it in the same pass.
+  // 0: there is none.
+  uint32_t replies_with = 0;
+
+  // The channel sets these.
   uint64_t received_bytes = 0;
-  // The answer (Outgoing::answer) that the target will be once this frame is reduced into it, and
-  // how to reduce into both ends at once. When the frame asks for just that answer, the channel may
-  // write it so, and says that it has: `answered`. 0: nothing of the kind.
-  uint32_t answers = 0;
-  ReduceBothKernel reduce_both = nullptr;
-  bool answered = false;
-  // This frame is the answer to one that was staged, and is there if it was written in place.
-  const std::byte* staged = nullptr;
-  // Set by a channel that can write there: the frame asked for its answer in place.
-  uint32_t answer = 0;
-  std::byte* place = nullptr;
   bool done = false;
 
-  // Takes the next `size` bytes from memory of the channel's.
-  void take(const std::byte* source, std::size_t size);
-  // The same by reduce_both.
-  void take_and_answer(std::byte* source, std::size_t size);
+  std::byte* next() const noexcept { return target + received_bytes; }
+  uint64_t left_bytes() const noexcept { return size_bytes - received_bytes; }
+  // Counts bytes that are in the target already.
+  void advance(uint64_t piece_bytes) noexcept {
+    received_bytes += piece_bytes;
+    done = received_bytes == size_bytes;
+  }
+  // Takes the next bytes out of the channel's memory.
+  void take(const std::byte* source, std::size_t piece_bytes) {
+    sink.take(next(), source, piece_bytes);
+    advance(piece_bytes);
+  }
+  void take_both(std::byte* source, std::size_t piece_bytes) {
+    sink.take_both(next(), source, piece_bytes);
+    advance(piece_bytes);
+  }
 };
 
 class SendChannel {
  public:
   virtual ~SendChannel() = default;
-  // Moves what there is room for. Call again with the same frame until it is done. Frames leave in
-  // the order in which they were first offered; the next may be offered when this one is taken.
+  // Moves as much as there is room for. Call again with the same frame until it is done. Frames
+  // leave in the order in which they were first offered; the next one may be offered as soon as
+  // this one is taken.
   virtual Io try_send(Outgoing& frame) = 0;
-  // Takes back an Outgoing::staged whose answer was received.
-  virtual void reclaim(const std::byte*) noexcept {}
-  // Nothing leaves any more: the peer is gone, or this side closes. Any thread.
+  // The peer is gone, or this side closes: nothing is sent any more. Any thread.
   virtual void hang_up() noexcept = 0;
 };
 
 class RecvChannel {
  public:
   virtual ~RecvChannel() = default;
-  // The header of the next frame, when it has arrived; the same one until its payload was taken.
+  // Returns the header of the next frame once it has arrived, and repeats it until the whole frame
+  // was received.
   virtual Io peek(FrameHeader& header) = 0;
-  // Takes payload of the frame that peek showed; incoming.size_bytes is that frame's size.
-  // With the last byte the frame is done and peek shows the next one.
+  // Receives payload of the frame that peek() showed; incoming.size_bytes is that frame's size.
+  // With the last byte the frame is done, and peek() shows the next one.
   virtual Io try_recv(Incoming& incoming) = 0;
-  // The peer is gone, or this side closes: what arrived may still be read, then kClosed. Any
-  // thread.
+  // The peer is gone, or this side closes: what has arrived can still be received, then kClosed.
+  // Any thread.
   virtual void hang_up() noexcept = 0;
 };
 

@@ -5,12 +5,12 @@
 namespace fastgpu {
 namespace {
 
-// What becomes of each call, in the order of the calls.
+// Decides for every call whether it fails, and how.
 class FaultDice {
  public:
   explicit FaultDice(const FaultPlan& plan) : plan_(plan), random_(plan.seed) {}
 
-  // kMoved: let the call through.
+  // kMoved: the call goes through.
   Io next() {
     const uint64_t call = calls_++;
     if (call >= plan_.close_after_calls) return Io::kClosed;
@@ -18,7 +18,7 @@ class FaultDice {
     return block_(random_) < plan_.block_probability ? Io::kBlocked : Io::kMoved;
   }
   bool corrupts(uint64_t frame) const { return frame == plan_.corrupt_frame; }
-  // Which of the 128 bits of the key.
+  // The index of the bit to flip, among the 128 of the key.
   uint64_t corrupt_bit() const { return plan_.seed % 128; }
 
  private:
@@ -38,8 +38,6 @@ class FaultySender : public SendChannel {
     if (fault == Io::kClosed) channel_->hang_up();
     return fault == Io::kMoved ? channel_->try_send(frame) : fault;
   }
-
-  void reclaim(const std::byte* staged) noexcept override { channel_->reclaim(staged); }
 
   void hang_up() noexcept override { channel_->hang_up(); }
 
@@ -83,7 +81,7 @@ class FaultyReceiver : public RecvChannel {
 
   std::unique_ptr<RecvChannel> channel_;
   FaultDice dice_;
-  uint64_t frame_ = 0;  // that is being received
+  uint64_t frame_ = 0;  // the number of the one being received
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// A seeded fault decorator for tests: wraps a channel and makes it misbehave, the same way each
-// time for the same seed.
+// Wraps a channel for tests and makes it fail at random. The same seed gives the same faults.
+// Ownership: the wrapper owns the channel. Threading: channel.h.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@ namespace fastgpu {
 
 struct FaultPlan {
   uint64_t seed = 0;
-  double block_probability = 0;              // of answering kBlocked though something could move
-  uint64_t close_after_calls = UINT64_MAX;   // then kClosed for ever
-  uint64_t freeze_after_calls = UINT64_MAX;  // then kBlocked for ever
-  uint64_t corrupt_frame = UINT64_MAX;  // this frame's header key has a bit flipped (receivers)
+  double block_probability = 0;              // that a call does nothing and returns kBlocked
+  uint64_t close_after_calls = UINT64_MAX;   // all later calls return kClosed
+  uint64_t freeze_after_calls = UINT64_MAX;  // all later calls return kBlocked
+  uint64_t corrupt_frame = UINT64_MAX;       // number of the frame whose key gets a flipped bit
 };
 
 std::unique_ptr<SendChannel> make_faulty(std::unique_ptr<SendChannel> channel,

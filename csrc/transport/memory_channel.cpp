@@ -8,8 +8,8 @@
 namespace fastgpu {
 namespace {
 
-// A frame between the ends. With capacity 0 it stands only for the sender's own memory, which stays
-// as it is until the receiver has taken it all.
+// A frame in the queue. With capacity 0 it refers to the sender's memory, which the sender leaves
+// unchanged until the receiver has taken everything.
 struct Frame {
   FrameHeader header;
   const std::byte* payload = nullptr;  // the sender's memory, or nullptr: copied
@@ -29,13 +29,13 @@ struct Pipe {
   std::mutex mutex;
   // guarded by mutex
   std::deque<Frame> frames;
-  bool offered = false;  // the frame being sent is in `frames`, or was
+  bool offered = false;  // the frame being sent was put into `frames`
   bool closed = false;
 
   void close() noexcept {
     const std::lock_guard lock(mutex);
     closed = true;
-    // The sender's memory is its own again.
+    // The sender may now change its memory.
     if (capacity == 0) frames.clear();
   }
 };
@@ -50,13 +50,13 @@ class MemorySender : public SendChannel {
   Io try_send(Outgoing& frame) override {
     const std::lock_guard lock(pipe_->mutex);
     if (pipe_->closed) return Io::kClosed;
-    return pipe_->capacity == 0 ? meet(frame) : copy_in(frame);
+    return pipe_->capacity == 0 ? lend(frame) : copy_in(frame);
   }
 
   void hang_up() noexcept override { pipe_->close(); }
 
  private:
-  Io meet(Outgoing& frame) {
+  Io lend(Outgoing& frame) {
     if (!pipe_->offered) {
       pipe_->frames.push_back(Frame{.header = frame.header,
                                     .payload = frame.payload,
@@ -78,7 +78,7 @@ class MemorySender : public SendChannel {
       added.copied.resize(frame.header.size_bytes);
       pipe_->offered = true;
     }
-    // The frame being sent is always the last, for the receiver cannot finish it before.
+    // The frame being sent is always the last, because the receiver cannot have finished it yet.
     Frame& last = pipe_->frames.back();
     const uint64_t left = frame.header.size_bytes - frame.progress;
     const auto piece = static_cast<std::size_t>(std::min<uint64_t>(left, pipe_->piece_bytes));
@@ -116,10 +116,9 @@ class MemoryReceiver : public RecvChannel {
     const std::lock_guard lock(pipe_->mutex);
     if (pipe_->frames.empty()) return nothing();
     Frame& frame = pipe_->frames.front();
-    const uint64_t whole = incoming.reduce != nullptr ? incoming.element_size : 1;
     const uint64_t arrived = frame.arrived_bytes - frame.taken_bytes;
-    uint64_t piece = std::min(arrived, std::max<uint64_t>(pipe_->piece_bytes, whole));
-    piece -= piece % whole;
+    const uint64_t most = std::max<uint64_t>(pipe_->piece_bytes, incoming.sink.element_size);
+    const uint64_t piece = incoming.sink.takeable(std::min(arrived, most));
     if (piece == 0 && frame.taken_bytes < frame.header.size_bytes) return nothing();
     incoming.take(frame.data() + frame.taken_bytes, static_cast<std::size_t>(piece));
     frame.taken_bytes += piece;

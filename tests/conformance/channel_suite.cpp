@@ -18,9 +18,9 @@ namespace {
 
 using Random = std::mt19937_64;
 constexpr TimeNs kPatience = 60 * kSecond;
-// This many refusals in a row are no accident, of faults or of the kernel's timing.
+// So many refusals in a row are not caused by injected faults or by the kernel's timing.
 constexpr int kRefusals = 400;
-// More frames than anyone will send before a hang-up shows.
+// More frames than are sent before a hang-up is noticed.
 constexpr std::size_t kForever = 1 << 16;
 
 uint64_t random_seed() { return std::random_device{}(); }
@@ -29,7 +29,7 @@ uint64_t below(Random& random, uint64_t end) {
   return std::uniform_int_distribution<uint64_t>(0, end - 1)(random);
 }
 
-// Byte `at` of the payload of frame `number`: a cheap pattern in which no piece resembles another.
+// Byte `at` of the payload of frame `number`: a cheap pattern in which every piece is different.
 std::byte pattern(uint64_t number, uint64_t at) {
   const uint64_t mixed = (number * 0x9e3779b97f4a7c15 + (at >> 3)) * 0xbf58476d1ce4e5b9;
   return static_cast<std::byte>(mixed >> (8 + (at & 7) * 7));
@@ -59,7 +59,7 @@ class Source {
   Source(SendChannel& channel, const ChannelParameter& parameter, std::vector<uint64_t> sizes)
       : channel_(channel),
         sizes_(std::move(sizes)),
-        stays_(parameter.single_copy),
+        single_copy_(parameter.single_copy),
         memory_(parameter.allocate(
             sizes_.empty() ? 1 : std::max<uint64_t>(*std::ranges::max_element(sizes_), 1))) {}
 
@@ -72,11 +72,11 @@ class Source {
       fill(memory_.get(), sent_, sizes_[sent_]);
       frame_ = Outgoing{.header = header_of(sent_, sizes_[sent_]),
                         .payload = memory_.get(),
-                        .single_copy = stays_};
+                        .single_copy = single_copy_};
     }
     const Io io = channel_.try_send(*frame_);
     if (frame_->done) {
-      // Done means that the memory is free: spoil it.
+      // Done means that the payload may change: overwrite it.
       std::memset(memory_.get(), 0x5a, sizes_[sent_]);
       frame_.reset();
       ++sent_;
@@ -87,13 +87,13 @@ class Source {
  private:
   SendChannel& channel_;
   std::vector<uint64_t> sizes_;
-  bool stays_;
+  bool single_copy_;
   Memory memory_;
   std::optional<Outgoing> frame_;
   uint64_t sent_ = 0;
 };
 
-// Takes frames and checks each of them; keeps looking at the header between the pieces.
+// Receives frames and checks each of them. Peeks at the header again between the pieces.
 class Sink {
  public:
   explicit Sink(RecvChannel& channel) : channel_(channel) {}
@@ -130,7 +130,7 @@ class Sink {
   uint64_t received_ = 0;
 };
 
-// Both ends by one thread, in random turns.
+// Polls both ends from one thread, in random order.
 void exchange(const ChannelParameter& parameter, const std::vector<uint64_t>& sizes,
               Random& random) {
   const ChannelEnds ends = parameter.make();
@@ -221,8 +221,7 @@ void reduce_frame(const ChannelParameter& parameter, std::size_t count) {
                  .single_copy = parameter.single_copy};
   Incoming incoming{.target = reinterpret_cast<std::byte*>(sums.data()),
                     .size_bytes = size_bytes,
-                    .reduce = add_elements<Element>,
-                    .element_size = sizeof(Element)};
+                    .sink = {.reduce = add_elements<Element>, .element_size = sizeof(Element)}};
   FrameHeader header;
   const TimeNs deadline = now_ns() + kPatience;
   while (!frame.done || !incoming.done) {
@@ -246,7 +245,7 @@ void reduces_on_arrival(const ChannelParameter& parameter, Random& random) {
   }
 }
 
-// Sends until nothing moves any more; the number of frames that left.
+// Sends until nothing moves any more. Returns the number of frames that have left.
 uint64_t send_until_full(Source& source) {
   for (int refusals = 0; refusals < kRefusals && !source.finished();)
     refusals = source.step() == Io::kMoved ? 0 : refusals + 1;
@@ -261,13 +260,13 @@ void takes_in_no_more_than_its_bound(const ChannelParameter& parameter, Random& 
   CHECK(send_until_full(source) * kFrame <= parameter.bound_bytes);
   Sink sink(*ends.receiver);
   const TimeNs deadline = now_ns() + kPatience;
-  while (sink.received() < sizes.size()) {  // and nothing was lost by waiting
+  while (sink.received() < sizes.size()) {  // waiting has lost nothing
     CHECK((random() % 2 == 0 ? source.step() : sink.step()) != Io::kClosed);
     CHECK(now_ns() < deadline);
   }
 }
 
-// A receiver reads all frames that left before the sender hung up, and no other frame.
+// Every frame that left before the hang-up is received. At most one that had not is, too.
 void reads_what_arrived_before_a_hang_up(const ChannelParameter& parameter, Random& random) {
   const std::vector<uint64_t> sizes(2 + parameter.bound_bytes / 1000, 1000 + below(random, 5000));
   const ChannelEnds ends = parameter.make();

@@ -14,7 +14,7 @@ namespace fastgpu::test {
 
 // Both ends of a new channel, in this process, and an owner of things that must outlive them.
 struct ChannelEnds {
-  std::shared_ptr<void> keeps;
+  std::shared_ptr<void> keeps;  // must outlive the ends
   std::unique_ptr<SendChannel> sender;
   std::unique_ptr<RecvChannel> receiver;
 };
@@ -29,10 +29,10 @@ struct ChannelParameter {
   // The most payload bytes that the channel accepts before the first receive, plus one frame.
   uint64_t bound_bytes = 0;
   std::function<Memory(std::size_t size_bytes)> allocate = plain_memory;  // for the sender
-  bool single_copy = false;  // the payloads do (Outgoing::stays)
+  bool single_copy = false;  // Outgoing::single_copy of every frame
 };
 
-// Registers every case of the suite for this channel, and again for it under seeded faults.
+// Registers every case of the suite for this channel, and again under seeded faults.
 class ChannelSuite {
  public:
   explicit ChannelSuite(const ChannelParameter& parameter);

@@ -17,7 +17,7 @@ ChannelParameter memory_parameter(const char* name, std::size_t capacity, std::s
           .bound_bytes = capacity * 50'000};
 }
 
-// The heap of the sending side, alive as long as the tests.
+// The heap of the sending side. It lives as long as the tests.
 SymmetricHeap& heap() {
   static SymmetricHeap all;
   return all;
@@ -33,15 +33,14 @@ ChannelEnds make_shm_ends(const ShmRingConfig& config) {
   auto bell = std::make_shared<Doorbell>(Doorbell::create());
   auto segments = std::make_shared<PeerSegments>();
   auto share = [segments](uint32_t segment) { segments->add(segment, heap().descriptor(segment)); };
-  return {nullptr, make_shm_sender(std::move(ring), bell, make_buffer_credits(), &heap(), share),
-          make_shm_receiver(std::move(same), bell, make_buffer_credits(), segments, nullptr,
-                            ::getpid())};
+  return {nullptr, make_shm_sender(std::move(ring), bell, make_shm_end(), &heap(), share),
+          make_shm_receiver(std::move(same), bell, make_shm_end(), segments, nullptr, ::getpid())};
 }
 
 ChannelParameter shm_parameter(const char* name, const ShmRingConfig& config) {
   return {.name = name,
           .make = [config] { return make_shm_ends(config); },
-          .bound_bytes = uint64_t{config.slots} * config.slot_bytes};
+          .bound_bytes = uint64_t{config.slots} * config.buffer_bytes};
 }
 
 ChannelParameter symmetric_parameter() {
@@ -50,7 +49,7 @@ ChannelParameter symmetric_parameter() {
   return parameter;
 }
 
-ChannelParameter private_parameter(const char* name, const ShmRingConfig& config) {
+ChannelParameter single_copy_parameter(const char* name, const ShmRingConfig& config) {
   ChannelParameter parameter = shm_parameter(name, config);
   parameter.single_copy = true;
   return parameter;
@@ -61,11 +60,11 @@ const ChannelSuite kOne(memory_parameter("memory_1", 1, SIZE_MAX));
 const ChannelSuite kFour(memory_parameter("memory_4", 4, SIZE_MAX));
 const ChannelSuite kPieces(memory_parameter("memory_pieces", 2, 1001));
 const ChannelSuite kShm(shm_parameter("shm", {}));
-const ChannelSuite kShmOneSlot(shm_parameter("shm_one_slot", {.slots = 1, .slot_bytes = 64}));
-const ChannelSuite kShmTiny(shm_parameter("shm_tiny", {.slots = 4, .slot_bytes = 192}));
+const ChannelSuite kShmOneSlot(shm_parameter("shm_one_slot", {.slots = 1, .buffer_bytes = 64}));
+const ChannelSuite kShmTiny(shm_parameter("shm_tiny", {.slots = 4, .buffer_bytes = 192}));
 const ChannelSuite kSymmetric(symmetric_parameter());
-const ChannelSuite kSingleCopy(private_parameter("shm_private", {}));
-const ChannelSuite kUnreadable(private_parameter("shm_unreadable", {.single_copy = false}));
+const ChannelSuite kSingleCopy(single_copy_parameter("shm_single_copy", {}));
+const ChannelSuite kUnreadable(single_copy_parameter("shm_unreadable", {.single_copy = false}));
 
 }  // namespace
 }  // namespace fastgpu::test

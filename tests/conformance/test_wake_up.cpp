@@ -1,5 +1,6 @@
-// No wake-up is lost: ends that sleep after every refusal pass frames back and forth, more of them
-// than there are cores, as threads and as processes. A lost one shows as a sleep to the deadline.
+// No wake-up is lost. Pairs of ends, more of them than there are cores, pass frames back and forth
+// and sleep whenever nothing moves, as threads and as processes. A lost wake-up shows as a sleep
+// until the deadline.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,8 +22,8 @@ namespace {
 
 constexpr TimeNs kPatience = 30 * kSecond;
 constexpr uint32_t kTurns = 400;
-// Slots so few and small that the sender often waits for room.
-constexpr ShmRingConfig kNarrow = {.slots = 2, .slot_bytes = 4096};
+// So few slots and such small buffers that the sender often waits for room.
+constexpr ShmRingConfig kNarrow = {.slots = 2, .buffer_bytes = 4096};
 
 // One end of a pair: the poller in which it sleeps, and the ring by which it sends.
 struct End {
@@ -31,7 +32,7 @@ struct End {
   SymmetricHeap heap;
 };
 
-// Sleeps for as long as `look` finds nothing. False when a wake-up did not come.
+// Sleeps until `look` returns true. False: a wake-up did not come.
 template <typename Look>
 bool sleep_until(Poller& poller, const Look& look) {
   const TimeNs deadline = now_ns() + kPatience;
@@ -53,15 +54,15 @@ std::shared_ptr<Doorbell> bell_of(const End& end) {
       Doorbell::attach(UniqueFd(::dup(bell.page_fd())), UniqueFd(::dup(bell.event_fd()))));
 }
 
-// Passes frames of changing sizes to and fro, copied and symmetric ones in turns.
+// Passes frames of many sizes back and forth, some of them in symmetric memory.
 bool ping_pong(End& me, const End& peer, bool first) {
   auto segments = std::make_shared<PeerSegments>();
   segments->add(0, peer.heap.descriptor(0));
-  const auto credits = make_buffer_credits();
-  const auto sender = make_shm_sender(UniqueFd(::dup(me.ring.get())), bell_of(peer), credits,
-                                      &me.heap, [](uint32_t) {});
+  const auto end = make_shm_end();
+  const auto sender = make_shm_sender(UniqueFd(::dup(me.ring.get())), bell_of(peer), end, &me.heap,
+                                      [](uint32_t) {});
   const auto receiver =
-      make_shm_receiver(UniqueFd(::dup(peer.ring.get())), bell_of(peer), credits, segments);
+      make_shm_receiver(UniqueFd(::dup(peer.ring.get())), bell_of(peer), end, segments);
   constexpr std::size_t kMost = 64 * 1024;
   std::byte* symmetric = me.heap.allocate(kMost);
   std::vector<std::byte> copied(kMost);
@@ -153,17 +154,17 @@ TEST(processes_wake_each_other) {
 TEST(a_killed_process_leaves_its_frames) {
   const std::unique_ptr<Pair> pair = make_pair();
   const auto receiver =
-      make_shm_receiver(UniqueFd(::dup((*pair)[0].ring.get())), bell_of((*pair)[0]),
-                        make_buffer_credits(), std::make_shared<PeerSegments>());
+      make_shm_receiver(UniqueFd(::dup((*pair)[0].ring.get())), bell_of((*pair)[0]), make_shm_end(),
+                        std::make_shared<PeerSegments>());
   const pid_t child = ::fork();
   if (child == 0) {
     const auto sender = make_shm_sender(UniqueFd(::dup((*pair)[0].ring.get())), bell_of((*pair)[1]),
-                                        make_buffer_credits(), nullptr, [](uint32_t) {});
+                                        make_shm_end(), nullptr, [](uint32_t) {});
     const std::array<std::byte, 100> payload{std::byte{7}};
     Outgoing first{.header = {.ordinal = 1, .size_bytes = payload.size()},
                    .payload = payload.data()};
     sender->try_send(first);
-    // The second fills what is left of the ring and never ends.
+    // The second frame fills the rest of the ring and is never complete.
     const std::vector<std::byte> large(100'000, std::byte{8});
     Outgoing second{.header = {.ordinal = 2, .size_bytes = large.size()}, .payload = large.data()};
     sender->try_send(second);

@@ -215,8 +215,8 @@ TEST(a_ring_on_a_link_the_other_way_fails_the_group_of_its_sender) {
                            RawConnection link = member.accept();
                            const UniqueFd fd = create_shm_ring({});
                            const ShmRing ring(fd);
-                           ring.control(0).header.size_bytes = 8192;
-                           ring.control(0).flag.store(flag_of(0, SlotKind::kReference));
+                           ring.line(0).header.size_bytes = 8192;
+                           ring.line(0).flag.store(flag_of(0, SlotKind::kReference));
                            const std::array<int, 1> passed{fd.get()};
                            link.send(member.message(kRingKind).packet(), passed);
                            return link;

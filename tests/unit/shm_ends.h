@@ -1,5 +1,5 @@
-// Both ends of a shared-memory ring in one process, and their doorbells: what its tests share.
-// Threading: the test's alone.
+// Both ends of a shared-memory ring, in one process, with their doorbells.
+// Threading: the test's thread.
 #pragma once
 
 #include <unistd.h>
@@ -29,12 +29,13 @@ inline bool rang(Doorbell& bell) {
 }
 
 struct Ends {
-  explicit Ends(const ShmRingConfig& config, const SymmetricHeap* heap = nullptr)
+  explicit Ends(const ShmRingConfig& config, const SymmetricHeap* heap = nullptr,
+                const std::shared_ptr<ShmEnd>& from = make_shm_end(),
+                const std::shared_ptr<ShmEnd>& to = make_shm_end())
       : ring(create_shm_ring(config)),
-        sender(make_shm_sender(copy_of(ring), receiver_bell, make_buffer_credits(), heap,
+        sender(make_shm_sender(copy_of(ring), receiver_bell, from, heap,
                                [this](uint32_t segment) { shared.push_back(segment); })),
-        receiver(make_shm_receiver(copy_of(ring), sender_bell, make_buffer_credits(), segments,
-                                   nullptr, ::getpid())) {
+        receiver(make_shm_receiver(copy_of(ring), sender_bell, to, segments, nullptr, ::getpid())) {
     receiver_bell->prepare_sleep();
     sender_bell->prepare_sleep();
   }
@@ -46,7 +47,8 @@ struct Ends {
   }
   bool receive(std::span<std::byte> target, CopyKernel copy = nullptr) {
     FrameHeader header;
-    Incoming incoming{.target = target.data(), .size_bytes = target.size(), .copy = copy};
+    Incoming incoming{
+        .target = target.data(), .size_bytes = target.size(), .sink = {.store = copy}};
     if (receiver->peek(header) == Io::kMoved) receiver->try_recv(incoming);
     return incoming.done;
   }

@@ -1,4 +1,4 @@
-// Payload buffers that the two ends of a pair of rings pass to each other.
+// Buffer credits: how the two ends of a pair of rings share their buffers.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -9,7 +9,6 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "transport/shm/buffer_credits.h"
 #include "unit/shm_ends.h"
 
 namespace fastgpu::test {
@@ -17,17 +16,17 @@ namespace {
 
 constexpr std::size_t kFrameBytes = 64;
 
-// Two ends with a ring in each direction. A frame takes one slot and holds its number many times.
+// A pair of ends. A frame takes one slot, and its payload repeats the number of the frame.
 class Pair {
  public:
   explicit Pair(const ShmRingConfig& config) : Pair(config, config) {}
   Pair(const ShmRingConfig& first, const ShmRingConfig& second)
       : rings_{create_shm_ring(first), create_shm_ring(second)} {
     for (std::size_t end : {0U, 1U}) {
-      const auto credits = make_buffer_credits();
+      const auto end_state = make_shm_end();
       ends_[end].sender =
-          make_shm_sender(copy_of(rings_[end]), make_bell(), credits, nullptr, [](uint32_t) {});
-      ends_[end].receiver = make_shm_receiver(copy_of(rings_[1 - end]), make_bell(), credits,
+          make_shm_sender(copy_of(rings_[end]), make_bell(), end_state, nullptr, [](uint32_t) {});
+      ends_[end].receiver = make_shm_receiver(copy_of(rings_[1 - end]), make_bell(), end_state,
                                               std::make_shared<PeerSegments>());
     }
   }
@@ -63,7 +62,7 @@ class Pair {
   struct End {
     std::unique_ptr<SendChannel> sender;
     std::unique_ptr<RecvChannel> receiver;
-    std::deque<uint64_t> unread;  // the frames on their way to this end
+    std::deque<uint64_t> unread;  // numbers of the frames to receive
   };
 
   std::array<UniqueFd, 2> rings_;
@@ -73,11 +72,11 @@ class Pair {
 
 BufferName name_in(const ShmRing& ring, uint64_t slot) {
   BufferName name;
-  std::memcpy(&name, ring.control(slot).inline_bytes.data(), sizeof name);
+  std::memcpy(&name, ring.line(slot).inline_bytes.data(), sizeof name);
   return name;
 }
 
-TEST(buffers_change_hands) {
+TEST(an_end_writes_into_the_buffer_that_it_has_read) {
   Pair pair({});
   const ShmRing first(pair.ring(0));
   const ShmRing second(pair.ring(1));
@@ -86,7 +85,7 @@ TEST(buffers_change_hands) {
     CHECK(pair.send(1));
     CHECK(pair.receive(0));
     CHECK(pair.receive(1));
-    // From the second time on each writes where it has just read.
+    // From the second turn on the two buffers change ends in every turn.
     const BufferName there = name_in(first, turn);
     const BufferName back = name_in(second, turn);
     CHECK_EQ(there.of_receiver, static_cast<uint32_t>(turn % 2));
@@ -95,10 +94,10 @@ TEST(buffers_change_hands) {
   }
 }
 
-TEST(what_only_one_end_sends_comes_back_to_it) {
+TEST(a_one_way_sender_gets_its_buffers_back) {
   constexpr uint32_t kSlots = 8;
   Pair pair({.slots = kSlots});
-  CHECK(pair.send(1) && pair.receive(0));  // the other end now has buffers, too
+  CHECK(pair.send(1) && pair.receive(0));  // the other end sends, too, and so has buffers
   const ShmRing ring(pair.ring(0));
   for (uint64_t turn = 0; turn < 100; ++turn) {
     CHECK(pair.send(0));
@@ -109,7 +108,7 @@ TEST(what_only_one_end_sends_comes_back_to_it) {
 
 void walk(uint32_t slots, unsigned seed) {
   std::mt19937 random(seed);
-  Pair pair({.slots = slots, .slot_bytes = kFrameBytes, .stages = 0});
+  Pair pair({.slots = slots, .buffer_bytes = kFrameBytes, .reply_slots = 0});
   const std::array<ShmRing, 2> rings{ShmRing(pair.ring(0)), ShmRing(pair.ring(1))};
   std::array<uint64_t, 2> sent{};
   std::array<double, 4> weights{};
@@ -128,43 +127,43 @@ void walk(uint32_t slots, unsigned seed) {
   }
 }
 
-// A sender always has room unless all slots are taken, as far as it knows. It will learn of the
-// next free slot, and be woken.
+// In any order of sends and receives, a sender has room unless the receiver has reported too few
+// slots as consumed.
 TEST(a_free_slot_has_a_buffer) {
   for (const uint32_t slots : {1U, 2U, 4U, 8U, 32U}) {
     for (unsigned seed = 0; seed < 20; ++seed) walk(slots, seed);
   }
 }
 
-TEST(a_broken_peer_cannot_name_what_is_no_buffer) {
+TEST(a_broken_peer_cannot_name_a_missing_buffer) {
   Ends ends({});
   const ShmRing ring(ends.ring);
   std::array<std::byte, 100> target{};
   const auto offer = [&](BufferName name) {
-    ring.control(0).header.size_bytes = target.size();
-    std::memcpy(ring.control(0).inline_bytes.data(), &name, sizeof name);
-    ring.control(0).flag.store(flag_of(0));
+    ring.line(0).header.size_bytes = target.size();
+    std::memcpy(ring.line(0).inline_bytes.data(), &name, sizeof name);
+    ring.line(0).flag.store(flag_of(0));
   };
   offer({.buffer = ring.buffers(), .of_receiver = 0});
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 16 of its own ring");
-  offer({.buffer = 0, .of_receiver = 1});  // a ring by which this end does not send
+  offer({.buffer = 0, .of_receiver = 1});  // this end has no ring to send by
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 0 of the receiver's ring");
   ring.words().returns.fill(0xff);
-  ring.words().given_back.store(uint64_t{1} << 63);  // numbers that are no buffers are ignored
+  ring.words().returned.store(uint64_t{1} << 63);  // missing buffers are ignored
   for (uint32_t n = 0; n < ring.slots(); ++n) CHECK(ends.send(target));
   CHECK(!ends.send(target));
-  ring.words().returns.fill(0);  // the same buffer many times
-  ring.words().given_back.fetch_add(uint64_t{1} << 62);
+  ring.words().returns.fill(0);  // naming one buffer many times harms only the peer
+  ring.words().returned.fetch_add(uint64_t{1} << 62);
   ring.words().consumed.store(ring.slots());
   for (uint32_t n = 0; n < ring.slots(); ++n) CHECK(ends.send(target));
   CHECK(!ends.send(target));
-  ring.words().consumed.store(1'000'000);  // more than was sent
+  ring.words().consumed.store(1'000'000);  // more than was sent: ignored
   CHECK(!ends.send(target));
 }
 
 TEST(a_peer_with_other_buffers_is_refused) {
   for (const std::size_t sends : {0U, 1U}) {
-    Pair pair({.slot_bytes = 64}, {.slot_bytes = 128});
+    Pair pair({.buffer_bytes = 64}, {.buffer_bytes = 128});
     CHECK(pair.send(sends));
     CHECK(pair.send(1 - sends));
     CHECK_THROWS(pair.receive(1 - sends), PeerLostError,

@@ -53,19 +53,19 @@ TEST(a_ring_has_a_sender_and_a_receiver) {
   check_passes_a_frame(*sender, *receiver);
 }
 
-TEST(credits_are_shared_by_a_lane_of_one_process) {
+TEST(an_end_is_shared_by_a_lane_of_one_process) {
   Fixture fixture;
-  const auto credits = fixture.broker.credits_of(fixture.peer, 2);
-  CHECK(fixture.broker.credits_of(fixture.peer, 2) == credits);
-  CHECK(fixture.broker.credits_of(fixture.peer, 3) != credits);
+  const auto end = fixture.broker.end_of(fixture.peer, 2);
+  CHECK(fixture.broker.end_of(fixture.peer, 2) == end);
+  CHECK(fixture.broker.end_of(fixture.peer, 3) != end);
   ChannelBroker::RingPeer other = fixture.peer;
   other.process = 1;
-  CHECK(fixture.broker.credits_of(other, 2) != credits);
+  CHECK(fixture.broker.end_of(other, 2) != end);
   other = fixture.peer;
   other.pair.peer = 2;
-  CHECK(fixture.broker.credits_of(other, 2) != credits);
+  CHECK(fixture.broker.end_of(other, 2) != end);
   fixture.broker.forget(kMe);
-  CHECK(fixture.broker.credits_of(fixture.peer, 2) != credits);
+  CHECK(fixture.broker.end_of(fixture.peer, 2) != end);
 }
 
 TEST(the_passed_doorbell_wakes_the_engine) {

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/page.h"
 #include "check.h"
 #include "transport/shm/process_memory.h"
 
@@ -17,7 +18,7 @@ namespace {
 TEST(memory_is_read_up_to_its_end) {
   const ProcessMemory memory(::getpid(), ProcessMark::mine());
   CHECK(memory.readable());
-  const std::size_t size = 2 * static_cast<std::size_t>(::getpagesize());
+  const std::size_t size = 2 * page_bytes();
   auto* pages = static_cast<std::byte*>(
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   CHECK(pages != MAP_FAILED);
@@ -34,10 +35,10 @@ TEST(memory_is_read_up_to_its_end) {
   ::munmap(pages, size / 2);
 }
 
-TEST(another_process_of_the_same_number_is_not_read) {
+TEST(another_process_with_the_same_id_is_not_read) {
   ProcessMark mark = ProcessMark::mine();
   CHECK(!ProcessMemory(0, mark).readable());
-  CHECK(!ProcessMemory(::getpid(), {}).readable());  // as of a ring whose maker does not want it
+  CHECK(!ProcessMemory(::getpid(), {}).readable());  // a ring that does not offer its memory
   ++mark.value;
   const ProcessMemory memory(::getpid(), mark);
   CHECK(!memory.readable());
@@ -46,7 +47,7 @@ TEST(another_process_of_the_same_number_is_not_read) {
 }
 
 TEST(a_process_that_has_ended_is_not_read) {
-  const ProcessMark mark = ProcessMark::mine();  // a child has it, too, at the same address
+  const ProcessMark mark = ProcessMark::mine();  // a child has the same mark at the same address
   static std::byte value{1};
   const pid_t child = ::fork();
   if (child == 0) {

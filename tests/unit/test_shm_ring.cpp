@@ -1,5 +1,5 @@
-// Properties of the shared-memory channel that the suite for all channels does not test: its file,
-// its pieces, its wake-ups, and its checks of a broken peer.
+// The shared-memory channel, beyond the suite of all channels: the file, the pieces, the doorbells,
+// and broken peers.
 #include <fcntl.h>
 #include <sys/mman.h>
 
@@ -28,42 +28,42 @@ TEST(a_ring_cannot_be_resized) {
 TEST(impossible_rings_are_refused) {
   CHECK_THROWS(create_shm_ring({.slots = 3}), InvalidArgumentError, "power of two");
   CHECK_THROWS(create_shm_ring({.slots = 0}), InvalidArgumentError, "power of two");
-  CHECK_THROWS(create_shm_ring({.slot_bytes = 100}), InvalidArgumentError, "64 bytes");
-  CHECK_THROWS(create_shm_ring({.slot_bytes = 0}), InvalidArgumentError, "64 bytes");
-  CHECK_THROWS(create_shm_ring({.stages = 33}), InvalidArgumentError, "32 stages");
-  CHECK_THROWS(create_shm_ring({.stage_bytes = 100}), InvalidArgumentError, "64 bytes");
+  CHECK_THROWS(create_shm_ring({.buffer_bytes = 100}), InvalidArgumentError, "64 bytes");
+  CHECK_THROWS(create_shm_ring({.buffer_bytes = 0}), InvalidArgumentError, "64 bytes");
+  CHECK_THROWS(create_shm_ring({.reply_slots = 33}), InvalidArgumentError, "32 reply slots");
+  CHECK_THROWS(create_shm_ring({.reply_slot_bytes = 100}), InvalidArgumentError, "64 bytes");
 }
 
-TEST(what_is_not_a_ring_is_refused) {
+TEST(other_files_are_refused) {
   UniqueFd unsealed(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   CHECK_EQ(::ftruncate(unsealed.get(), 1 << 20), 0);
-  CHECK_THROWS(ShmRing{unsealed}, RendezvousError, "is not one");
-  CHECK_THROWS(ShmRing{UniqueFd()}, RendezvousError, "is not one");
+  CHECK_THROWS(ShmRing{unsealed}, RendezvousError, "not a shared-memory ring");
+  CHECK_THROWS(ShmRing{UniqueFd()}, RendezvousError, "not a shared-memory ring");
   CHECK_EQ(::fcntl(unsealed.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);
   CHECK_THROWS(ShmRing{unsealed}, RendezvousError, "another layout");
   const UniqueFd ring = create_shm_ring({});
   {
     const ShmRing honest(ring);
-    honest.words().slots *= 2;  // as a broken peer might
+    honest.words().slots *= 2;  // as a broken peer may do
   }
   CHECK_THROWS(ShmRing{ring}, RendezvousError, "another layout");
 }
 
 TEST(pieces_fit_the_slots) {
-  const UniqueFd fd = create_shm_ring({.slots = 8, .slot_bytes = 32768});
+  const UniqueFd fd = create_shm_ring({.slots = 8, .buffer_bytes = 32768});
   const ShmRing ring(fd);
   for (uint64_t size_bytes = 0; size_bytes < 300'000; size_bytes += 37) {
     const uint64_t piece = ring.piece_bytes(size_bytes);
     CHECK_EQ(piece % 64, 0U);
     CHECK(piece > 0 && piece <= 32768);
   }
-  CHECK_EQ(ring.piece_bytes(4096), 8192U);    // all of it
-  CHECK_EQ(ring.piece_bytes(32768), 16384U);  // so that both ends copy at once
+  CHECK_EQ(ring.piece_bytes(4096), 8192U);    // one piece
+  CHECK_EQ(ring.piece_bytes(32768), 16384U);  // copied in and out at the same time
   CHECK_EQ(ring.piece_bytes(1 << 20), 32768U);
 }
 
-TEST(a_receiver_rings_only_a_sender_that_may_wait) {
-  Ends ends({.slots = 4, .slot_bytes = 64});
+TEST(a_receiver_rings_only_if_the_ring_was_full) {
+  Ends ends({.slots = 4, .buffer_bytes = 64});
   std::array<std::byte, 8> token{};
   for (int i = 0; i < 20; ++i) {
     CHECK(ends.send(token));
@@ -81,7 +81,7 @@ TEST(a_receiver_rings_only_a_sender_that_may_wait) {
   CHECK(rang(*ends.sender_bell));
 }
 
-TEST(a_receiver_copies_as_it_is_told) {
+TEST(a_receiver_stores_by_the_kernel_that_it_is_given) {
   SymmetricHeap heap;
   constexpr std::size_t kSize = 8192;
   std::byte* memory = heap.allocate(kSize);
@@ -109,27 +109,27 @@ TEST(a_broken_peer_cannot_reach_outside) {
   Ends ends({});
   ends.segments->add(0, heap.descriptor(0));
   const ShmRing ring(ends.ring);
-  const SegmentSpan outside{.segment = 0, .answer = 0, .offset_bytes = uint64_t{1} << 60};
-  ring.control(0).header.size_bytes = 100;
-  std::memcpy(ring.control(0).inline_bytes.data(), &outside, sizeof outside);
-  ring.control(0).flag.store(flag_of(0, SlotKind::kReference));
+  const ReferenceSpan outside{.segment = 0, .reply = 0, .offset_bytes = uint64_t{1} << 60};
+  ring.line(0).header.size_bytes = 100;
+  std::memcpy(ring.line(0).inline_bytes.data(), &outside, sizeof outside);
+  ring.line(0).flag.store(flag_of(0, SlotKind::kReference));
   std::array<std::byte, 100> target{};
   CHECK_THROWS(ends.receive(target), PeerLostError, "outside");
-  Ends staged({});
-  const ShmRing other(staged.ring);
-  const StageSpan no_stage{.stage = 1u << 31, .answer = 1};
-  other.control(0).header.size_bytes = 100;
-  std::memcpy(other.control(0).inline_bytes.data(), &no_stage, sizeof no_stage);
-  other.control(0).flag.store(flag_of(0, SlotKind::kStaged));
-  CHECK_THROWS(staged.receive(target), PeerLostError, "outside");
+  Ends requests({});
+  const ShmRing other(requests.ring);
+  const ReplySlotSpan no_slot{.reply_slot = 1u << 31, .reply = 1};
+  other.line(0).header.size_bytes = 100;
+  std::memcpy(other.line(0).inline_bytes.data(), &no_slot, sizeof no_slot);
+  other.line(0).flag.store(flag_of(0, SlotKind::kReplySlot));
+  CHECK_THROWS(requests.receive(target), PeerLostError, "outside");
   Ends unasked({});
   const ShmRing third(unasked.ring);
-  const StageSpan no_answer{.stage = 0, .answer = 0};  // as if it answered what asks for nothing
-  third.control(0).header.size_bytes = 100;
-  std::memcpy(third.control(0).inline_bytes.data(), &no_answer, sizeof no_answer);
-  third.control(0).flag.store(flag_of(0, SlotKind::kStaged));
-  CHECK_THROWS(unasked.receive(target), PeerLostError, "answer 0");
-  ring.words().consumed.store(1234567);  // more than was ever sent: no room, no harm
+  const ReplySlotSpan no_reply{.reply_slot = 0, .reply = 0};  // but asks for no reply
+  third.line(0).header.size_bytes = 100;
+  std::memcpy(third.line(0).inline_bytes.data(), &no_reply, sizeof no_reply);
+  third.line(0).flag.store(flag_of(0, SlotKind::kReplySlot));
+  CHECK_THROWS(unasked.receive(target), PeerLostError, "reply 0");
+  ring.words().consumed.store(1234567);  // more than was ever sent: no room, and no harm
   CHECK(!ends.send(std::vector<std::byte>(1 << 20)));
 }
 

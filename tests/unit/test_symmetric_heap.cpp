@@ -34,8 +34,8 @@ TEST(a_peer_reads_what_is_written) {
   CHECK(all_are(peer.at(*span, 4990), 4990, std::byte{3}));
 }
 
-// A child shares its parent's pages: if it freed memory, the parent would find it cleared.
-TEST(a_forked_process_gives_nothing_back) {
+// Both have the same pages: if a child freed an allocation, its parent would read zeros.
+TEST(a_forked_child_frees_nothing) {
   SymmetricHeap heap;
   std::byte* memory = heap.allocate(5000);
   std::memset(memory, 3, 5000);
@@ -70,16 +70,14 @@ TEST(a_span_outside_its_segment_is_an_error) {
   PeerSegments peer;
   peer.add(0, heap.descriptor(0));
   const uint64_t end = uint64_t{64} << 20;
-  CHECK(peer.at({.segment = 0, .answer = 0, .offset_bytes = end - 64}, 64) != nullptr);
-  CHECK_THROWS(peer.at({.segment = 0, .answer = 0, .offset_bytes = end - 63}, 64), PeerLostError,
-               "outside");
-  CHECK_THROWS(peer.at({.segment = 0, .answer = 0, .offset_bytes = UINT64_MAX}, 64), PeerLostError,
-               "outside");
+  CHECK(peer.at({.segment = 0, .offset_bytes = end - 64}, 64) != nullptr);
+  CHECK_THROWS(peer.at({.segment = 0, .offset_bytes = end - 63}, 64), PeerLostError, "outside");
+  CHECK_THROWS(peer.at({.segment = 0, .offset_bytes = UINT64_MAX}, 64), PeerLostError, "outside");
   CHECK_THROWS(peer.at(*span, SIZE_MAX), PeerLostError, "outside");
   CHECK_THROWS(heap.descriptor(1), InvalidArgumentError, "no segment 1");
 }
 
-TEST(memory_taken_back_is_out_of_reach_of_peers) {
+TEST(peers_cannot_reach_revoked_memory) {
   SymmetricHeap heap;
   std::byte* before = heap.allocate(100);
   std::byte* memory = heap.allocate(10000);
@@ -90,7 +88,7 @@ TEST(memory_taken_back_is_out_of_reach_of_peers) {
   std::byte* theirs = peer.at(*span, 10000);
   std::memset(memory, 3, 10000);
   std::memset(theirs, 4, 5000);
-  CHECK(all_are(memory, 5000, std::byte{4}));  // until now they reach it
+  CHECK(all_are(memory, 5000, std::byte{4}));  // until now peers reach it
   heap.revoke(memory + 5000);
   heap.revoke(memory);  // a second time changes nothing
   std::memset(theirs, 5, 10000);
@@ -100,7 +98,7 @@ TEST(memory_taken_back_is_out_of_reach_of_peers) {
   CHECK(all_are(theirs, 10000, std::byte{5}));
   CHECK(!heap.find(memory, 1));
   CHECK(!heap.find(memory + 9999, 1));
-  CHECK(!heap.find(before, 8192));  // reaches into it
+  CHECK(!heap.find(before, 8192));  // reaches into the revoked memory
   CHECK(heap.find(before, 100));
   CHECK(heap.find(after, 100));
   heap.free(memory);
@@ -132,8 +130,8 @@ TEST(segments_grow) {
   CHECK_THROWS(heap.allocate(SIZE_MAX - 10), std::bad_alloc, "");
 }
 
-// Against a plain model: allocations are aligned, zeroed, apart from each other, and what is freed
-// comes together again.
+// Compares the heap with a plain model: allocations are aligned, zeroed and disjoint, and freed
+// ranges are merged.
 TEST(allocations_hold_against_a_model) {
   const uint64_t seed = std::random_device{}();
   std::mt19937_64 random(seed);

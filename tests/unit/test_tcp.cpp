@@ -76,8 +76,7 @@ template <typename Element>
 Incoming reduce_into(std::vector<Element>& sums) {
   return {.target = reinterpret_cast<std::byte*>(sums.data()),
           .size_bytes = sums.size() * sizeof(Element),
-          .reduce = add<Element>,
-          .element_size = sizeof(Element)};
+          .sink = {.reduce = add<Element>, .element_size = sizeof(Element)}};
 }
 
 TEST(the_header_travels_as_wire_md_says) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "transport/shm/end.h"
 #include "unit/shm_ends.h"
 #include "unit/wire_bytes.h"
 
@@ -17,8 +18,8 @@ namespace {
 constexpr std::size_t kLines = 4096;
 constexpr std::size_t kBuffers = 8192;
 constexpr std::size_t kBufferBytes = 64 * 1024;
-constexpr std::size_t kStages = kBuffers + 16 * kBufferBytes;
-constexpr std::size_t kStageBytes = 1024 * 1024;
+constexpr std::size_t kReplySlots = kBuffers + 16 * kBufferBytes;
+constexpr std::size_t kReplySlotBytes = 1024 * 1024;
 
 // All of a ring's file, as bytes.
 class RingFile {
@@ -69,15 +70,15 @@ std::string header_bytes(uint64_t size_bytes) {
 TEST(a_rings_words_lie_at_their_offsets) {
   const UniqueFd fd = create_shm_ring({});
   const RingFile file(fd);
-  CHECK_EQ(file.size(), kStages + 2 * kStageBytes);
+  CHECK_EQ(file.size(), kReplySlots + 2 * kReplySlotBytes);
   CHECK_EQ(hex(file.at(0, 8)), hex(WireBytes().text("fgring03")));
   CHECK_EQ(file.number(8, 4), 8U);
   CHECK_EQ(file.number(12, 4), kBufferBytes);
   CHECK_EQ(file.number(16, 4), 2U);
-  CHECK_EQ(file.number(20, 4), kStageBytes);
+  CHECK_EQ(file.number(20, 4), kReplySlotBytes);
   // The sender's mark, which lies in this process: an address, and the value that is there.
   const ProcessMark mark = ProcessMark::mine();
-  CHECK_EQ(file.number(24, 8), reinterpret_cast<uint64_t>(mark.where));
+  CHECK_EQ(file.number(24, 8), reinterpret_cast<uint64_t>(mark.address));
   CHECK_EQ(file.number(32, 8), mark.value);
   for (const std::size_t offset : {40U, 128U, 384U, 512U}) {
     CHECK_EQ(hex(file.at(offset, 64)), hex(std::vector<std::byte>(64)));
@@ -135,13 +136,13 @@ TEST(an_end_that_closes_says_so) {
   CHECK_EQ(file.number(388, 4), 1U);
 }
 
-TEST(a_reference_names_segment_answer_and_offset) {
+TEST(a_reference_names_segment_reply_and_offset) {
   SymmetricHeap heap;
   heap.allocate(4096);
   std::byte* memory = heap.allocate(8192);
   Ends ends({}, &heap);
   const RingFile file(ends.ring);
-  Outgoing frame{.header = header_of(8192), .payload = memory, .answer = 7};
+  Outgoing frame{.header = header_of(8192), .payload = memory, .reply = 7};
   ends.sender->try_send(frame);
   CHECK_EQ(file.flag(0), 8U * 1 + 1);
   CHECK_EQ(file.header(0), header_bytes(8192));
@@ -150,16 +151,16 @@ TEST(a_reference_names_segment_answer_and_offset) {
   CHECK_EQ(hex(file.inline_bytes(0)), hex(WireBytes().u32(0).u32(7).u64(offset)));
 }
 
-TEST(a_staged_payload_names_its_stage_and_answer) {
+TEST(a_payload_in_a_reply_slot_names_slot_and_reply) {
   Ends ends({});
   const RingFile file(ends.ring);
   const std::vector<std::byte> payload(2048, std::byte{9});
-  for (uint32_t stage = 0; stage < 2; ++stage) {
-    Outgoing frame{.header = header_of(2048), .payload = payload.data(), .answer = 3};
+  for (uint32_t slot = 0; slot < 2; ++slot) {
+    Outgoing frame{.header = header_of(2048), .payload = payload.data(), .reply = 3};
     ends.sender->try_send(frame);
-    CHECK_EQ(file.flag(stage), 8U * (stage + 1) + 2);
-    CHECK_EQ(hex(file.inline_bytes(stage).first(8)), hex(WireBytes().u32(stage).u32(3)));
-    CHECK_EQ(hex(file.at(kStages + stage * kStageBytes, 2048)), hex(payload));
+    CHECK_EQ(file.flag(slot), 8U * (slot + 1) + 2);
+    CHECK_EQ(hex(file.inline_bytes(slot).first(8)), hex(WireBytes().u32(slot).u32(3)));
+    CHECK_EQ(hex(file.at(kReplySlots + slot * kReplySlotBytes, 2048)), hex(payload));
   }
 }
 
@@ -178,12 +179,14 @@ TEST(a_payload_in_private_memory_is_named_by_its_address) {
            hex(WireBytes().u64(reinterpret_cast<uint64_t>(payload.data()))));
 }
 
-TEST(an_answer_in_place_is_a_header_alone) {
-  Ends ends({});
+TEST(a_reply_written_in_place_is_a_header_alone) {
+  const std::shared_ptr<ShmEnd> end = make_shm_end();
+  Ends ends({}, nullptr, end);
   const RingFile file(ends.ring);
   const std::vector<std::byte> payload(2048, std::byte{9});
   std::vector<std::byte> there(2048);
-  Outgoing frame{.header = header_of(2048), .payload = payload.data(), .place = there.data()};
+  end->replies.add({.reply = id_of(header_of(2048)), .memory = there.data()});
+  Outgoing frame{.header = header_of(2048), .payload = payload.data()};
   ends.sender->try_send(frame);
   CHECK(frame.done);
   CHECK(there == payload);

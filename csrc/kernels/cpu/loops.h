@@ -11,6 +11,7 @@
 #include "base/dtype.h"
 #include "kernels/arithmetic.h"
 #include "kernels/cpu/short_loops.h"
+#include "kernels/kernel.h"
 
 // The arrays do not overlap, or are the same, so the iterations of a loop are independent.
 #if defined(__clang__)

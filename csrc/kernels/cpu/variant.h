@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "kernels/kernel.h"
 
 namespace fastgpu::cpu {
 

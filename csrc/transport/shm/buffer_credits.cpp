@@ -7,8 +7,6 @@
 
 namespace fastgpu {
 
-std::shared_ptr<BufferCredits> make_buffer_credits() { return std::make_shared<BufferCredits>(); }
-
 void BufferCredits::send_by(std::shared_ptr<const ShmRing> ring) {
   join(mine_, std::move(ring));
   for (uint32_t n = 0; n < mine_->buffers(); ++n) {
@@ -26,11 +24,11 @@ void BufferCredits::join(std::shared_ptr<const ShmRing>& ring,
   if (other != nullptr && other->buffer_bytes() != joining->buffer_bytes()) {
     const ShmRing& peers = &ring == &theirs_ ? *joining : *other;
     raise(ErrorKind::kPeerLost, "its ring has buffers of " + std::to_string(peers.buffer_bytes()) +
-                                    " bytes, and this rank's has others");
+                                    " bytes, but this rank's has buffers of another size");
   }
   ring = std::move(joining);
-  most_ = mine_ ? mine_->buffers() : 0;
-  if (theirs_) most_ += theirs_->buffers() - theirs_->slots();
+  limit_ = mine_ ? mine_->buffers() : 0;
+  if (theirs_) limit_ += theirs_->buffers() - theirs_->slots();
 }
 
 bool BufferCredits::has_room() {
@@ -39,19 +37,20 @@ bool BufferCredits::has_room() {
   return published_ - consumed_ < mine_->slots() && held() > 0;
 }
 
-// `consumed` first: what was given back with it is there when it is seen.
+// Loads `consumed` first. Then every buffer that was returned before those slots were consumed is
+// visible, too.
 void BufferCredits::refresh() {
   const RingWords& words = mine_->words();
   const uint64_t consumed = words.consumed.load(std::memory_order_acquire);
-  if (consumed > published_) return;  // says a broken peer
+  if (consumed > published_) return;  // the peer is broken
   consumed_ = consumed;
-  const uint64_t given_back = words.given_back.load(std::memory_order_acquire);
-  if (given_back - given_back_ > kReturns) given_back_ = given_back - kReturns;  // so does one
-  for (; given_back_ != given_back; ++given_back_) {
-    const BufferName name = unpack(words.returns[given_back_ % kReturns]);
+  const uint64_t returned = words.returned.load(std::memory_order_acquire);
+  if (returned - returned_ > kReturns) returned_ = returned - kReturns;  // the peer is broken
+  for (; returned_ != returned; ++returned_) {
+    const BufferName name = unpack(words.returns[returned_ % kReturns]);
     const bool is_mine = name.of_receiver == 0;
     const ShmRing* const ring = is_mine ? mine_.get() : theirs_.get();
-    // What a broken peer makes up is passed over.
+    // A broken peer may name anything.
     if (ring == nullptr || name.buffer >= ring->buffers() || spare() == kReturns) continue;
     spares_[spares_in_++ % kReturns] = {ring->buffer(name.buffer), name};
   }
@@ -74,7 +73,7 @@ std::byte* BufferCredits::find(BufferName name) const noexcept {
   return ring != nullptr && name.buffer < ring->buffers() ? ring->buffer(name.buffer) : nullptr;
 }
 
-// What was read of this end's slots meanwhile makes room for more to be kept.
+// The peer may have consumed more slots by now, so that this end may keep more.
 bool BufferCredits::keep(BufferName name, std::byte* memory) {
   if (!may_keep() && mine_) refresh();
   if (!may_keep()) return false;

@@ -1,16 +1,17 @@
-// The payload buffers that one end of a pair of rings holds. A buffer goes from hand to hand: who
-// has read a piece out of it writes a piece of its own there, for the way back, if it has one to
-// send. So two ranks that exchange as much as they get use each other's buffers, and a cache line
-// changes cores once for each piece that it carries: its reader has it when it becomes its writer.
-// What one end has too many of it gives back.
+// The payload buffers that one end of a pair of rings holds (docs/wire.md, "Buffer credits").
 //
-// Whoever has a slot free has a buffer for it: a ring has twice as many buffers as slots, and of
-// both rings' neither end holds and has under way so many that the other is left with fewer than
-// its slots. (What is given back counts as under way until its sender hears of it.) So the two ways
-// block each other no more than if each had buffers of its own, and a sender waits for slots only.
+// The two rings of a pair share their buffers. An end that has read a piece may keep the buffer and
+// write its own next piece there. So in an exchange each cache line moves between cores once per
+// piece: a core writes the lines that it has just read. An end with enough buffers returns the
+// buffer instead.
 //
-// Ownership: shared by an end's sender and its receiver of one lane; keeps both rings mapped.
-// Threading: those of a lane's channels, one at a time.
+// Invariant: a sender with a free slot always has a free buffer, so a sender only ever waits for
+// slots, and the two directions do not block each other. It holds because a ring has twice as many
+// buffers as slots, and no end holds or has in flight so many buffers that fewer than its slots
+// remain for the other end. A returned buffer counts as in flight until its sender has seen it.
+//
+// Ownership: shared by the sender and the receiver of one end; keeps both rings mapped.
+// Threading: one thread at a time, as the channels of a lane.
 #pragma once
 
 #include <array>
@@ -27,47 +28,49 @@ class BufferCredits {
  public:
   struct Buffer {
     std::byte* memory = nullptr;
-    BufferName name;  // as this end tells it to the other
+    BufferName name;  // as a slot line of this end names it
   };
 
-  // The ring by which this end sends, whose buffers it holds from then on; and the other one. Raise
-  // PeerLostError when the two have buffers of different sizes: pieces are cut to fit either's.
+  // Set the ring to send by and the ring to receive by. The end then holds all buffers of its
+  // sending ring. Raise PeerLostError when the rings have buffers of different sizes.
   void send_by(std::shared_ptr<const ShmRing> ring);
   void receive_by(std::shared_ptr<const ShmRing> ring);
 
-  // The sender's: the slots that were published, and of them those that it knows were consumed.
+  // For the sender: the number of slots published, and of slots known to be consumed.
   uint64_t published() const noexcept { return published_; }
   uint64_t consumed() const noexcept { return consumed_; }
   void count_published() noexcept { ++published_; }
+  // Whether there is a free slot, and so a free buffer.
   bool has_room();
-  // Looks again at what was consumed and given back.
+  // Reads again what the peer has consumed and returned.
   void refresh();
-  // Of those kept the last, whose lines are the nearest; else the one that has been back for the
-  // longest. There is one where there is room.
+  // A free buffer: the one kept last, because its lines are nearest; if none was kept, the one that
+  // was returned first. There is one whenever has_room().
   Buffer take();
+  // What take() would return; nullptr: none.
   const Buffer* next() const noexcept;
 
-  // The receiver's: where a buffer lies that the other end names; nullptr: there is none such.
+  // For the receiver: the memory of a buffer that the peer has named; nullptr: it does not exist.
   std::byte* find(BufferName name) const noexcept;
-  // Keeps a buffer that was read, unless this end has enough: then it is to be given back.
+  // Keeps a buffer that was read. False: this end has enough, and must return it.
   bool keep(BufferName name, std::byte* memory);
 
  private:
   uint64_t spare() const noexcept { return spares_in_ - spares_out_; }
   uint64_t held() const noexcept { return kept_.size() + spare(); }
-  bool may_keep() const noexcept { return held() + (published_ - consumed_) < most_; }
+  bool may_keep() const noexcept { return held() + (published_ - consumed_) < limit_; }
   void join(std::shared_ptr<const ShmRing>& ring, std::shared_ptr<const ShmRing> joining);
 
   std::shared_ptr<const ShmRing> mine_;
   std::shared_ptr<const ShmRing> theirs_;
   std::vector<Buffer> kept_;             // a stack
-  std::array<Buffer, kReturns> spares_;  // a queue: the n-th lies at n mod kReturns
+  std::array<Buffer, kReturns> spares_;  // a queue: the n-th is at n mod kReturns
   uint64_t spares_in_ = 0;
   uint64_t spares_out_ = 0;
-  uint64_t most_ = 0;        // that this end may hold and have under way
-  uint64_t published_ = 0;   // slots
-  uint64_t consumed_ = 0;    // slots, as last seen
-  uint64_t given_back_ = 0;  // buffers, as last seen
+  uint64_t limit_ = 0;      // of the buffers held and in flight
+  uint64_t published_ = 0;  // slots
+  uint64_t consumed_ = 0;   // slots, as last seen
+  uint64_t returned_ = 0;   // buffers, as last seen
 };
 
 }  // namespace fastgpu

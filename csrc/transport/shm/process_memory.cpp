@@ -19,22 +19,23 @@ iovec part_of(const void* memory, std::size_t size_bytes) {
 
 ProcessMark ProcessMark::mine() {
   static const uint64_t value = random_u64();
-  return {.where = &value, .value = value};
+  return {.address = &value, .value = value};
 }
 
 ProcessMemory::ProcessMemory(pid_t pid, const ProcessMark& mark)
     : pid_(pid),
       mark_(mark),
-      readable_(pid > 0 && mark.where != nullptr &&
+      readable_(pid > 0 && mark.address != nullptr &&
                 read(nullptr, nullptr, 0) == MemoryRead::kDone) {}
 
-// The mark comes along with every read, and first, so that what was read is that process's; less
-// than all is then a payload that the kernel cannot read, for which it sets no errno.
+// Every read includes the mark, before the payload, so that it is known whose memory was read. If
+// the mark is right but bytes are missing, the kernel could not read the payload; it sets no errno
+// for that.
 MemoryRead ProcessMemory::read(std::byte* target, const std::byte* source,
                                std::size_t size_bytes) const noexcept {
   uint64_t value = 0;
   const std::array<iovec, 2> local{part_of(&value, sizeof value), part_of(target, size_bytes)};
-  const std::array<iovec, 2> remote{part_of(mark_.where, sizeof value),
+  const std::array<iovec, 2> remote{part_of(mark_.address, sizeof value),
                                     part_of(source, size_bytes)};
   const std::size_t parts = size_bytes > 0 ? 2 : 1;
   const ssize_t copied = ::process_vm_readv(pid_, local.data(), parts, remote.data(), parts, 0);

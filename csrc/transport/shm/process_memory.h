@@ -1,6 +1,6 @@
-// Reads the private memory of another process on this host, where the kernel lets it
-// (process_vm_readv): one copy, by the reader alone. Whether it does, Yama and containers may have
-// a say in, so it is tried and not guessed.
+// Copies out of the private memory of another process on this host (process_vm_readv, CMA): a
+// single copy, made by the reader. Whether the kernel allows it depends on Yama and on containers,
+// so it is tried once and not guessed.
 // Threading: read() by one thread at a time.
 #pragma once
 
@@ -11,10 +11,10 @@
 
 namespace fastgpu {
 
-// Tells a process from one that got its number later: a random value, and where that lies in its
-// private memory.
+// A random value in the private memory of a process. It tells the process from a later one with the
+// same id.
 struct ProcessMark {
-  const uint64_t* where = nullptr;
+  const uint64_t* address = nullptr;
   uint64_t value = 0;
 
   static ProcessMark mine();
@@ -22,19 +22,19 @@ struct ProcessMark {
 
 enum class MemoryRead : uint8_t {
   kDone,
-  kGone,     // the process has ended, or it is another one
-  kRefused,  // it is there, but this memory of its cannot be read: errno says why
+  kGone,     // the process has ended, or the id is another one's by now
+  kRefused,  // the process exists, but this memory cannot be read; errno has the reason
 };
 
 class ProcessMemory {
  public:
-  // `pid` as the kernel gives it, of whoever is at the other end of a socket, say: a process that
-  // names its own number could name another's. 0: of nobody.
+  // `pid` must come from the kernel (SO_PEERCRED): a peer that states its own id could state
+  // another's. 0: no process.
   ProcessMemory(pid_t pid, const ProcessMark& mark);
 
-  // Whether the process's memory could be read when this was made.
+  // Whether the memory of the process could be read at construction.
   bool readable() const noexcept { return readable_; }
-  // Copies `size_bytes` from `source`, which lies in the process's memory.
+  // Copies `size_bytes` from `source`, an address in the process.
   MemoryRead read(std::byte* target, const std::byte* source,
                   std::size_t size_bytes) const noexcept;
 
@@ -44,7 +44,8 @@ class ProcessMemory {
   const bool readable_;
 };
 
-// Whether others could read this memory of our own: what a device driver maps, they may not.
+// Whether another process could read this memory of ours. It cannot where a device driver has
+// mapped it.
 bool is_readable_by_others(const std::byte* memory, std::size_t size_bytes) noexcept;
 
 }  // namespace fastgpu

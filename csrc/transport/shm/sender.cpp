@@ -1,32 +1,37 @@
 // The sending end of a shared-memory ring.
 #include <algorithm>
-#include <bit>
 #include <cstring>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/cache_lines.h"
-#include "transport/shm/buffer_credits.h"
+#include "transport/shm/end.h"
 #include "transport/shm/ring.h"
 #include "transport/shm/shm.h"
 
 namespace fastgpu {
 namespace {
 
-// Below this a copy costs less than to wait until the receiver is done.
-constexpr uint64_t kReferenceBytes = 4096;
-// Below this an answer in place saves no more than it takes to keep note of it.
-constexpr uint64_t kLeastStagedBytes = 1024;
-// A larger piece keeps the core busy for longer than it takes to get its lines one by one.
-constexpr uint64_t kPrefetchedBytes = 16 * 1024;
+// Below this, copying takes less time than waiting until the receiver has read the payload.
+constexpr uint64_t kLeastReferenceBytes = 4096;
+// Below this, a reply in place saves no more than its bookkeeping costs.
+constexpr uint64_t kLeastReplySlotBytes = 1024;
+// While a larger piece is copied, fetching its cache lines one by one takes no extra time.
+constexpr uint64_t kMostPrefetchBytes = 16 * 1024;
+
+template <typename Span>
+std::span<const std::byte> bytes_of(const Span& span) {
+  return std::as_bytes(std::span(&span, 1));
+}
 
 class ShmSender : public SendChannel {
  public:
-  ShmSender(const UniqueFd& ring, std::shared_ptr<Doorbell> peer,
-            std::shared_ptr<BufferCredits> credits, const SymmetricHeap* heap,
-            std::function<void(uint32_t)> share)
+  ShmSender(const UniqueFd& ring, std::shared_ptr<Doorbell> peer, std::shared_ptr<ShmEnd> end,
+            const SymmetricHeap* heap, std::function<void(uint32_t)> share)
       : ring_(std::make_shared<const ShmRing>(ring)),
         peer_(std::move(peer)),
-        credits_(std::move(credits)),
+        end_(std::move(end)),
         heap_(heap),
         share_(std::move(share)) {}
   ~ShmSender() override { close(); }
@@ -37,18 +42,16 @@ class ShmSender : public SendChannel {
     if (frame.taken) return await_receiver(frame);
     if (ring_->closed()) return Io::kClosed;
     if (!joined_) join();
-    if (!credits_->has_room()) return Io::kBlocked;
-    if (frame.place != nullptr) return place(frame);
-    if (frame.progress == 0 && (refer(frame) || stage(frame) || leave(frame))) return Io::kMoved;
+    if (!credits_.has_room()) return Io::kBlocked;
+    if (frame.progress == 0) {
+      request_ = replies_.take(id_of(frame.header));
+      if (!request_ && send_without_buffers(frame)) return Io::kMoved;
+    }
+    if (request_) return write_in_place(frame);
     do {
       publish_piece(frame);
-    } while (!frame.done && credits_->has_room());
+    } while (!frame.done && credits_.has_room());
     return Io::kMoved;
-  }
-
-  void reclaim(const std::byte* staged) noexcept override {
-    const auto n = static_cast<uint64_t>(staged - ring_->stage(0)) / ring_->stage_bytes();
-    free_stages_ |= uint32_t{1} << n;
   }
 
   void hang_up() noexcept override { close(); }
@@ -59,39 +62,43 @@ class ShmSender : public SendChannel {
     peer_->ring();
   }
 
-  // Not when it is made, by the thread that makes connections.
+  // On the first send, because the constructor runs on the thread that makes connections.
   void join() {
-    credits_->send_by(ring_);
+    credits_.send_by(ring_);
+    replies_.send_by(ring_);
     joined_ = true;
   }
 
-  SlotControl& next_control() const { return ring_->control(credits_->published()); }
-
-  // Of a frame that takes one slot, which says where the payload lies.
-  template <typename Span>
-  void publish_span(const FrameHeader& header, SlotKind kind, const Span& span) {
-    SlotControl& control = next_control();
-    control.header = header;
-    std::memcpy(control.inline_bytes.data(), &span, sizeof span);
-    publish(kind);
-  }
+  SlotLine& next_line() const { return ring_->line(credits_.published()); }
 
   void publish(SlotKind kind) {
-    const uint64_t slot = credits_->published();
-    next_control().flag.store(flag_of(slot, kind), std::memory_order_release);
-    credits_->count_published();
+    const uint64_t slot = credits_.published();
+    next_line().flag.store(flag_of(slot, kind), std::memory_order_release);
+    credits_.count_published();
     peer_->ring();
   }
 
+  // Publishes a frame that takes one slot. `span` says where its payload is. The frame has left,
+  // unless the receiver reads the payload in the sender's memory.
+  void publish_whole(Outgoing& frame, SlotKind kind, std::span<const std::byte> span) {
+    SlotLine& line = next_line();
+    line.header = frame.header;
+    std::ranges::copy(span, line.inline_bytes.begin());
+    publish(kind);
+    frame.taken = kind == SlotKind::kReference || kind == SlotKind::kSingleCopy;
+    frame.done = !frame.taken;
+    frame.progress = credits_.published();
+  }
+
   void publish_piece(Outgoing& frame) {
-    SlotControl& control = next_control();
+    SlotLine& line = next_line();
     const uint64_t size_bytes = frame.header.size_bytes;
-    if (frame.progress == 0) control.header = frame.header;
+    if (frame.progress == 0) line.header = frame.header;
     const uint64_t piece = std::min(size_bytes - frame.progress, ring_->piece_bytes(size_bytes));
     const bool is_inline = size_bytes <= kInlineBytes;
-    std::byte* target = control.inline_bytes.data();
+    std::byte* target = line.inline_bytes.data();
     if (!is_inline) {
-      const BufferCredits::Buffer buffer = credits_->take();
+      const BufferCredits::Buffer buffer = credits_.take();
       std::memcpy(target, &buffer.name, sizeof buffer.name);
       target = buffer.memory;
     }
@@ -99,100 +106,97 @@ class ShmSender : public SendChannel {
     frame.progress += piece;
     frame.done = frame.progress == size_bytes;
     publish(SlotKind::kBytes);
-    if (!is_inline && piece <= kPrefetchedBytes) prepare_next(piece);
+    if (!is_inline && piece <= kMostPrefetchBytes) prefetch_next(piece);
   }
 
-  // The next payload is likely to be as large.
-  void prepare_next(uint64_t size_bytes) {
-    if (const BufferCredits::Buffer* next = credits_->next()) {
+  // The next payload probably has the same size.
+  void prefetch_next(uint64_t size_bytes) {
+    if (const BufferCredits::Buffer* next = credits_.next()) {
       prefetch_to_write(next->memory, size_bytes);
     }
   }
 
-  // Passes on where the payload lies, if it lies in symmetric memory.
-  bool refer(Outgoing& frame) {
-    if (heap_ == nullptr || frame.header.size_bytes < kReferenceBytes) return false;
-    auto span = heap_->find(frame.payload, frame.header.size_bytes);
-    if (!span) return false;
-    span->answer = frame.answer;
-    if (std::ranges::find(shared_, span->segment) == shared_.end()) {
-      share_(span->segment);
-      shared_.push_back(span->segment);
+  bool send_without_buffers(Outgoing& frame) {
+    return send_reference(frame) || send_by_reply_slot(frame) || send_single_copy(frame);
+  }
+
+  bool send_reference(Outgoing& frame) {
+    if (heap_ == nullptr || frame.header.size_bytes < kLeastReferenceBytes) return false;
+    const auto found = heap_->find(frame.payload, frame.header.size_bytes);
+    if (!found) return false;
+    if (std::ranges::find(shared_, found->segment) == shared_.end()) {
+      share_(found->segment);
+      shared_.push_back(found->segment);
     }
-    publish_span(frame.header, SlotKind::kReference, *span);
-    frame.taken = true;
-    frame.progress = credits_->published();
+    const ReferenceSpan span{
+        .segment = found->segment, .reply = frame.reply, .offset_bytes = found->offset_bytes};
+    publish_whole(frame, SlotKind::kReference, bytes_of(span));
     return true;
   }
 
-  // Copies a payload that is to be answered to where the receiver can write the answer. Without a
-  // free stage it goes as any other: peers that both waited for one would wait for ever.
-  bool stage(Outgoing& frame) {
+  bool send_by_reply_slot(Outgoing& frame) {
     const uint64_t size_bytes = frame.header.size_bytes;
-    if (frame.answer == 0 || free_stages_ == 0) return false;
-    if (size_bytes < kLeastStagedBytes || size_bytes > ring_->stage_bytes()) return false;
-    const auto n = static_cast<uint32_t>(std::countr_zero(free_stages_));
-    free_stages_ &= free_stages_ - 1;
-    frame.staged = ring_->stage(n);
-    std::memcpy(frame.staged, frame.payload, size_bytes);
-    frame.progress = size_bytes;
-    frame.done = true;
-    publish_span(frame.header, SlotKind::kStaged, StageSpan{.stage = n, .answer = frame.answer});
+    if (frame.reply == 0) return false;
+    if (size_bytes < kLeastReplySlotBytes || size_bytes > ring_->reply_slot_bytes()) return false;
+    const auto slot = replies_.reserve(reply_to(frame.header, frame.reply));
+    if (!slot) return false;
+    std::memcpy(ring_->reply_slot(*slot), frame.payload, size_bytes);
+    const ReplySlotSpan span{.reply_slot = *slot, .reply = frame.reply};
+    publish_whole(frame, SlotKind::kReplySlot, bytes_of(span));
     return true;
   }
 
-  // Leaves a large payload where it lies, if the receiver can read it there.
-  bool leave(Outgoing& frame) {
+  bool send_single_copy(Outgoing& frame) {
     if (!frame.single_copy || frame.header.size_bytes <= kInlineBytes) return false;
-    if (ring_->words().reads_sender.load(std::memory_order_relaxed) == 0) return false;
+    if (ring_->words().single_copy.load(std::memory_order_relaxed) == 0) return false;
     if (!is_readable_by_others(frame.payload, frame.header.size_bytes)) return false;
-    publish_span(frame.header, SlotKind::kSingleCopy, SingleCopySpan{frame.payload});
-    frame.taken = true;
-    frame.progress = credits_->published();
+    publish_whole(frame, SlotKind::kSingleCopy, bytes_of(SingleCopySpan{frame.payload}));
     return true;
   }
 
-  // Writes the answer where the receiver has it, then says so.
-  Io place(Outgoing& frame) {
+  // Writes the payload to where the peer has requested it, and then sends a frame without payload.
+  Io write_in_place(Outgoing& frame) {
     const uint64_t size_bytes = frame.header.size_bytes;
-    const uint64_t piece = std::min(size_bytes - frame.progress, kReferencePieceBytes);
-    std::memcpy(frame.place + frame.progress, frame.payload + frame.progress, piece);
-    frame.progress += piece;
-    if (frame.progress < size_bytes) return Io::kMoved;
-    next_control().header = frame.header;
-    frame.done = true;
-    publish(SlotKind::kPlaced);
+    if (!request_->written) {
+      const uint64_t piece = std::min(size_bytes - frame.progress, kCallBytes);
+      std::memcpy(request_->memory + frame.progress, frame.payload + frame.progress, piece);
+      frame.progress += piece;
+      if (frame.progress < size_bytes) return Io::kMoved;
+    }
+    publish_whole(frame, SlotKind::kWrittenInPlace, {});
     return Io::kMoved;
   }
 
-  // `progress` of a frame that is read where it lies: the slots consumed once it has been. A
-  // receiver that closed may have read it before.
+  // The `progress` of a frame that the receiver reads in this process's memory is the number of
+  // slots consumed once it was read. The receiver may have read it before it closed.
   Io await_receiver(Outgoing& frame) {
     const bool closed = ring_->closed();
-    credits_->refresh();
-    if (credits_->consumed() < frame.progress) return closed ? Io::kClosed : Io::kBlocked;
+    credits_.refresh();
+    if (credits_.consumed() < frame.progress) return closed ? Io::kClosed : Io::kBlocked;
     frame.done = true;
     return Io::kMoved;
   }
 
   const std::shared_ptr<const ShmRing> ring_;
   const std::shared_ptr<Doorbell> peer_;
-  const std::shared_ptr<BufferCredits> credits_;
+  const std::shared_ptr<ShmEnd> end_;
+  BufferCredits& credits_ = end_->credits;
+  ReplySlots& replies_ = end_->replies;
   const SymmetricHeap* const heap_;
   const std::function<void(uint32_t)> share_;
-  uint32_t free_stages_ = static_cast<uint32_t>((uint64_t{1} << ring_->stages()) - 1);
-  std::vector<uint32_t> shared_;  // segments that the peer was given
-  bool joined_ = false;           // the credits know the ring
+  std::optional<ReplyRequest> request_;  // that the frame being sent fulfils
+  std::vector<uint32_t> shared_;         // segments that the peer was given
+  bool joined_ = false;                  // end_ knows the ring
 };
 
 }  // namespace
 
+std::shared_ptr<ShmEnd> make_shm_end() { return std::make_shared<ShmEnd>(); }
+
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                             std::shared_ptr<BufferCredits> credits,
-                                             const SymmetricHeap* heap,
+                                             std::shared_ptr<ShmEnd> end, const SymmetricHeap* heap,
                                              std::function<void(uint32_t segment)> share) {
-  return std::make_unique<ShmSender>(ring, std::move(peer), std::move(credits), heap,
-                                     std::move(share));
+  return std::make_unique<ShmSender>(ring, std::move(peer), std::move(end), heap, std::move(share));
 }
 
 }  // namespace fastgpu

@@ -1,13 +1,18 @@
 // Channels between ranks that can map each other's memory: a single-producer, single-consumer ring
-// of slots in a memfd. A slot is a control line (flag, header, up to 16 bytes inline), which names
-// a buffer of payload; few and small enough of them that they stay in cache. A payload in symmetric
-// memory is not copied: the slot names segment and offset, the receiver reads the sender's bytes in
-// place, and the frame has left when the receiver is done with it. A payload whose answer comes
-// back into its place goes by way of a stage, where the receiver writes the answer; a large one
-// that had better stay where it is, is read out of the sender's own memory. A ring's pages are
-// taken when they are first written, and kept: up to 1 MiB of buffers, and as much of a stage as
-// the largest answered frame had, seldom of both stages. Ownership: each end owns its mapping.
-// Nothing is left behind by a killed process: memfds have no name.
+// of slots in a memfd (ring.h, docs/wire.md). A payload travels in one of these ways:
+//  - in the slot line, up to 16 bytes;
+//  - copied in and out through buffers, which are small enough to stay in the cache
+//    (buffer_credits.h);
+//  - by reference, if it is in symmetric memory: the receiver reads it there, and the frame has
+//    left once it was read;
+//  - through a reply slot, if a reply is to be written over it (reply_slots.h);
+//  - by a single copy (CMA) out of the sender's private memory, if the frame asks for it and the
+//    kernel allows it (process_memory.h).
+//
+// Memory: the kernel allocates a page of a ring when it is first written: up to 1 MiB of buffers,
+// and of each reply slot as much as the largest payload that was in it. A killed process leaves
+// nothing behind, because a memfd has no name.
+// Ownership: each end owns its mapping. Threading: channel.h.
 #pragma once
 
 #include <sys/types.h>
@@ -24,32 +29,31 @@
 namespace fastgpu {
 
 struct ShmRingConfig {
-  uint32_t slots = 8;                  // a power of two
-  uint32_t slot_bytes = 64 * 1024;     // of a buffer, a multiple of 64
-  uint32_t stages = 2;                 // at most 32
-  uint32_t stage_bytes = 1024 * 1024;  // a multiple of 64
-  bool single_copy = true;             // the receiver may read the memory of who makes the ring
+  uint32_t slots = 8;                       // a power of two
+  uint32_t buffer_bytes = 64 * 1024;        // a multiple of 64
+  uint32_t reply_slots = 2;                 // at most 32
+  uint32_t reply_slot_bytes = 1024 * 1024;  // a multiple of 64
+  bool single_copy = true;                  // offer the sender's private memory to the receiver
 };
-
-class BufferCredits;
-// For an end's sender and receiver of one lane, which share it.
-std::shared_ptr<BufferCredits> make_buffer_credits();
 
 UniqueFd create_shm_ring(const ShmRingConfig& config);
 
-// `peer` is rung when the other end may be asleep and has something to look at.
-// `share` is called, once a segment, before the first frame that names it: it must get the
-// segment's descriptor to the peer, which adds it to its PeerSegments.
-// `heap` is this process's, where answers in place arrive; memory of it that was taken back cannot
-// hold one any more, which try_recv raises as AbortedError.
+// The state that a sender and a receiver share at this end of a lane (end.h).
+struct ShmEnd;
+std::shared_ptr<ShmEnd> make_shm_end();
+
+// `peer` is rung when the other end may be asleep and there is something for it.
+// `share` is called once per segment, before the first frame that refers to it. It must pass the
+// descriptor of the segment to the peer, which adds it to its PeerSegments.
+// `heap` is this process's symmetric memory; nullptr: none.
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                             std::shared_ptr<BufferCredits> credits,
-                                             const SymmetricHeap* heap,
+                                             std::shared_ptr<ShmEnd> end, const SymmetricHeap* heap,
                                              std::function<void(uint32_t segment)> share);
-// `sender` is the process that made the ring, as the kernel tells it, whose private memory is read
-// where it offers that; 0: none is.
+// `sender` is the process that made the ring, as the kernel names it; 0: read no private memory.
+// `heap` is this process's symmetric memory, in which replies arrive. try_recv() raises
+// AbortedError for a reply to memory that was revoked meanwhile: it may be lost.
 std::unique_ptr<RecvChannel> make_shm_receiver(UniqueFd ring, std::shared_ptr<Doorbell> peer,
-                                               std::shared_ptr<BufferCredits> credits,
+                                               std::shared_ptr<ShmEnd> end,
                                                std::shared_ptr<PeerSegments> segments,
                                                const SymmetricHeap* heap = nullptr,
                                                pid_t sender = 0);

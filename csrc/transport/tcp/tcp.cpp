@@ -186,8 +186,7 @@ class TcpReceiver final : public RecvChannel {
     take_buffered(incoming);
     Io io = Io::kMoved;
     while (io == Io::kMoved && incoming.received_bytes < stop)
-      io =
-          incoming.reduce == nullptr ? read_into_target(incoming, stop) : read_and_reduce(incoming);
+      io = incoming.sink.reduces() ? read_and_reduce(incoming) : read_into_target(incoming, stop);
     if (incoming.received_bytes == header_.size_bytes) {
       incoming.done = true;
       has_header_ = false;
@@ -220,9 +219,9 @@ class TcpReceiver final : public RecvChannel {
   void take_buffered(Incoming& incoming) {
     const uint64_t left = header_.size_bytes - incoming.received_bytes;
     std::size_t size = std::min<uint64_t>(buffer_.size(), left);
-    if (incoming.reduce != nullptr) {
-      if (size < left) size -= size % incoming.element_size;
-      if (size > 0) buffer_.align(incoming.element_size);
+    if (incoming.sink.reduces()) {
+      size = incoming.sink.takeable(size);
+      if (size > 0) buffer_.align(incoming.sink.element_size);
     }
     if (size == 0) return;
     incoming.take(buffer_.data(), size);
@@ -246,7 +245,7 @@ class TcpReceiver final : public RecvChannel {
   }
 
   Io read_and_reduce(Incoming& incoming) {
-    buffer_.align(incoming.element_size);  // cheap: it holds less than one element
+    buffer_.align(incoming.sink.element_size);  // now, while it holds less than an element
     const uint64_t left = header_.size_bytes - incoming.received_bytes;
     const std::size_t wanted = std::min<uint64_t>(left, kStageBytes) + kReadAheadBytes;
     std::array<iovec, 1> part = {buffer_.room(wanted - buffer_.size(), 0)};

@@ -17,13 +17,13 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kPageBytes = 4096;
+constexpr std::size_t kFileBytes = 4096;  // of the page (docs/wire.md)
 
 // Page memory that a peer could shrink would kill this process with SIGBUS.
 bool is_page(int fd) {
   struct stat status{};
   const int seals = ::fcntl(fd, F_GET_SEALS);
-  return ::fstat(fd, &status) == 0 && status.st_size == kPageBytes && seals >= 0 &&
+  return ::fstat(fd, &status) == 0 && status.st_size == kFileBytes && seals >= 0 &&
          (seals & F_SEAL_SHRINK) != 0;
 }
 
@@ -42,7 +42,7 @@ bool is_nonblocking_eventfd(int fd) {
 
 Doorbell Doorbell::create() {
   UniqueFd page_fd(::memfd_create("fastgpu-doorbell", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!page_fd || ::ftruncate(page_fd.get(), kPageBytes) != 0 ||
+  if (!page_fd || ::ftruncate(page_fd.get(), kFileBytes) != 0 ||
       ::fcntl(page_fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
     raise_system(ErrorKind::kRendezvous, "cannot create the page of a doorbell", errno);
   }
@@ -67,7 +67,7 @@ Doorbell Doorbell::attach(UniqueFd page_fd, UniqueFd event_fd) {
 
 Doorbell::Doorbell(UniqueFd page_fd, UniqueFd event_fd)
     : page_fd_(std::move(page_fd)), event_fd_(std::move(event_fd)) {
-  void* page = ::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, page_fd_.get(), 0);
+  void* page = ::mmap(nullptr, kFileBytes, PROT_READ | PROT_WRITE, MAP_SHARED, page_fd_.get(), 0);
   if (page == MAP_FAILED) raise_system(ErrorKind::kRendezvous, "cannot map a doorbell", errno);
   page_ = static_cast<Page*>(page);
 }
@@ -90,7 +90,7 @@ Doorbell& Doorbell::operator=(Doorbell&& other) noexcept {
 Doorbell::~Doorbell() { unmap(); }
 
 void Doorbell::unmap() noexcept {
-  if (page_ != nullptr) ::munmap(page_, kPageBytes);
+  if (page_ != nullptr) ::munmap(page_, kFileBytes);
   page_ = nullptr;
 }
 

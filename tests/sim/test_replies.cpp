@@ -1,6 +1,6 @@
-// A send may say that its answer comes back into the same region (Step::reply): then the peer may
-// write there from when it has read it until the answer is received. Checked here by the letter,
-// for every builder, against what the builders' one pass over the lane found.
+// A send may say that its reply is stored over the same region (Step::reply). The peer may then
+// write there, from the time when it has read the payload until the reply is received. Checks what
+// LaneBuilder found in one pass against this definition, for every builder.
 #include <string>
 
 #include "check.h"
@@ -15,11 +15,11 @@ bool touches(const Step& step, const Region& region) {
   return overlap(step.source, region) || overlap(step.target, region);
 }
 
-// Why the answer of lane[asking] is none; empty if it is one.
+// Why the reply of lane[asking] is not one; empty if it is.
 std::string flaw_of(const Lane& lane, std::size_t asking) {
   const Step& send = lane[asking];
   const Region region = send.source;
-  // An earlier send out of the region must have left: that is certain once something was stored.
+  // Earlier sends of the region must be known to have left, because something was stored there.
   for (std::size_t before = asking; before > 0; --before) {
     const std::size_t i = before - 1;
     if (writes(lane[i], region)) break;
@@ -35,7 +35,7 @@ std::string flaw_of(const Lane& lane, std::size_t asking) {
   return "does not come";
 }
 
-TEST(answers_are_safe) {
+TEST(replies_are_safe) {
   uint64_t found = 0;
   for_each_builder([&](Collective collective, Algorithm algorithm) {
     for (const int world : {1, 2, 3, 4, 5, 8, 13}) {
@@ -56,7 +56,7 @@ TEST(answers_are_safe) {
                 CHECK_EQ(std::string(name_of(collective)) + " " + std::string(name_of(algorithm)) +
                              " world " + std::to_string(world) + " rank " +
                              std::to_string(request.rank) + " step " + std::to_string(i) + " " +
-                             describe(lane[i]) + ": the answer " + flaw,
+                             describe(lane[i]) + ": the reply " + flaw,
                          "");
               }
             }
@@ -68,8 +68,8 @@ TEST(answers_are_safe) {
   CHECK(found > 300);
 }
 
-// The answers of the sends to `peer`, in order.
-std::string answers(LaneBuilder& steps, int peer) {
+// Step::reply of the sends to `peer`, in order.
+std::string replies(LaneBuilder& steps, int peer) {
   std::string text;
   for (const Step& step : steps.finish()) {
     if (step.verb == Verb::kSend && step.peer == peer) text += std::to_string(step.reply) + " ";
@@ -77,7 +77,7 @@ std::string answers(LaneBuilder& steps, int peer) {
   return text;
 }
 
-TEST(answers_are_found_where_they_are) {
+TEST(replies_are_found_where_they_are) {
   const Region whole{Buffer::kData, 0, 64};
   const Region half{Buffer::kData, 0, 32};
   {
@@ -85,14 +85,14 @@ TEST(answers_are_found_where_they_are) {
     steps.send(1, whole);
     steps.recv(2, {Buffer::kData, 64, 64});
     steps.recv(1, whole);
-    CHECK_EQ(answers(steps, 1), "1 ");
+    CHECK_EQ(replies(steps, 1), "1 ");
   }
-  {  // another's, a part, a sum: not an answer
+  {  // another peer's, a part, a sum: not a reply
     for (const bool reduce : {false, true}) {
       LaneBuilder steps;
       steps.send(1, whole);
       reduce ? steps.recv_reduce(1, whole) : steps.recv(1, half);
-      CHECK_EQ(answers(steps, 1), "0 ");
+      CHECK_EQ(replies(steps, 1), "0 ");
     }
   }
   {  // sent to two: neither may be written meanwhile, nor a third's
@@ -110,7 +110,7 @@ TEST(answers_are_found_where_they_are) {
     steps.send(1, whole);
     steps.copy(half, {Buffer::kScratch, 0, 32});
     steps.recv(1, whole);
-    CHECK_EQ(answers(steps, 1), "0 ");
+    CHECK_EQ(replies(steps, 1), "0 ");
   }
   {  // written in between: the sums of a chain come from its end
     LaneBuilder steps;
@@ -119,7 +119,7 @@ TEST(answers_are_found_where_they_are) {
     steps.send(2, half);
     steps.recv(2, half);
     steps.send_empty(1);
-    CHECK_EQ(answers(steps, 2), "2 ");
+    CHECK_EQ(replies(steps, 2), "2 ");
   }
 }
 
