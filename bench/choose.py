@@ -2,23 +2,26 @@
 
     python bench/choose.py                                     # everything: make choose
     python bench/choose.py --ranks 4 --transport tcp --bytes 32K,2M    # some cells anew
+    python bench/choose.py --judge                             # today's choice by the kept times
 
-All groups of a world live in the same processes and take turns, in rounds of another order each, so
-that whatever else the machine does meets all of them; a time is the slowest rank's, of so many
-calls that they take half a millisecond. What counts is compared within a round: the ratio of two
-algorithms is the median of their ratios in each. The least times would not do: with more ranks than
-cores they are strokes of luck, and who has more rounds has more of them.
+All groups of a world live in the same processes and run in turns, in another order each round, so
+that other work on the machine disturbs all of them alike. A time is the slowest rank's, over as
+many calls as take half a millisecond. Algorithms are compared within a round: the ratio of two of
+them is the median of their ratios over the rounds. Least times would mislead: with more ranks
+than cores they are strokes of luck, and an algorithm with more rounds has more of them.
 
-Every world is started several times. Who shares a core with whom is settled at a start, and what is
-measured at set-up, by which `auto` chooses: both may tip a comparison for all rounds of a start.
-The ratios of all starts are put together by their geometric mean, and stand between the least and
-the greatest.
+Every world is started several times. Each start settles anew which ranks share a core, and
+measures anew the costs by which `auto` chooses; both may change a comparison for all rounds of a
+start. The table gives the geometric mean of the ratios of all starts, between the least and the
+greatest.
 
-`auto` runs the schedule of one of the others. Its time is taken together with that one's; what
-lies between the two is the method's own error, and stands in a column of its own.
+`auto` runs the same schedule as one of the named algorithms. Their times are averaged. The
+difference between the two is the error of the method; it has its own column.
 
-Each cell is kept as a row of the JSON file beside the table (`--rows`), so that a run of some cells
-renews only theirs.
+Each cell is a row of the JSON file beside the table (`--rows`), so a run of some cells renews
+only those. `--judge` measures nothing: it asks for today's choice with the constants of each row
+and looks up how long that algorithm took. So a change of the cost model is judged in a second. (A
+direct all_reduce counts with the shots that were timed.)
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ import fastgpu_comm
 from fastgpu_comm import launch
 from fastgpu_comm.bench.machine import describe
 from fastgpu_comm.bench.sizes import format_size, parse_size
-from fastgpu_comm.native import WorldPlan, algorithms_of, measured_constants
+from fastgpu_comm.native import Constants, WorldPlan, algorithms_of, measured_constants
 from fastgpu_comm.simulation import format_time
 
 Row = dict[str, Any]
@@ -113,9 +116,9 @@ def time_cell(
     return trial | run_rounds(data, hopeful, calls, rounds)
 
 
-def chosen(size_bytes: int, transport: str) -> tuple[str, str]:
+def chosen(cell: Cell, constants: Constants) -> tuple[str, str]:
     """Returns the algorithm that auto takes, and how, in words."""
-    world = dist.get_world_size()
+    transport, world, size_bytes = cell
     plan = WorldPlan(
         collective="all_reduce",
         world=world,
@@ -124,7 +127,7 @@ def chosen(size_bytes: int, transport: str) -> tuple[str, str]:
         host_of=[] if transport == "shm" else list(range(world)),
         one_machine=True,
     )
-    algorithm, lanes, _, shots = plan.choose(measured_constants())
+    algorithm, lanes, _, shots = plan.choose(constants)
     shot = {1: ", one-shot", 2: ", two-shot"}.get(shots, "")
     return algorithm, shot + (f", {lanes} lanes" if lanes > 1 else "")
 
@@ -141,7 +144,8 @@ def compare(times: dict[str, list[float]], same: str) -> dict[str, float]:
 
 def measure(size_bytes: int, transport: str, groups: dict[str, dist.ProcessGroup]) -> Row:
     """Returns a start's part of a row, the same on all ranks."""
-    same, how = chosen(size_bytes, transport)
+    cell = (transport, dist.get_world_size(), size_bytes)
+    same, how = chosen(cell, measured_constants())
     times = time_cell(size_bytes, groups, same)
     pairs = zip(times[AUTO], times[same], strict=True)
     return {
@@ -196,6 +200,18 @@ def keep(found: Row, path: Path) -> None:
     store(cells, path)
 
 
+def judged(row: Row) -> Row:
+    """Returns the row as if its starts had taken today's choice."""
+    starts = []
+    for start in row["starts"]:
+        relative = {start["chosen"]: 1.0}  # time over that of the choice of then
+        relative |= {name: 1 / ratio for name, ratio in start["auto_over"].items()}
+        now, how = chosen(key(row), Constants.from_text(start["constants"]))
+        ratios = {name: relative[now] / us for name, us in relative.items() if name != now}
+        starts.append(start | {"chosen": now, "how": how, "auto_over": ratios})
+    return row | {"starts": starts}
+
+
 def over(row: Row, name: str) -> Spread:
     """Returns what the choice takes over an algorithm: the mean of all starts, least to greatest.
 
@@ -211,7 +227,7 @@ def names_of(row: Row) -> list[str]:
 
 
 def worst(row: Row) -> Spread:
-    """Returns the choice over the best algorithm; 1.00 where it is that one itself."""
+    """Returns the choice over the best algorithm; 1.00 where the choice is the best."""
     low, middle, high = max((over(row, name) for name in names_of(row)), key=lambda each: each[1])
     return (low, middle, high) if middle > 1 else (1.0, 1.0, 1.0)
 
@@ -281,6 +297,19 @@ def report(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
+def judge(rows: Sequence[Row]) -> None:
+    """Prints the cells in which the choice is too slow, and how many there are."""
+    for row in rows:
+        if worst(row)[1] > ENOUGH:
+            print(*key(row), line(row))
+    ratios = [worst(row)[1] for row in rows]
+    print(
+        f"at most 10 % slower than the best in {sum(ratio <= ENOUGH for ratio in ratios)} of "
+        f"{len(rows)} cells; at worst {max(ratios):.2f} times the best's time, in the mean "
+        f"{statistics.geometric_mean(ratios):.3f}"
+    )
+
+
 def main() -> int:
     """Runs the command: once for each cell of worlds and transports, as ranks of its own."""
     parser = argparse.ArgumentParser(
@@ -296,7 +325,11 @@ def main() -> int:
         default=RESULTS / "choose.json",
         help="to renew the measured ones of; the table is written beside it",
     )
+    parser.add_argument("--judge", action="store_true", help="today's choice by the kept times")
     arguments = parser.parse_args()
+    if arguments.judge:
+        judge([judged(row) for row in load(arguments.rows).values()])
+        return 0
     sizes = [parse_size(size) for size in arguments.bytes.split(",")]
     if launch.is_rank():
         run_rank(arguments.transport, sizes, arguments.rows)

@@ -4,18 +4,27 @@
 #include <numeric>
 
 namespace fastgpu {
+namespace {
+
+Placement placement_in(const Topology& topology) {
+  Placement placement = placement_of(static_cast<int>(topology.records.size()), topology.host_of);
+  placement.most_per_machine = topology.most_on_machine;
+  return placement;
+}
+
+}  // namespace
 
 Planner::Planner(int rank, const Topology& topology, const Options& options)
     : rank_(rank),
       world_(static_cast<int>(topology.records.size())),
       host_of_(topology.host_of),
-      most_per_machine_(topology.most_on_machine),
+      placement_(placement_in(topology)),
       options_(options),
       lanes_(options.lanes > 0 ? options.lanes : kMaxChosenLanes) {}
 
 void Planner::set_constants(const Constants& constants) {
   const std::lock_guard lock(mutex_);
-  constants_ = constants;
+  costs_ = CostModel(constants);
   plans_.clear();
 }
 
@@ -29,13 +38,12 @@ std::shared_ptr<const Plan> Planner::plan(const CollectiveCall& call) {
   return plans_.emplace(key, make(call)).first->second;
 }
 
-std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) const {
+std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
   const auto ranks = static_cast<uint64_t>(world_);
   ChooseRequest choice;
   choice.collective = call.shape.collective;
   choice.bytes = call.shape.count * size_of(call.shape.dtype);
-  choice.placement = placement_of(world_, host_of_);
-  choice.placement.most_per_machine = most_per_machine_;
+  choice.placement = placement_;
   choice.forced = options_.algorithm;
   choice.lanes = options_.lanes;
   choice.deterministic = options_.deterministic;
@@ -43,7 +51,7 @@ std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) const {
   Plan plan;
   plan.key.shape = call.shape;
   plan.even = call.send_counts.empty();
-  plan.choice = choose(choice, constants_);
+  plan.choice = choose(choice, costs_);
   // One part for every peer: the same schedule as with every count given.
   std::vector<uint64_t> even;
   PlanRequest request;

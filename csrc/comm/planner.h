@@ -14,12 +14,11 @@
 #include "comm/options.h"
 #include "comm/topology.h"
 #include "plan/build.h"
-#include "plan/choose.h"
-#include "plan/cost.h"
+#include "plan/cost/choose.h"
 
 namespace fastgpu {
 
-// All that a plan follows from, except counts that differ by rank.
+// The key of a kept plan. Plans whose counts differ by rank are not kept.
 struct PlanKey {
   CallShape shape;
   uint8_t codec = 0;
@@ -47,16 +46,16 @@ class Planner {
   std::shared_ptr<const Plan> plan(const CollectiveCall& call);
 
  private:
-  std::shared_ptr<const Plan> make(const CollectiveCall& call) const;
+  std::shared_ptr<const Plan> make(const CollectiveCall& call);
 
   const int rank_;
   const int world_;
   const std::vector<int> host_of_;
-  const int most_per_machine_;
+  const Placement placement_;
   const Options options_;
   const int lanes_;
-  mutable std::mutex mutex_;  // guards what follows
-  Constants constants_;
+  std::mutex mutex_;  // guards what follows
+  CostModel costs_{Constants{}};
   std::map<PlanKey, std::shared_ptr<const Plan>> plans_;
 };
 

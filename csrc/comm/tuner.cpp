@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "comm/topology.h"
 #include "kernels/reduce.h"
-#include "plan/cost.h"
+#include "plan/cost/constants.h"
 
 namespace fastgpu {
 namespace {

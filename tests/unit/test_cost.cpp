@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "check.h"
-#include "plan/cost.h"
+#include "plan/cost/cost_model.h"
 
 using namespace fastgpu;
 
@@ -108,7 +108,7 @@ TEST(tree_pays_for_its_height_once_and_then_for_chunks) {
   CHECK(near(predict_us(request, c) - ten, 256));
 }
 
-TEST(reduction_and_crowding_cost_processor_time) {
+TEST(reduction_and_oversubscription_cost_processor_time) {
   Constants c;
   const double before = all_reduce_us(Algorithm::kRing, 4, 64 << 20, c);
   c.reduce_us_per_byte *= 10;

@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "plan/build.h"
-#include "plan/cost.h"
+#include "plan/cost/constants.h"
 
 namespace fastgpu {
 

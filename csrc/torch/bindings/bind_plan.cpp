@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "comm/runtime.h"
 #include "plan/build.h"
-#include "plan/choose.h"
+#include "plan/cost/choose.h"
 #include "plan/proof/verify.h"
 #include "plan/simulate/simulate.h"
 #include "torch/bindings/bind.h"

@@ -1,11 +1,10 @@
-#include <algorithm>
+#include "plan/cost/constants.h"
+
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <vector>
 
 #include "base/error.h"
-#include "plan/cost.h"
 
 namespace fastgpu {
 namespace {
@@ -57,24 +56,6 @@ Constants constants_from_text(std::string_view text) {
   read(constants.cores_per_host);
   if (at != end) refuse();
   return constants;
-}
-
-Placement placement_of(int world, std::span<const int> host_of) {
-  if (host_of.empty()) {
-    return {.world = world,
-            .hosts = 1,
-            .most_per_host = world,
-            .fewest_per_host = world,
-            .most_per_machine = world};
-  }
-  const int hosts = 1 + *std::max_element(host_of.begin(), host_of.end());
-  std::vector<int> ranks(static_cast<std::size_t>(hosts));
-  for (const int host : host_of) ++ranks[static_cast<std::size_t>(host)];
-  return {.world = world,
-          .hosts = hosts,
-          .most_per_host = *std::max_element(ranks.begin(), ranks.end()),
-          .fewest_per_host = *std::min_element(ranks.begin(), ranks.end()),
-          .most_per_machine = *std::max_element(ranks.begin(), ranks.end())};
 }
 
 }  // namespace fastgpu
