@@ -16,7 +16,7 @@ std::optional<uint32_t> ReplySlots::reserve(const FrameId& reply) {
   return slot;
 }
 
-const std::byte* ReplySlots::find(const FrameId& reply) const noexcept {
+const std::byte* ReplySlots::find_reserved(const FrameId& reply) const noexcept {
   for (uint32_t left = reserved_; left != 0; left &= left - 1) {
     const auto slot = static_cast<uint32_t>(std::countr_zero(left));
     if (replies_[slot] == reply) return ring_->reply_slot(slot);

@@ -60,7 +60,9 @@ class ReplySlots {
   // two peers that both waited would wait for ever.
   std::optional<uint32_t> reserve(const FrameId& reply);
   // The reply slot that is reserved for a frame; nullptr: none.
-  const std::byte* find(const FrameId& reply) const noexcept;
+  const std::byte* find(const FrameId& reply) const noexcept {
+    return reserved_ != 0 ? find_reserved(reply) : nullptr;
+  }
   void release(const FrameId& reply) noexcept {
     if (reserved_ != 0) release_reserved(reply);
   }
@@ -73,6 +75,7 @@ class ReplySlots {
   }
 
  private:
+  const std::byte* find_reserved(const FrameId& reply) const noexcept;
   void release_reserved(const FrameId& reply) noexcept;
   std::optional<ReplyRequest> take_request(const FrameId& reply);
 

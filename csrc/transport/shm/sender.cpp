@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "base/cache_lines.h"
@@ -19,11 +18,6 @@ constexpr uint64_t kLeastReferenceBytes = 4096;
 constexpr uint64_t kLeastReplySlotBytes = 1024;
 // While a larger piece is copied, fetching its cache lines one by one takes no extra time.
 constexpr uint64_t kMostPrefetchBytes = 16 * 1024;
-
-template <typename Span>
-std::span<const std::byte> bytes_of(const Span& span) {
-  return std::as_bytes(std::span(&span, 1));
-}
 
 class ShmSender : public SendChannel {
  public:
@@ -78,12 +72,16 @@ class ShmSender : public SendChannel {
     peer_->ring();
   }
 
-  // Publishes a frame that takes one slot. `span` says where its payload is. The frame has left,
-  // unless the receiver reads the payload in the sender's memory.
-  void publish_whole(Outgoing& frame, SlotKind kind, std::span<const std::byte> span) {
-    SlotLine& line = next_line();
-    line.header = frame.header;
-    std::ranges::copy(span, line.inline_bytes.begin());
+  // Publishes a frame that takes one slot. `span` says where its payload is.
+  template <typename Span>
+  void publish_whole(Outgoing& frame, SlotKind kind, const Span& span) {
+    std::memcpy(next_line().inline_bytes.data(), &span, sizeof span);
+    publish_whole(frame, kind);
+  }
+
+  // The frame has left, unless the receiver reads its payload in the sender's memory.
+  void publish_whole(Outgoing& frame, SlotKind kind) {
+    next_line().header = frame.header;
     publish(kind);
     frame.taken = kind == SlotKind::kReference || kind == SlotKind::kSingleCopy;
     frame.done = !frame.taken;
@@ -130,7 +128,7 @@ class ShmSender : public SendChannel {
     }
     const ReferenceSpan span{
         .segment = found->segment, .reply = frame.reply, .offset_bytes = found->offset_bytes};
-    publish_whole(frame, SlotKind::kReference, bytes_of(span));
+    publish_whole(frame, SlotKind::kReference, span);
     return true;
   }
 
@@ -142,7 +140,7 @@ class ShmSender : public SendChannel {
     if (!slot) return false;
     std::memcpy(ring_->reply_slot(*slot), frame.payload, size_bytes);
     const ReplySlotSpan span{.reply_slot = *slot, .reply = frame.reply};
-    publish_whole(frame, SlotKind::kReplySlot, bytes_of(span));
+    publish_whole(frame, SlotKind::kReplySlot, span);
     return true;
   }
 
@@ -150,7 +148,7 @@ class ShmSender : public SendChannel {
     if (!frame.single_copy || frame.header.size_bytes <= kInlineBytes) return false;
     if (ring_->words().single_copy.load(std::memory_order_relaxed) == 0) return false;
     if (!is_readable_by_others(frame.payload, frame.header.size_bytes)) return false;
-    publish_whole(frame, SlotKind::kSingleCopy, bytes_of(SingleCopySpan{frame.payload}));
+    publish_whole(frame, SlotKind::kSingleCopy, SingleCopySpan{frame.payload});
     return true;
   }
 
@@ -163,7 +161,7 @@ class ShmSender : public SendChannel {
       frame.progress += piece;
       if (frame.progress < size_bytes) return Io::kMoved;
     }
-    publish_whole(frame, SlotKind::kWrittenInPlace, {});
+    publish_whole(frame, SlotKind::kWrittenInPlace);
     return Io::kMoved;
   }
 
