@@ -12,6 +12,11 @@ namespace fastgpu {
 using Length = uint32_t;
 
 void Link::send(ControlMessage message) {
+  queue(std::move(message));
+  flush();
+}
+
+void Link::queue(ControlMessage message) {
   const std::vector<std::byte> bytes = encode(message);
   const auto length = static_cast<Length>(bytes.size());
   Queued queued;
@@ -20,7 +25,6 @@ void Link::send(ControlMessage message) {
   std::memcpy(queued.bytes.data() + sizeof(length), bytes.data(), bytes.size());
   queued.descriptors = std::move(message.descriptors);
   outbox_.push_back(std::move(queued));
-  flush();
 }
 
 void Link::flush() {

@@ -38,8 +38,10 @@ class Link {
   // The process at the other end of a unix socket; else 0.
   pid_t peer_process() const noexcept { return socket_ ? process_behind(socket_.get()) : 0; }
 
-  // Adds the message to the queue, and sends as much of the queue as the socket takes now. Raises
-  // PeerLostError if the connection is broken.
+  // Adds the message to the queue.
+  void queue(ControlMessage message);
+  // The same, and sends as much of the queue as the socket takes now. Raises PeerLostError if the
+  // connection is broken.
   void send(ControlMessage message);
   // Sends as much of the queue as the socket takes now; raises like send().
   void flush();

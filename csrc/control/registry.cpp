@@ -67,11 +67,13 @@ void Registry::channel_arrived(const PairKey& pair, int lane,
                                std::unique_ptr<RecvChannel> channel) {
   Member* member = member_of(pair);
   if (member == nullptr) return;
-  if (!member->peers[index_of(pair.peer)].arrived.insert(lane).second) {
+  std::set<int>& arrived = member->peers[index_of(pair.peer)].arrived;
+  if (arrived.contains(lane)) {
     raise_violation("rank " + std::to_string(pair.peer) + " opened lane " + std::to_string(lane) +
                     " twice");
   }
-  member->sink->on_receiver(pair.peer, lane, std::move(channel));
+  member->sink->on_receiver(pair.peer, lane, std::move(channel));  // raises for an unknown lane
+  arrived.insert(lane);
   depart_if_complete(*member, pair.peer);
 }
 
@@ -91,13 +93,11 @@ void Registry::lose(const PairKey& pair, const std::string& why) {
   if (Member* member = member_of(pair)) depart(*member, pair.peer, /*in_order=*/false, why);
 }
 
-void Registry::fail(const PairKey& pair, const Failure& failure) {
+void Registry::fail(const PairKey& pair, Failure failure) {
   Member* member = member_of(pair);
   if (member == nullptr) return;
-  if (failure.peer != kNoRank && member_of({pair.member, failure.peer}) == nullptr) {
-    raise_violation("it reports a failure of rank " + std::to_string(failure.peer) +
-                    " in a group with " + std::to_string(member->peers.size()) + " ranks");
-  }
+  const bool exists = member_of({pair.member, failure.peer}) != nullptr;
+  if (failure.peer != kNoRank && !exists) failure.peer = pair.peer;
   member->sink->on_failed(pair.peer, failure);
 }
 

@@ -32,6 +32,7 @@ class ConnectionSink {
  public:
   virtual ~ConnectionSink() = default;
   virtual void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) = 0;
+  // Raises PeerLostError for a lane that does not exist: its connection is then closed.
   virtual void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) = 0;
   // The peer left in order, or is lost; `why` completes "rank 3 was lost: ...".
   virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
@@ -71,7 +72,8 @@ class Registry {
   // The peer is being told of one more channel, so kLeave must count it.
   void count_opened(const PairKey& pair);
   uint32_t opened(const PairKey& pair) const;
-  // The peer opened a channel. Raises PeerLostError if it had opened that lane before.
+  // The peer opened a channel. Raises PeerLostError if it had opened that lane before, or
+  // if the sink does.
   void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
 
   // kLeave has arrived: the peer leaves, and has opened `opened` channels.
@@ -79,8 +81,8 @@ class Registry {
   // A link with the peer ended. The peer is lost, unless kLeave had arrived.
   void link_ended(const PairKey& pair, const std::string& why);
   void lose(const PairKey& pair, const std::string& why);
-  // The peer's communicator failed. Raises PeerLostError if it suspects a rank that does not exist.
-  void fail(const PairKey& pair, const Failure& failure);
+  // The peer's communicator failed. If it suspects a rank that does not exist, it is the suspect.
+  void fail(const PairKey& pair, Failure failure);
 
  private:
   struct Peer {

@@ -31,11 +31,7 @@ void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
   message.to = pair.peer;
   message.number = static_cast<uint32_t>(lane);
   registry_.count_opened(pair);
-  try {
-    opening.link.send(std::move(message));
-  } catch (const CommError&) {
-    // finish_when_sent() meets the same error and handles it.
-  }
+  opening.link.queue(std::move(message));
   finish_when_sent(id);
 }
 

@@ -34,8 +34,10 @@ struct NotingSink : ConnectionSink {
   }
   void on_failed(int peer, const Failure& failure) override {
     heard.push_back("failed " + std::to_string(peer) + " " + failure.message);
+    suspect = failure.peer;
   }
   std::vector<std::string> heard;
+  int suspect = kNoRank;  // of the last failure
 };
 
 }  // namespace fastgpu::test

@@ -27,15 +27,13 @@ bool is_page(int fd) {
          (seals & F_SEAL_SHRINK) != 0;
 }
 
-// A write to any other kind of descriptor might wait, or raise SIGPIPE.
-bool is_nonblocking_eventfd(int fd) {
+// A write to another kind of descriptor might raise SIGPIPE.
+bool is_eventfd(int fd) {
   constexpr std::string_view kName = "anon_inode:[eventfd]";
   std::array<char, 64> name{};
   const std::string link = "/proc/self/fd/" + std::to_string(fd);
   const ssize_t size = ::readlink(link.c_str(), name.data(), name.size());
-  const int flags = ::fcntl(fd, F_GETFL);
-  return size > 0 && std::string_view(name.data(), static_cast<std::size_t>(size)) == kName &&
-         flags >= 0 && (flags & O_NONBLOCK) != 0;
+  return size > 0 && std::string_view(name.data(), static_cast<std::size_t>(size)) == kName;
 }
 
 }  // namespace
@@ -53,14 +51,14 @@ Doorbell Doorbell::create() {
 }
 
 Doorbell Doorbell::attach(UniqueFd page_fd, UniqueFd event_fd) {
-  if (!is_page(page_fd.get()) || !is_nonblocking_eventfd(event_fd.get())) {
+  if (!is_page(page_fd.get()) || !is_eventfd(event_fd.get())) {
     raise(ErrorKind::kRendezvous,
           "the doorbell that a peer passed is not one; check that every rank runs the same version "
           "of fastgpu_comm");
   }
-  // A descriptor that blocks, and is full, would stop whoever rings.
+  // A write to a blocking eventfd waits while its counter is full.
   if (::fcntl(event_fd.get(), F_SETFL, O_NONBLOCK) != 0) {
-    raise_system(ErrorKind::kRendezvous, "cannot use what a peer passed as its doorbell", errno);
+    raise_system(ErrorKind::kRendezvous, "cannot use the doorbell that a peer passed", errno);
   }
   return {std::move(page_fd), std::move(event_fd)};
 }
