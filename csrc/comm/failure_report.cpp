@@ -5,6 +5,8 @@
 namespace fastgpu {
 namespace {
 
+constexpr const char* kReportedBy = ", reported by rank ";
+
 std::string seen_by(int rank) { return "Seen by rank " + std::to_string(rank) + " "; }
 
 const char* advice_for(ErrorKind kind) {
@@ -33,11 +35,12 @@ std::string report_of(const Failure& failure, int rank, const std::string& group
 }
 
 std::string relayed_report(std::string report, int reporter) {
-  const bool seen_there = report.find(seen_by(reporter)) != std::string::npos;
+  const bool names_source = report.find(seen_by(reporter)) != std::string::npos ||
+                            report.find(kReportedBy) != std::string::npos;
   // A broken peer must not cut the text short with a NUL, or steer the reader's terminal.
   std::ranges::replace_if(
       report, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, ' ');
-  if (!seen_there) report += ", reported by rank " + std::to_string(reporter);
+  if (!names_source) report += kReportedBy + std::to_string(reporter);
   return report;
 }
 

@@ -13,7 +13,8 @@ namespace fastgpu {
 
 // The failure and the place where this rank saw it. The peers receive this part.
 std::string report_of(const Failure& failure, int rank, const std::string& group);
-// A report that came from a peer. The result names the peer, and has no control characters.
+// A report that came from a peer. The result names the rank that saw the failure, or else the first
+// one that reported it, and has no control characters.
 std::string relayed_report(std::string report, int reporter);
 // The report of a failure with what its reader can do now.
 std::string with_advice(const std::string& report, ErrorKind kind);

@@ -27,11 +27,13 @@ TEST(a_report_of_no_operation_names_the_group) {
            "late. Seen by rank 3 in recv of group 'dp'");
 }
 
-// From rank to rank a report stays as it is, but for the last one that passed it on.
+// However many ranks pass a report on, it names only the first of them.
 TEST(a_relayed_report_has_no_second_prefix) {
   const std::string report = report_of(make_failure(ErrorKind::kAborted, "aborted"), 12, "dp");
   CHECK_EQ(relayed_report(report, 12), report);
-  CHECK_EQ(relayed_report(report, 1), report + ", reported by rank 1");
+  const std::string relayed = relayed_report(report, 1);
+  CHECK_EQ(relayed, report + ", reported by rank 1");
+  CHECK_EQ(relayed_report(relayed, 7), relayed);
 }
 
 TEST(a_relayed_report_has_no_control_characters) {
