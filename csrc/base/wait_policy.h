@@ -16,8 +16,10 @@ inline constexpr TimeNs kYieldNs = 60 * kMicrosecond;
 inline constexpr TimeNs kLongestSleepNs = kSecond;
 
 // The one rule for sharing cores: with more threads than cores a waiting thread does not spin,
-// since that would keep another one from running.
-constexpr bool oversubscribed(int threads, int cores) noexcept { return threads > cores; }
+// since that would keep another one from running. 0 cores: unknown, taken as enough.
+constexpr bool oversubscribed(int threads, int cores) noexcept {
+  return cores > 0 && threads > cores;
+}
 
 // One turn of a spinning loop: leaves the core's other hardware thread its share.
 inline void pause() noexcept {

@@ -34,8 +34,7 @@ std::vector<int> hosts_of(const Placement& placement);
 // More ranks than cores. Waiting ranks then hold up working ones: a call takes one lane and few
 // rounds, and its waiters do not spin. 0 cores: unknown, taken as enough.
 inline bool oversubscribed(const Placement& placement, const Constants& constants) {
-  return constants.cores_per_host > 0 &&
-         oversubscribed(placement.most_per_machine, constants.cores_per_host);
+  return oversubscribed(placement.most_per_machine, constants.cores_per_host);
 }
 
 }  // namespace fastgpu
