@@ -12,6 +12,10 @@ compared, and a ratio is the median over the rounds. The programs are:
 - the MPIs;
 - `floor`: the least time that two processes need (bench/bounds.cpp).
 
+`--before CHECKOUT` compares with another checkout of fastgpu instead, in which
+`cmake --build --preset release` has built fastgpu_bench_core. The page is then
+bench/results/before_after.md.
+
 It writes a Markdown page, and the rows to build/bench/peers.json; --append adds rounds to them. An
 MPI outside the PATH is named by --mpi: intel=/opt/intel/mpi/bin/mpicc,/opt/intel/mpi/bin/mpiexec.
 """
@@ -33,10 +37,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers_report import write_report
+from peers_report import BEFORE, write_changes, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "bench"
+RESULTS = ROOT / "bench" / "results"
 CORE = ROOT / "build" / "release" / "bench" / "fastgpu_bench_core"
 BOUNDS = CORE.with_name("fastgpu_bench_bounds")
 LINE = re.compile(r"@@ (\{.*\})\s*$", re.MULTILINE)
@@ -159,6 +164,19 @@ def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
     return peers, missing
 
 
+def versions(before: Path) -> list[Peer]:
+    """Returns the core benchmark of this checkout and that of another one."""
+    other = before / CORE.relative_to(ROOT)
+    if not other.exists():
+        raise SystemExit(f"{other} does not exist; build the target {CORE.name} there")
+    options = ["--json", "--pin", "--ranks", "{ranks}"]
+    return [
+        Peer(f"{kind}{suffix}", [str(core), *options, *more])
+        for kind, more in (("private", ()), ("symmetric", ("--symmetric",)))
+        for core, suffix in ((CORE, ""), (other, BEFORE))
+    ]
+
+
 def run(words: Sequence[str], environment: dict[str, str], limit: float) -> tuple[str, str]:
     """Runs a program; returns the output, and the reason of a failure ("" for success)."""
     with tempfile.TemporaryFile("w+") as output:
@@ -192,7 +210,7 @@ def measure(
     options = ["--seconds", str(arguments.seconds), *(["--touch"] if arguments.touch else [])]
     sizes = [entry.rsplit(":")[-1] for entry in entries if entry.startswith("all_reduce:float32")]
     jobs = [(peer.name, peer.words(ranks, options, entries), peer.environment) for peer in peers]
-    if ranks == 2 and sizes:
+    if ranks == 2 and sizes and not arguments.before:
         floor = [str(BOUNDS), "--seconds", str(arguments.seconds), *sizes]
         jobs.append(("floor", floor, {}))
     for name, words, environment in jobs if round_ % 2 == 0 else reversed(jobs):
@@ -227,7 +245,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mpi", action="append", default=[], metavar="NAME=MPICC,MPIEXEC")
     parser.add_argument("--touch", action="store_true", help="write the inputs before each call")
     parser.add_argument("--append", action="store_true", help="add rounds to those of the last run")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "peers.md")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="compare with this version")
+    parser.add_argument("--out", type=Path, help="the page (default: in bench/results)")
     return parser.parse_args()
 
 
@@ -235,13 +254,16 @@ def main() -> int:
     """Builds, measures, writes."""
     arguments = parse()
     build_own()
-    peers, missing = find_peers(arguments.mpi)
+    if arguments.before:
+        peers, missing = versions(arguments.before), []
+    else:
+        peers, missing = find_peers(arguments.mpi)
     wanted = arguments.peers.split(",") if arguments.peers else [peer.name for peer in peers]
     peers = [peer for peer in peers if peer.name in wanted]
     for text in missing:
         print(f"missing: {text}", file=sys.stderr)
     BUILT.mkdir(parents=True, exist_ok=True)
-    kept = BUILT / "peers.json"
+    kept = BUILT / ("before.json" if arguments.before else "peers.json")
     rows: list[dict[str, Any]] = []
     if arguments.append and kept.exists():
         rows = json.loads(kept.read_text())
@@ -252,8 +274,12 @@ def main() -> int:
             print(f"round {round_}, {ranks} ranks: done", file=sys.stderr)
             kept.write_text(json.dumps(rows))
     rows.sort(key=lambda row: ENTRIES.index(f"{row['op']}:{row['dtype']}:{row['bytes']}"))
-    write_report(arguments.out, rows, missing)
-    print(arguments.out.read_text())
+    out = arguments.out or RESULTS / ("before_after.md" if arguments.before else "peers.md")
+    if arguments.before:
+        write_changes(out, rows)
+    else:
+        write_report(out, rows, missing)
+    print(out.read_text())
     return 0
 
 

@@ -26,6 +26,15 @@ threads of one core at one time, and distant cores at another; then the medians 
 with many rounds `least` shows the first.
 """
 
+CHANGES = """\
+    python bench/peers.py --before CHECKOUT
+
+Two versions of fastgpu below torch, in the same rounds. Times are in microseconds: the median over
+rounds of a round's median call. `after / before` is the median over rounds of the ratio within a
+round, and `least` compares the fastest rounds of both.
+"""
+BEFORE = "_before"  # ends the names of the other version's rows
+
 Entry = tuple[str, str, int]
 Value = Callable[[dict[str, Any]], float]
 
@@ -58,11 +67,11 @@ class Rows:
         known = [(peer, median) for peer, median in medians if median is not None]
         return min(known, key=lambda pair: pair[1], default=None)
 
-    def ratio_of_least(self, entry: Entry, peer: str) -> float | None:
-        """Returns the peer's least time over the least time of the other programs."""
+    def ratio_of_least(self, entry: Entry, peer: str, to: Sequence[str]) -> float | None:
+        """Returns the peer's least time over the least time of `to`."""
         rounds = self.entries[entry].values()
         own = [rows[peer]["p50_us"] for rows in rounds if peer in rows]
-        others = [rows[name]["p50_us"] for rows in rounds for name in self.others() if name in rows]
+        others = [rows[name]["p50_us"] for rows in rounds for name in to if name in rows]
         return min(own) / min(others) if own and others else None
 
     def ratio(self, entry: Entry, peer: str, to: Sequence[str]) -> float | None:
@@ -111,7 +120,7 @@ def comparison(rows: Rows) -> str:
     for entry in rows.entries:
         best = rows.best(entry, time_us)
         ratios = [rows.ratio(entry, own, rows.others()) for own in OWN[:2]]
-        ratios += [rows.ratio_of_least(entry, own) for own in OWN[:2]]
+        ratios += [rows.ratio_of_least(entry, own, rows.others()) for own in OWN[:2]]
         ratios += [rows.ratio(entry, floor.removeprefix("floor_"), [floor]) for floor in floors]
         own = [rows.median(entry, peer, time_us) for peer in OWN[:2]]
         named = [number(best[1]), best[0]] if best else ["-", ""]
@@ -138,6 +147,32 @@ def processors(rows: Rows) -> str:
         if entry[2] >= 1 << 16
     ]
     return markdown.table(["", *names], lines)
+
+
+def changes(rows: Rows) -> str:
+    """Returns a table that compares this version with the one before."""
+    head = [""]
+    for kind in OWN[:2]:
+        head += [f"{kind}, before", "after", "after / before", "least"]
+    lines = []
+    for entry in rows.entries:
+        cells: list[float | None] = []
+        for kind in OWN[:2]:
+            before = kind + BEFORE
+            cells += [rows.median(entry, before, time_us), rows.median(entry, kind, time_us)]
+            cells += [rows.ratio(entry, kind, [before]), rows.ratio_of_least(entry, kind, [before])]
+        lines.append([label(entry), *map(number, cells)])
+    return markdown.table(head, lines)
+
+
+def write_changes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes the comparison of two versions."""
+    parts = ["# Before and after\n", CHANGES, markdown.machine_list()]
+    for ranks in sorted({row["ranks"] for row in rows}):
+        of_ranks = Rows(row for row in rows if row["ranks"] == ranks)
+        parts += [f"## {ranks} ranks\n", changes(of_ranks)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts))
 
 
 def write_report(path: Path, rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> None:

@@ -14,7 +14,7 @@
 
 namespace fastgpu {
 
-// The sizes of input and data follow from the shape: see PlanRequest (plan/schedule.h).
+// The sizes of input and data follow from the shape: see PlanRequest (plan/build.h).
 struct CollectiveCall {
   CallShape shape;
   double premul_factor = 1.0;  // of PREMUL_SUM
