@@ -1,8 +1,8 @@
 // The channels of one communicator, by peer and lane. A channel is opened when it is first used:
-// the progress thread asks for it, and the connector's control thread delivers it.
+// the polling thread asks for it, and the connector's control thread delivers it.
 //
 // Ownership: owns every channel until it is destroyed, so pointers to channels stay valid.
-// Threading: sender() and receiver() belong to the progress thread, on_*() to the control thread;
+// Threading: sender() and receiver() belong to the polling thread, on_*() to the control thread;
 // any thread may call the rest.
 // Invariants: a slot changes from nullptr to a channel once, and never again. A peer that has
 // departed stays departed, and all its slots are filled.
@@ -31,8 +31,8 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   // rank. A network that is cut never delivers it, so the wait has this limit.
   static constexpr TimeNs kReasonLimit = 10 * kSecond;
 
-  // `open` asks the connector for a channel that sends. `failed` is called for every failure: its
-  // `rank` is the peer that reported it, or kNoRank if this rank found it.
+  // `open` asks the connector for a channel that sends. `failed` is called for every failure.
+  // Failure::rank is the peer that reported the failure, or kNoRank if this rank noticed it.
   ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed,
              TimeNs reason_limit = kReasonLimit);
 
@@ -57,7 +57,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   struct Slot {
     std::atomic<SendChannel*> sender{nullptr};
     std::atomic<RecvChannel*> receiver{nullptr};
-    bool opening = false;  // `open` was called; used by the progress thread only
+    bool opening = false;  // `open` was called; used by the polling thread only
   };
   Slot& slot(int peer, int lane) {
     return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +

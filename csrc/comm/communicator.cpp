@@ -217,8 +217,8 @@ void Communicator::request_progress() {
   if (!forked()) runtime_.engine().submit(Submission::kLarge);
 }
 
-// Runs once, on the thread that reports the failure: the progress thread, the control thread, or
-// the caller of abort().
+// Runs once, on the thread that reports the failure: the polling thread, the control thread, or the
+// caller of abort().
 void Communicator::on_first_failure(Failure& failure) {
   const bool is_mine = failure.rank == kNoRank || failure.rank == config_.rank;
   if (is_mine) {
@@ -250,7 +250,7 @@ void Communicator::abort(const std::string& reason) {
   drain();
 }
 
-// Waits until the progress thread has failed everything pending and the buffers are free again.
+// Waits until the polling thread has failed everything pending and the buffers are free again.
 void Communicator::drain() {
   const TimeNs deadline = now_ns() + kDrainLimit;
   while ((collectives_->busy() || messages_->busy()) && now_ns() < deadline) {

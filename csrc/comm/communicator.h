@@ -58,30 +58,32 @@ struct Counters {
 
 class Communicator {
  public:
-  // Meets the other ranks at the store, and measures the links if rank 0 has not done so before.
-  // Raises RendezvousError naming the ranks that did not come.
+  // Exchanges addresses with the other ranks through the store. Measures the links, unless rank 0's
+  // process has done so before. Raises a RendezvousError that names the missing ranks.
   static std::shared_ptr<Communicator> create(const CommunicatorConfig& config, Store& store,
                                               Runtime& runtime);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
-  // Bad arguments raise InvalidArgumentError and change nothing. The Work has everything else.
+  // Bad arguments raise InvalidArgumentError and change nothing. A call on a failed communicator
+  // raises its failure. Later errors fail the Work.
   std::shared_ptr<Work> run(CollectiveCall call);
   std::shared_ptr<Work> send(MessageCall call);
   std::shared_ptr<Work> recv(MessageCall call);
 
-  // Waits for a work of this communicator, and helps. Raises CollectiveTimeoutError if `timeout_ms`
-  // (negative: no limit) passes first, which leaves the operation pending; else raises what the
-  // operation failed with.
+  // Waits until a work of this communicator is done, and polls the engine meanwhile. If
+  // `timeout_ms` (negative: no limit) passes first, raises CollectiveTimeoutError and leaves the
+  // operation pending. If the operation failed, raises its failure.
   void wait(Work& work, int64_t timeout_ms);
-  // Has the progress thread take everything pending, at once. For a caller that will hear of the
-  // end of a work, but does not wait for it.
+  // Wakes the progress thread, which then runs everything pending. For a caller that does not wait,
+  // but is notified when its work is done.
   void request_progress();
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   void abort(const std::string& reason);
-  // Leaves: peers that still need this rank get PeerLostError. Idempotent; also when destroyed.
+  // Leaves the communicator: peers that still need this rank get PeerLostError. Idempotent. The
+  // destructor calls it.
   void shutdown();
 
   int rank() const { return config_.rank; }
@@ -90,7 +92,7 @@ class Communicator {
   uint64_t sequence() const;                   // of the last collective called
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_.store(timeout_ms); }
   Counters counters() const;
-  // The first failure, if there was one. Valid as long as the communicator is.
+  // The first failure; nullptr if there is none. Valid as long as the communicator.
   const Failure* failure() const;
 
  private:

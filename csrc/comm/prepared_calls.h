@@ -1,8 +1,8 @@
 // A small cache of ready operations. The next call with the same shape needs no plan, no kernels
-// and no checks. It allocates nothing either, provided that the last operation has ended and its
-// Work is dropped.
-// Ownership: owns the cached operations; planner and builder outlive it. Threading: by the thread
-// that holds the engine's progress lock.
+// and no checks. Nor does it allocate, if the last operation of the shape has ended and its Work
+// was dropped.
+// Ownership: owns the cached operations; planner and builder outlive it. Threading: the polling
+// thread's.
 #pragma once
 
 #include <array>
@@ -24,17 +24,18 @@ class PreparedCalls {
   // An operation for the call, ready to enter its queue; valid until the next call of prepare().
   // Raises InvalidArgumentError for a call that cannot be made.
   const std::shared_ptr<Operation>& prepare(CollectiveCall& call);
-  // For when the planner has changed its plans.
+  // Drops all operations. Call it when the planner's plans have changed.
   void clear() { slots_ = {}; }
 
  private:
   static constexpr int kSlotBits = 4;
   struct Slot {
     std::shared_ptr<Operation> operation;
-    std::shared_ptr<const Plan> plan;  // the operation was filled for it
+    std::shared_ptr<const Plan> plan;  // the plan that `operation` follows
 
     bool fits(const CollectiveCall& call) const;
-    // The operation has ended without failure, and only this slot holds it.
+    // The operation has ended without failure, and nobody else holds it. (The Work of an operation
+    // that ended alone was never completed.)
     bool is_idle() const;
   };
 

@@ -1,13 +1,12 @@
-// Connects the ranks of this process with their peers, and tells both sides when one leaves,
-// fails or is lost.
+// Connects the ranks of this process with their peers. Tells a rank when a peer leaves, fails or is
+// lost, and tells the peers when a rank leaves or fails.
 //
 // The connector owns one control thread with its event loop, and ties together what runs there:
 //   Listener -> PendingConnections -> PeerLink    connections that peers open
 //   Dialler  -> PeerLink, StreamOpener            connections that this process opens
-//   PeerLink -> ChannelBroker -> Registry         messages become channels and departures
+//   PeerLink -> ChannelBroker -> Registry         control messages become channels and departures
 //
-// The control thread touches no data, so a busy or sleeping engine does not keep peers from
-// connecting.
+// Peers can connect while the engine is busy or asleep, because the control thread touches no data.
 //
 // Ownership: one connector for each process. Channels belong to the communicator that gets them.
 // Threading: all public calls from any thread. Sinks are called on the control thread.
@@ -46,16 +45,18 @@ class Connector {
   Connector& operator=(const Connector&) = delete;
 
   const std::string& unix_name() const noexcept { return listener_.unix_name(); }
-  // As Listener::listen().
+  // See Listener::listen().
   uint16_t listen(const PortRange& range) { return listener_.listen(range); }
-  // Whether this process can map memory of the process that listens on `unix_name`. Waits.
+  // Whether this process can map memory of the process that listens on `unix_name`. Blocks until
+  // the answer or the deadline.
   bool probe(const std::string& unix_name, TimeNs deadline) const;
 
-  // Takes part in a communicator as `rank`; `peers` is by rank. Connections that came before are
-  // taken now.
+  // Takes part in a communicator as `rank`; `peers` is by rank. Connections that peers have already
+  // opened to it are accepted now.
   void attach(uint64_t communicator, int rank, std::shared_ptr<ConnectionSink> sink,
               std::vector<PeerAddress> peers);
-  // Opens the channel of one lane to a peer. The sink gets it, or hears that the peer departed.
+  // Opens the channel of one lane to a peer. The sink receives the channel, or is told that the
+  // peer departed.
   void open(uint64_t communicator, int rank, int peer, int lane);
   // Tells every linked peer that this communicator failed.
   void fail(uint64_t communicator, int rank, const Failure& failure);
@@ -78,8 +79,8 @@ class Connector {
   void leave(const MemberKey& key);
   void for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what);
 
-  // All of this belongs to the control thread, but for what its headers say. Destroyed from the
-  // bottom up; watches end before their loop.
+  // Only the control thread uses these fields, except where their headers allow more. The order
+  // matters for destruction: watches must end before loop_.
   EventLoop loop_;
   Registry registry_;
   ChannelBroker broker_;

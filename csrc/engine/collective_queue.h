@@ -3,11 +3,11 @@
 // may be at different operations.
 //
 // Invariants:
-//  1. Operations are numbered as the progress thread admits them, in the order in which they start.
+//  1. Operations are numbered as the polling thread admits them, in the order in which they start.
 //  2. An admitted operation is in running_ until its last lane has ended.
 //  3. Once the latch holds a failure, every pending operation fails with it, exactly once.
 // Ownership: shares the operations until they end; the channels outlive the queue.
-// Threading: push, busy, full and the counters from any thread; the rest is the progress thread's.
+// Threading: push, busy, full and the counters from any thread; the rest is the polling thread's.
 // Bounded: callers wait before they push while the queue is full().
 #pragma once
 
@@ -96,14 +96,14 @@ class CollectiveQueue : public Pollable {
   const AbandonHandler on_abandoned_;
   Inbox<std::shared_ptr<Operation>> inbox_;
 
-  // The progress thread's.
+  // The polling thread's.
   std::vector<LaneQueue> lanes_;
   std::deque<std::shared_ptr<Operation>> running_;  // in order; ended ones leave at the front
   Scratch warm_scratch_;                            // of the last operation, for the next
   uint64_t admitted_ = 0;
   TimeNs next_expiry_ = kNever;  // no deadline passes before it
 
-  // Written by the progress thread, read by any.
+  // Written by the polling thread, read by any.
   std::atomic<uint64_t> entered_{0};  // operations that did not come by the inbox
   std::atomic<uint64_t> ended_{0};
   std::atomic<uint64_t> sent_bytes_{0};

@@ -2,14 +2,14 @@
 // caller may run it, and the progress thread (progress_thread.h) runs it when nobody waits. So a
 // small blocking collective costs no thread switch, and an asynchronous one overlaps with compute.
 //
-// Callers bring work by three verbs: run_inline, submit and wait. The progress lock, which the
-// polling thread holds, never leaves this class. docs/threads.md tells the whole story.
+// Callers use three calls: run_inline, submit and wait. The thread that holds the progress lock is
+// the polling thread; only this class takes the lock. docs/threads.md explains it all.
 //
 // Invariants:
 //  1. Only the thread that holds the progress lock polls, so a Pollable's state needs no lock.
-//  2. A thread makes its work visible to busy() first, and announces it second: it polls, or marks
-//     the progress lock that another thread holds, or wakes the progress thread. A thread that
-//     leaves work pending, or releases a marked lock, has the progress thread poll.
+//  2. A thread first makes its work visible to busy(), then announces it: it polls, or marks the
+//     progress lock that another thread holds, or wakes the progress thread. A thread that leaves
+//     work pending, or releases a marked lock, wakes the progress thread, at once or by its timer.
 //  3. A polling thread sleeps only in the poller, after it has set its doorbell and polled
 //     everything once more.
 // Ownership: shares the Pollables until they are removed. Thread safety: all public calls, any
@@ -34,16 +34,16 @@ namespace fastgpu {
 class Pollable {
  public:
   virtual ~Pollable() = default;
-  // Progress thread: moves what can move, and says whether anything did.
+  // Polling thread: moves what can move. Returns whether anything moved.
   virtual bool poll() noexcept = 0;
   // Any thread: whether something is pending.
   virtual bool busy() const noexcept = 0;
-  // Any thread: whether to poll it now and then while the engine runs, even when nothing is
+  // Any thread: whether the engine, while it runs, polls this now and then even if nothing is
   // pending.
   virtual bool wants_idle_poll() const noexcept { return busy(); }
-  // Progress thread, now and then: fails what has run out of time.
+  // Polling thread, now and then: fails the operations whose deadline has passed.
   virtual void expire(TimeNs now) noexcept = 0;
-  // Progress thread: when the next pending operation runs out of time.
+  // Polling thread: the earliest deadline of a pending operation, or earlier.
   virtual TimeNs next_deadline() const noexcept = 0;
 };
 
@@ -58,8 +58,8 @@ struct EngineConfig {
   bool background = true;  // false: there is no progress thread, only waiters poll (tests)
   TimeNs spin_ns = kSpinNs;
   TimeNs yield_ns = kYieldNs;
-  // How long the progress thread leaves pending work to its caller. 0: as long as suits the number
-  // of ranks and cores.
+  // How long the progress thread leaves pending work to its caller. 0: chosen by the number of
+  // ranks and cores.
   TimeNs takeover_delay_ns = 0;
 };
 
@@ -76,14 +76,14 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   void add(std::shared_ptr<Pollable> pollable);
-  // After it returns the pollable is not polled any more.
+  // Once it has returned, the engine no longer polls the pollable.
   void remove(const Pollable* pollable);
 
-  // Runs an operation on the caller's own thread. False, and nothing was done, if another thread
-  // holds the progress lock. Else calls `enter(polls)` with the lock held: it adds the operation,
-  // may poll that alone, at most `polls` times, and returns its Work; nullptr: it is done. Then
-  // polls everything, until the work is done or (not `until_done`) once. Raises what `enter`
-  // raises.
+  // Runs an operation on the caller's own thread. Returns false and does nothing if another thread
+  // holds the progress lock. Else calls `enter(polls)` with the lock held. `enter` adds the
+  // operation, may poll the operation alone up to `polls` times, and returns its Work, or nullptr
+  // if it is done. Then the engine polls everything: until the work is done, or once if not
+  // `until_done`. Raises whatever `enter` raises.
   template <typename Enter>
   bool run_inline(bool until_done, Enter&& enter) {
     if (!try_lock()) return false;
@@ -102,8 +102,8 @@ class Engine {
     }
     return true;
   }
-  // Announces work that was added: small work is polled once unless another thread polls, large
-  // work is the progress thread's at once.
+  // Announces work that was added. Small work is polled once, unless another thread polls. For
+  // large work the progress thread is woken at once.
   void submit(Submission submission);
   // Polls or sleeps until `work` is done or the deadline has passed.
   void wait(Work& work, TimeNs deadline);
@@ -132,7 +132,7 @@ class Engine {
                                                   std::memory_order_relaxed);
   }
   bool try_lock_or_mark() noexcept;
-  // Says whether the lock was marked: then the caller must leave() the work to others.
+  // Returns whether the lock was marked. If so, the caller must call leave().
   bool unlock() noexcept {
     return progress_lock_.exchange(kFree, std::memory_order_acq_rel) == kMarked;
   }
@@ -178,11 +178,11 @@ class Engine {
 
   // Hints; a stale value costs time, never a result.
   std::atomic<bool> wanted_{false};       // another caller may have work pending
-  std::atomic<bool> large_{false};        // pending work may be large, and is the progress thread's
+  std::atomic<bool> large_{false};        // pending work may be large: the progress thread runs it
   std::atomic<int> spinning_{0};          // waiters that spin for the progress lock
-  std::atomic<int> sleeping_{0};          // waiters that sleep until somebody finishes their work
+  std::atomic<int> sleeping_{0};          // waiters that sleep until their work is done
   std::atomic<unsigned> seen_passes_{0};  // passes_ at the progress thread's last turn
-  ProgressThread progress_thread_;        // last: its thread uses the rest
+  ProgressThread progress_thread_;        // last, because its thread uses the other fields
 };
 
 }  // namespace fastgpu

@@ -2,12 +2,13 @@
 // every queue fails everything pending with it and refuses every later call.
 //
 // Invariants:
-//  1. The latch takes one failure, the first one reported, and never lets go of it.
+//  1. The latch takes the first failure that is reported, and keeps it for ever.
 //  2. `on_first` has returned before any thread sees the failure: by the time an operation fails,
 //     the peers have been told why.
 //  3. After report() or close() has returned, on_first does not run any more.
 // Ownership: shared by the communicator, its queues and its channels. Thread safety: all calls, any
-// thread; report() may be called inside on_first's callees only through another thread.
+// thread; on_first runs with the mutex held, so neither it nor its callees may call report() or
+// close(). Another thread may; it waits until on_first has returned.
 #pragma once
 
 #include <atomic>
@@ -21,8 +22,8 @@ namespace fastgpu {
 
 class FailureLatch {
  public:
-  // Called once, by the thread that reports the first failure: completes its text, and stops the
-  // communicator. Must not report to this latch.
+  // Called once, by the thread that reports the first failure. Completes the failure's text and
+  // stops the communicator.
   using OnFirst = std::function<void(Failure&)>;
 
   explicit FailureLatch(OnFirst on_first = {}) : on_first_(std::move(on_first)) {}
@@ -31,10 +32,10 @@ class FailureLatch {
 
   // Latches the failure, unless there is one already.
   void report(Failure failure);
-  // Like report(), for an end that is nobody's fault: on_first does not run.
+  // Like report(), for an orderly end: on_first does not run.
   void close(Failure failure);
 
-  // nullptr: none so far. Valid as long as the latch is.
+  // nullptr if there is none so far. The pointer is valid as long as the latch.
   const Failure* failure() const noexcept { return latched_.load(std::memory_order_acquire); }
   void raise_if_failed() const {
     if (const Failure* first = failure()) raise(*first);

@@ -1,6 +1,6 @@
-// Where any thread leaves work for the progress thread, in order.
+// Where any thread leaves work for the polling thread, in order.
 // Ownership: holds the items until they are taken. Threading: push from any thread; take by the
-// progress thread. Unbounded: its owner limits what is pending.
+// polling thread. Unbounded: its owner limits what is pending.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,7 @@ class Inbox {
   // How many items were ever pushed. Any thread.
   uint64_t pushed() const noexcept { return pushed_.load(std::memory_order_acquire); }
 
-  // The progress thread's, as is take(): whether items wait to be taken.
+  // The polling thread's, as is take(): whether items wait to be taken.
   bool filled() const noexcept { return pushed() != taken_count_; }
 
   // Everything pushed since the last call, oldest first; valid until the next call.
@@ -39,7 +39,7 @@ class Inbox {
   std::atomic<uint64_t> pushed_{0};
   std::mutex mutex_;         // guards items_, and writes of pushed_
   std::vector<Item> items_;  // pushed, but not taken
-  // The progress thread's.
+  // The polling thread's.
   uint64_t taken_count_ = 0;
   std::vector<Item> taken_;  // keeps its memory for the next take
 };

@@ -8,7 +8,7 @@
 //
 // Ownership: the operation and its schedule outlive the run. The object is used again for the next
 // operation of the lane, so that a step allocates no memory.
-// Threading: the progress thread.
+// Threading: the polling thread.
 #pragma once
 
 #include <vector>
@@ -26,7 +26,7 @@ enum class Presence : uint8_t {
 };
 
 // The channels of a communicator.
-// Threading: the progress thread.
+// Threading: the polling thread.
 class ChannelSource {
  public:
   virtual ~ChannelSource() = default;

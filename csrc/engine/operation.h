@@ -6,9 +6,8 @@
 //     nobody changes the task.
 //  2. When the operation ends, ok or not, release_caller() drops the hooks, so that an operation
 //     which is kept for the next call keeps nothing of its caller's alive.
-// Ownership: shared by the queue and by all holders of the Work. Threading: the
-// task is constant while the engine has it, the Work is for all threads, and the rest is the
-// progress thread's.
+// Ownership: shared by the queue and by all holders of the Work. Threading: the task is constant
+// while the engine has it, the Work is for all threads, and the rest is the polling thread's.
 #pragma once
 
 #include <array>
@@ -57,7 +56,7 @@ struct Operation {
   Task task;
   Work work;
 
-  // The progress thread's.
+  // The polling thread's.
   uint64_t sequence = 0;  // given by the queue, in the order of the calls
   Scratch scratch;        // large enough for the schedule once the operation has started
   TimeNs deadline = kNever;

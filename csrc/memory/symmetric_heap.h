@@ -1,5 +1,5 @@
-// Symmetric memory, from which fastgpu_comm.empty() allocates. It lies in segments: memfds that the
-// peers on the same host map on first use, so that a send only has to pass an offset.
+// Symmetric memory, from which fastgpu_comm.empty() allocates. It consists of segments: memfds that
+// the peers on the same host map on first use. So a send only has to pass an offset.
 // Ownership: each process owns its mappings. Thread safety: all calls, any thread.
 #pragma once
 
@@ -23,7 +23,7 @@ struct SegmentSpan {
 };
 
 // The segments that this process has created. An allocation has whole pages, all zeros. A forked
-// child has the same segments as its parent, so there free() and revoke() do nothing.
+// child shares its parent's segments, so in a child free() and revoke() do nothing.
 class SymmetricHeap {
  public:
   SymmetricHeap() = default;
@@ -36,11 +36,11 @@ class SymmetricHeap {
   void free(std::byte* memory) noexcept;
 
   // Makes the allocation around `memory` private to this process and keeps its content. Later
-  // writes of a peer are lost. For an operation that has failed while a peer may still write a
-  // reply into its memory. Other threads may read and write the memory during the call.
-  // Afterwards find() does not find the allocation, and allocate() never returns its pages again.
-  // An operation that has requested a reply in it must therefore call find() when the reply comes.
-  // Does nothing if `memory` is not in the heap.
+  // writes of a peer are lost. Used when an operation has failed and a peer may still write a reply
+  // into its memory. Other threads may read and write the memory during the call. Afterwards find()
+  // does not find the allocation, and allocate() never returns its pages again. So when a requested
+  // reply arrives, the operation must call find() to learn whether the memory was revoked
+  // meanwhile. Does nothing if `memory` is not in the heap.
   void revoke(const std::byte* memory) noexcept;
 
   // The place of [memory, memory + size_bytes), if one segment contains all of it and none of it
@@ -56,7 +56,7 @@ class SymmetricHeap {
     std::size_t size_bytes = 0;
     std::map<uint64_t, uint64_t> free_ranges;  // offset -> size; neighbours merged, all zeros
     std::map<uint64_t, uint64_t> used_ranges;
-    std::map<uint64_t, uint64_t> revoked;  // also after they were freed
+    std::map<uint64_t, uint64_t> revoked;  // kept even after free()
 
     bool holds(const std::byte* memory) const {
       return memory >= base && memory < base + size_bytes;

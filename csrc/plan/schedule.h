@@ -44,8 +44,8 @@ enum class Verb : uint8_t {
 };
 inline constexpr int kVerbCount = 3;
 
-// A frame is the unit that a send moves to a receive. An empty frame carries no payload, only the
-// call, so that a rank that has nothing to send still lets its peer detect a mismatched call.
+// A frame is the unit that a send moves to a receive. An empty frame has only a header, which names
+// the call. With it a rank that has nothing to send still lets its peer detect a mismatched call.
 struct Step {
   Verb verb = Verb::kSend;
   bool reduce = false;  // target = target op source, instead of target = source
@@ -70,7 +70,7 @@ inline constexpr uint64_t kMaxFrameBytes = uint64_t{1} << 30;
 struct Schedule {
   std::vector<Lane> lanes;
   uint64_t scratch_bytes = 0;
-  // Several peers receive what this rank copies into scratch. Scratch is then best taken from
+  // Several peers receive what this rank copies into scratch. Scratch is then allocated in
   // memory that the peers can read in place.
   bool scratch_shared = false;
 };

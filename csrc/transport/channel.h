@@ -3,11 +3,11 @@
 // large payload moves in pieces, as there is room. No call waits.
 //
 // Invariants:
-//  1. Frames arrive whole, and in the order in which they were first offered.
-//  2. A receiver reports kClosed only after everything that had arrived was received.
+//  1. Frames arrive complete, in the order in which they were first passed to try_send().
+//  2. A receiver reports kClosed only after it has received everything that had arrived.
 //
 // Ownership: the communicator owns its channels; payloads and targets remain the caller's.
-// Threading: one thread at a time, the engine's progress thread; hang_up() any thread.
+// Threading: the engine's polling thread; hang_up() any thread.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@
 namespace fastgpu {
 
 enum class Io : uint8_t {
-  kMoved,    // something moved, or is there to be taken
+  kMoved,    // something moved, or a frame has arrived
   kBlocked,  // nothing could move now
   kClosed,   // nothing will move any more: the peer is gone or hung up
 };
@@ -27,22 +27,22 @@ enum class Io : uint8_t {
 // 40 bytes, so that with a flag and 16 bytes of payload it fills one cache line. Channels carry it;
 // the engine gives it its meaning.
 struct FrameHeader {
-  uint32_t generation = 0;        // of the membership
-  uint32_t ordinal = 0;           // of the frame within its operation, lane and direction
-  uint64_t sequence = 0;          // of the operation within its communicator
-  uint64_t size_bytes = 0;        // of the payload
-  std::array<uint64_t, 2> key{};  // the packed Call, or the point-to-point header
+  uint32_t generation = 0;        // number of the membership
+  uint32_t ordinal = 0;           // number of the frame in its operation, lane and direction
+  uint64_t sequence = 0;          // number of the operation in its communicator
+  uint64_t size_bytes = 0;        // size of the payload
+  std::array<uint64_t, 2> key{};  // the packed Call, or a message's header
 
   bool operator==(const FrameHeader&) const = default;
 };
 static_assert(sizeof(FrameHeader) == 40);
 
-// A frame to send. The caller leaves the payload unchanged until done.
+// A frame to send. The caller must not change the payload until `done`.
 struct Outgoing {
   FrameHeader header;
   const std::byte* payload = nullptr;
-  // 1 + the ordinal of the peer's frame, its reply, that this side will store over the payload; the
-  // region is not used in between, so the peer may write its reply there. 0: there is none.
+  // 1 + the ordinal of the reply: the peer's later frame that replaces the payload. Nothing else
+  // uses the region in between, so the peer may write the reply there. 0: there is no reply.
   uint32_t reply = 0;
   // The receiver may copy the payload out of this process's private memory, if it can.
   bool single_copy = false;
@@ -61,12 +61,12 @@ struct Sink {
   uint32_t element_size = 1;               // bytes; `reduce` is given whole elements
 
   bool reduces() const noexcept { return reduce != nullptr; }
-  // How many of `size_bytes` received bytes can be taken now.
+  // How many of `size_bytes` received bytes can be consumed now: only whole elements are reduced.
   uint64_t takeable(uint64_t size_bytes) const noexcept {
     return reduces() ? size_bytes - size_bytes % element_size : size_bytes;
   }
   void take(std::byte* target, const std::byte* source, std::size_t size_bytes) const;
-  // Reduces, and leaves the result in both.
+  // Reduces, and stores the result in both `target` and `source`.
   void take_both(std::byte* target, std::byte* source, std::size_t size_bytes) const;
 };
 
@@ -75,9 +75,9 @@ struct Incoming {
   std::byte* target = nullptr;
   uint64_t size_bytes = 0;
   Sink sink = {};
-  // 1 + the ordinal of this side's next frame, if that sends the target back as this frame leaves
-  // it. When the peer wants just that reply in place, the channel may write it in the same pass.
-  // 0: there is none.
+  // 1 + the ordinal of this side's next frame, if that frame sends back the target with exactly the
+  // content that this frame gives it. If the peer has requested that reply in place, the channel
+  // may write it in the same pass. 0: there is no such frame.
   uint32_t replies_with = 0;
 
   // The channel sets these.
@@ -86,7 +86,7 @@ struct Incoming {
 
   std::byte* next() const noexcept { return target + received_bytes; }
   uint64_t left_bytes() const noexcept { return size_bytes - received_bytes; }
-  // Counts bytes that are in the target already.
+  // Counts bytes that something else has already put into the target.
   void advance(uint64_t piece_bytes) noexcept {
     received_bytes += piece_bytes;
     done = received_bytes == size_bytes;
@@ -106,10 +106,10 @@ class SendChannel {
  public:
   virtual ~SendChannel() = default;
   // Moves as much as there is room for. Call again with the same frame until it is done. Frames
-  // leave in the order in which they were first offered; the next one may be offered as soon as
-  // this one is taken.
+  // leave in the order of their first call. The next frame may follow as soon as this one is
+  // `taken`.
   virtual Io try_send(Outgoing& frame) = 0;
-  // The peer is gone, or this side closes: nothing is sent any more. Any thread.
+  // Call it when the peer is gone or this side closes. Nothing is sent afterwards. Any thread.
   virtual void hang_up() noexcept = 0;
 };
 
@@ -122,8 +122,8 @@ class RecvChannel {
   // Receives payload of the frame that peek() showed; incoming.size_bytes is that frame's size.
   // With the last byte the frame is done, and peek() shows the next one.
   virtual Io try_recv(Incoming& incoming) = 0;
-  // The peer is gone, or this side closes: what has arrived can still be received, then kClosed.
-  // Any thread.
+  // Call it when the peer is gone or this side closes. Frames that have arrived can still be
+  // received; then the calls return kClosed. Any thread.
   virtual void hang_up() noexcept = 0;
 };
 

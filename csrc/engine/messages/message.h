@@ -1,6 +1,6 @@
 // A point-to-point message: a send or a receive, as its caller gave it.
 // Ownership: shared by the queue and its streams until it ends. Threading: filled by the caller,
-// then the progress thread's, but for the Work.
+// then the polling thread's, but for the Work.
 #pragma once
 
 #include <cstddef>

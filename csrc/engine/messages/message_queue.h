@@ -5,7 +5,7 @@
 //
 // Invariant: a message is in the inbox, in context_.posted or in one stream, until it ends.
 // Ownership: shares the messages until they end; the channels outlive the queue. Threading: post_*,
-// busy and the counters from any thread; the rest is the progress thread's.
+// busy and the counters from any thread; the rest is the polling thread's.
 #pragma once
 
 #include <atomic>
@@ -59,7 +59,7 @@ class MessageQueue : public Pollable {
   const std::shared_ptr<FailureLatch> latch_;
   Inbox<MessagePtr> inbox_;
 
-  // The progress thread's.
+  // The polling thread's.
   PeerStream::Context context_;
   std::map<int, PeerStream> streams_;
   uint64_t channels_version_ = 0;
@@ -67,7 +67,7 @@ class MessageQueue : public Pollable {
   int gone_ = 0;                     // ranks that are not here
   TimeNs next_expiry_ = kNever;      // no deadline passes before it
 
-  std::atomic<uint64_t> ended_{0};  // messages; written by the progress thread
+  std::atomic<uint64_t> ended_{0};  // messages; written by the polling thread
   std::atomic<bool> listening_{false};
   std::atomic<uint64_t> sent_bytes_{0};
   std::atomic<uint64_t> received_bytes_{0};

@@ -2,13 +2,14 @@
 // an arriving frame means.
 //
 // Protocol, in each direction (docs/wire.md): a small message leaves at once (kEager) while its
-// receiver has budget for it. A larger message is announced (kRts), is granted when a receive
-// matches it (kCts), and then leaves in pieces (kData). The receiver returns budget as it takes
-// messages (kCredit). Messages with one tag match receives in the order in which they were sent.
+// receiver has budget for it. A larger message is first announced (kRts, request to send). When a
+// receive matches it, the receiver grants it (kCts, clear to send). Then it leaves in pieces
+// (kData). The receiver returns budget as it takes messages (kCredit). Messages with one tag match
+// receives in the order in which they were sent.
 //
 // Bounded: a receiver holds at most kMessageBudget headers and kByteBudget bytes of messages that
 // no receive has asked for yet. Beyond that the sender waits.
-// Ownership: shares the messages until they end. Threading: the progress thread's.
+// Ownership: shares the messages until they end. Threading: the polling thread's.
 #pragma once
 
 #include <deque>
@@ -27,7 +28,7 @@ namespace fastgpu {
 
 class PeerStream {
  public:
-  static constexpr uint64_t kEagerBytes = 16 * 1024;    // the largest message that leaves unasked
+  static constexpr uint64_t kEagerBytes = 16 * 1024;    // the largest message sent without kRts
   static constexpr uint32_t kMessageBudget = 1024;      // unexpected messages
   static constexpr uint64_t kByteBudget = 1024 * 1024;  // payload of unexpected messages
   static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a granted message, per frame
@@ -45,11 +46,11 @@ class PeerStream {
   void send(MessagePtr message) { queue_.push_back(std::move(message)); }
   // Gives the receive the first unexpected message with its tag; false if there is none.
   bool take_unexpected(const MessagePtr& recv);
-  // Whether a receive from any rank ends when this peer has closed its channel: when the peer was
-  // lost, or was the last one.
+  // Whether a receive from any rank fails once this peer has closed its channel. True if the peer
+  // was lost, or if all other peers have left.
   void set_ends_any_source(bool ends) { ends_any_source_ = ends; }
 
-  // Moves what can move; says whether anything did. Raises PeerLostError when a channel that a
+  // Moves what can move. Returns whether anything moved. Raises PeerLostError when a channel that a
   // message needs has closed, and CollectiveMismatchError when sizes differ.
   bool poll();
   void for_each_pending(const std::function<void(const MessagePtr&)>& visit) const;
@@ -104,10 +105,10 @@ class PeerStream {
   bool ends_any_source_ = false;
 
   // Out.
-  std::deque<MessagePtr> queue_;  // in the order posted, not begun
-  std::map<uint64_t, MessagePtr> offered_;
-  std::deque<std::pair<uint64_t, MessagePtr>> granted_;
-  std::deque<Header> controls_;
+  std::deque<MessagePtr> queue_;                         // in the order posted, not begun
+  std::map<uint64_t, MessagePtr> offered_;               // announced by kRts, by id
+  std::deque<std::pair<uint64_t, MessagePtr>> granted_;  // by kCts, in its order
+  std::deque<Header> controls_;                          // kCts and kCredit to send
   std::optional<Departing> departing_;
   uint64_t last_id_ = 0;
   Budget budget_{kMessageBudget, kByteBudget};

@@ -41,8 +41,8 @@ bool sensible(Algorithm algorithm, const Placement& placement) {
          (placement.hosts > 1 && placement.most_per_host > 1);
 }
 
-// An algorithm replaces a preferred one if its price is below this share of the other's. Prices are
-// not more exact.
+// Prices are no more exact than this: an algorithm replaces a preferred one only if it costs less
+// than this share of the preferred price.
 constexpr double kWorthIt = 0.95;
 
 // A hop that happened to be slow when it was measured must not carry one-shot beyond this size,

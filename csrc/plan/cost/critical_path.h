@@ -1,8 +1,8 @@
 // The time of a profile with a core for every rank: its longest chain of steps.
 //
-// A processor runs its rank's steps one by one. Links and network interfaces work beside it. Frames
-// are cut through: a receiver takes the first bytes while the last ones leave, so a step takes as
-// long as its slowest part, not as long as their sum.
+// A processor runs one step at a time. Links and network interfaces work in parallel with it.
+// Frames are cut through: a receiver takes the first bytes while the last ones leave, so a step
+// takes as long as its slowest part, not as long as their sum.
 //
 // Threading: pure functions, any thread.
 #pragma once

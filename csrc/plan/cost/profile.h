@@ -5,9 +5,9 @@
 // and bytes are given as shares of the call's bytes. A pipeline repeats the same steps for each
 // chunk; the profile holds them once.
 //
-// Where all ranks together take few steps, all of them are profiled. Otherwise building their
-// schedules would take seconds (a ring of 4096 ranks has 67 million steps). Then a few ranks are
-// profiled, and a peer outside the sample is taken to do at each moment what the rank itself does.
+// If all ranks together take few steps, all of them are profiled. If not, building their schedules
+// would take seconds (a ring of 4096 ranks has 67 million steps), so only a few ranks are profiled.
+// A peer outside this sample is assumed to do at each moment what the rank itself does.
 //
 // Ownership and threading: plain values, pure functions, any thread.
 #pragma once
@@ -47,8 +47,9 @@ struct RankWork {
   double payloads_received = 0;    // frames that are not empty
   double bytes_read_in_place = 0;  // sent from shared scratch: the sender's processor moves nothing
   double bytes_reduced = 0;
-  double bytes_copied = 0;  // by encode and decode steps
-  // The bytes that all ranks of the host send to other hosts, and receive, over this rank's.
+  double bytes_copied = 0;  // by copy steps
+  // Bytes that all ranks of the host exchange with other hosts, divided by this rank's: sent, and
+  // received.
   double interface_sharing_out = 1;
   double interface_sharing_in = 1;
 
@@ -81,8 +82,8 @@ struct Profile {
   bool complete = true;         // all ranks are profiled
   bool pipelined = false;       // a call is cut into chunks, each of which takes these steps
 
-  int rounds = 0;  // the longest chain of frames, each of which waits for the one before
-  std::array<double, 2> busiest_link{};  // its bytes; inside a host, and between hosts
+  int rounds = 0;  // frames in the longest chain where every frame waits for the previous frame
+  std::array<double, 2> busiest_link{};  // in bytes; inside a host, and between hosts
 };
 
 Profile profile_of(const ProfileRequest& request);

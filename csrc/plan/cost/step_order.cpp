@@ -49,7 +49,7 @@ class StepOrder {
     std::array<std::vector<uint32_t>, 2> sent{};
     std::array<std::size_t, 2> received{};
   };
-  // The frames of one lane, from one rank to another.
+  // The frames that one rank sends to a peer in a lane.
   struct Channel {
     std::vector<uint32_t> frames;
     std::size_t received = 0;

@@ -8,7 +8,8 @@
 // Invariant: a sender with a free slot always has a free buffer, so a sender only ever waits for
 // slots, and the two directions do not block each other. It holds because a ring has twice as many
 // buffers as slots, and no end holds or has in flight so many buffers that fewer than its slots
-// remain for the other end. A returned buffer counts as in flight until its sender has seen it.
+// remain for the other end. A buffer that is returned to an end counts as in flight there until the
+// end has seen it.
 //
 // Ownership: shared by the sender and the receiver of one end; keeps both rings mapped.
 // Threading: one thread at a time, as the channels of a lane.
@@ -28,11 +29,11 @@ class BufferCredits {
  public:
   struct Buffer {
     std::byte* memory = nullptr;
-    BufferName name;  // as a slot line of this end names it
+    BufferName name;  // the name of the buffer in a slot line that this end writes
   };
 
-  // Set the ring to send by and the ring to receive by. The end then holds all buffers of its
-  // sending ring. Raise PeerLostError when the rings have buffers of different sizes.
+  // Set the rings for sending and for receiving. send_by() gives the end all buffers of the ring.
+  // Both raise PeerLostError if the rings have buffers of different sizes.
   void send_by(std::shared_ptr<const ShmRing> ring);
   void receive_by(std::shared_ptr<const ShmRing> ring);
 
@@ -44,8 +45,8 @@ class BufferCredits {
   bool has_room();
   // Reads again what the peer has consumed and returned.
   void refresh();
-  // A free buffer: the one kept last, because its lines are nearest; if none was kept, the one that
-  // was returned first. There is one whenever has_room().
+  // Removes and returns a free buffer. Prefers the buffer kept last, because its lines are in this
+  // core's cache; else the one that was returned first. There is one whenever has_room().
   Buffer take();
   // What take() would return; nullptr: none.
   const Buffer* next() const noexcept;
@@ -67,10 +68,10 @@ class BufferCredits {
   std::array<Buffer, kReturns> spares_;  // a queue: the n-th is at n mod kReturns
   uint64_t spares_in_ = 0;
   uint64_t spares_out_ = 0;
-  uint64_t limit_ = 0;      // of the buffers held and in flight
+  uint64_t limit_ = 0;      // the limit for buffers held and in flight
   uint64_t published_ = 0;  // slots
-  uint64_t consumed_ = 0;   // slots, as last seen
-  uint64_t returned_ = 0;   // buffers, as last seen
+  uint64_t consumed_ = 0;   // slots, when last read
+  uint64_t returned_ = 0;   // buffers, when last read
 };
 
 }  // namespace fastgpu

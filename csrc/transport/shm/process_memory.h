@@ -11,8 +11,8 @@
 
 namespace fastgpu {
 
-// A random value in the private memory of a process. It tells the process from a later one with the
-// same id.
+// A random value in the private memory of a process. With it a reader detects that the process has
+// ended and a new process has the same id.
 struct ProcessMark {
   const uint64_t* address = nullptr;
   uint64_t value = 0;

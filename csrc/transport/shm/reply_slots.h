@@ -1,19 +1,19 @@
-// Replies that are written in place (docs/wire.md), seen from one rank of a pair: its own reply
-// slots, and the requests of its peer.
+// Replies that are written in place (docs/wire.md), at one rank of a pair: the reply slots of this
+// rank, and the requests of its peer.
 //
 // A schedule may show that a payload will be replaced by a frame that the peer sends later in the
 // same operation, its reply: the values leave, and their sum comes back. A sender that wants the
 // reply in place says so in the slot line. The peer then writes the reply over the payload, so that
-// each cache line changes cores twice instead of four times, and sends a frame without payload.
-// The payload lies in a reply slot of the sender's ring, or in its symmetric memory.
+// each cache line changes cores twice instead of four times, and sends a frame without payload. The
+// payload is in a reply slot of the sender's ring, or in the sender's symmetric memory.
 //
 // Invariants:
-//  1. A reply slot is free or reserved for one reply. It is freed when the frame of that reply was
-//     received, even if the payload of the frame came another way.
+//  1. A reply slot is free, or reserved for one reply. It is freed when that reply has been
+//     received, even if the reply's payload was not written into the slot.
 //  2. A frame is identified by its sequence, ordinal and size, so an operation never uses the
-//     requests and reply slots of an earlier one. Reply slots that a failed operation has left stay
-//     reserved, because the peer might still write there. Requests are dropped at the first request
-//     of a later operation.
+//     requests and reply slots of an earlier one. Reply slots of a failed operation stay reserved,
+//     because the peer might still write there. Requests are dropped at the first request of a
+//     later operation.
 //
 // Ownership: shared by the sender and the receiver of one end; keeps the ring mapped.
 // Threading: one thread at a time, as the channels of a lane.
@@ -40,24 +40,24 @@ struct FrameId {
 inline FrameId id_of(const FrameHeader& header) {
   return {header.sequence, header.ordinal, header.size_bytes};
 }
-// The frame that `reply` (Outgoing::reply) of the frame `header` means.
+// The reply to the frame `header`, whose Outgoing::reply is `reply`.
 inline FrameId reply_to(const FrameHeader& header, uint32_t reply) {
   return {header.sequence, reply - 1, header.size_bytes};
 }
 
-// The peer wants the payload of a frame of mine at `memory`.
+// The peer requests that this rank write the payload of the frame `reply` to `memory`.
 struct ReplyRequest {
   FrameId reply;
   std::byte* memory = nullptr;
-  bool written = false;  // the payload is there already; only the frame has yet to be sent
+  bool written = false;  // the payload is written; the frame itself has yet to be sent
 };
 
 class ReplySlots {
  public:
-  // The ring by which this end sends: it has the reply slots. Call it before reserve().
+  // Sets the ring by which this end sends, which has the reply slots. Call it before reserve().
   void send_by(std::shared_ptr<const ShmRing> ring);
-  // A free reply slot, for the payload that `reply` will replace. Does not wait for one, because
-  // two peers that both waited would wait for ever.
+  // Reserves a reply slot for the payload that `reply` will replace; nullopt if none is free. Does
+  // not wait for a free one, because two peers that both waited would deadlock.
   std::optional<uint32_t> reserve(const FrameId& reply);
   // The reply slot that is reserved for a frame; nullptr: none.
   const std::byte* find(const FrameId& reply) const noexcept {
@@ -82,7 +82,7 @@ class ReplySlots {
   std::shared_ptr<const ShmRing> ring_;
   std::array<FrameId, kMostReplySlots> replies_;  // by slot; valid where it is reserved
   uint32_t reserved_ = 0;                         // a bit per slot
-  std::vector<ReplyRequest> requests_;            // all of one operation
+  std::vector<ReplyRequest> requests_;            // all for the same operation
 };
 
 }  // namespace fastgpu

@@ -17,7 +17,7 @@ namespace {
 constexpr std::size_t kHeaderBytes = 4096;  // also what the buffers are aligned to
 constexpr uint32_t kMostSlots = 32;
 static_assert(uint64_t{2} * buffers_of({.slots = kMostSlots}) <= kReturns);
-constexpr uint32_t kMostBytes = 16 << 20;  // of a buffer, and of a reply slot
+constexpr uint32_t kMostBytes = 16 << 20;  // the limit for buffers and reply slots
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 static_assert(sizeof(RingWords) <= kHeaderBytes);
 

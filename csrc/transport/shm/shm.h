@@ -1,5 +1,5 @@
-// Channels between ranks that can map each other's memory: a single-producer, single-consumer ring
-// of slots in a memfd (ring.h, docs/wire.md). A payload travels in one of these ways:
+// Channels between the ranks of one host: a single-producer, single-consumer ring of slots in a
+// memfd (ring.h, docs/wire.md). A payload travels in one of these ways:
 //  - in the slot line, up to 16 bytes;
 //  - copied in and out through buffers, which are small enough to stay in the cache
 //    (buffer_credits.h);
@@ -43,8 +43,8 @@ struct ShmEnd;
 std::shared_ptr<ShmEnd> make_shm_end();
 
 // `peer` is rung when the other end may be asleep and there is something for it.
-// `share` is called once per segment, before the first frame that refers to it. It must pass the
-// descriptor of the segment to the peer, which adds it to its PeerSegments.
+// `share` is called once per segment, before the first frame that refers to it. `share` must send
+// the segment's descriptor to the peer, which passes it to PeerSegments::add().
 // `heap` is this process's symmetric memory; nullptr: none.
 std::unique_ptr<SendChannel> make_shm_sender(UniqueFd ring, std::shared_ptr<Doorbell> peer,
                                              std::shared_ptr<ShmEnd> end, const SymmetricHeap* heap,

@@ -22,7 +22,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the wire is little-endian");
 
 constexpr std::size_t kHeaderBytes = sizeof(FrameHeader);
-// The limit of one call, so that other channels also get their turn.
+// The most bytes per try_send() or try_recv(), so that one channel does not hold up the others.
 constexpr std::size_t kCallBytes = 1 << 20;
 // A read asks for this many bytes more than it needs. That is enough for the next small frames. It
 // is little of a large payload, which would have to be copied from here to its target.

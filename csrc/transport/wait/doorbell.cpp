@@ -17,7 +17,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kFileBytes = 4096;  // of the page (docs/wire.md)
+constexpr std::size_t kFileBytes = 4096;  // size of the page (docs/wire.md)
 
 // Page memory that a peer could shrink would kill this process with SIGBUS.
 bool is_page(int fd) {
