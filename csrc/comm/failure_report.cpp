@@ -29,7 +29,7 @@ std::string report_of(const Failure& failure, int rank, const std::string& group
   if (!failure.op.empty()) {
     text += "in " + failure.op;
     if (failure.sequence >= 0) text += " #" + std::to_string(failure.sequence);
-    text += " ";
+    text += ' ';
   }
   return text + "of group '" + group + "'";
 }
