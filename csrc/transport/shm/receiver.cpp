@@ -151,7 +151,7 @@ class ShmReceiver : public RecvChannel {
     std::byte* const payload = segments_->at(
         {.segment = span.segment, .offset_bytes = span.offset_bytes}, header_.size_bytes);
     if (payload == nullptr) return blocked_or_closed();
-    const uint64_t piece = std::min(incoming.left_bytes(), kCallBytes);
+    const uint64_t piece = std::min(incoming.left_bytes(), kUnbufferedCallBytes);
     take_from(payload, piece, span.reply, incoming);
     if (const Io io = end_read(incoming); io != Io::kMoved || !incoming.done) return io;
     note_request(payload, span.reply, incoming);
@@ -201,7 +201,8 @@ class ShmReceiver : public RecvChannel {
   Io take_single_copy(Incoming& incoming) {
     const std::byte* const source = span<SingleCopySpan>().address + incoming.received_bytes;
     const bool reduces = incoming.sink.reduces();
-    const uint64_t piece = std::min(incoming.left_bytes(), reduces ? kScratchBytes : kCallBytes);
+    const uint64_t piece =
+        std::min(incoming.left_bytes(), reduces ? kScratchBytes : kUnbufferedCallBytes);
     if (reduces && scratch_.empty()) scratch_.resize(kScratchBytes);
     std::byte* const target = reduces ? scratch_.data() : incoming.next();
     if (const MemoryRead read = sender_.read(target, source, piece); read != MemoryRead::kDone) {
