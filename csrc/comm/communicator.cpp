@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/call.h"
 #include "base/log.h"
 #include "comm/channel_set.h"
 #include "comm/failure_report.h"
@@ -20,7 +21,6 @@
 namespace fastgpu {
 namespace {
 
-constexpr int kMaxWorld = 65534;
 constexpr TimeNs kDrainLimit = 2 * kSecond;
 
 // A smaller asynchronous operation is tried at once; a larger one would hold up its caller.
