@@ -142,7 +142,7 @@ class ShmReceiver : public RecvChannel {
   }
 
   void return_buffer(BufferName name, std::byte* payload, uint64_t size_bytes) {
-    if (takes_over_) take_over(payload, size_bytes);
+    if (rewrites_lines_) rewrite_lines(payload, size_bytes);
     ring_->words().returns[returned_++ % kReturns] = pack(name);
   }
 
@@ -272,7 +272,7 @@ class ShmReceiver : public RecvChannel {
   const ProcessMemory sender_;
   std::vector<std::byte> scratch_;
   const uint64_t report_every_;  // slots
-  const bool takes_over_ = lines_stay_owned();
+  const bool rewrites_lines_ = lines_stay_owned();
   uint64_t consumed_ = 0;  // slots
   uint64_t reported_ = 0;  // slots reported to the sender
   uint64_t returned_ = 0;  // buffers
