@@ -10,7 +10,7 @@ many calls as take half a millisecond. Algorithms are compared within a round: t
 them is the median of their ratios over the rounds. Least times would mislead: with more ranks
 than cores they are strokes of luck, and an algorithm with more rounds has more of them.
 
-Every world is started several times. Each start settles anew which ranks share a core, and
+Every world is started several times. Each start decides anew which ranks share a core, and
 measures anew the costs by which `auto` chooses; both may change a comparison for all rounds of a
 start. The table gives the geometric mean of the ratios of all starts, between the least and the
 greatest.

@@ -31,7 +31,7 @@ bool lines_stay_owned() noexcept;
 // Writes each line without changing the content. The line is then modified in this core's cache,
 // and the next core to write the line gets it at full speed. For a reader of lines that no other
 // thread uses meanwhile.
-inline void take_over(std::byte* memory, std::size_t size_bytes) noexcept {
+inline void rewrite_lines(std::byte* memory, std::size_t size_bytes) noexcept {
   volatile std::byte* const lines = memory;
   for (std::size_t at = 0; at < size_bytes; at += kLineBytes) lines[at] = lines[at];
 }

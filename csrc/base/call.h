@@ -47,6 +47,9 @@ constexpr bool has_root(Collective collective) {
 
 inline constexpr int kNoRoot = -1;
 
+// The most ranks of a communicator, so that 16 bits hold any rank, and kNoRoot (docs/wire.md).
+inline constexpr int kMaxWorld = 65534;
+
 // The part of a call that its caller chooses.
 struct CallShape {
   Collective collective = Collective::kBarrier;

@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/call.h"
 #include "base/log.h"
 #include "comm/channel_set.h"
 #include "comm/failure_report.h"
@@ -20,7 +21,6 @@
 namespace fastgpu {
 namespace {
 
-constexpr int kMaxWorld = 65534;
 constexpr TimeNs kDrainLimit = 2 * kSecond;
 
 // A smaller asynchronous operation is tried at once; a larger one would hold up its caller.
@@ -156,7 +156,7 @@ std::shared_ptr<Work> Communicator::run_inline(CollectiveCall& call) {
 std::shared_ptr<Work> Communicator::send(MessageCall call) {
   const auto message = make_message(call, true);
   messages_->post_send(message);
-  // A larger message takes several polls on both sides, since its receiver grants it first.
+  // A larger message takes several polls on both sides, since it waits for kCts (clear to send).
   const bool small = call.size_bytes <= PeerStream::kEagerBytes;
   submit(*message->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
   return message->work;

@@ -3,13 +3,14 @@
 #include <unistd.h>
 
 #include <array>
+#include <cinttypes>
 #include <cstdio>
 #include <memory>
-#include <random>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/random.h"
 
 namespace fastgpu {
 namespace {
@@ -18,10 +19,9 @@ constexpr int kAcceptsATime = 64;  // so that many connects do not hold up the o
 constexpr TimeNs kRetryInterval = 100 * kMillisecond;
 
 std::string random_name() {
-  std::random_device random;
   std::array<char, 48> text{};
-  const int size = std::snprintf(text.data(), text.size(), "fastgpu-%d-%08x%08x", ::getpid(),
-                                 random(), random());
+  const int size =
+      std::snprintf(text.data(), text.size(), "fastgpu-%d-%016" PRIx64, ::getpid(), random_u64());
   return {text.data(), static_cast<std::size_t>(size)};
 }
 

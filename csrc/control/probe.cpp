@@ -8,11 +8,11 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
-#include <random>
 #include <thread>
 #include <utility>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "control/link.h"
 #include "transport/socket/socket.h"
 
@@ -70,8 +70,7 @@ bool can_map_memory_of(const std::string& unix_name, TimeNs deadline) {
 }
 
 ControlMessage make_probe_answer() {
-  std::random_device random;
-  const uint32_t word = random();
+  const auto word = static_cast<uint32_t>(random_u64());
   UniqueFd memory(::memfd_create("fastgpu-probe", MFD_CLOEXEC));
   if (::write(memory.get(), &word, sizeof(word)) != static_cast<ssize_t>(sizeof(word))) {
     raise_system(ErrorKind::kPeerLost, "cannot answer a probe", errno);

@@ -17,7 +17,6 @@
 namespace fastgpu {
 namespace {
 
-constexpr int kMaxWorld = 65535;
 constexpr int kMaxLanes = 255;
 
 using Builder = void (*)(LaneContext&);
@@ -66,7 +65,9 @@ constexpr auto kAlgorithms = [] {
 void check(const PlanRequest& request) {
   const auto in_world = [&](int rank) { return rank >= 0 && rank < request.world; };
   const auto world = static_cast<std::size_t>(request.world);
-  if (request.world < 1 || request.world > kMaxWorld) reject(request, "there must be 1 to 65535");
+  if (request.world < 1 || request.world > kMaxWorld) {
+    reject(request, "there must be 1 to " + std::to_string(kMaxWorld));
+  }
   if (!in_world(request.rank)) {
     reject(request, "rank " + std::to_string(request.rank) + " is not one of them");
   }

@@ -49,7 +49,7 @@ struct Outgoing {
 
   // The channel sets these.
   uint64_t progress = 0;  // how far the channel is; 0: the frame was not begun
-  bool taken = false;     // the next frame may be offered, but the payload is still being read
+  bool taken = false;     // the next frame may be sent, but the payload is still being read
   bool done = false;      // the frame has left; the payload may change
 };
 

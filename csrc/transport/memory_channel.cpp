@@ -29,7 +29,7 @@ struct Pipe {
   std::mutex mutex;
   // guarded by mutex
   std::deque<Frame> frames;
-  bool offered = false;  // the frame being sent was put into `frames`
+  bool pushed = false;  // the frame being sent is in `frames`
   bool closed = false;
 
   void close() noexcept {
@@ -57,12 +57,12 @@ class MemorySender : public SendChannel {
 
  private:
   Io lend(Outgoing& frame) {
-    if (!pipe_->offered) {
+    if (!pipe_->pushed) {
       pipe_->frames.push_back(Frame{.header = frame.header,
                                     .payload = frame.payload,
                                     .copied = {},
                                     .arrived_bytes = frame.header.size_bytes});
-      pipe_->offered = true;
+      pipe_->pushed = true;
       return Io::kMoved;  // the receiver sees it now
     }
     if (!pipe_->frames.empty()) return Io::kBlocked;
@@ -71,12 +71,12 @@ class MemorySender : public SendChannel {
   }
 
   Io copy_in(Outgoing& frame) {
-    if (!pipe_->offered) {
+    if (!pipe_->pushed) {
       if (pipe_->frames.size() >= pipe_->capacity) return Io::kBlocked;
       Frame& added = pipe_->frames.emplace_back();
       added.header = frame.header;
       added.copied.resize(frame.header.size_bytes);
-      pipe_->offered = true;
+      pipe_->pushed = true;
     }
     // The frame being sent is always the last, because the receiver cannot have finished it yet.
     Frame& last = pipe_->frames.back();
@@ -92,7 +92,7 @@ class MemorySender : public SendChannel {
   void finish(Outgoing& frame) {
     frame.progress = frame.header.size_bytes;
     frame.done = true;
-    pipe_->offered = false;
+    pipe_->pushed = false;
   }
 
   std::shared_ptr<Pipe> pipe_;

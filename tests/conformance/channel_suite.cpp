@@ -53,7 +53,7 @@ bool holds(const std::byte* memory, uint64_t number, uint64_t size_bytes) {
   return true;
 }
 
-// Offers frames of the given sizes, one after another.
+// Sends frames of the given sizes, one after another.
 class Source {
  public:
   Source(SendChannel& channel, const ChannelParameter& parameter, std::vector<uint64_t> sizes)

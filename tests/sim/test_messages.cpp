@@ -136,7 +136,7 @@ TEST(an_unasked_for_flood_waits_at_its_sender) {
     world.messages[0]->post_send(sends.back());
   }
   std::vector<std::byte> other(8);
-  world.messages[1]->post_recv(message_of(0, 8, other));  // keeps the receiver attentive
+  world.messages[1]->post_recv(message_of(0, 8, other));  // keeps the receiver polling
   CHECK(!world.run(5000));
   const auto left = std::count_if(sends.begin(), sends.end(),
                                   [](const auto& send) { return !send->work->done(); });

@@ -163,18 +163,19 @@ TEST(a_caller_polls_alone_for_longer_where_it_has_a_core_to_itself) {
 TEST(spinning_returns_with_the_last_share_that_had_too_few_cores) {
   Engine engine;
   const MachineShare roomy{.ranks = 2, .cores = 2};
-  const MachineShare crowded{.ranks = 3, .cores = 2};
-  for (const MachineShare& share : {roomy, crowded, crowded}) engine.share_machine(share);
+  const MachineShare oversubscribed{.ranks = 3, .cores = 2};
+  for (const MachineShare& share : {roomy, oversubscribed, oversubscribed})
+    engine.share_machine(share);
   CHECK(engine.oversubscribed());
-  engine.unshare_machine(crowded);
+  engine.unshare_machine(oversubscribed);
   CHECK(engine.oversubscribed());
-  engine.unshare_machine(crowded);
+  engine.unshare_machine(oversubscribed);
   CHECK(!engine.oversubscribed());
   engine.unshare_machine(roomy);
   CHECK(!engine.oversubscribed());
 }
 
-TEST(the_background_gives_way_to_a_waiter) {
+TEST(the_background_yields_to_a_waiter) {
   Engine engine(EngineConfig{.spin_ns = kMillisecond});
   std::atomic<std::thread::id> waiter{};
   std::shared_ptr<Chore> chore;

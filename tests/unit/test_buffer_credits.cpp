@@ -139,14 +139,14 @@ TEST(a_broken_peer_cannot_name_a_missing_buffer) {
   Ends ends({});
   const ShmRing ring(ends.ring);
   std::array<std::byte, 100> target{};
-  const auto offer = [&](BufferName name) {
+  const auto name_buffer = [&](BufferName name) {
     ring.line(0).header.size_bytes = target.size();
     std::memcpy(ring.line(0).inline_bytes.data(), &name, sizeof name);
     ring.line(0).flag.store(flag_of(0));
   };
-  offer({.buffer = ring.buffers(), .of_receiver = 0});
+  name_buffer({.buffer = ring.buffers(), .of_receiver = 0});
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 16 of its own ring");
-  offer({.buffer = 0, .of_receiver = 1});  // this end has no ring to send by
+  name_buffer({.buffer = 0, .of_receiver = 1});  // this end has no ring to send by
   CHECK_THROWS(ends.receive(target), PeerLostError, "buffer 0 of the receiver's ring");
   ring.words().returns.fill(0xff);
   ring.words().returned.store(uint64_t{1} << 63);  // missing buffers are ignored

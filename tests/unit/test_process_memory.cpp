@@ -38,7 +38,7 @@ TEST(memory_is_read_up_to_its_end) {
 TEST(another_process_with_the_same_id_is_not_read) {
   ProcessMark mark = ProcessMark::mine();
   CHECK(!ProcessMemory(0, mark).readable());
-  CHECK(!ProcessMemory(::getpid(), {}).readable());  // a ring that does not offer its memory
+  CHECK(!ProcessMemory(::getpid(), {}).readable());  // a ring without single-copy reads
   ++mark.value;
   const ProcessMemory memory(::getpid(), mark);
   CHECK(!memory.readable());

@@ -58,7 +58,7 @@ TEST(symmetric_memory_does_not_count_after_a_hang_up) {
   CHECK(!incoming.done);
 }
 
-// By a single copy, after which the frame has left; through buffers where the ring does not offer
+// By a single copy, after which the frame has left; through buffers where the ring does not allow
 // it.
 TEST(private_memory_is_read_by_a_single_copy) {
   constexpr std::size_t kSize = 600 * 1024;

@@ -161,7 +161,7 @@ constexpr uint8_t kCts = 2;
 constexpr uint8_t kData = 3;
 constexpr uint8_t kCredit = 4;
 
-TEST(messages_are_sent_as_eager_offer_and_data_frames) {
+TEST(messages_are_sent_as_eager_rts_and_data_frames) {
   RawPeer peer;
   Bytes small(5, std::byte{7});
   Bytes payload;
@@ -174,17 +174,17 @@ TEST(messages_are_sent_as_eager_offer_and_data_frames) {
   CHECK(eager->done());
 
   Bytes large(20'000, std::byte{9});
-  const auto offered = peer.post(true, 3, large);
+  const auto large_send = peer.post(true, 3, large);
   CHECK_EQ(peer.take(),
            hex(MessageHeader{.id = 2, .kind = kRts, .tag = 3, .size_bytes = 20'000}.wire()));
-  CHECK(!offered->done());
+  CHECK(!large_send->done());
   peer.put(MessageHeader{.id = 2, .kind = kCts}.wire());
   CHECK_EQ(peer.take(&payload),
            hex(MessageHeader{
                .id = 2, .payload_bytes = 20'000, .kind = kData, .tag = 3, .size_bytes = 20'000}
                    .wire()));
   CHECK(payload == large);
-  CHECK(offered->done());
+  CHECK(large_send->done());
 }
 
 TEST(messages_are_received_from_the_same_frames) {
@@ -198,17 +198,17 @@ TEST(messages_are_received_from_the_same_frames) {
   CHECK(small == Bytes(3, std::byte{5}));
 
   Bytes large(20'000);
-  const auto offered = peer.post(false, 8, large);
+  const auto large_recv = peer.post(false, 8, large);
   peer.put(MessageHeader{.id = 2, .kind = kRts, .tag = 8, .size_bytes = 20'000}.wire());
   CHECK_EQ(peer.take(), hex(MessageHeader{.id = 2, .kind = kCts}.wire()));
   for (const uint64_t piece : {12'000U, 8'000U}) {
-    CHECK(!offered->done());
+    CHECK(!large_recv->done());
     peer.put(
         MessageHeader{.id = 2, .payload_bytes = piece, .kind = kData, .tag = 8, .size_bytes = piece}
             .wire(),
         Bytes(piece, std::byte{6}));
   }
-  CHECK(offered->done() && offered->ok());
+  CHECK(large_recv->done() && large_recv->ok());
   CHECK(large == Bytes(20'000, std::byte{6}));
 }
 

@@ -78,15 +78,15 @@ void PeerStream::put(const Header& header, MessagePtr message, const std::byte* 
   departing.message = std::move(message);
 }
 
-// Picks what leaves next: controls first, then granted pieces, then new messages.
+// Picks what leaves next: controls first, then pieces of cleared messages, then new ones.
 bool PeerStream::next_frame() {
   if (!controls_.empty()) {
     put(controls_.front(), nullptr, nullptr, 0);
     controls_.pop_front();
     return true;
   }
-  if (!granted_.empty()) {
-    const auto& [id, message] = granted_.front();
+  if (!cleared_.empty()) {
+    const auto& [id, message] = cleared_.front();
     const uint64_t piece = std::min(kPieceBytes, message->size_bytes - message->moved_bytes);
     put({.kind = Kind::kData, .tag = message->tag, .id = id, .size_bytes = piece}, message,
         message->data + message->moved_bytes, piece);
@@ -108,7 +108,7 @@ bool PeerStream::next_frame() {
   }
   header.kind = Kind::kRts;
   put(header, nullptr, nullptr, 0);
-  offered_[header.id] = std::move(message);
+  awaiting_cts_[header.id] = std::move(message);
   return true;
 }
 
@@ -119,7 +119,7 @@ void PeerStream::frame_left() {
   if (message == nullptr) return;
   message->moved_bytes += size_bytes;
   if (message->moved_bytes < message->size_bytes) return;
-  if (!granted_.empty() && granted_.front().second == message) granted_.pop_front();
+  if (!cleared_.empty() && cleared_.front().second == message) cleared_.pop_front();
   context_.finish(message);
 }
 
@@ -153,7 +153,7 @@ const char* PeerStream::awaits_peer() const {
   for (const MessagePtr& recv : context_.posted) {
     if (recv->peer == peer_ || (recv->peer == kNoRank && ends_any_source_)) return "recv";
   }
-  if (!offered_.empty()) return "send";
+  if (!awaiting_cts_.empty()) return "send";
   return !queue_.empty() && budget_.messages == 0 ? "send" : nullptr;
 }
 
@@ -192,13 +192,13 @@ void PeerStream::frame_arrived() {
     case Kind::kEager:
       return eager_arrived(std::move(arrived));
     case Kind::kRts:
-      if (const MessagePtr recv = match(header)) return grant(header, recv);
+      if (const MessagePtr recv = match(header)) return clear_to_send(header, recv);
       unexpected_.push_back({header, {}});
       return;
     case Kind::kCts:
-      if (const auto found = offered_.find(header.id); found != offered_.end()) {
-        granted_.emplace_back(header.id, std::move(found->second));
-        offered_.erase(found);
+      if (const auto found = awaiting_cts_.find(header.id); found != awaiting_cts_.end()) {
+        cleared_.emplace_back(header.id, std::move(found->second));
+        awaiting_cts_.erase(found);
       }
       return;
     case Kind::kData:
@@ -259,7 +259,7 @@ bool PeerStream::take_unexpected(const MessagePtr& recv) {
   check_size(peer_, *recv, taken.header.size_bytes);
   recv->work->set_source(peer_);
   if (taken.header.kind == Kind::kRts) {
-    grant(taken.header, recv);
+    clear_to_send(taken.header, recv);
     return true;
   }
   if (!taken.payload.empty()) {
@@ -270,7 +270,7 @@ bool PeerStream::take_unexpected(const MessagePtr& recv) {
   return true;
 }
 
-void PeerStream::grant(const Header& header, const MessagePtr& recv) {
+void PeerStream::clear_to_send(const Header& header, const MessagePtr& recv) {
   receiving_[header.id] = recv;
   controls_.push_back({.kind = Kind::kCts, .id = header.id});
 }
@@ -287,12 +287,12 @@ void PeerStream::return_budget(const Header& header) {
 
 void PeerStream::for_each_pending(const std::function<void(const MessagePtr&)>& visit) const {
   for (const MessagePtr& send : queue_) visit(send);
-  for (const auto& [id, send] : offered_) visit(send);
-  for (const auto& [id, send] : granted_) visit(send);
+  for (const auto& [id, send] : awaiting_cts_) visit(send);
+  for (const auto& [id, send] : cleared_) visit(send);
   for (const auto& [id, recv] : receiving_) visit(recv);
   // A message under way as one eager frame is on no list.
   if (departing_ && departing_->message != nullptr &&
-      (granted_.empty() || granted_.front().second != departing_->message)) {
+      (cleared_.empty() || cleared_.front().second != departing_->message)) {
     visit(departing_->message);
   }
   if (arriving_ && arriving_->message != nullptr && arriving_->header.kind == Kind::kEager) {

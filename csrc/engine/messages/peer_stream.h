@@ -3,7 +3,7 @@
 //
 // Protocol, in each direction (docs/wire.md): a small message leaves at once (kEager) while its
 // receiver has budget for it. A larger message is first announced (kRts, request to send). When a
-// receive matches it, the receiver grants it (kCts, clear to send). Then it leaves in pieces
+// receive matches it, the receiver answers kCts (clear to send). Then the message leaves in pieces
 // (kData). The receiver returns budget as it takes messages (kCredit). Messages with one tag match
 // receives in the order in which they were sent.
 //
@@ -31,7 +31,7 @@ class PeerStream {
   static constexpr uint64_t kEagerBytes = 16 * 1024;    // the largest message sent without kRts
   static constexpr uint32_t kMessageBudget = 1024;      // unexpected messages
   static constexpr uint64_t kByteBudget = 1024 * 1024;  // payload of unexpected messages
-  static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a granted message, per frame
+  static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a message after its kCts, per frame
 
   // Shared by the streams of one communicator.
   struct Context {
@@ -97,7 +97,7 @@ class PeerStream {
   void eager_arrived(Arriving arrived);
   void data_arrived(const Arriving& arrived);
   MessagePtr match(const Header& header);
-  void grant(const Header& header, const MessagePtr& recv);
+  void clear_to_send(const Header& header, const MessagePtr& recv);
   void return_budget(const Header& header);
 
   const int peer_;
@@ -106,8 +106,8 @@ class PeerStream {
 
   // Out.
   std::deque<MessagePtr> queue_;                         // in the order posted, not begun
-  std::map<uint64_t, MessagePtr> offered_;               // announced by kRts, by id
-  std::deque<std::pair<uint64_t, MessagePtr>> granted_;  // by kCts, in its order
+  std::map<uint64_t, MessagePtr> awaiting_cts_;          // announced by kRts, by id
+  std::deque<std::pair<uint64_t, MessagePtr>> cleared_;  // kCts has arrived, in that order
   std::deque<Header> controls_;                          // kCts and kCredit to send
   std::optional<Departing> departing_;
   uint64_t last_id_ = 0;
@@ -115,7 +115,7 @@ class PeerStream {
 
   // In.
   std::deque<Unexpected> unexpected_;
-  std::map<uint64_t, MessagePtr> receiving_;  // granted, by id
+  std::map<uint64_t, MessagePtr> receiving_;  // announced and matched, by id
   std::optional<Arriving> arriving_;
   Budget owed_;  // taken, but not returned to the peer yet
 };

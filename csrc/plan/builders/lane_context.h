@@ -59,8 +59,8 @@ struct LaneContext {
   }
 };
 
-// The rank `distance` places after `rank`, or before it if negative, in a circle of `world` ranks;
-// |distance| < world.
+// The rank `distance` places after `rank`, or before it if negative, modulo `world`.
+// Precondition: |distance| < world.
 inline int shifted(int rank, int distance, int world) { return (rank + distance + world) % world; }
 
 }  // namespace fastgpu

@@ -81,7 +81,7 @@ bool SymbolicRun::finished(const Cursor& cursor) const {
 
 bool SymbolicRun::poll(Cursor& cursor) {
   bool moved = send_posted(cursor);
-  for (uint64_t burst = 1 + draw() % 4; burst > 0 && take_step(cursor); --burst) moved = true;
+  for (uint64_t steps = 1 + draw() % 4; steps > 0 && take_step(cursor); --steps) moved = true;
   return moved;
 }
 

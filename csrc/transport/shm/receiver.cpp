@@ -142,7 +142,7 @@ class ShmReceiver : public RecvChannel {
   }
 
   void return_buffer(BufferName name, std::byte* payload, uint64_t size_bytes) {
-    if (takes_over_) take_over(payload, size_bytes);
+    if (rewrites_lines_) rewrite_lines(payload, size_bytes);
     ring_->words().returns[returned_++ % kReturns] = pack(name);
   }
 
@@ -151,7 +151,7 @@ class ShmReceiver : public RecvChannel {
     std::byte* const payload = segments_->at(
         {.segment = span.segment, .offset_bytes = span.offset_bytes}, header_.size_bytes);
     if (payload == nullptr) return blocked_or_closed();
-    const uint64_t piece = std::min(incoming.left_bytes(), kCallBytes);
+    const uint64_t piece = std::min(incoming.left_bytes(), kUnbufferedCallBytes);
     take_from(payload, piece, span.reply, incoming);
     if (const Io io = end_read(incoming); io != Io::kMoved || !incoming.done) return io;
     note_request(payload, span.reply, incoming);
@@ -201,7 +201,8 @@ class ShmReceiver : public RecvChannel {
   Io take_single_copy(Incoming& incoming) {
     const std::byte* const source = span<SingleCopySpan>().address + incoming.received_bytes;
     const bool reduces = incoming.sink.reduces();
-    const uint64_t piece = std::min(incoming.left_bytes(), reduces ? kScratchBytes : kCallBytes);
+    const uint64_t piece =
+        std::min(incoming.left_bytes(), reduces ? kScratchBytes : kUnbufferedCallBytes);
     if (reduces && scratch_.empty()) scratch_.resize(kScratchBytes);
     std::byte* const target = reduces ? scratch_.data() : incoming.next();
     if (const MemoryRead read = sender_.read(target, source, piece); read != MemoryRead::kDone) {
@@ -271,7 +272,7 @@ class ShmReceiver : public RecvChannel {
   const ProcessMemory sender_;
   std::vector<std::byte> scratch_;
   const uint64_t report_every_;  // slots
-  const bool takes_over_ = lines_stay_owned();
+  const bool rewrites_lines_ = lines_stay_owned();
   uint64_t consumed_ = 0;  // slots
   uint64_t reported_ = 0;  // slots reported to the sender
   uint64_t returned_ = 0;  // buffers

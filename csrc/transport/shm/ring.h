@@ -48,7 +48,7 @@ namespace fastgpu {
 inline constexpr std::size_t kInlineBytes = 16;
 // One call moves at most this much of a payload that is not in buffers, so that other channels are
 // polled in between.
-inline constexpr uint64_t kCallBytes = 256 * 1024;
+inline constexpr uint64_t kUnbufferedCallBytes = 256 * 1024;
 // A frame that would fit into few buffers is cut into smaller pieces, so that the receiver copies
 // out one piece while the sender copies in the next.
 inline constexpr uint64_t kLeastPieceBytes = 8192;

@@ -156,7 +156,7 @@ class ShmSender : public SendChannel {
   Io write_in_place(Outgoing& frame) {
     const uint64_t size_bytes = frame.header.size_bytes;
     if (!request_->written) {
-      const uint64_t piece = std::min(size_bytes - frame.progress, kCallBytes);
+      const uint64_t piece = std::min(size_bytes - frame.progress, kUnbufferedCallBytes);
       std::memcpy(request_->memory + frame.progress, frame.payload + frame.progress, piece);
       frame.progress += piece;
       if (frame.progress < size_bytes) return Io::kMoved;

@@ -33,7 +33,7 @@ struct ShmRingConfig {
   uint32_t buffer_bytes = 64 * 1024;        // a multiple of 64
   uint32_t reply_slots = 2;                 // at most 32
   uint32_t reply_slot_bytes = 1024 * 1024;  // a multiple of 64
-  bool single_copy = true;                  // offer the sender's private memory to the receiver
+  bool single_copy = true;                  // let the receiver read the sender's private memory
 };
 
 UniqueFd create_shm_ring(const ShmRingConfig& config);

@@ -23,14 +23,14 @@ static_assert(std::endian::native == std::endian::little, "the wire is little-en
 
 constexpr std::size_t kHeaderBytes = sizeof(FrameHeader);
 // The most bytes per try_send() or try_recv(), so that one channel does not hold up the others.
-constexpr std::size_t kCallBytes = 1 << 20;
+constexpr std::size_t kTcpCallBytes = 1 << 20;
 // A read asks for this many bytes more than it needs. That is enough for the next small frames. It
 // is little of a large payload, which would have to be copied from here to its target.
 constexpr std::size_t kReadAheadBytes = 8 << 10;
 // Payloads to reduce are read in pieces of this size, which stay in the L2 cache until they are
 // reduced.
-constexpr std::size_t kStageBytes = 64 << 10;
-constexpr std::size_t kBufferBytes = kStageBytes + kReadAheadBytes;
+constexpr std::size_t kReducePieceBytes = 64 << 10;
+constexpr std::size_t kBufferBytes = kReducePieceBytes + kReadAheadBytes;
 constexpr std::size_t kAlignment = 64;
 
 // The stream of a channel. The poller watches it while the channel exists.
@@ -67,7 +67,7 @@ class TcpSender final : public SendChannel {
     if (closed_ || connection_.hung_up()) return Io::kClosed;
     if (frame.header.size_bytes > kMaxTcpFrameBytes) return refuse(frame.header.size_bytes);
     const uint64_t total = kHeaderBytes + frame.header.size_bytes;
-    const uint64_t stop = std::min<uint64_t>(total, frame.progress + kCallBytes);
+    const uint64_t stop = std::min<uint64_t>(total, frame.progress + kTcpCallBytes);
     bool moved = false;
     while (frame.progress < stop) {
       std::size_t size = 0;
@@ -182,7 +182,7 @@ class TcpReceiver final : public RecvChannel {
     const Io seen = peek(header);
     if (seen != Io::kMoved) return seen;
     const uint64_t before = incoming.received_bytes;
-    const uint64_t stop = std::min<uint64_t>(header_.size_bytes, before + kCallBytes);
+    const uint64_t stop = std::min<uint64_t>(header_.size_bytes, before + kTcpCallBytes);
     take_buffered(incoming);
     Io io = Io::kMoved;
     while (io == Io::kMoved && incoming.received_bytes < stop)
@@ -247,7 +247,7 @@ class TcpReceiver final : public RecvChannel {
   Io read_and_reduce(Incoming& incoming) {
     buffer_.align(incoming.sink.element_size);  // now, while it holds less than an element
     const uint64_t left = header_.size_bytes - incoming.received_bytes;
-    const std::size_t wanted = std::min<uint64_t>(left, kStageBytes) + kReadAheadBytes;
+    const std::size_t wanted = std::min<uint64_t>(left, kReducePieceBytes) + kReadAheadBytes;
     std::array<iovec, 1> part = {buffer_.room(wanted - buffer_.size(), 0)};
     std::size_t size = 0;
     const Io io = connection_.stream().read(part, &size);

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastgpu_comm.simulation import Point, Scenario
 
 SIMULATED = [name for name, collective in COLLECTIVES.items() if collective.has_schedule]
-MAX_RANKS = 65535
+MAX_RANKS = 65534  # kMaxWorld in csrc/base/call.h
 
 DESCRIPTION = """\
 Simulates the schedules that would run, step by step, on a model of the machine (docs/cost.md), and
