@@ -26,7 +26,7 @@ CollectiveCall CallBuilder::reduction(Collective collective, const Elements& ele
                                       const c10d::ReduceOp& reduce_op) const {
   const Reduction reduction = reduction_of(op_, reduce_op);
   CollectiveCall made = call(collective, elements);
-  made.reduce_op = reduction.op;
+  made.shape.reduce_op = reduction.op;
   made.premul_factor = reduction.premul_factor;
   return made;
 }
