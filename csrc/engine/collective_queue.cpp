@@ -261,8 +261,8 @@ void CollectiveQueue::fail_pending(const Failure& failure) noexcept {
     if (operation->started && on_abandoned_) on_abandoned_(operation->task.data);
     operation->release_caller();
     operation->scratch = {};
-    count_ended();
     operation->work.fail(std::move(own));
+    count_ended();  // last: a thread that sees the queue idle finds the work failed
   }
 }
 

@@ -152,8 +152,9 @@ void MessageQueue::fail_pending(const Failure& failure) noexcept {
   listening_.store(false);
   for (const MessagePtr& message : failed) {
     message->keep_alive.reset();
-    ended_.store(ended_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     message->work->fail(failure);
+    // Last: a thread that sees the queue idle finds the work failed.
+    ended_.store(ended_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }
 }
 
