@@ -12,7 +12,7 @@ std::string seen_by(int rank) { return "Seen by rank " + std::to_string(rank) + 
 const char* advice_for(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::kPeerLost:
-      return "start the lost rank again or destroy the group";
+      return "find out why it ended, and start all ranks again";
     case ErrorKind::kTimeout:
       return "find out what holds up the other rank, or allow more time, in a new group";
     case ErrorKind::kMismatch:

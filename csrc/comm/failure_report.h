@@ -1,8 +1,8 @@
 // The text of a failure, in this order: the event and the rank that it struck, the place where a
 // rank saw it, and the next step for the reader. For example: "rank 1 (host n2, pid 4711) was lost:
 // its process ended. Seen by rank 0 in all_reduce #19 of group '0', reported by rank 2. Every later
-// call on this group raises the same error; start the lost rank again or destroy the group." Thread
-// safety: pure functions.
+// call on this group raises the same error; find out why it ended, and start all ranks again."
+// Thread safety: pure functions.
 #pragma once
 
 #include <string>

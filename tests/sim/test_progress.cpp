@@ -194,7 +194,7 @@ TEST(the_background_yields_to_a_waiter) {
   engine.remove(chore.get());
 }
 
-TEST(what_is_announced_to_a_runner_that_leaves_is_not_lost) {
+TEST(work_announced_to_a_thread_that_leaves_is_not_lost) {
   Engine engine;
   engine.share_machine({.ranks = 1, .cores = 2});
   for (int round = 0; round < 300; ++round) {

@@ -16,8 +16,8 @@ TEST(a_report_says_what_where_and_what_to_do) {
            "#19 of group 'dp'");
   CHECK_EQ(with_advice(report, failure.kind),
            report +
-               ". Every later call on this group raises the same error; start the lost rank "
-               "again or destroy the group.");
+               ". Every later call on this group raises the same error; find out why it ended, "
+               "and start all ranks again.");
 }
 
 TEST(a_report_of_no_operation_names_the_group) {
