@@ -58,7 +58,7 @@ TEST(of_many_threads_one_reports_first) {
     std::atomic<int> calls{0};
     FailureLatch latch([&calls](Failure& failure) {
       calls.fetch_add(1);
-      failure.message += "!";
+      failure.message += '!';
     });
     std::atomic<int> incomplete{0};
     std::vector<std::thread> threads;
