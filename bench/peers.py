@@ -165,7 +165,7 @@ def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
 
 
 def versions(before: Path) -> list[Peer]:
-    """Returns the core benchmark of this checkout and that of another one."""
+    """Returns the core benchmarks of this checkout and of `before`."""
     other = before / CORE.relative_to(ROOT)
     if not other.exists():
         raise SystemExit(f"{other} does not exist; build the target {CORE.name} there")

@@ -150,7 +150,7 @@ def processors(rows: Rows) -> str:
 
 
 def changes(rows: Rows) -> str:
-    """Returns a table that compares this version with the one before."""
+    """Returns a table of the times before and after, and their ratios."""
     head = [""]
     for kind in OWN[:2]:
         head += [f"{kind}, before", "after", "after / before", "least"]

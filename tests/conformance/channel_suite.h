@@ -1,5 +1,6 @@
 // One suite of cases for every channel. A new channel takes part by one line: its name, and how to
-// make one. A case that fails prints its seed, which replays it.
+// make one. A failing case prints the seed
+// to replay it with.
 #pragma once
 
 #include <cstddef>

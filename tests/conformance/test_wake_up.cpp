@@ -25,7 +25,7 @@ constexpr uint32_t kTurns = 400;
 // So few slots and such small buffers that the sender often waits for room.
 constexpr ShmRingConfig kNarrow = {.slots = 2, .buffer_bytes = 4096};
 
-// One end of a pair: the poller in which it sleeps, and the ring by which it sends.
+// One end of a pair: a poller to sleep in, and a ring to send by.
 struct End {
   Poller poller;
   UniqueFd ring = create_shm_ring(kNarrow);

@@ -73,7 +73,7 @@ struct World {
     return {found->second.first.get(), found->second.second.get()};
   }
 
-  // Shows the others that `rank` has gone, behind its last message.
+  // Makes `rank` depart after its last message, as seen by all other ranks.
   void depart(int rank, Presence how) {
     presences[static_cast<std::size_t>(rank)] = how;
     ++version;

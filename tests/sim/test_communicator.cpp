@@ -152,7 +152,7 @@ TEST(a_failure_revokes_symmetric_memory) {
   });
 }
 
-// The peer writes the other group's reply where nobody will see it. It must not count as a sum.
+// The peer writes a reply of another group into revoked memory. It must not count as a sum.
 TEST(a_reply_to_revoked_memory_does_not_count) {
   MemoryStore others;
   with_world(2, {}, [&others](Communicator& failing, Runtime& runtime) {

@@ -164,7 +164,7 @@ TEST(a_reason_that_comes_as_the_peer_goes_is_the_one_reported) {
   CHECK_THROWS(work->raise_if_failed(), CollectiveMismatchError, "something else");
 }
 
-// Each work once, whoever found the failure, and at the next poll of its own queue.
+// Every pending work fails exactly once, at the next poll of the queue that holds it.
 TEST(one_failure_fails_collectives_and_messages) {
   World world(2, 4, 1);
   RankData memory;

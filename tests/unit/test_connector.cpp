@@ -1,5 +1,5 @@
-// Connectors with each other, and with peers that break the protocol. Only the connection of such
-// a peer may end.
+// Connectors connect to other connectors, and meet peers that break the protocol. Only the
+// connection of such a peer may end.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>

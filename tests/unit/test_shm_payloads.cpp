@@ -82,7 +82,7 @@ TEST(private_memory_is_read_by_a_single_copy) {
   }
 }
 
-// For example memory of a device driver: its process can read it, but others cannot.
+// For example memory that a device driver has mapped: only the process itself can read it.
 TEST(private_memory_that_others_cannot_read_goes_through_buffers) {
   const std::size_t page = page_bytes();
   auto* pages = static_cast<std::byte*>(

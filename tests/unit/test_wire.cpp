@@ -1,5 +1,5 @@
 // The wire format of docs/wire.md, byte by byte: frame headers, keys, messages between two ranks
-// and control messages. This version must write these bytes, and must read them.
+// and control messages. Writers must produce exactly these bytes, and readers accept them.
 #include <sys/socket.h>
 
 #include <array>
