@@ -74,8 +74,8 @@ lint: $(dependencies)
 	ruff format --check .
 	mypy
 	clang-format --dry-run --Werror $(cpp_sources)
-	cmake --preset release --log-level=WARNING
-	python tools/tidy.py build/release
+	cmake --preset lint --log-level=WARNING
+	python tools/tidy.py build/lint
 
 format: $(dependencies)
 	ruff check --fix .

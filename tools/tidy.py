@@ -1,7 +1,8 @@
-"""Runs clang-tidy on the sources of a build, in parallel: tidy.py BUILD_FOLDER [FILE...].
+"""Runs clang-tidy on what a build compiles, in parallel: tidy.py BUILD_FOLDER.
 
-A file that passed is checked again only after a change of the file, of a project header that it
-includes, of its compile command, or of the configuration. BUILD_FOLDER/tidy has a stamp per file.
+The build may compile sources in groups, which are then checked as groups: a third of the time. What
+passed is checked again only after a change of it, of a project file that it includes, of its
+compile command, or of the configuration. BUILD_FOLDER/tidy has a stamp for each.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 @functools.cache
 def project_includes(source: Path) -> frozenset[Path]:
-    """Returns the project's headers that `source` includes, directly or indirectly."""
+    """Returns the project's files that `source` includes, directly or indirectly."""
     found: set[Path] = set()
     waiting = [source]
     while waiting:
@@ -46,7 +47,7 @@ def stamp_name(source: Path, command: str) -> str:
 
 
 def check(source: Path, build: Path, stamp: Path) -> str:
-    """Runs clang-tidy on one file; returns the findings, empty if there are none."""
+    """Runs clang-tidy on one source; returns the findings, empty if there are none."""
     result = subprocess.run(
         ["clang-tidy", "--quiet", "-p", str(build), str(source)], capture_output=True, text=True
     )
@@ -57,19 +58,18 @@ def check(source: Path, build: Path, stamp: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the given files, or all files of the build; returns the exit status."""
+    """Checks all sources of the build; returns the exit status."""
     build = Path(arguments[0]).resolve()
     stamps = build / "tidy"
     stamps.mkdir(exist_ok=True)
-    wanted = {Path(name).resolve() for name in arguments[1:]}
     commands = json.loads((build / "compile_commands.json").read_text())
     waiting = []
     for entry in commands:
         source = Path(entry["directory"], entry["file"]).resolve()
         stamp = stamps / stamp_name(source, entry["command"])
-        if (not wanted or source in wanted) and not stamp.exists():
+        if not stamp.exists():
             waiting.append((source, build, stamp))
-    print(f"clang-tidy: {len(waiting)} of {len(commands)} files to check", flush=True)
+    print(f"clang-tidy: {len(waiting)} of {len(commands)} sources to check", flush=True)
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for findings in pool.map(lambda job: check(*job), waiting):

@@ -19,7 +19,6 @@ namespace {
 using Names = std::vector<std::string>;
 
 constexpr std::string_view kPrefix = "FASTGPU_";
-constexpr int kMaxPort = 65535;
 
 struct Field {
   std::string name;

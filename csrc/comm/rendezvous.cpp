@@ -23,7 +23,6 @@ namespace {
 constexpr TimeNs kProbeLimit = 5 * kSecond;
 constexpr std::size_t kMaxEndpoints = 8;
 constexpr int kMaxCores = 1 << 16;
-constexpr int kMaxPort = 65535;
 constexpr std::size_t kExcerptBytes = 200;  // an error shows so much of a wrong value
 constexpr const char* kSameVersion = "does every rank run the same version of fastgpu_comm?";
 

@@ -9,7 +9,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr TimeNs kRetryInterval = kMillisecond;
+constexpr TimeNs kDialRetryInterval = kMillisecond;
 
 }  // namespace
 
@@ -33,7 +33,7 @@ void Dialler::try_unix(uint64_t id) {
   try {
     socket = dial_unix(name);
     if (!socket && now_ns() < dials_.at(id).deadline) {
-      return loop_.call_after(kRetryInterval, [this, id] { try_unix(id); });
+      return loop_.call_after(kDialRetryInterval, [this, id] { try_unix(id); });
     }
     if (!socket) why = "too many connections wait for the unix socket @" + name;
   } catch (const CommError& error) {

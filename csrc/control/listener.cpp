@@ -16,7 +16,7 @@ namespace fastgpu {
 namespace {
 
 constexpr int kAcceptsATime = 64;  // so that many connects do not hold up the open links
-constexpr TimeNs kRetryInterval = 100 * kMillisecond;
+constexpr TimeNs kAcceptRetryInterval = 100 * kMillisecond;
 
 std::string random_name() {
   std::array<char, 48> text{};
@@ -62,7 +62,7 @@ void Listener::accept_from(const UniqueFd& listener, bool is_unix) {
       if (make_room_()) continue;
       if (!is_failing_) log(LogLevel::kError, "accept_failed", "reason=" + quoted(error.what()));
       is_failing_ = true;
-      return loop_.call_after(kRetryInterval,
+      return loop_.call_after(kAcceptRetryInterval,
                               [this, &listener, is_unix] { accept_from(listener, is_unix); });
     }
     if (!socket) return;

@@ -103,7 +103,7 @@ std::vector<std::byte> encode(const ControlMessage& message) {
 
 ControlMessage decode(std::span<const std::byte> bytes) {
   WireMessage wire{};
-  std::memcpy(&wire, bytes.data(), std::min(bytes.size(), sizeof(wire)));
+  if (bytes.size() >= sizeof(wire)) std::memcpy(&wire, bytes.data(), sizeof(wire));
   if (!is_possible(wire, bytes.size())) {
     raise_violation("its bytes are not a control message");
   }

@@ -19,13 +19,13 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::chrono::milliseconds kRetryInterval{1};
+constexpr std::chrono::milliseconds kProbeRetryInterval{1};
 
 UniqueFd dial_until(const std::string& name, TimeNs deadline) {
   for (;;) {
     UniqueFd socket = dial_unix(name);
     if (socket || now_ns() >= deadline) return socket;
-    std::this_thread::sleep_for(kRetryInterval);  // the backlog of the socket is full
+    std::this_thread::sleep_for(kProbeRetryInterval);  // the backlog of the socket is full
   }
 }
 

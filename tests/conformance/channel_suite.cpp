@@ -11,13 +11,13 @@
 
 #include "base/clock.h"
 #include "check.h"
+#include "patience.h"
 #include "transport/faulty.h"
 
 namespace fastgpu::test {
 namespace {
 
 using Random = std::mt19937_64;
-constexpr TimeNs kPatience = 60 * kSecond;
 // So many refusals in a row are not caused by injected faults or by the kernel's timing.
 constexpr int kRefusals = 400;
 // More frames than are sent before a hang-up is noticed.

@@ -14,13 +14,13 @@
 #include <vector>
 
 #include "check.h"
+#include "patience.h"
 #include "transport/shm/shm.h"
 #include "transport/wait/poller.h"
 
 namespace fastgpu::test {
 namespace {
 
-constexpr TimeNs kPatience = 30 * kSecond;
 constexpr uint32_t kTurns = 400;
 // So few slots and such small buffers that the sender often waits for room.
 constexpr ShmRingConfig kNarrow = {.slots = 2, .buffer_bytes = 4096};

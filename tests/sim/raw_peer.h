@@ -19,26 +19,11 @@
 
 #include "check.h"
 #include "comm/topology.h"
+#include "patience.h"
 #include "sim/rank_threads.h"
 #include "unit/wire_bytes.h"
 
 namespace fastgpu::test {
-
-inline constexpr TimeNs kPatience = 60 * kSecond;
-
-template <typename Condition>
-bool comes_true(Condition condition) {
-  for (const TimeNs end = now_ns() + kPatience; now_ns() < end;) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  }
-  return false;
-}
-
-inline bool is_ready(int socket, short events) {
-  pollfd wanted{.fd = socket, .events = events, .revents = 0};
-  return ::poll(&wanted, 1, static_cast<int>(kPatience / kMillisecond)) == 1;
-}
 
 class RawConnection {
  public:

@@ -8,11 +8,11 @@
 
 #include "check.h"
 #include "engine/engine.h"
+#include "patience.h"
 
 namespace fastgpu {
 namespace {
 
-constexpr TimeNs kPatience = 60 * kSecond;
 // So long that a busy machine rarely keeps a thread from running for half of it.
 constexpr TimeNs kTakeoverDelay = 100 * kMillisecond;
 
@@ -37,15 +37,6 @@ struct Chore : Pollable {
   std::atomic<int> looks_at_time{0};
   Work work;
 };
-
-template <typename Condition>
-bool comes_true(Condition condition) {
-  for (const TimeNs end = now_ns() + kPatience; now_ns() < end;) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
-  }
-  return false;
-}
 
 TEST(time_outs_are_looked_at_while_others_move) {
   Engine engine(EngineConfig{.background = false});
@@ -73,14 +64,14 @@ TEST(the_background_finishes_what_its_caller_left) {
     });
     engine.add(chore);
     engine.submit(Submission::kSmall);
-    chore->work.sleep_until_done(now_ns() + kPatience);  // does not help
+    chore->work.sleep_until_done(now_ns() + test::kPatience);  // does not help
     CHECK(chore->work.done());
     engine.remove(chore.get());
   }
 }
 
 TEST(a_caller_runs_small_work_once_and_leaves_the_rest) {
-  Engine engine(EngineConfig{.takeover_delay_ns = kPatience});
+  Engine engine(EngineConfig{.takeover_delay_ns = test::kPatience});
   const auto chore = std::make_shared<Chore>([] { return true; });
   engine.add(chore);
   engine.submit(Submission::kSmall);
@@ -115,7 +106,7 @@ TEST(the_background_takes_over_only_when_the_caller_stops) {
     engine.add(chore);
     const bool without_a_pause = submit_without_a_pause(engine);
     const bool taken_while_running = by_others.load();
-    const bool taken_after_the_stop = comes_true([&] { return by_others.load(); });
+    const bool taken_after_the_stop = test::comes_true([&] { return by_others.load(); });
     chore->finish();
     engine.remove(chore.get());
     CHECK(taken_after_the_stop);
@@ -185,9 +176,9 @@ TEST(the_background_yields_to_a_waiter) {
   });
   engine.add(chore);
   engine.submit(Submission::kSmall);
-  CHECK(comes_true([&] { return chore->polls.load() > 100; }));  // it runs in the background
+  CHECK(test::comes_true([&] { return chore->polls.load() > 100; }));  // it runs in the background
   waiter.store(std::this_thread::get_id());
-  for (const TimeNs end = now_ns() + kPatience; !chore->work.done() && now_ns() < end;) {
+  for (const TimeNs end = now_ns() + test::kPatience; !chore->work.done() && now_ns() < end;) {
     engine.wait(chore->work, now_ns() + 10 * kMillisecond);
   }
   CHECK(chore->work.done());
@@ -215,9 +206,9 @@ TEST(work_announced_to_a_thread_that_leaves_is_not_lost) {
       one->finish();
       return &one->work;
     };
-    CHECK(comes_true([&] { return engine.run_inline(true, enter); }));
+    CHECK(test::comes_true([&] { return engine.run_inline(true, enter); }));
     announcer.join();
-    CHECK(comes_true([&] { return other->polls.load() > 2; }));
+    CHECK(test::comes_true([&] { return other->polls.load() > 2; }));
     other->finish();
     engine.remove(one.get());
     engine.remove(other.get());

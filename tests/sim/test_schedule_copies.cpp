@@ -7,7 +7,7 @@
 namespace fastgpu::test {
 namespace {
 
-const PlanRequest kOneShot = subject(Collective::kAllReduce, Algorithm::kDirect);
+const PlanRequest kDirectAllReduce = subject(Collective::kAllReduce, Algorithm::kDirect);
 
 }  // namespace
 
@@ -20,7 +20,8 @@ TEST(copy_that_reduces) {
 
 TEST(copy_that_stores_instead_of_reducing) {
   check_found(
-      kOneShot, [](World& world) { find_step(lane_of(world, 2), is_copy, 1)->reduce = false; },
+      kDirectAllReduce,
+      [](World& world) { find_step(lane_of(world, 2), is_copy, 1)->reduce = false; },
       "the sum of all ranks");
 }
 
@@ -69,7 +70,8 @@ TEST(copy_into_the_input) {
 
 TEST(copy_of_unequal_sizes) {
   check_found(
-      kOneShot, [](World& world) { find_step(lane_of(world, 2), is_copy)->source.size_bytes -= 4; },
+      kDirectAllReduce,
+      [](World& world) { find_step(lane_of(world, 2), is_copy)->source.size_bytes -= 4; },
       "differ in size");
 }
 

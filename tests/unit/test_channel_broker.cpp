@@ -18,7 +18,7 @@ namespace {
 constexpr MemberKey kMe{.communicator = 3, .rank = 0};
 constexpr PairKey kPair{.member = kMe, .peer = 1};
 
-struct Fixture {
+struct BrokerFixture {
   Poller poller;
   SymmetricHeap heap;
   ChannelBroker broker{poller, heap};
@@ -45,7 +45,7 @@ void check_passes_a_frame(SendChannel& sender, RecvChannel& receiver) {
 }
 
 TEST(a_ring_has_a_sender_and_a_receiver) {
-  Fixture fixture;
+  BrokerFixture fixture;
   const UniqueFd ring = create_shm_ring({});
   const auto sender =
       fixture.broker.ring_sender(fixture.peer, 0, UniqueFd(::dup(ring.get())), [](uint32_t) {});
@@ -54,7 +54,7 @@ TEST(a_ring_has_a_sender_and_a_receiver) {
 }
 
 TEST(an_end_is_shared_by_a_lane_of_one_process) {
-  Fixture fixture;
+  BrokerFixture fixture;
   const auto end = fixture.broker.end_of(fixture.peer, 2);
   CHECK(fixture.broker.end_of(fixture.peer, 2) == end);
   CHECK(fixture.broker.end_of(fixture.peer, 3) != end);
@@ -69,7 +69,7 @@ TEST(an_end_is_shared_by_a_lane_of_one_process) {
 }
 
 TEST(the_passed_doorbell_wakes_the_engine) {
-  Fixture fixture;
+  BrokerFixture fixture;
   std::vector<UniqueFd> passed = fixture.broker.own_doorbell();
   CHECK_EQ(passed.size(), 2U);
   Doorbell bell = Doorbell::attach(std::move(passed[0]), std::move(passed[1]));
@@ -79,7 +79,7 @@ TEST(the_passed_doorbell_wakes_the_engine) {
 }
 
 // A listener stands for the peer.
-struct StreamFixture : Fixture {
+struct StreamFixture : BrokerFixture {
   EventLoop loop;
   Registry registry;
   Dialler dialler{loop};

@@ -15,7 +15,7 @@ struct Quiet : RecvChannel {
   bool* hung_up_;
 };
 
-struct Fixture {
+struct ChannelSetFixture {
   Engine engine{EngineConfig{.background = false}};
   ChannelSet channels{engine, 3, 2, [](int, int) {}, [](int, const Failure&) {}};
 };
@@ -23,7 +23,7 @@ struct Fixture {
 // The control link says that the peer leaves. Over TCP the last frames may arrive after that,
 // on another connection, and the end of the stream follows them.
 TEST(a_peer_that_leaves_in_order_may_still_be_read) {
-  Fixture fixture;
+  ChannelSetFixture fixture;
   bool hung_up = false;
   fixture.channels.on_receiver(1, 0, std::make_unique<Quiet>(&hung_up));
   fixture.channels.on_departed(1, /*in_order=*/true, "");
@@ -35,7 +35,7 @@ TEST(a_peer_that_leaves_in_order_may_still_be_read) {
 }
 
 TEST(a_lost_peer_is_hung_up) {
-  Fixture fixture;
+  ChannelSetFixture fixture;
   bool hung_up = false;
   fixture.channels.on_receiver(2, 1, std::make_unique<Quiet>(&hung_up));
   fixture.channels.on_departed(2, /*in_order=*/false, "its process ended");
@@ -45,7 +45,7 @@ TEST(a_lost_peer_is_hung_up) {
 }
 
 TEST(a_closed_channel_waits_for_its_reason) {
-  Fixture fixture;
+  ChannelSetFixture fixture;
   CHECK(!fixture.channels.departed(1));
   fixture.channels.on_departed(1, /*in_order=*/false, "its process ended");
   CHECK(fixture.channels.departed(1));
@@ -66,7 +66,7 @@ TEST(a_closed_channel_whose_reason_does_not_come_says_so) {
 }
 
 TEST(a_lane_is_opened_once_and_only_if_it_exists) {
-  Fixture fixture;
+  ChannelSetFixture fixture;
   bool hung_up = false;
   const auto open = [&](int lane) {
     fixture.channels.on_receiver(1, lane, std::make_unique<Quiet>(&hung_up));

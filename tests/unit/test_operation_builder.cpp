@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kWorld = 4;
 
-struct Fixture {
-  explicit Fixture(SingleCopy single_copy = SingleCopy::kNever, int cores = 64)
+struct BuilderFixture {
+  explicit BuilderFixture(SingleCopy single_copy = SingleCopy::kNever, int cores = 64)
       : builder({.rank = 1,
                  .world = kWorld,
                  .machine = {.ranks = kWorld, .cores = cores},
@@ -55,7 +55,7 @@ void run(const Operation& operation) {
 }
 
 TEST(calls_that_cannot_be_made_are_refused) {
-  Fixture fixture;
+  BuilderFixture fixture;
   std::array<float, 4> data{};
   CollectiveCall call = call_of(Collective::kBroadcast, data);
   for (const int root : {-1, kWorld, 70000}) {
@@ -77,7 +77,7 @@ TEST(calls_that_cannot_be_made_are_refused) {
 }
 
 TEST(what_travels_in_frames_is_what_was_called) {
-  Fixture fixture;
+  BuilderFixture fixture;
   std::array<float, 4> data{};
   CollectiveCall call = call_of(Collective::kAllReduce, data);
   call.shape.root = 2;  // says nothing in an all_reduce, and must not tell ranks apart
@@ -92,7 +92,7 @@ TEST(what_travels_in_frames_is_what_was_called) {
 }
 
 TEST(an_average_is_scaled_after_the_sum) {
-  Fixture fixture;
+  BuilderFixture fixture;
   std::vector<float> data{4, 8};
   CollectiveCall call = call_of(Collective::kAllReduce, data);
   call.shape.reduce_op = ReduceOp::kAvg;
@@ -107,7 +107,7 @@ TEST(an_average_is_scaled_after_the_sum) {
 
 TEST(only_the_root_of_a_reduce_scales_its_average) {
   for (const int root : {0, 1}) {
-    Fixture fixture;
+    BuilderFixture fixture;
     std::vector<float> data{4};
     CollectiveCall call = call_of(Collective::kReduce, data);
     call.shape.reduce_op = ReduceOp::kAvg;
@@ -118,7 +118,7 @@ TEST(only_the_root_of_a_reduce_scales_its_average) {
 }
 
 TEST(a_factor_is_applied_before_the_sum_to_a_copy_of_the_input) {
-  Fixture fixture;
+  BuilderFixture fixture;
   std::vector<float> input{1, 2, 3, 4};
   std::vector<float> data{0};
   CollectiveCall call = call_of(Collective::kReduceScatter, data);
@@ -133,7 +133,7 @@ TEST(a_factor_is_applied_before_the_sum_to_a_copy_of_the_input) {
 }
 
 TEST(an_average_that_would_overflow_is_scaled_before_the_sum) {
-  Fixture fixture;
+  BuilderFixture fixture;
   std::vector<float> memory(1);
   CollectiveCall call = call_of(Collective::kAllReduce, memory);
   call.shape.dtype = DType::kFloat16;
@@ -147,7 +147,7 @@ TEST(only_large_results_that_are_not_sums_go_past_the_caches) {
   std::array<float, 4> data{};
   for (const Collective collective : {Collective::kAllReduce, Collective::kAllGather}) {
     for (const uint64_t received_bytes : {uint64_t{100}, uint64_t{1} << 40}) {
-      Fixture fixture;
+      BuilderFixture fixture;
       fixture.received_bytes = received_bytes;
       const auto operation = fixture.build(call_of(collective, data));
       const bool streams = collective == Collective::kAllGather && received_bytes > 100;
@@ -161,7 +161,7 @@ TEST(receivers_read_large_frames_in_place_unless_they_reduce_or_broadcast) {
   const auto from = [&](Collective collective, SingleCopy single_copy, int cores) {
     CollectiveCall call = call_of(collective, data);
     call.shape.root = 0;
-    return Fixture(single_copy, cores).build(call)->task.single_copy_from_bytes;
+    return BuilderFixture(single_copy, cores).build(call)->task.single_copy_from_bytes;
   };
   CHECK_EQ(from(Collective::kAllGather, SingleCopy::kAlways, 64), uint64_t{32 * 1024});
   CHECK_EQ(from(Collective::kAllGather, SingleCopy::kAlways, 2), uint64_t{64 * 1024});
@@ -173,7 +173,7 @@ TEST(receivers_read_large_frames_in_place_unless_they_reduce_or_broadcast) {
 TEST(large_scratch_is_taken_with_the_call) {
   std::array<float, 4> data{};
   for (const std::size_t scratch_bytes : {kSmallScratchBytes, kSmallScratchBytes + 1}) {
-    Fixture fixture;
+    BuilderFixture fixture;
     fixture.schedule.scratch_bytes = scratch_bytes;
     const auto operation = fixture.build(call_of(Collective::kAllReduce, data));
     CHECK_EQ(operation->lacks_scratch(), scratch_bytes == kSmallScratchBytes);

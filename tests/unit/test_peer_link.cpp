@@ -17,7 +17,7 @@ constexpr MemberKey kMe{.communicator = 3, .rank = 0};
 constexpr PairKey kPair{.member = kMe, .peer = 1};
 
 // A dialled link of rank 0 to rank 1, which the test plays.
-struct Fixture {
+struct PeerLinkFixture {
   Poller poller;
   SymmetricHeap heap;
   Registry registry;
@@ -27,7 +27,7 @@ struct Fixture {
   Link peer;
   Doorbell bell = Doorbell::create();
 
-  Fixture() { registry.attach(kMe, sink, std::vector<PeerAddress>(2)); }
+  PeerLinkFixture() { registry.attach(kMe, sink, std::vector<PeerAddress>(2)); }
 
   void connect() {
     std::array<int, 2> both{};
@@ -54,7 +54,7 @@ struct Fixture {
 };
 
 TEST(a_ring_waits_for_the_connection_and_its_sender_for_the_welcome) {
-  Fixture fixture;
+  PeerLinkFixture fixture;
   fixture.link.say_hello(/*is_unix=*/true);
   fixture.link.open_ring(2);
   fixture.connect();
@@ -76,7 +76,7 @@ TEST(a_ring_waits_for_the_connection_and_its_sender_for_the_welcome) {
 }
 
 TEST(a_leave_counts_the_rings_and_ends_the_link) {
-  Fixture fixture;
+  PeerLinkFixture fixture;
   fixture.link.say_hello(/*is_unix=*/true);
   fixture.link.open_ring(0);
   fixture.link.open_ring(1);
@@ -90,7 +90,7 @@ TEST(a_leave_counts_the_rings_and_ends_the_link) {
 }
 
 TEST(a_second_welcome_is_a_violation) {
-  Fixture fixture;
+  PeerLinkFixture fixture;
   fixture.connect();
   fixture.welcome();
   fixture.welcome();
@@ -98,7 +98,7 @@ TEST(a_second_welcome_is_a_violation) {
 }
 
 TEST(many_messages_are_read_in_turns) {
-  Fixture fixture;
+  PeerLinkFixture fixture;
   fixture.connect();
   for (int i = 0; i < 100; ++i) {
     ControlMessage message;
@@ -117,7 +117,7 @@ TEST(many_messages_are_read_in_turns) {
 }
 
 TEST(what_the_peer_said_before_its_end_still_counts) {
-  Fixture fixture;
+  PeerLinkFixture fixture;
   fixture.connect();
   ControlMessage leave;
   leave.kind = ControlKind::kLeave;

@@ -27,8 +27,8 @@ ControlMessage first_of(ControlKind kind, const MemberKey& to, int from = 1) {
   return message;
 }
 
-struct Fixture {
-  explicit Fixture(std::size_t limit = 100)
+struct PendingFixture {
+  explicit PendingFixture(std::size_t limit = 100)
       : pending(
             loop, [this](const MemberKey& key) { return known.contains(key); },
             [this](Link link, ControlMessage first) {
@@ -61,7 +61,7 @@ bool is_closed(Link& link) {
 }
 
 TEST(a_hello_and_a_stream_reach_their_communicator) {
-  Fixture fixture;
+  PendingFixture fixture;
   Link hello = fixture.connect();
   Link stream = fixture.connect(SOCK_STREAM);
   CHECK_EQ(fixture.pending.size(), 2U);
@@ -74,7 +74,7 @@ TEST(a_hello_and_a_stream_reach_their_communicator) {
 }
 
 TEST(a_parked_connection_is_taken_once_its_communicator_exists) {
-  Fixture fixture;
+  PendingFixture fixture;
   Link link = fixture.connect();
   link.send(first_of(ControlKind::kHello, kUnknown));
   link.send(first_of(ControlKind::kLeave, kUnknown));  // not read before
@@ -92,7 +92,7 @@ TEST(a_parked_connection_is_taken_once_its_communicator_exists) {
 }
 
 TEST(a_parked_connection_stays_when_its_peer_ends) {
-  Fixture fixture;
+  PendingFixture fixture;
   {
     Link link = fixture.connect();
     link.send(first_of(ControlKind::kHello, kUnknown));
@@ -103,7 +103,7 @@ TEST(a_parked_connection_stays_when_its_peer_ends) {
 }
 
 TEST(parked_connections_are_taken_in_the_order_of_their_arrival) {
-  Fixture fixture;
+  PendingFixture fixture;
   std::vector<Link> links;
   for (int from = 1; from < 10; ++from) {
     links.push_back(fixture.connect());
@@ -118,7 +118,7 @@ TEST(parked_connections_are_taken_in_the_order_of_their_arrival) {
 }
 
 TEST(the_oldest_makes_room_for_the_newest) {
-  Fixture fixture(/*limit=*/2);
+  PendingFixture fixture(/*limit=*/2);
   std::vector<Link> links;
   for (int i = 0; i < 4; ++i) links.push_back(fixture.connect());
   CHECK_EQ(fixture.pending.size(), 2U);
@@ -134,14 +134,14 @@ TEST(the_oldest_makes_room_for_the_newest) {
 TEST(a_wrong_first_message_closes_the_connection) {
   for (const ControlKind kind : {ControlKind::kWelcome, ControlKind::kRing, ControlKind::kSegment,
                                  ControlKind::kLeave, ControlKind::kFail, ControlKind::kStream}) {
-    Fixture fixture;
+    PendingFixture fixture;
     Link link = fixture.connect();
     link.send(first_of(kind, kKnown));
     fixture.run();
     CHECK(is_closed(link));
     CHECK(fixture.taken.empty());
   }
-  Fixture fixture;
+  PendingFixture fixture;
   Link link = fixture.connect(SOCK_STREAM);
   link.send(first_of(ControlKind::kProbe, {}));
   fixture.run();
@@ -149,7 +149,7 @@ TEST(a_wrong_first_message_closes_the_connection) {
 }
 
 TEST(bytes_that_are_no_message_close_the_connection) {
-  Fixture fixture;
+  PendingFixture fixture;
   Link link = fixture.connect();
   CHECK_EQ(::send(link.fd(), "GET / HTTP/1.1", 14, 0), 14);
   fixture.run();
@@ -158,7 +158,7 @@ TEST(bytes_that_are_no_message_close_the_connection) {
 }
 
 TEST(a_probe_is_answered_and_its_connection_closed) {
-  Fixture fixture;
+  PendingFixture fixture;
   Link link = fixture.connect();
   link.send(first_of(ControlKind::kProbe, {}));
   fixture.run();

@@ -16,7 +16,7 @@ Topology topology_of(int world) {
   return topology;
 }
 
-struct Fixture {
+struct PreparedFixture {
   Topology topology = topology_of(2);
   SymmetricHeap heap;
   Planner planner{0, topology, Options{}};
@@ -36,7 +36,7 @@ struct Fixture {
 };
 
 TEST(the_next_call_of_a_shape_uses_the_same_operation) {
-  Fixture fixture;
+  PreparedFixture fixture;
   const Operation* first = fixture.prepare(fixture.call(8)).get();
   CollectiveCall again = fixture.call(8);
   again.data += 4;
@@ -48,7 +48,7 @@ TEST(the_next_call_of_a_shape_uses_the_same_operation) {
 }
 
 TEST(calls_of_another_shape_are_not_mixed_up) {
-  Fixture fixture;
+  PreparedFixture fixture;
   for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kSum}) {
     for (uint64_t count = 1; count <= 64; ++count) {  // more than there are slots
       CollectiveCall call = fixture.call(count);
@@ -61,7 +61,7 @@ TEST(calls_of_another_shape_are_not_mixed_up) {
 }
 
 TEST(an_operation_that_somebody_holds_is_not_used_again) {
-  Fixture fixture;
+  PreparedFixture fixture;
   std::shared_ptr<Work> held = work_of(fixture.prepare(fixture.call(8)));
   held->complete();
   const std::shared_ptr<Operation>& second = fixture.prepare(fixture.call(8));
@@ -70,7 +70,7 @@ TEST(an_operation_that_somebody_holds_is_not_used_again) {
 }
 
 TEST(an_operation_that_ended_well_is_used_again_as_new) {
-  Fixture fixture;
+  PreparedFixture fixture;
   Operation* first = fixture.prepare(fixture.call(8)).get();
   first->work.complete();
   const std::shared_ptr<Operation>& second = fixture.prepare(fixture.call(8));
@@ -79,7 +79,7 @@ TEST(an_operation_that_ended_well_is_used_again_as_new) {
 }
 
 TEST(an_operation_that_failed_is_not_used_again) {
-  Fixture fixture;
+  PreparedFixture fixture;
   const std::weak_ptr<Operation> first = fixture.prepare(fixture.call(8));
   first.lock()->work.fail({});
   CHECK(!fixture.prepare(fixture.call(8))->work.done());
@@ -87,7 +87,7 @@ TEST(an_operation_that_failed_is_not_used_again) {
 }
 
 TEST(a_refused_call_leaves_the_prepared_one) {
-  Fixture fixture;
+  PreparedFixture fixture;
   const Operation* first = fixture.prepare(fixture.call(8)).get();
   CollectiveCall bad = fixture.call(8);
   bad.send_counts = {1};

@@ -17,25 +17,25 @@ constexpr MemberKey kMe{.communicator = 77, .rank = 0};
 PairKey with(int peer) { return {kMe, peer}; }
 
 // A communicator of 3 ranks, of which this is rank 0.
-struct Fixture {
+struct RegistryFixture {
   Registry registry;
   std::shared_ptr<test::NotingSink> sink = std::make_shared<test::NotingSink>();
 
-  Fixture() { registry.attach(kMe, sink, std::vector<PeerAddress>(3)); }
+  RegistryFixture() { registry.attach(kMe, sink, std::vector<PeerAddress>(3)); }
   void arrive(int peer, int lane) {
     registry.channel_arrived(with(peer), lane, std::make_unique<test::QuietReceiver>());
   }
 };
 
 TEST(channels_go_to_the_communicator) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.arrive(1, 4);
   fixture.registry.channel_opened(with(2), 3, std::make_unique<test::QuietSender>());
   CHECK(fixture.sink->heard == (Heard{"receiver 1 4", "sender 2 3"}));
 }
 
 TEST(a_peer_departs_when_the_last_of_its_channels_has_arrived) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.arrive(1, 0);
   fixture.registry.leave(with(1), 3);
   fixture.arrive(1, 1);
@@ -47,13 +47,13 @@ TEST(a_peer_departs_when_the_last_of_its_channels_has_arrived) {
 }
 
 TEST(a_peer_that_opened_nothing_departs_at_once) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.leave(with(2), 0);
   CHECK(fixture.sink->heard == (Heard{"left 2 "}));
 }
 
 TEST(a_link_may_end_after_leave_and_before_the_channels) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.leave(with(1), 1);
   fixture.registry.link_ended(with(1), "its process ended");
   CHECK(fixture.sink->heard.empty());
@@ -62,7 +62,7 @@ TEST(a_link_may_end_after_leave_and_before_the_channels) {
 }
 
 TEST(a_link_that_ends_without_leave_loses_the_peer) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.link_ended(with(1), "its process ended");
   CHECK(fixture.sink->heard == (Heard{"lost 1 its process ended"}));
   CHECK(fixture.registry.find(with(1)) == nullptr);
@@ -70,7 +70,7 @@ TEST(a_link_that_ends_without_leave_loses_the_peer) {
 }
 
 TEST(a_peer_departs_once) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.lose(with(1), "first");
   fixture.registry.lose(with(1), "second");
   fixture.registry.link_ended(with(1), "third");
@@ -82,14 +82,14 @@ TEST(a_peer_departs_once) {
 }
 
 TEST(a_peer_that_leaves_with_an_absurd_count_stays) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.leave(with(1), std::numeric_limits<uint32_t>::max());
   fixture.arrive(1, 0);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0"}));
 }
 
 TEST(a_lane_opened_twice_is_refused) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.arrive(1, 5);
   CHECK_THROWS(fixture.arrive(1, 5), PeerLostError, "rank 1 opened lane 5 twice");
   fixture.arrive(2, 5);
@@ -97,7 +97,7 @@ TEST(a_lane_opened_twice_is_refused) {
 }
 
 TEST(opened_channels_are_counted_by_peer) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.count_opened(with(1));
   fixture.registry.count_opened(with(1));
   fixture.registry.count_opened(with(2));
@@ -106,7 +106,7 @@ TEST(opened_channels_are_counted_by_peer) {
 }
 
 TEST(a_reported_failure_goes_to_the_communicator) {
-  Fixture fixture;
+  RegistryFixture fixture;
   Failure failure;
   failure.message = "out of memory";
   for (const int suspect : {kNoRank, 0, 1, 2}) {
@@ -119,7 +119,7 @@ TEST(a_reported_failure_goes_to_the_communicator) {
 }
 
 TEST(a_report_of_a_rank_that_does_not_exist_makes_its_sender_the_suspect) {
-  Fixture fixture;
+  RegistryFixture fixture;
   Failure failure;
   for (const int suspect :
        {-2, 3, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
@@ -131,7 +131,7 @@ TEST(a_report_of_a_rank_that_does_not_exist_makes_its_sender_the_suspect) {
 }
 
 TEST(a_connection_must_come_from_another_rank_of_the_group) {
-  Fixture fixture;
+  RegistryFixture fixture;
   fixture.registry.check_peer(with(1));
   fixture.registry.check_peer(with(2));
   for (const int rank : {-1, 0, 3, std::numeric_limits<int>::max()}) {
@@ -142,7 +142,7 @@ TEST(a_connection_must_come_from_another_rank_of_the_group) {
 }
 
 TEST(a_detached_communicator_hears_nothing) {
-  Fixture fixture;
+  RegistryFixture fixture;
   CHECK(fixture.registry.has(kMe));
   fixture.registry.detach(kMe);
   CHECK(!fixture.registry.has(kMe));
@@ -160,7 +160,7 @@ TEST(a_detached_communicator_hears_nothing) {
 }
 
 TEST(communicators_and_ranks_are_kept_apart) {
-  Fixture fixture;
+  RegistryFixture fixture;
   const auto other = std::make_shared<test::NotingSink>();
   fixture.registry.attach({78, 0}, other, std::vector<PeerAddress>(3));
   fixture.registry.lose({{78, 0}, 1}, "its process ended");

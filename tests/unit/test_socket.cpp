@@ -10,17 +10,11 @@
 
 #include "base/error.h"
 #include "check.h"
+#include "patience.h"
 #include "transport/socket/socket.h"
 
 namespace fastgpu {
 namespace {
-
-constexpr int kPatienceMs = 30'000;
-
-bool wait_for(int socket, short events) {
-  pollfd wanted{.fd = socket, .events = events, .revents = 0};
-  return ::poll(&wanted, 1, kPatienceMs) == 1;
-}
 
 bool has_address(const std::string& address) {
   const std::vector<InterfaceAddress> all = interface_addresses();
@@ -35,9 +29,9 @@ void check_connects(const std::string& address) {
   CHECK(port != 0);
   CHECK(!accept_connection(listener.get()));
   const UniqueFd dialled = dial_tcp({address, port});
-  CHECK(wait_for(dialled.get(), POLLOUT));
+  CHECK(test::is_ready(dialled.get(), POLLOUT));
   CHECK_EQ(dial_result(dialled.get()), 0);
-  CHECK(wait_for(listener.get(), POLLIN));
+  CHECK(test::is_ready(listener.get(), POLLIN));
   const UniqueFd accepted = accept_connection(listener.get());
   CHECK(static_cast<bool>(accepted));
   for (const auto& [from, to] :
@@ -45,7 +39,7 @@ void check_connects(const std::string& address) {
     char byte = 'x';
     CHECK_EQ(::send(from, &byte, 1, MSG_NOSIGNAL), 1);
     byte = 0;
-    CHECK(wait_for(to, POLLIN));
+    CHECK(test::is_ready(to, POLLIN));
     CHECK_EQ(::recv(to, &byte, 1, 0), 1);
     CHECK_EQ(byte, 'x');
     CHECK((::fcntl(from, F_GETFL) & O_NONBLOCK) != 0);
@@ -90,7 +84,7 @@ TEST(a_refused_dial_says_whom) {
   closed.reset();
   try {
     const UniqueFd dialled = dial_tcp({"127.0.0.1", port});  // at once, or a moment later
-    CHECK(wait_for(dialled.get(), POLLOUT));
+    CHECK(test::is_ready(dialled.get(), POLLOUT));
     CHECK_EQ(dial_result(dialled.get()), ECONNREFUSED);
     CHECK(dial_result(dialled.get()) != 0);  // and it stays failed
   } catch (const PeerLostError& error) {
@@ -110,7 +104,7 @@ TEST(a_dial_under_way_says_so) {
   CHECK_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&any), &size), 0);
   const Endpoint here{"127.0.0.1", ntohs(any.sin_port)};
   const UniqueFd first = dial_tcp(here);
-  CHECK(wait_for(first.get(), POLLOUT));
+  CHECK(test::is_ready(first.get(), POLLOUT));
   CHECK_EQ(dial_result(first.get()), 0);
   const UniqueFd second = dial_tcp(here);
   CHECK_EQ(dial_result(second.get()), EINPROGRESS);

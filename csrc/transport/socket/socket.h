@@ -13,6 +13,8 @@
 
 namespace fastgpu {
 
+inline constexpr int kMaxPort = 65535;
+
 // An address to dial: "10.0.0.1", 4711 or "fe80::1%eth0", 4711.
 struct Endpoint {
   std::string address;
