@@ -23,7 +23,9 @@ const char* name_of(Verb verb) {
 }
 
 std::string describe(const Step& step) {
-  std::string text = name_of(step.verb);
+  std::string text = step.coding == Coding::kEncode   ? "encode"
+                     : step.coding == Coding::kDecode ? "decode"
+                                                      : name_of(step.verb);
   if (step.reduce) text += "_reduce";
   text += '(';
   if (step.verb != Verb::kCopy) text += "peer=" + std::to_string(step.peer);

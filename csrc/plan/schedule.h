@@ -44,11 +44,16 @@ enum class Verb : uint8_t {
 };
 inline constexpr int kVerbCount = 3;
 
+// What a copy does to the bytes. An encoded region is in scratch; its size follows from the number
+// of elements (base/codec.h), and it is decoded as a whole.
+enum class Coding : uint8_t { kPlain, kEncode, kDecode };
+
 // A frame is the unit that a send moves to a receive. An empty frame has only a header, which names
 // the call. With it a rank that has nothing to send still lets its peer detect a mismatched call.
 struct Step {
   Verb verb = Verb::kSend;
   bool reduce = false;  // target = target op source, instead of target = source
+  Coding coding = Coding::kPlain;  // of a copy
   int peer = -1;
   // The frame's number among all frames from sender to receiver in this lane, from 0.
   uint32_t ordinal = 0;

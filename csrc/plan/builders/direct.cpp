@@ -4,6 +4,8 @@
 #include <numeric>
 #include <vector>
 
+#include "plan/builders/encoded.h"
+
 namespace fastgpu {
 
 void reduce_in_order(LaneBuilder& steps, const RankSubset& subset, const Region& own,
@@ -102,6 +104,7 @@ void direct_all_reduce(LaneContext& context) {
   const PlanRequest& request = context.request;
   const std::vector<int> ranks = all_ranks(request.world);
   const RankSubset subset{ranks, request.rank};
+  if (request.codec != Codec::kNone) return encoded_two_shot(context, subset);
   const uint64_t bytes = request.count * request.element_size;
   if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(context, subset);
   const ChunkedRegion blocks = context.blocks();

@@ -55,6 +55,24 @@ void LaneBuilder::copy(const Region& source, const Region& target) {
 void LaneBuilder::copy_reduce(const Region& source, const Region& target) {
   append(Verb::kCopy, true, kNoPeer, source, target);
 }
+void LaneBuilder::encode(const Region& source, const Region& target) {
+  lane_.push_back({.verb = Verb::kCopy,
+                   .coding = Coding::kEncode,
+                   .peer = kNoPeer,
+                   .source = source,
+                   .target = target});
+}
+void LaneBuilder::decode(const Region& source, const Region& target) {
+  lane_.push_back({.verb = Verb::kCopy,
+                   .coding = Coding::kDecode,
+                   .peer = kNoPeer,
+                   .source = source,
+                   .target = target});
+}
+void LaneBuilder::decode_reduce(const Region& source, const Region& target) {
+  decode(source, target);
+  lane_.back().reduce = true;
+}
 void LaneBuilder::send_empty(int peer) {
   lane_.push_back(empty_frame(Verb::kSend, peer, sent_[peer]++));
 }

@@ -20,6 +20,10 @@ class LaneBuilder {
   void recv_reduce(int peer, const Region& target);              // target = target op received
   void copy(const Region& source, const Region& target);         // target = source
   void copy_reduce(const Region& source, const Region& target);  // target = target op source
+  // Between elements and an encoded region.
+  void encode(const Region& source, const Region& target);
+  void decode(const Region& source, const Region& target);         // target = decoded
+  void decode_reduce(const Region& source, const Region& target);  // target = target op decoded
   // A frame without payload: a signal that this rank has arrived, or an acknowledgement.
   void send_empty(int peer);
   void recv_empty(int peer);

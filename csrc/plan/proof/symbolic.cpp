@@ -7,6 +7,9 @@ namespace fastgpu {
 namespace {
 
 constexpr std::size_t kWordBits = 64;
+// In place of a node's right term: what became of the left one.
+constexpr int kRounded = -2;
+constexpr int kEncoded = -3;
 
 std::string bytes_text(uint64_t begin, uint64_t end) {
   return "bytes [" + std::to_string(begin) + ", " + std::to_string(end) + ")";
@@ -26,8 +29,9 @@ Terms::Terms(int world)
 int Terms::reduce(int left, int right) {
   const uint64_t key = static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right);
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
-  const auto term = static_cast<int>(nodes_.size());
-  ranks_.resize(ranks_.size() + words_);
+  if (frames_.contains(left) || frames_.contains(right)) {
+    throw ProofFailure("reduces encoded bytes: " + show(left) + " + " + show(right));
+  }
   for (std::size_t word = 0; word < words_; ++word) {
     const uint64_t both = ranks_of(left)[word] & ranks_of(right)[word];
     if (both != 0) {
@@ -35,15 +39,55 @@ int Terms::reduce(int left, int right) {
       throw ProofFailure("the contribution of rank " + std::to_string(rank) +
                          " is counted twice: " + show(left) + " + " + show(right));
     }
-    ranks_[static_cast<std::size_t>(term) * words_ + word] =
-        ranks_of(left)[word] | ranks_of(right)[word];
   }
-  nodes_.push_back({left, right});
+  const int term = add({left, right}, left, right);
   known_.emplace(key, term);
   return term;
 }
 
+// A new term with the contributions of two others.
+int Terms::add(const Node& node, int left, int right) {
+  const auto term = static_cast<int>(nodes_.size());
+  ranks_.resize(ranks_.size() + words_);
+  for (std::size_t word = 0; word < words_; ++word) {
+    ranks_[static_cast<std::size_t>(term) * words_ + word] =
+        ranks_of(left)[word] | ranks_of(right)[word];
+  }
+  nodes_.push_back(node);
+  return term;
+}
+
+int Terms::round(int term, uint64_t frame_origin, uint64_t frame_elements_bytes) {
+  const std::array key{static_cast<uint64_t>(term), frame_origin, frame_elements_bytes};
+  if (const auto found = rounded_.find(key); found != rounded_.end()) return found->second;
+  return rounded_[key] = add({term, kRounded}, term, term);
+}
+
+int Terms::encode(const std::vector<Piece>& value, uint64_t frame_bytes) {
+  Frame frame{frame_bytes, value};
+  int term = value.front().term;
+  for (Piece& piece : frame.value) {
+    if (frames_.contains(piece.term)) throw ProofFailure("encodes encoded bytes");
+    piece.term = round(piece.term, value.front().origin, value.back().end);
+    term = piece.term;
+  }
+  term = add({term, kEncoded}, term, term);
+  frames_.emplace(term, std::move(frame));
+  return term;
+}
+
+std::vector<Piece> Terms::decode(const std::vector<Piece>& frame) const {
+  const auto found = frames_.find(frame.front().term);
+  if (found == frames_.end()) throw ProofFailure("decodes bytes that are not encoded");
+  const Piece whole{0, found->second.size_bytes, 0, frame.front().term};
+  if (frame.size() != 1 || frame.front() != whole) {
+    throw ProofFailure("decodes bytes that are not one whole frame");
+  }
+  return found->second.value;
+}
+
 bool Terms::complete(int term) const {
+  if (frames_.contains(term)) return false;
   int ranks = 0;
   for (std::size_t word = 0; word < words_; ++word) ranks += std::popcount(ranks_of(term)[word]);
   return ranks == world_;
@@ -59,6 +103,12 @@ void Terms::append(int term, std::string& text) const {
   const Node& node = nodes_[static_cast<std::size_t>(term)];
   if (node.left < 0) {
     text += std::to_string(term);
+    return;
+  }
+  if (node.right == kRounded || node.right == kEncoded) {
+    text += node.right == kRounded ? "[" : "encoded";
+    append(node.left, text);
+    if (node.right == kRounded) text += ']';
     return;
   }
   text += '(';

@@ -5,13 +5,19 @@
 // Terms stores the terms; a SymbolicMemory stores terms and origins by intervals of bytes, so a
 // gigabyte with one term costs as much as a byte.
 //
+// An encoded frame is one piece whose term stands for all that was encoded. Decoding it gives back
+// the same bytes, rounded: [(0+1)] is the sum of 0 and 1 after an encoding. The same term encoded
+// in another frame rounds to another term, because the elements of a frame share scales.
+//
 // Invariant: two terms have equal ids if and only if their order of reduction is equal. No
 // operation is assumed to be associative or commutative.
 //
 // Ownership: a SymbolicMemory stores ids of one Terms object. Threading: one thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -24,33 +30,6 @@ struct ProofFailure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-class Terms {
- public:
-  explicit Terms(int world);
-
-  static int leaf(int rank) { return rank; }  // the contribution of one rank
-  // left op right. Throws ProofFailure if both contain the contribution of the same rank.
-  int reduce(int left, int right);
-  bool complete(int term) const;     // whether it contains the contributions of all ranks
-  std::string show(int term) const;  // "((0+1)+2)"
-
- private:
-  struct Node {
-    int left = -1;
-    int right = -1;
-  };
-  void append(int term, std::string& text) const;
-  const uint64_t* ranks_of(int term) const {
-    return &ranks_[static_cast<std::size_t>(term) * words_];
-  }
-
-  int world_;
-  std::size_t words_;                        // 64-bit words for one bit per rank
-  std::vector<Node> nodes_;                  // by term
-  std::vector<uint64_t> ranks_;              // by term, `words_` each: the ranks in it
-  std::unordered_map<uint64_t, int> known_;  // (left, right) -> term
-};
-
 // The bytes begin .. end - 1 of a memory. The byte at `begin` stands for byte `origin` of the
 // contributors' inputs.
 struct Piece {
@@ -60,6 +39,45 @@ struct Piece {
   int term = -1;
 
   bool operator==(const Piece&) const = default;
+};
+
+class Terms {
+ public:
+  explicit Terms(int world);
+
+  static int leaf(int rank) { return rank; }  // the contribution of one rank
+  // left op right. Throws ProofFailure if both contain the contribution of the same rank.
+  int reduce(int left, int right);
+  // The term of a frame of `frame_bytes` that holds `value`, encoded.
+  int encode(const std::vector<Piece>& value, uint64_t frame_bytes);
+  // What the frame holds. Throws ProofFailure if the value is not exactly one encoded frame.
+  std::vector<Piece> decode(const std::vector<Piece>& frame) const;
+  bool complete(int term) const;     // whether it contains the contributions of all ranks
+  std::string show(int term) const;  // "((0+1)+2)"
+
+ private:
+  struct Node {
+    int left = -1;
+    int right = -1;
+  };
+  struct Frame {
+    uint64_t size_bytes = 0;
+    std::vector<Piece> value;  // rounded
+  };
+  int add(const Node& node, int left, int right);
+  int round(int term, uint64_t frame_origin, uint64_t frame_elements_bytes);
+  void append(int term, std::string& text) const;
+  const uint64_t* ranks_of(int term) const {
+    return &ranks_[static_cast<std::size_t>(term) * words_];
+  }
+
+  int world_;
+  std::size_t words_;                               // 64-bit words for one bit per rank
+  std::vector<Node> nodes_;                         // by term
+  std::vector<uint64_t> ranks_;                     // by term, `words_` each: the ranks in it
+  std::unordered_map<uint64_t, int> known_;         // (left, right) -> term
+  std::map<std::array<uint64_t, 3>, int> rounded_;  // (term, begin and size of the frame) -> term
+  std::map<int, Frame> frames_;                     // by the term that stands for the frame
 };
 
 // Joins adjacent pieces where possible, so that equal contents have equal pieces.

@@ -111,7 +111,7 @@ bool SymbolicRun::take_step(Cursor& cursor) {
     } else if (step.verb == Verb::kRecv) {
       if (!receive(cursor, step)) return false;
     } else {
-      write(cursor, step, read(cursor.rank, step.source));
+      write(cursor, step, copied(cursor.rank, step));
     }
   } catch (const ProofFailure& failure) {
     throw ProofFailure(position_of(cursor.rank, cursor.lane, cursor.next, step) + ": " +
@@ -174,6 +174,14 @@ std::vector<Piece> SymbolicRun::read(int rank, const Region& region) const {
   } catch (const ProofFailure& failure) {
     throw ProofFailure("rank " + std::to_string(rank) + " " + failure.what());
   }
+}
+
+std::vector<Piece> SymbolicRun::copied(int rank, const Step& step) {
+  std::vector<Piece> value = read(rank, step.source);
+  if (step.coding == Coding::kEncode) {
+    return {{0, step.target.size_bytes, 0, terms_.encode(value, step.target.size_bytes)}};
+  }
+  return step.coding == Coding::kDecode ? terms_.decode(value) : value;
 }
 
 void SymbolicRun::write(Cursor& cursor, const Step& step, const std::vector<Piece>& value) {

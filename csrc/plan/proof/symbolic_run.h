@@ -91,6 +91,7 @@ class SymbolicRun {
   bool receive(Cursor& cursor, const Step& step);
   void write(Cursor& cursor, const Step& step, const std::vector<Piece>& value);
   std::vector<Piece> read(int rank, const Region& region) const;
+  std::vector<Piece> copied(int rank, const Step& step);
   void check_no_pending(Cursor& cursor, const Region& target);
   bool finished(const Cursor& cursor) const;
   void shuffle(std::vector<std::size_t>& order);

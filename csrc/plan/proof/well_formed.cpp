@@ -15,6 +15,7 @@ void require(bool holds, const char* what) {
 struct Limits {
   std::array<uint64_t, 3> bytes;  // of each buffer
   uint64_t element_size;
+  Codec codec;
   int rank;
   int world;
 };
@@ -23,7 +24,9 @@ void check_region(const Region& region, const Limits& limits) {
   require(region.end_bytes() >= region.offset_bytes, "a region wraps around the end of memory");
   require(region.end_bytes() <= limits.bytes[static_cast<std::size_t>(region.buffer)],
           "a region reaches beyond its buffer");
-  require(region.size_bytes % limits.element_size == 0, "a region is not whole elements");
+  const bool may_be_encoded = limits.codec != Codec::kNone && region.buffer == Buffer::kScratch;
+  require(may_be_encoded || region.size_bytes % limits.element_size == 0,
+          "a region is not whole elements");
   require(region.buffer == Buffer::kScratch || region.offset_bytes % limits.element_size == 0,
           "a region begins inside an element");
 }
@@ -40,7 +43,16 @@ void check_step(const Step& step, const Limits& limits) {
     require(moved.size_bytes <= kMaxFrameBytes, "a frame is longer than kMaxFrameBytes");
     require(!step.reduce || receives, "a send cannot reduce");
   } else {
-    require(step.source.size_bytes == step.target.size_bytes, "source and target differ in size");
+    require(step.coding == Coding::kPlain || limits.codec != Codec::kNone,
+            "a plain schedule encodes or decodes");
+    const bool encodes = step.coding == Coding::kEncode;
+    const Region& elements = encodes ? step.source : step.target;
+    const Region& other = encodes ? step.target : step.source;
+    const uint64_t wanted = step.coding == Coding::kPlain
+                                ? elements.size_bytes
+                                : encoded_bytes(limits.codec, elements.size_bytes / sizeof(float));
+    require(other.size_bytes == wanted, "source and target differ in size");
+    require(!encodes || !step.reduce, "an encoding cannot reduce");
     require(step.source.size_bytes > 0, "a copy is empty");
     require(!overlap(step.source, step.target), "source and target overlap");
   }
@@ -132,6 +144,7 @@ void check_well_formed(const Contract& contract, std::span<const Schedule> sched
     const Limits limits{
         {contract.input_bytes(rank), contract.data_bytes(rank), schedule.scratch_bytes},
         request.element_size,
+        request.codec,
         rank,
         request.world};
     for (int lane = 0; lane < request.lanes; ++lane) {
