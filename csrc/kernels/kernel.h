@@ -14,4 +14,19 @@ using ReduceBothKernel = void (*)(std::byte* target, std::byte* source, std::siz
 // As memcpy.
 using CopyKernel = void (*)(std::byte* target, const std::byte* source, std::size_t size_bytes);
 
+// The loops of one codec, over `count` elements of float32; `target` and `source` have
+// encoded_bytes(codec, count) on the encoded side. Arrays do not overlap. Floats and 16-bit codes
+// are aligned to their size; int8 and int4 data need no alignment. Block codecs encode `count`
+// elements as a whole: parts that are encoded separately are decoded separately.
+struct CodecKernels {
+  void (*encode)(const float* source, std::byte* target, std::size_t count);
+  void (*decode)(const std::byte* source, float* target, std::size_t count);
+  // target[i] += decoded[i], in float32.
+  void (*decode_add)(const std::byte* source, float* target, std::size_t count);
+  // Encodes source + residual, and leaves in `residual` what the encoding lost. A block (an element
+  // of fp16 and bf16) that does not decode to finite numbers leaves its residual as it was.
+  void (*encode_feedback)(const float* source, float* residual, std::byte* target,
+                          std::size_t count);
+};
+
 }  // namespace fastgpu

@@ -33,7 +33,10 @@ void narrow_any(const float* source, std::byte* target, DType dtype, std::size_t
   kAvx512Variant.narrow(source, target, dtype, count);
 }
 
-constexpr Variant kVariant = {"avx512fp16", find, find_both, scale_any, widen_any, narrow_any};
+const CodecKernels* find_any_codec(Codec codec) { return kAvx512Variant.find_codec(codec); }
+
+constexpr Variant kVariant = {"avx512fp16", find,       find_both,     scale_any,
+                              widen_any,    narrow_any, find_any_codec};
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "base/codec.h"
 #include "base/dtype.h"
 #include "kernels/kernel.h"
 
@@ -18,6 +19,7 @@ struct Variant {
   void (*scale)(std::byte* data, std::size_t count, DType dtype, double factor);
   void (*widen)(const std::byte* source, DType dtype, float* target, std::size_t count);
   void (*narrow)(const float* source, std::byte* target, DType dtype, std::size_t count);
+  const CodecKernels* (*find_codec)(Codec codec);  // nullptr for Codec::kNone
 };
 
 extern const Variant kBaseVariant;

@@ -1,0 +1,162 @@
+// The block codecs int8 and int4 on SIMD registers: the scale of a block, and float32 to code and
+// back. docs/compression.md defines the format to the bit.
+//
+// All variants compute the same bits: the scale comes from integer operations, 1 / scale from one
+// division, and the product of a code and its scale is exact, so that a fused multiply-add gives
+// what a product and a sum give.
+//
+// Included by the file of each instruction set; see FASTGPU_ISA in short_float.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "base/codec.h"
+#include "kernels/cpu/lanes.h"
+
+namespace fastgpu {
+inline namespace FASTGPU_ISA {
+
+// Codes are from -kSmallest to kSmallest - 1.
+struct Int8Blocks {
+  static constexpr std::size_t kBlock = kInt8Block;
+  static constexpr uint32_t kSmallestExponent = 7;
+};
+struct Int4Blocks {
+  static constexpr std::size_t kBlock = kInt4Block;
+  static constexpr uint32_t kSmallestExponent = 3;
+};
+
+// Loops encode as many blocks at once as a register has lanes, one scale a lane.
+template <typename Format>
+inline constexpr std::size_t kGroup = kLanes * Format::kBlock;  // elements
+
+inline constexpr uint32_t kFloatSign = kFloatMagnitude + 1;
+inline constexpr uint32_t kNanScale = BFloat16::kNaN << 16;
+// No scale is smaller, so that a subnormal number is less than half a step: its code is 0, whether
+// or not the thread flushes subnormals.
+inline constexpr uint32_t kSmallestScaleExponent = 2;  // 2^-125
+// Larger magnitudes would round to infinity.
+inline constexpr uint32_t kLargestExtreme = 0x7f7f0000;
+
+template <typename Lanes, typename Element>
+FASTGPU_INLINE Lanes load_lanes(const Element* from) {
+  Lanes lanes;
+  __builtin_memcpy(&lanes, from, sizeof(lanes));
+  return lanes;
+}
+
+template <typename Lanes, typename Element>
+FASTGPU_INLINE void store_lanes(Element* to, Lanes lanes) {
+  __builtin_memcpy(to, &lanes, sizeof(lanes));
+}
+
+template <typename Lanes>
+FASTGPU_INLINE Lanes larger(Lanes a, Lanes b) {
+  return a > b ? a : b;
+}
+
+FASTGPU_INLINE bool any_lane(IntLanes mask) {
+  constexpr std::size_t kWords = sizeof(mask) / sizeof(uint64_t);
+  uint64_t words[kWords];
+  __builtin_memcpy(words, &mask, sizeof(mask));
+  uint64_t any = 0;
+  for (std::size_t i = 0; i < kWords; ++i) any |= words[i];
+  return any != 0;
+}
+
+// Splits the lanes into runs of kRun. Returns every second run of `a`, from run kFirst on, each
+// followed by the same run of `b`.
+template <std::size_t kRun, std::size_t kFirst, typename Lanes, std::size_t... kLane>
+FASTGPU_INLINE Lanes merge_runs(Lanes a, Lanes b, std::index_sequence<kLane...>) {
+  return __builtin_shufflevector(
+      a, b, (kLane % (2 * kRun) < kRun ? kLane : kLanes + kLane - kRun) + kFirst * kRun...);
+}
+
+// Returns in lane i the largest number of rows[i]. Overwrites `rows`.
+template <std::size_t kRows, typename Lanes>
+FASTGPU_INLINE Lanes row_maxima(Lanes* rows) {
+  if constexpr (kRows == 1) {
+    return rows[0];
+  } else {
+    constexpr std::size_t kHalf = kRows / 2;
+    constexpr auto kAll = std::make_index_sequence<kLanes>{};
+    for (std::size_t i = 0; i < kHalf; ++i) {
+      rows[i] = larger(merge_runs<kHalf, 0>(rows[i], rows[i + kHalf], kAll),
+                       merge_runs<kHalf, 1>(rows[i], rows[i + kHalf], kAll));
+    }
+    return row_maxima<kHalf>(rows);
+  }
+}
+
+// Returns in lane i the bits of block i's value of largest magnitude; the negative one of two.
+//
+// As signed integers, positive floats are above negative ones, and larger magnitudes above smaller
+// ones of the same sign. As unsigned integers, negative floats are above positive ones. So the two
+// maxima are the extremes of either sign, or both are that of the only sign.
+template <typename Format>
+FASTGPU_INLINE WordLanes extremes(const float* group) {
+  IntLanes highest[kLanes];
+  WordLanes lowest[kLanes];
+  for (std::size_t b = 0; b < kLanes; ++b) {
+    const float* block = group + b * Format::kBlock;
+    highest[b] = load_lanes<IntLanes>(block);
+    lowest[b] = load_lanes<WordLanes>(block);
+    for (std::size_t i = kLanes; i < Format::kBlock; i += kLanes) {
+      highest[b] = larger(highest[b], load_lanes<IntLanes>(block + i));
+      lowest[b] = larger(lowest[b], load_lanes<WordLanes>(block + i));
+    }
+  }
+  const auto positive = __builtin_bit_cast(WordLanes, row_maxima<kLanes>(highest));
+  const WordLanes negative = row_maxima<kLanes>(lowest);
+  return (positive & kFloatMagnitude) > (negative & kFloatMagnitude) ? positive : negative;
+}
+
+// Returns the scales of blocks with these extremes: extreme / -kSmallest as a bfloat16, rounded
+// away from zero, in the bits of a float32. A block that is not finite gets NaN.
+template <typename Format>
+FASTGPU_INLINE WordLanes scales_of(WordLanes extreme) {
+  constexpr uint32_t kDivide = Format::kSmallestExponent << 23;
+  constexpr uint32_t kLeast = kDivide + (kSmallestScaleExponent << 23);
+  const WordLanes magnitude = extreme & kFloatMagnitude;
+  const WordLanes rounded = (magnitude + 0xffff) & 0xffff0000;
+  const WordLanes most = rounded > kLargestExtreme ? WordLanes{} + kLargestExtreme : rounded;
+  const WordLanes kept = most < kLeast ? WordLanes{} + kLeast : most;
+  const WordLanes scale = (kept - kDivide) | (~extreme & kFloatSign);
+  return magnitude >= kFloatInfinity ? WordLanes{} + kNanScale : scale;
+}
+
+typedef int8_t CodeLanes __attribute__((vector_size(kLanes)));
+
+// Returns the integers nearest to small numbers, ties to even.
+FASTGPU_INLINE IntLanes nearest(FloatLanes values) {
+  constexpr float kUnitIsLastBit = 12582912;  // 1.5 * 2^23: the addition rounds
+  return __builtin_bit_cast(IntLanes, values + kUnitIsLastBit) -
+         static_cast<int32_t>(bits_of(kUnitIsLastBit));
+}
+
+// Stores the codes of four registers.
+template <typename Format>
+FASTGPU_INLINE void store_codes(int8_t* codes, const FloatLanes (&scaled)[4]) {
+  constexpr int32_t kSmallest = 1 << Format::kSmallestExponent;
+  for (std::size_t k = 0; k < 4; ++k) {
+    const IntLanes integers = nearest(scaled[k]);
+    const IntLanes most = integers > kSmallest - 1 ? IntLanes{} + (kSmallest - 1) : integers;
+    const IntLanes kept = most < -kSmallest ? IntLanes{} - kSmallest : most;
+    store_lanes(codes + k * kLanes, __builtin_convertvector(kept, CodeLanes));
+  }
+}
+
+FASTGPU_INLINE FloatLanes load_codes(const int8_t* codes) {
+  return __builtin_convertvector(__builtin_convertvector(load_lanes<CodeLanes>(codes), IntLanes),
+                                 FloatLanes);
+}
+
+// Returns a * b + c for products that are exact.
+FASTGPU_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c) {
+  return a * b + c;
+}
+
+}  // namespace FASTGPU_ISA
+}  // namespace fastgpu
