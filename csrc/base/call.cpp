@@ -25,7 +25,7 @@ std::array<uint64_t, 2> pack(const Call& call) {
   const uint64_t first =
       static_cast<uint64_t>(shape.collective) | static_cast<uint64_t>(shape.dtype) << 8 |
       static_cast<uint64_t>(shape.reduce_op) << 16 | static_cast<uint64_t>(call.algorithm) << 24 |
-      static_cast<uint64_t>(call.codec) << 32 | static_cast<uint64_t>(call.lanes) << 40 |
+      static_cast<uint64_t>(shape.codec) << 32 | static_cast<uint64_t>(call.lanes) << 40 |
       static_cast<uint64_t>(static_cast<uint16_t>(shape.root)) << 48;
   return {first, shape.count};
 }
@@ -33,14 +33,14 @@ std::array<uint64_t, 2> pack(const Call& call) {
 bool unpack(const std::array<uint64_t, 2>& key, Call& call) {
   const auto byte = [&](int index) { return static_cast<uint8_t>(key[0] >> (8 * index)); };
   if (byte(0) >= kCollectiveCount || byte(1) >= kDTypeCount || byte(2) >= kReduceOpCount ||
-      byte(3) >= kAlgorithmCount) {
+      byte(3) >= kAlgorithmCount || byte(4) >= kCodecCount) {
     return false;
   }
   call.shape.collective = static_cast<Collective>(byte(0));
   call.shape.dtype = static_cast<DType>(byte(1));
   call.shape.reduce_op = static_cast<ReduceOp>(byte(2));
   call.algorithm = static_cast<Algorithm>(byte(3));
-  call.codec = byte(4);
+  call.shape.codec = static_cast<Codec>(byte(4));
   call.lanes = byte(5);
   const auto root = static_cast<uint16_t>(key[0] >> 48);
   call.shape.root = root == static_cast<uint16_t>(kNoRoot) ? kNoRoot : root;
@@ -60,6 +60,7 @@ std::string describe(const Call& call) {
   if (reduces(call.shape.collective)) text += ", op=" + std::string(name_of(call.shape.reduce_op));
   if (call.shape.root != kNoRoot) text += ", root=" + std::to_string(call.shape.root);
   text += ", algorithm=" + std::string(name_of(call.algorithm));
+  if (call.shape.codec != Codec::kNone) text += ", codec=" + std::string(name_of(call.shape.codec));
   text += ", lanes=" + std::to_string(call.lanes) + ")";
   return text;
 }

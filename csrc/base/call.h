@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/codec.h"
 #include "base/dtype.h"
 
 namespace fastgpu {
@@ -59,6 +60,7 @@ struct CallShape {
   // In elements. For all_reduce, broadcast and reduce: of the tensor. For the other collectives: of
   // one rank's part. 0 if the parts may differ (uneven all_to_all), which the frame sizes show.
   uint64_t count = 0;
+  Codec codec = Codec::kNone;  // of the frames; all_reduce of float32 only
 
   auto operator<=>(const CallShape&) const = default;
 };
@@ -67,7 +69,6 @@ struct CallShape {
 struct Call {
   CallShape shape;
   Algorithm algorithm = Algorithm::kAuto;
-  uint8_t codec = 0;  // 0: data travels as it is
   uint8_t lanes = 1;
 
   bool operator==(const Call&) const = default;

@@ -20,6 +20,9 @@ struct CollectiveCall {
   double premul_factor = 1.0;  // of PREMUL_SUM
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
+  // With a codec: `count` numbers, or nullptr. What rounding takes from this call is left here, and
+  // is added to the next call that passes the same memory (error feedback).
+  float* residual = nullptr;
   std::vector<uint64_t> send_counts;  // for all_to_all: elements by rank; may be empty
   std::vector<uint64_t> recv_counts;
   int64_t timeout_ms = -1;  // negative: the communicator's

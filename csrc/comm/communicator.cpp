@@ -119,7 +119,11 @@ void Communicator::calibrate() {
 
 std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
   check_process();
-  const bool small = call.shape.count * size_of(call.shape.dtype) <= kSmallBytes;
+  const uint64_t size_bytes = call.shape.count * size_of(call.shape.dtype);
+  const bool small = size_bytes <= kSmallBytes;
+  if (size_bytes >= kLeastEncodedBytes && has_codec(call.shape)) {
+    if (call.shape.codec == Codec::kNone) call.shape.codec = config_.options.codec;
+  }
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
   if (call.synchronous || (small && !collectives_->full())) {
     if (auto work = run_inline(call)) return work;

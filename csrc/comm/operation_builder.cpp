@@ -6,6 +6,7 @@
 
 #include "base/cache_lines.h"
 #include "base/wait_policy.h"
+#include "codec/codec.h"
 #include "kernels/copy.h"
 #include "kernels/reduce.h"
 
@@ -49,7 +50,24 @@ void check_counts(const CollectiveCall& call, int rank, int world) {
   }
 }
 
+void check_codec(const CollectiveCall& call) {
+  const CallShape& shape = call.shape;
+  if (shape.codec != Codec::kNone && !has_codec(shape)) {
+    refuse(call, "codec " + std::string(name_of(shape.codec)) +
+                     " is for SUM, AVG and PREMUL_SUM of "
+                     "float32, not for " +
+                     std::string(name_of(shape.reduce_op)) + " of " +
+                     std::string(name_of(shape.dtype)) + "; leave the codec out");
+  }
+}
+
 }  // namespace
+
+bool has_codec(const CallShape& shape) {
+  return shape.collective == Collective::kAllReduce && shape.dtype == DType::kFloat32 &&
+         (shape.reduce_op == ReduceOp::kSum || shape.reduce_op == ReduceOp::kAvg ||
+          shape.reduce_op == ReduceOp::kPremulSum);
+}
 
 OperationBuilder::OperationBuilder(const Config& config, SymmetricHeap& heap)
     : config_(config),
@@ -68,6 +86,7 @@ void OperationBuilder::check(const CollectiveCall& call) const {
     refuse(call, why_not(shape.dtype, shape.reduce_op));
   }
   check_counts(call, config_.rank, config_.world);
+  check_codec(call);
 }
 
 void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Plan& plan) const {
@@ -76,7 +95,6 @@ void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Pl
   task.call.shape = shape;
   if (!has_root(shape.collective)) task.call.shape.root = kNoRoot;
   task.call.algorithm = plan.choice.algorithm;
-  task.call.codec = plan.key.codec;
   task.call.lanes = static_cast<uint8_t>(plan.choice.lanes);
   task.key = pack(task.call);
   task.element_size = static_cast<uint32_t>(size_of(shape.dtype));
@@ -84,6 +102,7 @@ void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Pl
   task.schedule = plan.schedule;
   task.sent_bytes = plan.sent_bytes;
   task.received_bytes = plan.received_bytes;
+  task.codec = find_codec(shape.codec);
   const bool sums = reduces(shape.collective);
   task.reduce = sums ? find_reduce(shape.dtype, shape.reduce_op) : nullptr;
   task.reduce_both = sums ? find_reduce_both(shape.dtype, shape.reduce_op) : nullptr;
@@ -114,6 +133,7 @@ void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   Task& task = operation.task;
   task.input = call.input;
   task.data = call.data;
+  task.residual = call.residual;
   task.timeout_ns = ns_of_ms(call.timeout_ms);
   operation.deadline = kNever;
   operation.started = false;

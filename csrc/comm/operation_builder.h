@@ -17,6 +17,9 @@
 
 namespace fastgpu {
 
+// Whether a call of this shape can have a codec.
+bool has_codec(const CallShape& shape);
+
 class OperationBuilder {
  public:
   struct Config {

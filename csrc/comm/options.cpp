@@ -48,9 +48,10 @@ Field choice(const std::string& name, Value Options::* member, const Names& name
   return {name, joined(names), set, get};
 }
 
-Names algorithm_names() {
+template <typename Value>
+Names names_of(int count) {
   Names names;
-  for (int i = 0; i < kAlgorithmCount; ++i) names.emplace_back(name_of(static_cast<Algorithm>(i)));
+  for (int i = 0; i < count; ++i) names.emplace_back(name_of(static_cast<Value>(i)));
   return names;
 }
 
@@ -95,7 +96,7 @@ std::string get_lanes(const Options& options) {
 
 const std::vector<Field>& fields() {
   static const std::vector<Field> all{
-      choice("algorithm", &Options::algorithm, algorithm_names()),
+      choice("algorithm", &Options::algorithm, names_of<Algorithm>(kAlgorithmCount)),
       choice("transport", &Options::transport, {"auto", "shm", "tcp"}),
       {"interface", "a name, prefix, CIDR block or address, or a comma list of them; ^ excludes",
        set_interface, [](const Options& options) { return options.interface; }},
@@ -104,6 +105,7 @@ const std::vector<Field>& fields() {
       {"lanes", "auto, or 1 to " + std::to_string(kMaxLanes), set_lanes, get_lanes},
       choice("deterministic", &Options::deterministic, {"0", "1"}),
       choice("single_copy", &Options::single_copy, {"auto", "never", "always"}),
+      choice("codec", &Options::codec, names_of<Codec>(kCodecCount)),
   };
   return all;
 }

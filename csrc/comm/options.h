@@ -26,7 +26,11 @@ struct Options {
   int lanes = 0;          // per peer, 1 to kMaxLanes; 0: auto
   bool deterministic = false;
   SingleCopy single_copy = SingleCopy::kAuto;
+  Codec codec = Codec::kNone;  // of all_reduces of float32 with kLeastEncodedBytes or more
 };
+
+// In smaller tensors the latency of two hops outweighs the bytes that a codec saves.
+inline constexpr uint64_t kLeastEncodedBytes = 64 * 1024;
 
 inline constexpr int kMaxLanes = 16;
 

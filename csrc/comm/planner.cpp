@@ -31,11 +31,10 @@ void Planner::set_constants(const Constants& constants) {
 std::shared_ptr<const Plan> Planner::plan(const CollectiveCall& call) {
   const std::lock_guard lock(mutex_);
   if (!call.send_counts.empty()) return make(call);
-  const PlanKey key{.shape = call.shape};
-  const auto found = plans_.find(key);
+  const auto found = plans_.find(call.shape);
   if (found != plans_.end()) return found->second;
   if (plans_.size() >= kMaxPlans) plans_.clear();
-  return plans_.emplace(key, make(call)).first->second;
+  return plans_.emplace(call.shape, make(call)).first->second;
 }
 
 std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
@@ -47,9 +46,10 @@ std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
   choice.forced = options_.algorithm;
   choice.lanes = options_.lanes;
   choice.deterministic = options_.deterministic;
+  choice.codec = call.shape.codec;
 
   Plan plan;
-  plan.key.shape = call.shape;
+  plan.shape = call.shape;
   plan.even = call.send_counts.empty();
   plan.choice = choose(choice, costs_);
   // One part for every peer: the same schedule as with every count given.
@@ -65,6 +65,7 @@ std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
   request.chunk_bytes = plan.choice.chunk_bytes;
   request.shots = plan.choice.shots;
   request.block_bytes = plan.choice.block_bytes;
+  request.codec = call.shape.codec;
   request.root = std::max(call.shape.root, 0);
   request.host_of = host_of_;
   request.send_counts = call.send_counts;

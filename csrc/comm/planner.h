@@ -18,15 +18,8 @@
 
 namespace fastgpu {
 
-// The key of a kept plan. Plans whose counts differ by rank are not kept.
-struct PlanKey {
-  CallShape shape;
-  uint8_t codec = 0;
-  auto operator<=>(const PlanKey&) const = default;
-};
-
 struct Plan {
-  PlanKey key;
+  CallShape shape;   // the key of a kept plan; plans whose counts differ by rank are not kept
   bool even = true;  // false: made for counts that differ by rank
   Choice choice;
   std::shared_ptr<const Schedule> schedule;
@@ -56,7 +49,7 @@ class Planner {
   const int lanes_;
   std::mutex mutex_;  // guards what follows
   CostModel costs_{Constants{}};
-  std::map<PlanKey, std::shared_ptr<const Plan>> plans_;
+  std::map<CallShape, std::shared_ptr<const Plan>> plans_;
 };
 
 }  // namespace fastgpu

@@ -178,12 +178,34 @@ uint32_t LaneRun::sent_back_by_next(const Step& step) const {
 }
 
 void LaneRun::copy(const Step& step) const {
+  if (step.coding == Coding::kEncode) return encode(step);
+  if (step.coding == Coding::kDecode) return decode(step);
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
   Sink sink = sink_of(step);
   if (step.target.buffer == Buffer::kScratch) sink.store = operation_->task.staging_copy;
   if (step.reduce || source != target) sink.take(target, source, size_bytes);
+}
+
+// The residual belongs to the elements of data: to this rank's part of other ranks' shards, and in
+// its own shard to the sum. Either way it is what this rank still owes to the sum.
+void LaneRun::encode(const Step& step) const {
+  const Task& task = operation_->task;
+  const auto* source = reinterpret_cast<const float*>(operation_->source(step.source));
+  std::byte* target = operation_->target(step.target);
+  const std::size_t count = step.source.size_bytes / sizeof(float);
+  if (task.residual == nullptr) return task.codec->encode(source, target, count);
+  float* residual = task.residual + step.source.offset_bytes / sizeof(float);
+  task.codec->encode_feedback(source, residual, target, count);
+}
+
+void LaneRun::decode(const Step& step) const {
+  const CodecKernels& codec = *operation_->task.codec;
+  const std::byte* source = operation_->source(step.source);
+  auto* target = reinterpret_cast<float*>(operation_->target(step.target));
+  const std::size_t count = step.target.size_bytes / sizeof(float);
+  step.reduce ? codec.decode_add(source, target, count) : codec.decode(source, target, count);
 }
 
 bool LaneRun::is_posted(const Region& target) const {

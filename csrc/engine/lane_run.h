@@ -71,6 +71,8 @@ class LaneRun {
   Sink sink_of(const Step& step) const;
   uint32_t sent_back_by_next(const Step& step) const;
   void copy(const Step& step) const;
+  void encode(const Step& step) const;
+  void decode(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;
 

@@ -39,11 +39,13 @@ struct Task {
 
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
+  float* residual = nullptr;  // of the elements of data, or nullptr: no error feedback
   std::shared_ptr<ScratchPool> scratch_pool;
   uint64_t single_copy_from_bytes = UINT64_MAX;  // smaller frames are never Outgoing::single_copy
 
   ReduceKernel reduce = nullptr;           // for schedules that reduce
   ReduceBothKernel reduce_both = nullptr;  // may be absent even if `reduce` is set
+  const CodecKernels* codec = nullptr;     // for schedules that encode
   CopyKernel copy = nullptr;               // for results; nullptr: memcpy
   CopyKernel staging_copy = nullptr;       // for scratch that several ranks read; nullptr: memcpy
 

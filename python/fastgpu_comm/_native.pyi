@@ -34,6 +34,7 @@ class Options(c10d.Backend.Options):
     lanes: str | None
     deterministic: str | None
     single_copy: str | None
+    codec: str | None
     @property
     def timeout_is_set(self) -> bool: ...
     def __copy__(self) -> Options: ...

@@ -28,9 +28,9 @@ TEST(a_call_survives_its_header) {
                       .dtype = DType::kBFloat16,
                       .reduce_op = ReduceOp::kMin,
                       .root = 65534,
-                      .count = uint64_t{1} << 60},
+                      .count = uint64_t{1} << 60,
+                      .codec = Codec::kInt4},
             .algorithm = Algorithm::kTree,
-            .codec = 7,
             .lanes = 16};
   Call read;
   for (const int root : {65534, 0, kNoRoot}) {
@@ -38,7 +38,7 @@ TEST(a_call_survives_its_header) {
     CHECK(unpack(pack(call), read));
     CHECK(read == call);
   }
-  for (int byte = 0; byte < 4; ++byte) {
+  for (int byte = 0; byte < 5; ++byte) {
     auto key = pack(call);
     key[0] |= uint64_t{0xff} << (8 * byte);  // not the number of any value
     CHECK(!unpack(key, read));

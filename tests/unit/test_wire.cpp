@@ -45,12 +45,12 @@ TEST(a_key_is_the_call_field_by_field) {
                             .dtype = DType::kBFloat16,
                             .reduce_op = ReduceOp::kMin,
                             .root = 0x0201,
-                            .count = 0x0807060504030201},
+                            .count = 0x0807060504030201,
+                            .codec = Codec::kInt4},
                   .algorithm = Algorithm::kTree,
-                  .codec = 7,
                   .lanes = 16};
   const WireBytes expected =
-      WireBytes().u8(4).u8(3).u8(3).u8(3).u8(7).u8(16).u16(0x0201).u64(0x0807060504030201);
+      WireBytes().u8(4).u8(3).u8(3).u8(3).u8(4).u8(16).u16(0x0201).u64(0x0807060504030201);
   CHECK_EQ(hex(bytes_of(pack(call))), hex(expected));
   const Bytes without_root = bytes_of(pack(Call{.shape = {.collective = Collective::kAllReduce}}));
   CHECK_EQ(hex(std::span(without_root).subspan(6, 2)), "ff ff");
@@ -70,6 +70,7 @@ TEST(the_numbers_in_a_key_are_fixed) {
                                                "all_to_all", "barrier"});
   check_numbers<Algorithm, kAlgorithmCount>(
       {"auto", "direct", "ring", "tree", "halving", "hierarchical"});
+  check_numbers<Codec, kCodecCount>({"none", "fp16", "bf16", "int8", "int4"});
   check_numbers<ReduceOp, kReduceOpCount>(
       {"SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"});
   check_numbers<DType, kDTypeCount>({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn",

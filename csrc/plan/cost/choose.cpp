@@ -134,6 +134,9 @@ void order(std::vector<Candidate>& candidates, const Placement& placement,
 }  // namespace
 
 Choice choose(const ChooseRequest& request, CostModel& model) {
+  if (request.codec != Codec::kNone) {
+    return {.algorithm = Algorithm::kDirect, .lanes = std::max(1, request.lanes), .shots = 2};
+  }
   auto candidates = price_all(request, model);
   order(candidates, request.placement, model.constants());
   const Candidate* best = &candidates.front();
