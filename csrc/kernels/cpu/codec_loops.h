@@ -29,36 +29,42 @@ FASTGPU_INLINE constexpr std::size_t codes_bytes(std::size_t count) {
 }
 
 struct GroupScales {
-  uint16_t bfloats[kLanes];
-  float floats[kLanes];
+  WordLanes scales;  // float32
+  float inverses[kLanes];
 };
 
-// Encodes a group without packing the codes.
-template <typename Format>
-FASTGPU_INLINE void encode_group(const float* values, GroupScales& group, int8_t* codes) {
+FASTGPU_INLINE void store_scales(std::byte* target, const GroupScales& group, std::size_t size) {
   typedef uint16_t ShortLanes __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+  const auto upper = __builtin_convertvector(group.scales >> 16, ShortLanes);
+  __builtin_memcpy(target, &upper, size);
+}
+
+template <typename Format>
+FASTGPU_INLINE void find_scales(const float* values, GroupScales& group) {
+  group.scales = scales_of<Format>(extremes<Format>(values));
+  store_lanes(group.inverses, 1.0F / ManyLanes::floats(group.scales));
+}
+
+// Computes the codes of a group without packing them.
+template <typename Format>
+FASTGPU_INLINE void find_codes(const float* values, const GroupScales& group, int8_t* codes) {
   constexpr std::size_t kStored = 4 * kLanes;  // elements of one store_codes()
   constexpr std::size_t kTurn = kStored > Format::kBlock ? kStored : Format::kBlock;
-  const WordLanes scales = scales_of<Format>(extremes<Format>(values));
-  store_lanes(group.bfloats, __builtin_convertvector(scales >> 16, ShortLanes));
-  store_lanes(group.floats, scales);
-  float inverses[kLanes];
-  store_lanes(inverses, 1.0F / ManyLanes::floats(scales));
   for (std::size_t i = 0; i < kGroup<Format>; i += kTurn) {
-    const float* turn_inverses = inverses + i / Format::kBlock;
+    const float* inverses = group.inverses + i / Format::kBlock;
     for (std::size_t j = 0; j < kTurn; j += kStored) {
       FloatLanes scaled[4];
       for (std::size_t k = 0; k < 4; ++k) {
         const std::size_t at = j + k * kLanes;
-        scaled[k] = load_lanes<FloatLanes>(values + i + at) * turn_inverses[at / Format::kBlock];
+        scaled[k] = load_lanes<FloatLanes>(values + i + at) * inverses[at / Format::kBlock];
       }
       store_codes<Format>(codes + i + j, scaled);
     }
   }
-  if (!any_lane(scales == kNanScale)) return;
+  const IntLanes no_number = group.scales == kNanScale;
+  if (!any_lane(no_number)) return;
   for (std::size_t b = 0; b < kLanes; ++b) {
-    if (group.bfloats[b] == BFloat16::kNaN)
-      __builtin_memset(codes + b * Format::kBlock, 0, Format::kBlock);
+    if (no_number[b]) __builtin_memset(codes + b * Format::kBlock, 0, Format::kBlock);
   }
 }
 
@@ -112,30 +118,36 @@ FASTGPU_INLINE void store_group(const int8_t* codes, std::byte* target, std::siz
   }
 }
 
+// Finds the scales of the next group before the codes of this one. Otherwise the CPU would wait for
+// the scales, which take longer to compute than it can look ahead.
 template <typename Format>
 void encode_blocks(const float* source, std::byte* target, std::size_t count) {
   constexpr std::size_t kAll = kGroup<Format>;
   std::byte* scales = target;
   std::byte* packed = target + scales_bytes<Format>(count);
   GroupScales group;
+  GroupScales next;
   int8_t codes[kAll];
   std::size_t i = 0;
+  if (count >= kAll) find_scales<Format>(source, next);
   for (; i + kAll <= count; i += kAll) {
+    group = next;
+    if (i + 2 * kAll <= count) find_scales<Format>(source + i + kAll, next);
     if constexpr (std::is_same_v<Format, Int8Blocks>) {
-      encode_group<Format>(source + i, group, reinterpret_cast<int8_t*>(packed + i));
+      find_codes<Format>(source + i, group, reinterpret_cast<int8_t*>(packed + i));
     } else {
-      encode_group<Format>(source + i, group, codes);
+      find_codes<Format>(source + i, group, codes);
       store_group<Format>(codes, packed + codes_bytes<Format>(i), kAll);
     }
-    __builtin_memcpy(scales + scales_bytes<Format>(i), group.bfloats, sizeof(group.bfloats));
+    store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
   }
   if (i == count) return;
   float padded[kAll] = {};
   __builtin_memcpy(padded, source + i, (count - i) * sizeof(float));
-  encode_group<Format>(padded, group, codes);
+  find_scales<Format>(padded, group);
+  find_codes<Format>(padded, group, codes);
   store_group<Format>(codes, packed + codes_bytes<Format>(i), count % kAll);
-  __builtin_memcpy(scales + scales_bytes<Format>(i), group.bfloats,
-                   scales_bytes<Format>(count % kAll));
+  store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(count % kAll));
 }
 
 // Encodes source + residual. Writes what the encoding lost to the residual of every finite block.
@@ -146,10 +158,12 @@ FASTGPU_INLINE void encode_group_feedback(const float* source, float* residual, 
   for (std::size_t i = 0; i < kGroup<Format>; i += kLanes)
     store_lanes(values + i,
                 load_lanes<FloatLanes>(source + i) + load_lanes<FloatLanes>(residual + i));
-  encode_group<Format>(values, group, codes);
+  find_scales<Format>(values, group);
+  find_codes<Format>(values, group, codes);
   for (std::size_t b = 0; b < kLanes; ++b) {
-    if (group.bfloats[b] == BFloat16::kNaN) continue;
-    const FloatLanes negative = FloatLanes{} - group.floats[b];
+    const uint32_t scale = group.scales[b];
+    if (scale == kNanScale) continue;
+    const FloatLanes negative = FloatLanes{} + float_of(scale ^ kFloatSign);
     for (std::size_t k = 0; k < Format::kBlock; k += kLanes) {
       const std::size_t at = b * Format::kBlock + k;
       store_lanes(residual + at, multiply_add(load_codes(codes + at), negative,
@@ -170,7 +184,7 @@ void encode_blocks_feedback(const float* source, float* residual, std::byte* tar
   for (; i + kAll <= count; i += kAll) {
     encode_group_feedback<Format>(source + i, residual + i, group, codes);
     store_group<Format>(codes, packed + codes_bytes<Format>(i), kAll);
-    __builtin_memcpy(scales + scales_bytes<Format>(i), group.bfloats, sizeof(group.bfloats));
+    store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
   }
   if (i == count) return;
   float padded[kAll] = {};
@@ -179,8 +193,7 @@ void encode_blocks_feedback(const float* source, float* residual, std::byte* tar
   __builtin_memcpy(padded_residual, residual + i, (count - i) * sizeof(float));
   encode_group_feedback<Format>(padded, padded_residual, group, codes);
   store_group<Format>(codes, packed + codes_bytes<Format>(i), count % kAll);
-  __builtin_memcpy(scales + scales_bytes<Format>(i), group.bfloats,
-                   scales_bytes<Format>(count % kAll));
+  store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(count % kAll));
   __builtin_memcpy(residual + i, padded_residual, (count - i) * sizeof(float));
 }
 
