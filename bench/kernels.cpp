@@ -1,7 +1,9 @@
 // Measures the reduction kernels: GB of target per second, by dtype, operation and instruction set,
-// and memcpy of the same size for comparison.
+// and memcpy of the same size for comparison. Codecs are measured in GB of float32 per second.
 //
-//   fastgpu_bench_kernels [SIZE_KIB]
+//   fastgpu_bench_kernels [SIZE_KIB] [codecs]
+//
+// `codecs` leaves out the reductions.
 //
 // With the default, 256 KiB, source and target fit in the L2 cache, like the chunks of a pipelined
 // collective.
@@ -11,36 +13,47 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "base/codec.h"
 #include "base/dtype.h"
 #include "kernels/cpu/variant.h"
 
 namespace fastgpu {
 namespace {
 
-// The best of many short trials, so that an interrupted trial does not count.
-double gigabytes_a_second(std::size_t size_bytes, const std::function<void()>& body) {
+using Body = std::function<void()>;
+
+// Of each body, the best of many short trials, so that an interrupted trial does not count. The
+// bodies take turns, so that a change of the machine's speed concerns all of them.
+std::vector<double> gigabytes_a_second(std::size_t size_bytes, const std::vector<Body>& bodies) {
   using Clock = std::chrono::steady_clock;
   constexpr int kTrials = 60;
-  constexpr auto kLimit = std::chrono::milliseconds(60);
   constexpr auto kTrial = std::chrono::microseconds(300);
-  body();
-  double best = 0;
+  const auto limit = std::chrono::milliseconds(60) * bodies.size();
+  for (const Body& body : bodies) body();
+  std::vector<double> best(bodies.size());
   const auto first = Clock::now();
-  for (int trial = 0; trial < kTrials && (trial < 2 || Clock::now() - first < kLimit); ++trial) {
-    const auto start = Clock::now();
-    std::size_t runs = 0;
-    std::chrono::duration<double> spent{};
-    do {
-      body();
-      ++runs;
-      spent = Clock::now() - start;
-    } while (spent < kTrial);
-    best = std::max(best, static_cast<double>(runs * size_bytes) / spent.count() / 1e9);
+  for (int trial = 0; trial < kTrials && (trial < 2 || Clock::now() - first < limit); ++trial) {
+    for (std::size_t k = 0; k < bodies.size(); ++k) {
+      const auto start = Clock::now();
+      std::size_t runs = 0;
+      std::chrono::duration<double> spent{};
+      do {
+        bodies[k]();
+        ++runs;
+        spent = Clock::now() - start;
+      } while (spent < kTrial);
+      best[k] = std::max(best[k], static_cast<double>(runs * size_bytes) / spent.count() / 1e9);
+    }
   }
   return best;
+}
+
+double gigabytes_a_second(std::size_t size_bytes, const Body& body) {
+  return gigabytes_a_second(size_bytes, std::vector<Body>{body}).front();
 }
 
 // Arrays start at a cache line, like the tensors and chunks of collectives.
@@ -124,19 +137,77 @@ void measure_conversions(Arrays& arrays, DType dtype) {
   });
 }
 
-void measure_all(std::size_t size_bytes) {
-  Arrays arrays(size_bytes);
-  const double copy = gigabytes_a_second(
-      size_bytes, [&] { std::memcpy(arrays.target.data(), arrays.source.data(), size_bytes); });
+// Prints a row in GB of float32 per second, and the last variant's share of memcpy's speed.
+void print_codec_row(Arrays& arrays, Codec codec, const char* operation,
+                     const std::function<Body(const CodecKernels&)>& body_of) {
+  std::vector<Body> bodies;
+  for (const cpu::Variant* variant : cpu::usable_variants())
+    bodies.push_back(body_of(*variant->find_codec(codec)));
+  bodies.emplace_back(
+      [&arrays] { std::memcpy(arrays.target.data(), arrays.source.data(), arrays.source.size()); });
+  const std::vector<double> speeds = gigabytes_a_second(arrays.source.size(), bodies);
+  std::printf("%-14s %-10s", std::string(name_of(codec)).c_str(), operation);
+  for (std::size_t k = 0; k + 1 < speeds.size(); ++k) std::printf(" %8.1f", speeds[k]);
+  std::printf("   %.2f of memcpy\n", speeds[speeds.size() - 2] / speeds.back());
+  std::fflush(stdout);
+}
+
+void measure_codec(Arrays& arrays, Codec codec) {
+  const std::size_t count = arrays.source.size() / sizeof(float);
+  Array encoded(encoded_bytes(codec, count));
+  Array residual(count * sizeof(float));
+  auto* source = reinterpret_cast<float*>(arrays.source.data());
+  auto* target = reinterpret_cast<float*>(arrays.target.data());
+  auto* lost = reinterpret_cast<float*>(residual.data());
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (std::size_t i = 0; i < count; ++i) source[i] = normal(random);
+  print_codec_row(arrays, codec, "encode", [&](const CodecKernels& kernels) {
+    return [&kernels, &encoded, source, count] { kernels.encode(source, encoded.data(), count); };
+  });
+  print_codec_row(arrays, codec, "decode", [&](const CodecKernels& kernels) {
+    return [&kernels, &encoded, target, count] { kernels.decode(encoded.data(), target, count); };
+  });
+  print_codec_row(arrays, codec, "decode_add", [&](const CodecKernels& kernels) {
+    return
+        [&kernels, &encoded, target, count] { kernels.decode_add(encoded.data(), target, count); };
+  });
+  print_codec_row(arrays, codec, "feedback", [&](const CodecKernels& kernels) {
+    return [&kernels, &encoded, source, lost, count] {
+      kernels.encode_feedback(source, lost, encoded.data(), count);
+    };
+  });
+}
+
+void print_heading(std::size_t size_bytes, double copy) {
   std::printf("%zu KiB, memcpy %.1f GB/s\n%-25s", size_bytes / 1024, copy,
               "dtype          operation");
   for (const cpu::Variant* variant : cpu::usable_variants()) std::printf(" %8s", variant->name);
   std::printf("   GB/s\n");
+}
+
+double copy_speed(Arrays& arrays) {
+  return gigabytes_a_second(arrays.source.size(), [&] {
+    std::memcpy(arrays.target.data(), arrays.source.data(), arrays.source.size());
+  });
+}
+
+void measure_codecs(std::size_t size_bytes) {
+  Arrays arrays(size_bytes);
+  print_heading(size_bytes, copy_speed(arrays));
+  for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4})
+    measure_codec(arrays, codec);
+}
+
+void measure_all(std::size_t size_bytes) {
+  Arrays arrays(size_bytes);
+  print_heading(size_bytes, copy_speed(arrays));
   for (int dtype = 0; dtype < kDTypeCount; ++dtype)
     measure_dtype(arrays, static_cast<DType>(dtype));
   for (const DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3,
                             DType::kFloat8E5M2, DType::kFloat8E4M3Fnuz, DType::kFloat8E5M2Fnuz})
     measure_conversions(arrays, dtype);
+  measure_codecs(size_bytes);
 }
 
 }  // namespace
@@ -144,10 +215,16 @@ void measure_all(std::size_t size_bytes) {
 
 int main(int argc, char** argv) {
   const long size_kib = argc > 1 ? std::strtol(argv[1], nullptr, 10) : 256;
-  if (size_kib <= 0 || size_kib > 1 << 20) {
-    std::fprintf(stderr, "usage: %s [SIZE_KIB], 1 to 1048576\n", argv[0]);
+  const bool only_codecs = argc == 3 && std::strcmp(argv[2], "codecs") == 0;
+  if (size_kib <= 0 || size_kib > 1 << 20 || (argc > 2 && !only_codecs)) {
+    std::fprintf(stderr, "usage: %s [SIZE_KIB] [codecs], 1 to 1048576\n", argv[0]);
     return 2;
   }
-  fastgpu::measure_all(static_cast<std::size_t>(size_kib) * 1024);
+  const std::size_t size_bytes = static_cast<std::size_t>(size_kib) * 1024;
+  if (only_codecs) {
+    fastgpu::measure_codecs(size_bytes);
+  } else {
+    fastgpu::measure_all(size_bytes);
+  }
   return 0;
 }

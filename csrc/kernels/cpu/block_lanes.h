@@ -127,6 +127,8 @@ FASTGPU_INLINE WordLanes scales_of(WordLanes extreme) {
   return magnitude >= kFloatInfinity ? WordLanes{} + kNanScale : scale;
 }
 
+#if !defined(__AVX2__)
+
 typedef int8_t CodeLanes __attribute__((vector_size(kLanes)));
 
 // Returns the integers nearest to small numbers, ties to even.
@@ -158,5 +160,11 @@ FASTGPU_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c)
   return a * b + c;
 }
 
+#endif
+
 }  // namespace FASTGPU_ISA
 }  // namespace fastgpu
+
+#if defined(__AVX2__)
+#include "kernels/cpu/block_lanes_x86.h"
+#endif

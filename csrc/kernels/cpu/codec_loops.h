@@ -24,152 +24,176 @@ FASTGPU_INLINE std::size_t scales_bytes(std::size_t count) {
 }
 
 template <typename Format>
-struct EncodedGroup {
-  int8_t codes[kGroup<Format>];
-  uint16_t scales[kLanes];  // bfloat16
-  float steps[kLanes];      // the same as float32
-};
-
-template <typename Format>
-FASTGPU_INLINE void encode_group(const float* values, EncodedGroup<Format>& group) {
-  typedef uint16_t ScaleLanes __attribute__((vector_size(kLanes * sizeof(uint16_t))));
-  const WordLanes scales = scales_of<Format>(extremes<Format>(values));
-  store_lanes(group.scales, __builtin_convertvector(scales >> 16, ScaleLanes));
-  store_lanes(group.steps, scales);
-  float inverses[kLanes];
-  store_lanes(inverses, 1.0F / ManyLanes::floats(scales));
-  for (std::size_t i = 0; i < kGroup<Format>; i += 4 * kLanes) {
-    FloatLanes scaled[4];
-    for (std::size_t k = 0; k < 4; ++k) {
-      const std::size_t at = i + k * kLanes;
-      scaled[k] = load_lanes<FloatLanes>(values + at) * inverses[at / Format::kBlock];
-    }
-    store_codes<Format>(group.codes + i, scaled);
-  }
-  if (!any_lane(scales == kNanScale)) return;
-  for (std::size_t b = 0; b < kLanes; ++b) {
-    if (group.scales[b] == BFloat16::kNaN)
-      __builtin_memset(group.codes + b * Format::kBlock, 0, Format::kBlock);
-  }
-}
-
-// Byte i of a block of n int4 codes holds code i in its lower half and code i + n / 2, rounded up,
-// in its upper half. A code that the block lacks is 0.
-template <typename Format>
-FASTGPU_INLINE void pack_block(const int8_t* codes, std::byte* target, std::size_t count) {
-  if constexpr (std::is_same_v<Format, Int8Blocks>) {
-    __builtin_memcpy(target, codes, count);
-  } else {
-    const std::size_t half = (count + 1) / 2;
-    for (std::size_t i = 0; i < half; ++i) {
-      const auto low = static_cast<uint8_t>(codes[i]);
-      const auto high = static_cast<uint8_t>(codes[half + i]);
-      target[i] = static_cast<std::byte>((low & 0xf) | (high << 4));
-    }
-  }
-}
-
-// Unpacks the codes of a block. Writes one more than there are if their number is odd.
-template <typename Format>
-FASTGPU_INLINE void unpack_block(const std::byte* source, int8_t* codes, std::size_t count) {
-  if constexpr (std::is_same_v<Format, Int8Blocks>) {
-    __builtin_memcpy(codes, source, count);
-  } else {
-    const std::size_t half = (count + 1) / 2;
-    for (std::size_t i = 0; i < half; ++i) {
-      const auto both = static_cast<uint8_t>(source[i]);
-      codes[i] = static_cast<int8_t>(static_cast<int8_t>(both << 4) >> 4);
-      codes[half + i] = static_cast<int8_t>(static_cast<int8_t>(both) >> 4);
-    }
-  }
-}
-
-template <typename Format>
-FASTGPU_INLINE constexpr std::size_t packed_bytes(std::size_t count) {
+FASTGPU_INLINE constexpr std::size_t codes_bytes(std::size_t count) {
   return std::is_same_v<Format, Int8Blocks> ? count : (count + 1) / 2;
 }
 
-// Writes the first `count` elements of a group.
-template <typename Format>
-FASTGPU_INLINE void store_group(const EncodedGroup<Format>& group, std::byte* scales,
-                                std::byte* codes, std::size_t count) {
-  constexpr std::size_t kBlock = Format::kBlock;
-  const std::size_t whole = count / kBlock;
-  for (std::size_t b = 0; b < whole; ++b)
-    pack_block<Format>(group.codes + b * kBlock, codes + b * packed_bytes<Format>(kBlock), kBlock);
-  if (count % kBlock != 0) {
-    pack_block<Format>(group.codes + whole * kBlock, codes + whole * packed_bytes<Format>(kBlock),
-                       count % kBlock);
-  }
-  __builtin_memcpy(scales, group.scales, scales_bytes<Format>(count));
+struct GroupScales {
+  WordLanes scales;  // float32
+  float inverses[kLanes];
+};
+
+FASTGPU_INLINE void store_scales(std::byte* target, const GroupScales& group, std::size_t size) {
+  typedef uint16_t ShortLanes __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+  const auto upper = __builtin_convertvector(group.scales >> 16, ShortLanes);
+  __builtin_memcpy(target, &upper, size);
 }
 
+template <typename Format>
+FASTGPU_INLINE void find_scales(const float* values, GroupScales& group) {
+  group.scales = scales_of<Format>(extremes<Format>(values));
+  store_lanes(group.inverses, 1.0F / ManyLanes::floats(group.scales));
+}
+
+// Computes the codes of a group without packing them.
+template <typename Format>
+FASTGPU_INLINE void find_codes(const float* values, const GroupScales& group, int8_t* codes) {
+  constexpr std::size_t kStored = 4 * kLanes;  // elements of one store_codes()
+  constexpr std::size_t kTurn = kStored > Format::kBlock ? kStored : Format::kBlock;
+  for (std::size_t i = 0; i < kGroup<Format>; i += kTurn) {
+    const float* inverses = group.inverses + i / Format::kBlock;
+    for (std::size_t j = 0; j < kTurn; j += kStored) {
+      FloatLanes scaled[4];
+      for (std::size_t k = 0; k < 4; ++k) {
+        const std::size_t at = j + k * kLanes;
+        scaled[k] = load_lanes<FloatLanes>(values + i + at) * inverses[at / Format::kBlock];
+      }
+      store_codes<Format>(codes + i + j, scaled);
+    }
+  }
+  const IntLanes no_number = group.scales == kNanScale;
+  if (!any_lane(no_number)) return;
+  for (std::size_t b = 0; b < kLanes; ++b) {
+    if (no_number[b]) __builtin_memset(codes + b * Format::kBlock, 0, Format::kBlock);
+  }
+}
+
+// Half a block of int4 codes.
+typedef uint8_t HalfBlock __attribute__((vector_size(kInt4Block / 2)));
+
+// Byte i of a block of n int4 codes has code i in its lower half and code i + n / 2, rounded up, in
+// its upper half. A code that the block lacks is 0.
+FASTGPU_INLINE void pack_block(const int8_t* codes, std::byte* target) {
+  const auto low = load_lanes<HalfBlock>(codes);
+  const auto high = load_lanes<HalfBlock>(codes + kInt4Block / 2);
+  store_lanes(target, (low & 0xf) | (high << 4));
+}
+
+FASTGPU_INLINE void unpack_block(const std::byte* source, int8_t* codes) {
+  const auto both = load_lanes<HalfBlock>(source);
+  store_lanes(codes, ((both & 0xf) ^ 8) - 8);
+  store_lanes(codes + kInt4Block / 2, ((both >> 4) ^ 8) - 8);
+}
+
+// The same for `count` codes, fewer than a block.
+FASTGPU_INLINE void pack_part(const int8_t* codes, std::byte* target, std::size_t count) {
+  int8_t padded[kInt4Block] = {};
+  std::byte packed[kInt4Block / 2];
+  const std::size_t half = (count + 1) / 2;
+  __builtin_memcpy(padded, codes, half);
+  __builtin_memcpy(padded + kInt4Block / 2, codes + half, count - half);
+  pack_block(padded, packed);
+  __builtin_memcpy(target, packed, half);
+}
+
+FASTGPU_INLINE void unpack_part(const std::byte* source, int8_t* codes, std::size_t count) {
+  int8_t padded[kInt4Block];
+  std::byte packed[kInt4Block / 2] = {};
+  const std::size_t half = (count + 1) / 2;
+  __builtin_memcpy(packed, source, half);
+  unpack_block(packed, padded);
+  __builtin_memcpy(codes, padded, half);
+  __builtin_memcpy(codes + half, padded + kInt4Block / 2, count - half);
+}
+
+// Writes the first `count` of the codes to the target.
+template <typename Format>
+FASTGPU_INLINE void store_group(const int8_t* codes, std::byte* target, std::size_t count) {
+  if constexpr (std::is_same_v<Format, Int8Blocks>) {
+    __builtin_memcpy(target, codes, count);
+  } else {
+    std::size_t i = 0;
+    for (; i + kInt4Block <= count; i += kInt4Block) pack_block(codes + i, target + i / 2);
+    if (i < count) pack_part(codes + i, target + i / 2, count % kInt4Block);
+  }
+}
+
+// Finds the scales of the next group before the codes of this one. Otherwise the CPU would wait for
+// the scales, which take longer to compute than it can look ahead.
 template <typename Format>
 void encode_blocks(const float* source, std::byte* target, std::size_t count) {
+  constexpr std::size_t kAll = kGroup<Format>;
   std::byte* scales = target;
-  std::byte* codes = target + scales_bytes<Format>(count);
-  EncodedGroup<Format> group;
+  std::byte* packed = target + scales_bytes<Format>(count);
+  GroupScales group;
+  GroupScales next;
+  int8_t codes[kAll];
   std::size_t i = 0;
-  for (; i + kGroup<Format> <= count; i += kGroup<Format>) {
-    encode_group<Format>(source + i, group);
-    store_group<Format>(group, scales + scales_bytes<Format>(i), codes + packed_bytes<Format>(i),
-                        kGroup<Format>);
+  if (count >= kAll) find_scales<Format>(source, next);
+  for (; i + kAll <= count; i += kAll) {
+    group = next;
+    if (i + 2 * kAll <= count) find_scales<Format>(source + i + kAll, next);
+    if constexpr (std::is_same_v<Format, Int8Blocks>) {
+      find_codes<Format>(source + i, group, reinterpret_cast<int8_t*>(packed + i));
+    } else {
+      find_codes<Format>(source + i, group, codes);
+      store_group<Format>(codes, packed + codes_bytes<Format>(i), kAll);
+    }
+    store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
   }
   if (i == count) return;
-  float padded[kGroup<Format>] = {};
+  float padded[kAll] = {};
   __builtin_memcpy(padded, source + i, (count - i) * sizeof(float));
-  encode_group<Format>(padded, group);
-  store_group<Format>(group, scales + scales_bytes<Format>(i), codes + packed_bytes<Format>(i),
-                      count - i);
+  find_scales<Format>(padded, group);
+  find_codes<Format>(padded, group, codes);
+  store_group<Format>(codes, packed + codes_bytes<Format>(i), count % kAll);
+  store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(count % kAll));
 }
 
-// Writes values - decoded codes to the residual of every finite block.
+// Encodes source + residual. Writes what the encoding lost to the residual of every finite block.
 template <typename Format>
-FASTGPU_INLINE void keep_residual(const EncodedGroup<Format>& group, const float* values,
-                                  float* residual) {
+FASTGPU_INLINE void encode_group_feedback(const float* source, float* residual, GroupScales& group,
+                                          int8_t* codes) {
+  float values[kGroup<Format>];
+  for (std::size_t i = 0; i < kGroup<Format>; i += kLanes)
+    store_lanes(values + i,
+                load_lanes<FloatLanes>(source + i) + load_lanes<FloatLanes>(residual + i));
+  find_scales<Format>(values, group);
+  find_codes<Format>(values, group, codes);
   for (std::size_t b = 0; b < kLanes; ++b) {
-    if (group.scales[b] == BFloat16::kNaN) continue;
-    const FloatLanes negative = FloatLanes{} - group.steps[b];
+    const uint32_t scale = group.scales[b];
+    if (scale == kNanScale) continue;
+    const FloatLanes negative = FloatLanes{} + float_of(scale ^ kFloatSign);
     for (std::size_t k = 0; k < Format::kBlock; k += kLanes) {
       const std::size_t at = b * Format::kBlock + k;
-      store_lanes(residual + at, multiply_add(load_codes(group.codes + at), negative,
+      store_lanes(residual + at, multiply_add(load_codes(codes + at), negative,
                                               load_lanes<FloatLanes>(values + at)));
     }
   }
 }
 
-// Encodes the first `count` elements of a group.
-template <typename Format>
-FASTGPU_INLINE void encode_group_feedback(const float* source, float* residual,
-                                          EncodedGroup<Format>& group) {
-  float values[kGroup<Format>];
-  for (std::size_t i = 0; i < kGroup<Format>; i += kLanes)
-    store_lanes(values + i,
-                load_lanes<FloatLanes>(source + i) + load_lanes<FloatLanes>(residual + i));
-  encode_group<Format>(values, group);
-  keep_residual<Format>(group, values, residual);
-}
-
 template <typename Format>
 void encode_blocks_feedback(const float* source, float* residual, std::byte* target,
                             std::size_t count) {
+  constexpr std::size_t kAll = kGroup<Format>;
   std::byte* scales = target;
-  std::byte* codes = target + scales_bytes<Format>(count);
-  EncodedGroup<Format> group;
+  std::byte* packed = target + scales_bytes<Format>(count);
+  GroupScales group;
+  int8_t codes[kAll];
   std::size_t i = 0;
-  for (; i + kGroup<Format> <= count; i += kGroup<Format>) {
-    encode_group_feedback<Format>(source + i, residual + i, group);
-    store_group<Format>(group, scales + scales_bytes<Format>(i), codes + packed_bytes<Format>(i),
-                        kGroup<Format>);
+  for (; i + kAll <= count; i += kAll) {
+    encode_group_feedback<Format>(source + i, residual + i, group, codes);
+    store_group<Format>(codes, packed + codes_bytes<Format>(i), kAll);
+    store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
   }
   if (i == count) return;
-  float padded[kGroup<Format>] = {};
-  float padded_residual[kGroup<Format>] = {};
+  float padded[kAll] = {};
+  float padded_residual[kAll] = {};
   __builtin_memcpy(padded, source + i, (count - i) * sizeof(float));
   __builtin_memcpy(padded_residual, residual + i, (count - i) * sizeof(float));
-  encode_group_feedback<Format>(padded, padded_residual, group);
-  store_group<Format>(group, scales + scales_bytes<Format>(i), codes + packed_bytes<Format>(i),
-                      count - i);
+  encode_group_feedback<Format>(padded, padded_residual, group, codes);
+  store_group<Format>(codes, packed + codes_bytes<Format>(i), count % kAll);
+  store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(count % kAll));
   __builtin_memcpy(residual + i, padded_residual, (count - i) * sizeof(float));
 }
 
@@ -193,20 +217,27 @@ FASTGPU_INLINE void decode_block(const int8_t* codes, const std::byte* scale, fl
 template <typename Format, bool kAdd>
 void decode_blocks(const std::byte* source, float* target, std::size_t count) {
   constexpr std::size_t kBlock = Format::kBlock;
+  constexpr bool kPacked = !std::is_same_v<Format, Int8Blocks>;
   const std::byte* scales = source;
-  const std::byte* codes = source + scales_bytes<Format>(count);
-  int8_t unpacked[kBlock];
+  const std::byte* packed = source + scales_bytes<Format>(count);
+  int8_t codes[kBlock];
   std::size_t i = 0;
   for (; i + kBlock <= count; i += kBlock) {
-    unpack_block<Format>(codes + packed_bytes<Format>(i), unpacked, kBlock);
-    decode_block<Format, kAdd>(unpacked, scales + scales_bytes<Format>(i), target + i);
+    const std::byte* block = packed + codes_bytes<Format>(i);
+    if constexpr (kPacked) unpack_block(block, codes);
+    decode_block<Format, kAdd>(kPacked ? codes : reinterpret_cast<const int8_t*>(block),
+                               scales + scales_bytes<Format>(i), target + i);
   }
   if (i == count) return;
   float padded[kBlock] = {};
-  __builtin_memset(unpacked, 0, kBlock);
+  __builtin_memset(codes, 0, kBlock);
   if constexpr (kAdd) __builtin_memcpy(padded, target + i, (count - i) * sizeof(float));
-  unpack_block<Format>(codes + packed_bytes<Format>(i), unpacked, count % kBlock);
-  decode_block<Format, kAdd>(unpacked, scales + scales_bytes<Format>(i), padded);
+  if constexpr (kPacked) {
+    unpack_part(packed + codes_bytes<Format>(i), codes, count % kBlock);
+  } else {
+    __builtin_memcpy(codes, packed + i, count % kBlock);
+  }
+  decode_block<Format, kAdd>(codes, scales + scales_bytes<Format>(i), padded);
   __builtin_memcpy(target + i, padded, (count - i) * sizeof(float));
 }
 
