@@ -153,16 +153,18 @@ inline Bytes defined_encoding(Codec codec, const Floats& source) {
 }
 
 // The bound on the error of one element of a block with this largest magnitude. A value of the sign
-// opposite to the extreme's may be a whole step from the largest code.
+// opposite to the extreme's may be a whole step from the largest code, or one and a half where the
+// scale could not be rounded away from zero.
 inline double error_bound(Codec codec, float value, float largest) {
   switch (codec) {
     case Codec::kFloat16:
       return std::max(std::ldexp(std::fabs(double{value}), -11), std::ldexp(1, -25));
     case Codec::kBFloat16:
       return std::max(std::ldexp(std::fabs(double{value}), -8), std::ldexp(1, -134));
-    default:
-      return std::max(double{largest} / -smallest_code(codec) * (1 + std::ldexp(1, -7)),
-                      std::ldexp(1, -125));
+    default: {
+      const double steps = largest > std::ldexp(255, 120) ? 1.51 : 1 + std::ldexp(1, -7);
+      return std::max(double{largest} / -smallest_code(codec) * steps, std::ldexp(1, -125));
+    }
   }
 }
 
@@ -201,7 +203,10 @@ inline std::vector<Floats> special_arrays() {
       arrays.back()[at] = special;
     }
   }
-  // A value and its negative, the same as halves of steps.
+  Floats largest(256, kLargest);
+  for (std::size_t i = 0; i < largest.size(); i += 3) largest[i] = -kLargest;
+  arrays.push_back(largest);
+  // Halves of steps.
   Floats steps(256);
   for (std::size_t i = 0; i < steps.size(); ++i)
     steps[i] = 0.5F * static_cast<float>(static_cast<int>(i) - 128);

@@ -95,17 +95,22 @@ FASTGPU_INLINE Lanes row_maxima(Lanes* rows) {
 // As signed integers, positive floats are above negative ones, and larger magnitudes above smaller
 // ones of the same sign. As unsigned integers, negative floats are above positive ones. So the two
 // maxima are the extremes of either sign, or both are that of the only sign.
-template <typename Format>
-FASTGPU_INLINE WordLanes extremes(const float* group) {
+//
+// `load(i)` returns the register of values that starts at element i of the group. It is called once
+// for each register.
+template <typename Format, typename Load>
+FASTGPU_INLINE WordLanes extremes(const Load& load) {
   IntLanes highest[kLanes];
   WordLanes lowest[kLanes];
   for (std::size_t b = 0; b < kLanes; ++b) {
-    const float* block = group + b * Format::kBlock;
-    highest[b] = load_lanes<IntLanes>(block);
-    lowest[b] = load_lanes<WordLanes>(block);
+    const std::size_t block = b * Format::kBlock;
+    const WordLanes first = ManyLanes::bits(load(block));
+    highest[b] = __builtin_bit_cast(IntLanes, first);
+    lowest[b] = first;
     for (std::size_t i = kLanes; i < Format::kBlock; i += kLanes) {
-      highest[b] = larger(highest[b], load_lanes<IntLanes>(block + i));
-      lowest[b] = larger(lowest[b], load_lanes<WordLanes>(block + i));
+      const WordLanes bits = ManyLanes::bits(load(block + i));
+      highest[b] = larger(highest[b], __builtin_bit_cast(IntLanes, bits));
+      lowest[b] = larger(lowest[b], bits);
     }
   }
   const auto positive = __builtin_bit_cast(WordLanes, row_maxima<kLanes>(highest));

@@ -26,10 +26,7 @@ template <typename Format>
 FASTGPU_INLINE void store_codes(int8_t* codes, const FloatLanes (&scaled)[4]) {
   constexpr int kSmallest = 1 << Format::kSmallestExponent;
   __m512i packed = pack_codes(scaled);
-  if constexpr (kSmallest < 128) {
-    packed = _mm512_min_epi8(packed, _mm512_set1_epi8(kSmallest - 1));
-    packed = _mm512_max_epi8(packed, _mm512_set1_epi8(-kSmallest));
-  }
+  if constexpr (kSmallest < 128) packed = _mm512_min_epi8(packed, _mm512_set1_epi8(kSmallest - 1));
   _mm512_storeu_si512(codes, packed);
 }
 
@@ -58,10 +55,7 @@ template <typename Format>
 FASTGPU_INLINE void store_codes(int8_t* codes, const FloatLanes (&scaled)[4]) {
   constexpr int kSmallest = 1 << Format::kSmallestExponent;
   __m256i packed = pack_codes(scaled);
-  if constexpr (kSmallest < 128) {
-    packed = _mm256_min_epi8(packed, _mm256_set1_epi8(kSmallest - 1));
-    packed = _mm256_max_epi8(packed, _mm256_set1_epi8(-kSmallest));
-  }
+  if constexpr (kSmallest < 128) packed = _mm256_min_epi8(packed, _mm256_set1_epi8(kSmallest - 1));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), packed);
 }
 

@@ -39,9 +39,29 @@ FASTGPU_INLINE void store_scales(std::byte* target, const GroupScales& group, st
   __builtin_memcpy(target, &upper, size);
 }
 
-template <typename Format>
-FASTGPU_INLINE void find_scales(const float* values, GroupScales& group) {
-  group.scales = scales_of<Format>(extremes<Format>(values));
+struct Loaded {
+  const float* values;
+  FASTGPU_INLINE FloatLanes operator()(std::size_t i) const {
+    return load_lanes<FloatLanes>(values + i);
+  }
+};
+
+// Also writes the sums to `values`.
+struct Added {
+  const float* source;
+  const float* residual;
+  float* values;
+  FASTGPU_INLINE FloatLanes operator()(std::size_t i) const {
+    const FloatLanes sum =
+        load_lanes<FloatLanes>(source + i) + load_lanes<FloatLanes>(residual + i);
+    store_lanes(values + i, sum);
+    return sum;
+  }
+};
+
+template <typename Format, typename Load>
+FASTGPU_INLINE void find_scales(const Load& load, GroupScales& group) {
+  group.scales = scales_of<Format>(extremes<Format>(load));
   store_lanes(group.inverses, 1.0F / ManyLanes::floats(group.scales));
 }
 
@@ -118,48 +138,31 @@ FASTGPU_INLINE void store_group(const int8_t* codes, std::byte* target, std::siz
   }
 }
 
-// Finds the scales of the next group before the codes of this one. Otherwise the CPU would wait for
-// the scales, which take longer to compute than it can look ahead.
-template <typename Format>
-void encode_blocks(const float* source, std::byte* target, std::size_t count) {
-  constexpr std::size_t kAll = kGroup<Format>;
-  std::byte* scales = target;
-  std::byte* packed = target + scales_bytes<Format>(count);
-  GroupScales group;
-  GroupScales next;
-  int8_t codes[kAll];
-  std::size_t i = 0;
-  if (count >= kAll) find_scales<Format>(source, next);
-  for (; i + kAll <= count; i += kAll) {
-    group = next;
-    if (i + 2 * kAll <= count) find_scales<Format>(source + i + kAll, next);
-    if constexpr (std::is_same_v<Format, Int8Blocks>) {
-      find_codes<Format>(source + i, group, reinterpret_cast<int8_t*>(packed + i));
-    } else {
-      find_codes<Format>(source + i, group, codes);
-      store_group<Format>(codes, packed + codes_bytes<Format>(i), kAll);
-    }
-    store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
-  }
-  if (i == count) return;
-  float padded[kAll] = {};
-  __builtin_memcpy(padded, source + i, (count - i) * sizeof(float));
-  find_scales<Format>(padded, group);
-  find_codes<Format>(padded, group, codes);
-  store_group<Format>(codes, packed + codes_bytes<Format>(i), count % kAll);
-  store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(count % kAll));
-}
+// What encoding with or without feedback reads: source + residual, or the source alone.
+template <typename Format, bool kFeedback>
+struct Values {
+  const float* source;
+  const float* residual;
+  float sums[2][kFeedback ? kGroup<Format> : 1];  // of the group being encoded and the next
 
-// Encodes source + residual. Writes what the encoding lost to the residual of every finite block.
+  // Finds the scales of the group that starts at element i.
+  FASTGPU_INLINE void prepare(std::size_t i, GroupScales& group) {
+    if constexpr (kFeedback) {
+      find_scales<Format>(Added{source + i, residual + i, sums[i / kGroup<Format> % 2]}, group);
+    } else {
+      find_scales<Format>(Loaded{source + i}, group);
+    }
+  }
+  // The values of a group that is prepared.
+  FASTGPU_INLINE const float* at(std::size_t i) const {
+    return kFeedback ? sums[i / kGroup<Format> % 2] : source + i;
+  }
+};
+
+// Writes what the encoding lost to the residual of every finite block.
 template <typename Format>
-FASTGPU_INLINE void encode_group_feedback(const float* source, float* residual, GroupScales& group,
-                                          int8_t* codes) {
-  float values[kGroup<Format>];
-  for (std::size_t i = 0; i < kGroup<Format>; i += kLanes)
-    store_lanes(values + i,
-                load_lanes<FloatLanes>(source + i) + load_lanes<FloatLanes>(residual + i));
-  find_scales<Format>(values, group);
-  find_codes<Format>(values, group, codes);
+FASTGPU_INLINE void keep_residual(const float* values, const GroupScales& group,
+                                  const int8_t* codes, float* residual) {
   for (std::size_t b = 0; b < kLanes; ++b) {
     const uint32_t scale = group.scales[b];
     if (scale == kNanScale) continue;
@@ -172,29 +175,69 @@ FASTGPU_INLINE void encode_group_feedback(const float* source, float* residual, 
   }
 }
 
-template <typename Format>
-void encode_blocks_feedback(const float* source, float* residual, std::byte* target,
-                            std::size_t count) {
+// Encodes fewer elements than a group, without touching memory around them.
+template <typename Format, bool kFeedback>
+FASTGPU_INLINE void encode_part(const float* source, float* residual, std::byte* scales,
+                                std::byte* packed, std::size_t count) {
+  float padded[kGroup<Format>] = {};
+  float padded_residual[kFeedback ? kGroup<Format> : 1] = {};
+  int8_t codes[kGroup<Format>];
+  GroupScales group;
+  __builtin_memcpy(padded, source, count * sizeof(float));
+  if constexpr (kFeedback) __builtin_memcpy(padded_residual, residual, count * sizeof(float));
+  Values<Format, kFeedback> values{padded, padded_residual, {}};
+  values.prepare(0, group);
+  find_codes<Format>(values.at(0), group, codes);
+  if constexpr (kFeedback) {
+    keep_residual<Format>(values.at(0), group, codes, padded_residual);
+    __builtin_memcpy(residual, padded_residual, count * sizeof(float));
+  }
+  store_group<Format>(codes, packed, count);
+  store_scales(scales, group, scales_bytes<Format>(count));
+}
+
+// Finds the scales of the next group before the codes of this one. Otherwise the CPU would wait for
+// the scales, which take longer to compute than it can look ahead.
+template <typename Format, bool kFeedback>
+FASTGPU_INLINE void encode_all(const float* source, float* residual, std::byte* target,
+                               std::size_t count) {
   constexpr std::size_t kAll = kGroup<Format>;
+  constexpr bool kPacked = !std::is_same_v<Format, Int8Blocks>;
   std::byte* scales = target;
   std::byte* packed = target + scales_bytes<Format>(count);
+  Values<Format, kFeedback> values;
+  values.source = source;
+  values.residual = residual;
   GroupScales group;
-  int8_t codes[kAll];
+  GroupScales next;
+  int8_t unpacked[kAll];
   std::size_t i = 0;
+  if (count >= kAll) values.prepare(0, next);
   for (; i + kAll <= count; i += kAll) {
-    encode_group_feedback<Format>(source + i, residual + i, group, codes);
-    store_group<Format>(codes, packed + codes_bytes<Format>(i), kAll);
+    group = next;
+    if (i + 2 * kAll <= count) values.prepare(i + kAll, next);
+    std::byte* const group_codes = packed + codes_bytes<Format>(i);
+    int8_t* const codes = kPacked ? unpacked : reinterpret_cast<int8_t*>(group_codes);
+    find_codes<Format>(values.at(i), group, codes);
+    if constexpr (kFeedback) keep_residual<Format>(values.at(i), group, codes, residual + i);
+    if constexpr (kPacked) store_group<Format>(codes, group_codes, kAll);
     store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
   }
   if (i == count) return;
-  float padded[kAll] = {};
-  float padded_residual[kAll] = {};
-  __builtin_memcpy(padded, source + i, (count - i) * sizeof(float));
-  __builtin_memcpy(padded_residual, residual + i, (count - i) * sizeof(float));
-  encode_group_feedback<Format>(padded, padded_residual, group, codes);
-  store_group<Format>(codes, packed + codes_bytes<Format>(i), count % kAll);
-  store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(count % kAll));
-  __builtin_memcpy(residual + i, padded_residual, (count - i) * sizeof(float));
+  encode_part<Format, kFeedback>(source + i, residual + (kFeedback ? i : 0),
+                                 scales + scales_bytes<Format>(i), packed + codes_bytes<Format>(i),
+                                 count % kAll);
+}
+
+template <typename Format>
+void encode_blocks(const float* source, std::byte* target, std::size_t count) {
+  encode_all<Format, false>(source, nullptr, target, count);
+}
+
+template <typename Format>
+void encode_blocks_feedback(const float* source, float* residual, std::byte* target,
+                            std::size_t count) {
+  encode_all<Format, true>(source, residual, target, count);
 }
 
 // A code of 0 decodes to +0, whatever the sign of the scale.
