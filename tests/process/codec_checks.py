@@ -1,0 +1,121 @@
+"""Checks of all_reduce with encoded frames. Run by test_codecs.py on every rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+
+import fastgpu_comm
+
+# The most that one rounding moves an element, as a part of the largest value of its block.
+ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 0.51 / 128, "int4": 0.51 / 8}
+BYTES_PER_ELEMENT = {"fp16": 2.0, "bf16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 32}
+COUNTS = (16_384, 30_011, 200_003)  # from the least size that is encoded
+
+
+def _group(codec: str) -> dist.ProcessGroup:
+    options = fastgpu_comm.Options(codec=codec)
+    group = dist.new_group(backend="fastgpu", pg_options=options)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _gradient(rank: int, count: int) -> torch.Tensor:
+    """Returns numbers like those of a gradient: a few are large, and magnitudes change slowly."""
+    generator = torch.Generator().manual_seed(count * 100 + rank)
+    scale = 10.0 ** torch.linspace(-4, 0, count)
+    return torch.randn(count, generator=generator) * scale
+
+
+def _same_everywhere(tensor: torch.Tensor) -> None:
+    copies = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(copies, tensor)
+    for copy in copies:
+        assert torch.equal(copy.view(torch.int32), tensor.view(torch.int32))
+
+
+def sums(codec: str) -> None:
+    """The sum and the mean, within two roundings of the exact ones, and the same on all ranks."""
+    rank, world = me_and_world()
+    group = _group(codec)
+    for count in COUNTS:
+        for op, divisor in ((dist.ReduceOp.SUM, 1), (dist.ReduceOp.AVG, world)):
+            parts = [_gradient(each, count) for each in range(world)]
+            tensor = parts[rank].clone()
+            dist.all_reduce(tensor, op, group=group)
+            exact = torch.stack(parts).double().sum(0)
+            # No block is larger than its neighbourhood of two blocks' length on either side.
+            reach = torch.stack([*parts, exact.float()]).abs()
+            reach = torch.nn.functional.max_pool1d(reach, 257, stride=1, padding=128).sum(0)
+            bound = (1.01 * ROUNDING[codec] * reach + 1e-6 * exact.abs()) / divisor
+            assert bool(((tensor.double() - exact / divisor).abs() <= bound).all())
+            assert not torch.equal(tensor.double(), exact / divisor)
+            _same_everywhere(tensor)
+
+
+def bytes_sent(codec: str) -> None:
+    """The encoded bytes travel, and nothing else."""
+    _, world = me_and_world()
+    count = world * 65_536
+    group = _group(codec)
+    tensor = torch.ones(count)
+    dist.all_reduce(tensor, group=group)
+    before = fastgpu_comm.stats(group)["bytes_sent"]
+    dist.all_reduce(tensor, group=group)
+    sent = fastgpu_comm.stats(group)["bytes_sent"] - before
+    assert sent == 2 * (world - 1) * 65_536 * BYTES_PER_ELEMENT[codec]
+
+
+def exact_otherwise(codec: str) -> None:
+    """Small tensors, other dtypes, other reductions and other collectives are not rounded."""
+    rank, world = me_and_world()
+    group = _group(codec)
+    for dtype, count in ((torch.float32, 16_383), (torch.float64, 20_000), (torch.int32, 40_000)):
+        tensor = (
+            torch.full((count,), 1 + rank, dtype=dtype)
+            * 4097
+            / (3 if dtype.is_floating_point else 1)
+        )
+        tensor = tensor.to(dtype)
+        expected = sum(
+            (
+                torch.full((count,), 1 + each, dtype=dtype)
+                * 4097
+                / (3 if dtype.is_floating_point else 1)
+            ).to(dtype)
+            for each in range(world)
+        )
+        dist.all_reduce(tensor, group=group)
+        torch.testing.assert_close(tensor, expected)
+    tensor = _gradient(rank, 30_011)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
+    expected = torch.stack([_gradient(each, 30_011) for each in range(world)]).amax(0)
+    assert torch.equal(tensor, expected)
+    tensor = _gradient(0, 30_011) if rank == 0 else torch.empty(30_011)
+    dist.broadcast(tensor, 0, group=group)
+    assert torch.equal(tensor, _gradient(0, 30_011))
+
+
+def not_finite(codec: str) -> None:
+    """A NaN or an infinity of one rank reaches all ranks; other blocks are as without it."""
+    rank, world = me_and_world()
+    group = _group(codec)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        tensor = torch.ones(50_000)
+        if rank == world - 1:
+            tensor[12_345] = value
+        dist.all_reduce(tensor, group=group)
+        assert not bool(tensor[12_345].isfinite())
+        assert int((~tensor.isfinite()).sum()) <= 64
+        assert bool((tensor[20_000:] == world).all())
+        _same_everywhere(tensor)
+
+
+def mismatch() -> None:
+    """Ranks whose groups have different codecs learn of it."""
+    rank, _ = me_and_world()
+    group = _group("int8" if rank == 0 else "int4")
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"codec=int[48]"):
+        dist.all_reduce(torch.ones(50_000), group=group)
