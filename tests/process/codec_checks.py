@@ -10,7 +10,7 @@ from tests.process.collective_checks import me_and_world
 import fastgpu_comm
 
 # The most that one rounding moves an element, as a part of the largest value of its block.
-ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 0.51 / 128, "int4": 0.51 / 8}
+ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 1 / 128, "int4": 1 / 8}
 BYTES_PER_ELEMENT = {"fp16": 2.0, "bf16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 32}
 COUNTS = (16_384, 30_011, 200_003)  # from the least size that is encoded
 

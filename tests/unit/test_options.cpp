@@ -32,6 +32,7 @@ TEST(every_option_reads_back_what_was_set) {
       {"lanes", {"auto", "1", "16"}},
       {"deterministic", {"0", "1"}},
       {"single_copy", {"auto", "never", "always"}},
+      {"codec", {"none", "fp16", "bf16", "int8", "int4"}},
   };
   CHECK_EQ(values.size(), option_names().size());
   for (const std::string& name : option_names()) {

@@ -1,0 +1,87 @@
+// all_reduce with encoded frames through a communicator: error feedback, and calls without a codec.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "sim/rank_threads.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr int kWorld = 3;
+constexpr std::size_t kCount = 20'000;
+constexpr int kSteps = 40;
+
+// The same on every call, so that what a step loses shows in the sum of all steps.
+std::vector<float> gradient_of(int rank) {
+  std::mt19937 random(static_cast<uint32_t>(rank));
+  std::normal_distribution<float> normal;
+  std::vector<float> values(kCount);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// The largest error of an element in the sum of kSteps encoded all_reduces, by rank 0.
+double error_of_steps(Codec codec, bool feedback) {
+  double worst = 0;
+  with_world(kWorld, Options{}, [&](Communicator& communicator) {
+    const std::vector<float> gradient = gradient_of(communicator.rank());
+    std::vector<float> residual(kCount);
+    std::vector<double> sums(kCount);
+    for (int step = 0; step < kSteps; ++step) {
+      std::vector<float> values = gradient;
+      CollectiveCall call = all_reduce_of(values);
+      call.shape.codec = codec;
+      call.residual = feedback ? residual.data() : nullptr;
+      communicator.wait(*communicator.run(std::move(call)), -1);
+      for (std::size_t i = 0; i < kCount; ++i) sums[i] += values[i];
+    }
+    if (communicator.rank() != 0) return;
+    std::vector<double> exact(kCount);
+    for (int rank = 0; rank < kWorld; ++rank) {
+      const std::vector<float> part = gradient_of(rank);
+      for (std::size_t i = 0; i < kCount; ++i) exact[i] += part[i];
+    }
+    for (std::size_t i = 0; i < kCount; ++i) {
+      worst = std::max(worst, std::abs(sums[i] - kSteps * exact[i]));
+    }
+  });
+  return worst;
+}
+
+// Without feedback the same rounding is lost in every step. With it, what is missing at the end is
+// no more than the residuals of the last step: at most a code's step for every rank and the owner.
+TEST(feedback_pays_back_what_rounding_took) {
+  constexpr double kLargest = 5;  // of a normal distribution, within 20,000 numbers
+  for (const auto& [codec, levels] : {std::pair(Codec::kInt8, 128), std::pair(Codec::kInt4, 8)}) {
+    const double once = kLargest * (kWorld - 1) / levels + kLargest * kWorld / levels;
+    CHECK(error_of_steps(codec, true) < 1.1 * once);
+    CHECK(error_of_steps(codec, false) > 2 * once);
+  }
+}
+
+TEST(a_codec_for_other_calls_is_refused) {
+  with_world(2, Options{}, [](Communicator& communicator) {
+    std::vector<float> values(kCount);
+    CollectiveCall call = all_reduce_of(values);
+    call.shape.codec = Codec::kInt8;
+    call.shape.reduce_op = ReduceOp::kMax;
+    CHECK_THROWS(communicator.run(std::move(call)), InvalidArgumentError,
+                 "codec int8 is for SUM, AVG and PREMUL_SUM of float32, not for MAX of float32");
+  });
+}
+
+TEST(small_calls_of_a_group_with_a_codec_are_exact) {
+  Options options;
+  options.codec = Codec::kInt4;
+  with_world(3, options, [](Communicator& communicator) {
+    check_all_reduce(communicator, kLeastEncodedBytes / sizeof(float) - 1);
+  });
+}
+
+}  // namespace
+}  // namespace fastgpu
