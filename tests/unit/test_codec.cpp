@@ -10,6 +10,10 @@
 #include "kernels/cpu/variant.h"
 #include "unit/codec_cases.h"
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 namespace fastgpu::codec_cases {
 namespace {
 
@@ -65,6 +69,32 @@ TEST(every_variant_of_a_codec_gives_the_bits_of_the_base) {
     }
   }
 }
+
+#if defined(__x86_64__)
+
+TEST(codecs_give_the_same_bits_in_a_thread_that_flushes_subnormals) {
+  constexpr unsigned kFlush = 0x8040;  // of operands and results
+  for (const cpu::Variant* variant : cpu::usable_variants()) {
+    for (const Codec codec : kCodecs) {
+      const CodecKernels& kernels = *variant->find_codec(codec);
+      for (Floats source : special_arrays()) {
+        for (std::size_t i = 0; i < source.size(); i += 3)
+          source[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(source[i]) & 0x80ffffff);
+        const Bytes bytes = encoded(kernels, codec, source);
+        const Floats result = decoded(kernels, bytes, source.size());
+        const unsigned before = _mm_getcsr();
+        _mm_setcsr(before | kFlush);
+        const Bytes flushed_bytes = encoded(kernels, codec, source);
+        const Floats flushed = decoded(kernels, bytes, source.size());
+        _mm_setcsr(before);
+        CHECK(bytes == flushed_bytes);
+        CHECK(same_bits(result, flushed));
+      }
+    }
+  }
+}
+
+#endif
 
 TEST(the_error_of_a_codec_is_bounded) {
   for (const Codec codec : kCodecs) {

@@ -152,6 +152,7 @@ void widen_all(const std::byte* bytes, float* target, std::size_t count) {
     values = InOrder<Format>::load(source + i);
     __builtin_memcpy(target + i, &values, sizeof(values));
   }
+  if (i == count) return;
   Storage padded[kLanes] = {};
   __builtin_memcpy(padded, source + i, (count - i) * sizeof(Storage));
   values = InOrder<Format>::load(padded);
@@ -168,6 +169,7 @@ void narrow_all(const float* source, std::byte* bytes, std::size_t count) {
     __builtin_memcpy(&values, source + i, sizeof(values));
     InOrder<Format>::store(target + i, values);
   }
+  if (i == count) return;
   __builtin_memcpy(&values, source + i, (count - i) * sizeof(float));
   Storage padded[kLanes];
   InOrder<Format>::store(padded, values);
