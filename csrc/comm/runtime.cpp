@@ -28,7 +28,7 @@ int forks() noexcept {
   return fork_count.load(std::memory_order_relaxed);
 }
 
-Runtime::Runtime(const EngineConfig& config) : engine_(config) {}
+Runtime::Runtime(const EngineConfig& config) : made_at_fork_(forks()), engine_(config) {}
 
 Runtime::~Runtime() = default;
 
@@ -43,15 +43,13 @@ Runtime& Runtime::shared() {
 }
 
 Connector& Runtime::connector() {
-  const std::lock_guard lock(mutex_);
-  if (!connector_) {
-    connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
-    connected_at_fork_ = forks();
-  } else if (connected_at_fork_ != forks()) {
+  if (made_at_fork_ != forks()) {
     raise(ErrorKind::kInvalidArgument,
           "this process was forked while its parent had a group, and cannot make a group: destroy "
           "the parent's groups before the fork, or start this process with spawn");
   }
+  const std::lock_guard lock(mutex_);
+  if (!connector_) connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
   return *connector_;
 }
 
@@ -68,8 +66,9 @@ void Runtime::remove(const Communicator* communicator) {
 }
 
 std::vector<std::shared_ptr<Communicator>> Runtime::communicators() {
-  const std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<Communicator>> present;
+  if (made_at_fork_ != forks()) return present;  // a thread of the parent may hold the lock
+  const std::lock_guard lock(mutex_);
   for (const auto& [key, communicator] : communicators_) {
     if (auto held = communicator.lock()) present.push_back(std::move(held));
   }

@@ -33,11 +33,12 @@ class Runtime {
   Engine& engine() noexcept { return engine_; }
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use. Raises InvalidArgumentError in a process that was
-  // forked since.
+  // forked since this was made.
   Connector& connector();
   // A communicator adds itself when it has joined, and removes itself when it leaves.
   void add(const std::shared_ptr<Communicator>& communicator);
   void remove(const Communicator* communicator);
+  // None in a process that was forked since this was made.
   std::vector<std::shared_ptr<Communicator>> communicators();
   bool has_communicators() const noexcept { return communicator_count_.load() > 0; }
   // The costs of links and memory as last measured by this process, as text; empty: not measured.
@@ -45,13 +46,13 @@ class Runtime {
   void set_constants(std::string text);
 
  private:
+  const int made_at_fork_;
   Engine engine_;
   SymmetricHeap heap_;
   std::mutex mutex_;  // guards what follows
   std::string constants_;
   std::map<const Communicator*, std::weak_ptr<Communicator>> communicators_;
   std::atomic<std::size_t> communicator_count_{0};  // for the fork, which cannot lock mutex_
-  int connected_at_fork_ = 0;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 
