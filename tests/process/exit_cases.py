@@ -103,6 +103,13 @@ def with_a_running_callback(place: Place) -> None:
     atexit.register(ends.set)
 
 
+def with_a_callback_that_calls(place: Place) -> None:
+    """The callback makes calls when the operation has failed, with and without the GIL."""
+    future = pending(place, place.init())
+    future.then(lambda _: dist.all_reduce(torch.ones(4)))
+    future.then(lambda _: fastgpu_comm.Options(lanes="bad"))
+
+
 def with_an_error(place: Place) -> None:
     pending(place, place.init())
     raise ValueError("a mistake")

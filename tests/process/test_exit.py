@@ -54,6 +54,7 @@ STATUSES = {
     "with_a_pending_collective": [0, 0],
     "with_a_pending_callback": [0, 0],
     "with_a_running_callback": [0, 0],
+    "with_a_callback_that_calls": [0, 0],
     "with_an_error": [1, 1],
     "with_sys_exit_in_a_thread": [0, 0],
     "with_os_exit": [7, 7],

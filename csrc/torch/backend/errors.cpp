@@ -21,9 +21,14 @@ std::array<PyObject*, kKinds> exception_classes{};
 std::atomic<bool> shuts_down{false};
 std::thread::id last_thread;  // the one that shuts Python down; written before shuts_down
 
-bool may_use_python() {
-  return Py_IsInitialized() != 0 &&
-         (!shuts_down.load() || last_thread == std::this_thread::get_id());
+bool is_kept_out() { return shuts_down.load() && last_thread != std::this_thread::get_id(); }
+
+bool may_use_python() { return Py_IsInitialized() != 0 && !is_kept_out(); }
+
+// For a thread that would return to Python: Python's own threads do the same from 3.14 on.
+[[noreturn]] void sleep_until_process_ends() {
+  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) PyEval_SaveThread();
+  while (true) ::pause();
 }
 
 const char* class_name(ErrorKind kind) {
@@ -71,9 +76,7 @@ void load_exception_classes() {
 }
 
 void raise_in_python(const Failure& failure) {
-  // The thread would return to Python. It sleeps until the process ends, as Python's own threads do
-  // from Python 3.14 on.
-  while (shuts_down.load() && last_thread != std::this_thread::get_id()) ::pause();
+  if (is_kept_out()) sleep_until_process_ends();
   if (!may_use_python()) raise(failure);
   const py::gil_scoped_acquire gil;
   const py::handle type(exception_classes[static_cast<std::size_t>(failure.kind)]);
