@@ -1,5 +1,7 @@
 #include "comm/channel_set.h"
 
+#include "base/text.h"
+
 namespace fastgpu {
 namespace {
 
@@ -84,7 +86,7 @@ void ChannelSet::on_departed(int peer, bool in_order, const std::string& why) {
     const std::lock_guard lock(mutex_);
     presences_[static_cast<std::size_t>(peer)] = in_order ? Presence::kLeft : Presence::kLost;
     departures_[static_cast<std::size_t>(peer)] =
-        in_order ? "has left the group: it destroyed its process group, or its program ended"
+        in_order ? "has left the group" + (why.empty() ? "" : ": " + printable(why))
                  : "was lost: " + why;
     for (int lane = 0; lane < lanes_; ++lane) {
       Slot& at = slot(peer, lane);

@@ -40,6 +40,19 @@ OperationBuilder::Config builder_config(const CommunicatorConfig& config,
 
 uint64_t id_of(const Topology& topology) { return topology.records[0].communicator; }
 
+// "global ranks 4, 5, 6", for a group whose ranks are not those of the default group; else empty.
+std::string describe_global_ranks(const std::vector<int>& global_ranks) {
+  constexpr std::size_t kShown = 16;
+  std::string text;
+  bool differ = false;
+  for (std::size_t rank = 0; rank < global_ranks.size(); ++rank) {
+    differ = differ || global_ranks[rank] != static_cast<int>(rank);
+    if (rank < kShown) text += (rank == 0 ? "" : ", ") + std::to_string(global_ranks[rank]);
+    if (rank == kShown) text += ", ...";
+  }
+  return differ ? "global ranks " + text : "";
+}
+
 }  // namespace
 
 std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& config, Store& store,
@@ -54,6 +67,7 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.rank = config.rank;
   request.world = config.world;
   request.name = config.name;
+  request.global_ranks = config.global_ranks;
   request.options = config.options;
   request.store_host = config.store_host;
   request.store_port = config.store_port;
@@ -62,6 +76,7 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   Topology topology = topology_of(config.rank, rendezvous(request, store, runtime.connector()));
   const std::shared_ptr<Communicator> made(new Communicator(config, std::move(topology), runtime));
   made->join();
+  runtime.add(made);
   made->calibrate();
   return made;
 }
@@ -115,6 +130,8 @@ void Communicator::calibrate() {
   runtime_.set_constants(constants);
   planner_->set_constants(constants_from_text(constants));
   prepared_->clear();
+  collectives_->restart_numbers();
+  set_up_ = all_counters();
 }
 
 std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
@@ -212,8 +229,8 @@ void Communicator::wait(Work& work, int64_t timeout_ms) {
   failure.kind = ErrorKind::kTimeout;
   failure.rank = config_.rank;
   failure.message = "wait timed out after " + std::to_string(timeout_ms) + " ms on rank " +
-                    std::to_string(config_.rank) + " of group '" + config_.name +
-                    "'; the operation is still pending, and may be waited for again";
+                    std::to_string(config_.rank) + " of " + name_of_group() +
+                    "; the operation is still pending, and may be waited for again";
   raise(failure);
 }
 
@@ -233,7 +250,7 @@ void Communicator::on_first_failure(Failure& failure) {
     if (failure.kind == ErrorKind::kTimeout && failure.peer != kNoRank) {
       failure.message += "; look at " + name_of_rank(*topology_, failure.peer);
     }
-    failure.message = report_of(failure, config_.rank, config_.name);
+    failure.message = report_of(failure, config_.rank, name_of_group());
   } else {
     failure.message = relayed_report(std::move(failure.message), failure.rank);
   }
@@ -263,13 +280,13 @@ void Communicator::drain() {
   }
 }
 
-void Communicator::shutdown() {
+void Communicator::shutdown(const std::string& why) {
   if (forked()) return;  // it is the parent's: the connector keeps its channels open
-  std::call_once(shut_down_, [this] {
+  std::call_once(shut_down_, [&] {
     if (collectives_->busy() || messages_->busy()) {
-      abort("the process group was destroyed while operations were pending");
+      abort("while operations were pending, " + why);
     }
-    runtime_.connector().detach(id_of(*topology_), config_.rank);
+    runtime_.connector().detach(id_of(*topology_), config_.rank, why);
     Failure destroyed;
     destroyed.kind = ErrorKind::kAborted;
     destroyed.message = "the process group was destroyed";
@@ -280,6 +297,7 @@ void Communicator::shutdown() {
     runtime_.engine().remove(messages_.get());
     runtime_.engine().unshare_machine(share_of(*topology_));
     channels_->hang_up();
+    runtime_.remove(this);
   });
 }
 
@@ -296,8 +314,22 @@ int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
   return timeout_ms < 0 ? timeout_ms_.load(std::memory_order_relaxed) : timeout_ms;
 }
 
-const std::string& Communicator::host_of(int rank) const {
-  return topology_->records.at(static_cast<std::size_t>(rank)).host;
+std::string Communicator::name_of(int rank) const { return name_of_rank(*topology_, rank); }
+
+// "group '3' (data_parallel, global ranks 4, 5)".
+std::string Communicator::name_of_group() const {
+  std::string details = describe_global_ranks(config_.global_ranks);
+  {
+    const std::lock_guard lock(description_mutex_);
+    const bool both = !description_.empty() && !details.empty();
+    details = description_ + (both ? ", " : "") + details;
+  }
+  return "group '" + config_.name + "'" + (details.empty() ? "" : " (" + details + ")");
+}
+
+void Communicator::set_description(const std::string& description) {
+  const std::lock_guard lock(description_mutex_);
+  description_ = description;
 }
 
 uint64_t Communicator::sequence() const { return collectives_->sequence(); }
@@ -305,6 +337,14 @@ uint64_t Communicator::sequence() const { return collectives_->sequence(); }
 const Failure* Communicator::failure() const { return latch_->failure(); }
 
 Counters Communicator::counters() const {
+  Counters counters = all_counters();
+  counters.bytes_sent -= set_up_.bytes_sent;
+  counters.bytes_received -= set_up_.bytes_received;
+  counters.busy_ns -= set_up_.busy_ns;
+  return counters;
+}
+
+Counters Communicator::all_counters() const {
   Counters counters;
   counters.operations = collectives_->sequence();
   counters.bytes_sent = collectives_->sent_bytes() + messages_->sent_bytes();

@@ -17,6 +17,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "comm/calls.h"
 #include "comm/options.h"
@@ -41,14 +42,15 @@ enum class Submission : uint8_t;
 struct CommunicatorConfig {
   int rank = 0;
   int world = 1;
-  std::string name;  // of the group, for messages
+  std::string name;               // of the group, for messages
+  std::vector<int> global_ranks;  // by rank: its rank in the default group, for messages; or empty
   Options options;
   int64_t timeout_ms = 30 * 60 * 1000;
   std::string store_host;  // to find the interface that routes there; may be empty
   uint16_t store_port = 0;
 };
 
-// Totals since the communicator was made.
+// Totals since the communicator was made, without the calls that made it.
 struct Counters {
   uint64_t operations = 0;
   uint64_t bytes_sent = 0;
@@ -82,14 +84,17 @@ class Communicator {
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   void abort(const std::string& reason);
-  // Leaves the communicator: peers that still need this rank get PeerLostError. Idempotent. The
-  // destructor calls it.
-  void shutdown();
+  // Leaves the communicator: peers that still need this rank get PeerLostError with the reason
+  // `why`, which completes "rank 3 has left the group: ...". Idempotent. The destructor calls it.
+  void shutdown(const std::string& why = "it destroyed its process group");
 
   int rank() const { return config_.rank; }
   int world() const { return config_.world; }
-  const std::string& host_of(int rank) const;  // host name, for messages
-  uint64_t sequence() const;                   // of the last collective called
+  std::string name_of(int rank) const;  // with host and process id, for messages
+  std::string name_of_group() const;    // for messages
+  // The user's own description of the group, for messages.
+  void set_description(const std::string& description);
+  uint64_t sequence() const;  // of the last collective called
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_.store(timeout_ms); }
   Counters counters() const;
   // The first failure; nullptr if there is none. Valid as long as the communicator.
@@ -108,9 +113,11 @@ class Communicator {
   void submit(Work& work, bool synchronous, Submission otherwise);
   void on_first_failure(Failure& failure);
   void drain();
+  Counters all_counters() const;
 
   const CommunicatorConfig config_;
   const int made_at_fork_;
+  Counters set_up_;  // the totals of the calls that made the communicator; constant after create()
   Runtime& runtime_;
   const std::unique_ptr<const Topology> topology_;
   const std::unique_ptr<Planner> planner_;
@@ -122,6 +129,8 @@ class Communicator {
   std::shared_ptr<MessageQueue> messages_;
   std::atomic<int64_t> timeout_ms_;
   std::once_flag shut_down_;
+  mutable std::mutex description_mutex_;
+  std::string description_;  // guarded by description_mutex_
 };
 
 }  // namespace fastgpu

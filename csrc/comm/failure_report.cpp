@@ -14,7 +14,7 @@ const char* advice_for(ErrorKind kind) {
     case ErrorKind::kPeerLost:
       return "find out why it ended, and start all ranks again";
     case ErrorKind::kTimeout:
-      return "find out what holds up the other rank, or allow more time, in a new group";
+      return "find out what holds up the other rank, or use a longer timeout in a new group";
     case ErrorKind::kMismatch:
       return "correct the calls, and destroy the group";
     default:
@@ -31,7 +31,7 @@ std::string report_of(const Failure& failure, int rank, const std::string& group
     if (failure.sequence >= 0) text += " #" + std::to_string(failure.sequence);
     text += ' ';
   }
-  return text + "of group '" + group + "'";
+  return text + "of " + group;
 }
 
 std::string relayed_report(std::string report, int reporter) {

@@ -12,6 +12,7 @@
 namespace fastgpu {
 
 // The failure and the place where this rank saw it. The peers receive this part.
+// `group` is its name in messages, such as "group '0'".
 std::string report_of(const Failure& failure, int rank, const std::string& group);
 // A report that came from a peer. The result names the rank that saw the failure, or else the first
 // one that reported it, and has no control characters.

@@ -172,8 +172,17 @@ std::string key_of(const char* what, int rank) {
   return std::string("fastgpu/") + what + "/" + std::to_string(rank);
 }
 
+// "1", or "1 (global rank 5)".
+std::string short_name(const RendezvousRequest& request, int rank) {
+  const auto index = static_cast<std::size_t>(rank);
+  const auto& global = request.global_ranks;
+  const bool same = index >= global.size() || global[index] == rank;
+  return std::to_string(rank) +
+         (same ? "" : " (global rank " + std::to_string(global[index]) + ")");
+}
+
 std::string where(const RendezvousRequest& request) {
-  return "rank " + std::to_string(request.rank) + ", group '" + request.name + "': ";
+  return "rank " + short_name(request, request.rank) + ", group '" + request.name + "': ";
 }
 
 // The values that all ranks wrote under a key, by rank. The error names every rank whose value is
@@ -188,7 +197,7 @@ std::vector<std::string> gather(const RendezvousRequest& request, Store& store, 
           store.get(key_of(what, rank), missing.empty() ? request.deadline : now_ns()));
     } catch (const RendezvousError& error) {
       if (missing.empty()) why = error.what();
-      missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
+      missing += (missing.empty() ? "" : ", ") + short_name(request, rank);
       values.emplace_back();
     }
   }
@@ -210,6 +219,8 @@ std::vector<PeerRecord> gather_records(const RendezvousRequest& request, Store& 
       raise(ErrorKind::kRendezvous,
             where(request) + "rank " + std::to_string(records.size()) + ": " + error.what());
     }
+    const std::size_t rank = records.size() - 1;
+    if (rank < request.global_ranks.size()) records[rank].global_rank = request.global_ranks[rank];
   }
   return records;
 }
@@ -325,8 +336,10 @@ PeerRecord record_from_text(const std::string& text) {
 }
 
 std::string name_of_rank(int rank, const PeerRecord& record) {
-  return "rank " + std::to_string(rank) + " (host " + record.host + ", pid " +
-         std::to_string(record.pid) + ")";
+  const bool same = record.global_rank == kNoRank || record.global_rank == rank;
+  return "rank " + std::to_string(rank) + " (" +
+         (same ? "" : "global rank " + std::to_string(record.global_rank) + ", ") + "host " +
+         record.host + ", pid " + std::to_string(record.pid) + ")";
 }
 
 Peers rendezvous(const RendezvousRequest& request, Store& store, Connector& connector) {

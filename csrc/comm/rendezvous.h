@@ -30,18 +30,20 @@ struct PeerRecord {
   std::string agreed;         // the options that must be equal on every rank
   uint64_t communicator = 0;  // 64 random bits; rank 0's value becomes the communicator id
   std::string constants;      // the process's cost constants, or empty; rank 0's value counts
+  int global_rank = kNoRank;  // its rank in the default group; not published, but set by the reader
 };
 std::string to_text(const PeerRecord& record);
 // Raises RendezvousError for another version, and for a field that is missing, repeated, unknown,
 // malformed or out of range.
 PeerRecord record_from_text(const std::string& text);
-// "rank 3 (host node7, pid 4711)".
+// "rank 3 (host node7, pid 4711)", or "rank 3 (global rank 7, host node7, pid 4711)".
 std::string name_of_rank(int rank, const PeerRecord& record);
 
 struct RendezvousRequest {
   int rank = 0;
   int world = 1;
-  std::string name;  // the group's, for error messages
+  std::string name;               // the group's, for error messages
+  std::vector<int> global_ranks;  // by rank, for error messages; or empty
   Options options;
   std::string store_host;  // where the store is reached, to find the interface that routes there
   uint16_t store_port = 0;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <utility>
 
 #include "base/error.h"
 #include "control/connector.h"
@@ -11,35 +12,67 @@ namespace fastgpu {
 namespace {
 
 std::atomic<int> fork_count{0};
+std::atomic<Runtime*> shared_runtime{nullptr};
+
+void after_fork_in_child() {
+  fork_count.fetch_add(1);
+  const Runtime* const parents = shared_runtime.load();
+  if (parents != nullptr && !parents->has_communicators()) shared_runtime.store(nullptr);
+}
 
 }  // namespace
 
 int forks() noexcept {
-  static const int registered = ::pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1); });
+  static const int registered = ::pthread_atfork(nullptr, nullptr, after_fork_in_child);
   static_cast<void>(registered);
   return fork_count.load(std::memory_order_relaxed);
 }
 
-Runtime::Runtime(const EngineConfig& config) : engine_(config) {}
+Runtime::Runtime(const EngineConfig& config) : made_at_fork_(forks()), engine_(config) {}
 
 Runtime::~Runtime() = default;
 
 Runtime& Runtime::shared() {
-  static Runtime* runtime = new Runtime;
-  return *runtime;
+  static_cast<void>(forks());  // from now on a fork is noticed
+  Runtime* current = shared_runtime.load();
+  if (current == nullptr) {
+    auto made = std::make_unique<Runtime>();
+    if (shared_runtime.compare_exchange_strong(current, made.get())) current = made.release();
+  }
+  return *current;
 }
 
 Connector& Runtime::connector() {
-  const std::lock_guard lock(mutex_);
-  if (!connector_) {
-    connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
-    connected_at_fork_ = forks();
-  } else if (connected_at_fork_ != forks()) {
+  if (made_at_fork_ != forks()) {
     raise(ErrorKind::kInvalidArgument,
-          "this process was forked from one that had a group, whose threads it lacks, and cannot "
-          "make a group: start it with spawn");
+          "this process was forked while its parent had a group, and cannot make a group: destroy "
+          "the parent's groups before the fork, or start this process with spawn");
   }
+  const std::lock_guard lock(mutex_);
+  if (!connector_) connector_ = std::make_unique<Connector>(engine_.poller(), heap_);
   return *connector_;
+}
+
+void Runtime::add(const std::shared_ptr<Communicator>& communicator) {
+  const std::lock_guard lock(mutex_);
+  communicators_[communicator.get()] = communicator;
+  communicator_count_.store(communicators_.size());
+}
+
+void Runtime::remove(const Communicator* communicator) {
+  const std::lock_guard lock(mutex_);
+  communicators_.erase(communicator);
+  communicator_count_.store(communicators_.size());
+}
+
+std::vector<std::shared_ptr<Communicator>> Runtime::communicators() {
+  std::vector<std::shared_ptr<Communicator>> present;
+  if (made_at_fork_ != forks()) return present;  // a thread of the parent may hold the lock
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, communicator] : communicators_) {
+    if (auto held = communicator.lock()) present.push_back(std::move(held));
+  }
+  return present;
 }
 
 std::string Runtime::constants() {

@@ -1,18 +1,25 @@
 // The runtime of a process: the engine, the connector and the symmetric memory that all its
 // communicators use. The torch backend uses the shared runtime, which is never destroyed, so a
 // process may exit while threads sleep. Tests make their own runtimes.
+//
+// A forked process has none of its parent's threads. If the parent had no communicator at the fork,
+// the child gets a shared runtime of its own; else it cannot make communicators.
 // Ownership: outlives its communicators. Thread safety: all calls, any thread.
 #pragma once
 
+#include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "memory/symmetric_heap.h"
 
 namespace fastgpu {
 
+class Communicator;
 class Connector;
 
 class Runtime {
@@ -26,18 +33,26 @@ class Runtime {
   Engine& engine() noexcept { return engine_; }
   SymmetricHeap& heap() noexcept { return heap_; }
   // Starts the control thread at first use. Raises InvalidArgumentError in a process that was
-  // forked since.
+  // forked since this was made.
   Connector& connector();
+  // A communicator adds itself when it has joined, and removes itself when it leaves.
+  void add(const std::shared_ptr<Communicator>& communicator);
+  void remove(const Communicator* communicator);
+  // None in a process that was forked since this was made.
+  std::vector<std::shared_ptr<Communicator>> communicators();
+  bool has_communicators() const noexcept { return communicator_count_.load() > 0; }
   // The costs of links and memory as last measured by this process, as text; empty: not measured.
   std::string constants();
   void set_constants(std::string text);
 
  private:
+  const int made_at_fork_;
   Engine engine_;
   SymmetricHeap heap_;
   std::mutex mutex_;  // guards what follows
   std::string constants_;
-  int connected_at_fork_ = 0;
+  std::map<const Communicator*, std::weak_ptr<Communicator>> communicators_;
+  std::atomic<std::size_t> communicator_count_{0};  // for the fork, which cannot lock mutex_
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

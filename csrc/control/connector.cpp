@@ -65,8 +65,8 @@ void Connector::fail(uint64_t communicator, int rank, const Failure& failure) {
   });
 }
 
-void Connector::detach(uint64_t communicator, int rank) {
-  run_and_wait([=, this] { leave({communicator, rank}); }, now_ns() + kDetachLimit);
+void Connector::detach(uint64_t communicator, int rank, const std::string& why) {
+  run_and_wait([=, this] { leave({communicator, rank}, why); }, now_ns() + kDetachLimit);
 }
 
 // The command may be run after this has returned, unless the deadline is kNever.
@@ -189,8 +189,8 @@ void Connector::on_event(const PeerLink::Key& key) {
   registry_.link_ended(key.pair, why);
 }
 
-void Connector::leave(const MemberKey& key) {
-  for_each_link(key, [](PeerLink& link) { link.send_leave(); });
+void Connector::leave(const MemberKey& key, const std::string& why) {
+  for_each_link(key, [&](PeerLink& link) { link.send_leave(why); });
   std::vector<PeerLink::Key> links;
   for (const auto& [link_key, link] : links_) {
     if (link_key.pair.member == key) links.push_back(link_key);

@@ -60,10 +60,10 @@ class Connector {
   void open(uint64_t communicator, int rank, int peer, int lane);
   // Tells every linked peer that this communicator failed.
   void fail(uint64_t communicator, int rank, const Failure& failure);
-  // Tells every linked peer that this rank leaves, and forgets the communicator. Waits for the
-  // control thread to do so, but at most a second; if it takes longer, the sink may still be called
-  // after this returns.
-  void detach(uint64_t communicator, int rank);
+  // Tells every linked peer that this rank leaves, and forgets the communicator. `why` completes
+  // "rank 3 has left the group: ...". Waits for the control thread to do so, but at most a second;
+  // if it takes longer, the sink may still be called after this returns.
+  void detach(uint64_t communicator, int rank, const std::string& why);
 
  private:
   void run_and_wait(const std::function<void()>& command, TimeNs deadline);
@@ -76,7 +76,7 @@ class Connector {
   PeerLink& add_link(const PeerLink::Key& key);
   void watch(const PeerLink::Key& key);
   void on_event(const PeerLink::Key& key);
-  void leave(const MemberKey& key);
+  void leave(const MemberKey& key, const std::string& why);
   void for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what);
 
   // Only the control thread uses these fields, except where their headers allow more. The order

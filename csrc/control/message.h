@@ -22,7 +22,8 @@ enum class ControlKind : uint8_t {
   kRing = 3,     // unix: the ring of lane `number`
   kStream = 4,   // TCP: the first message of a connection that then carries lane `number`
   kSegment = 5,  // unix: segment `number` of the sender's symmetric memory
-  kLeave = 6,    // the sender leaves; it has opened `number` channels to the receiver
+  kLeave = 6,    // the sender leaves, for the reason in failure.message; it has opened `number`
+                 // channels to the receiver
   kFail = 7,     // the sender's communicator failed, with `failure`
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
 };
@@ -33,7 +34,8 @@ struct ControlMessage {
   int from = kNoRank;  // ranks in the communicator
   int to = kNoRank;
   uint32_t number = 0;
-  Failure failure;                    // of kFail: kind, peer, op, sequence and message
+  Failure failure;                    // of kFail: kind, peer, op, sequence and message; of kLeave:
+                                      // message
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
 };
 

@@ -92,9 +92,11 @@ void PeerLink::send_failure(const Failure& failure) {
   send(std::move(message));
 }
 
-void PeerLink::send_leave() {
+void PeerLink::send_leave(const std::string& why) {
   is_leaving_ = true;
-  send(message_of(ControlKind::kLeave, registry_.opened(key_.pair)));
+  ControlMessage message = message_of(ControlKind::kLeave, registry_.opened(key_.pair));
+  message.failure.message = why;
+  send(std::move(message));
 }
 
 ControlMessage PeerLink::message_of(ControlKind kind, uint32_t number) const {
@@ -147,7 +149,7 @@ void PeerLink::handle(ControlMessage message) {
     case ControlKind::kSegment:
       return handle_segment(std::move(message));
     case ControlKind::kLeave:
-      return registry_.leave(key_.pair, message.number);
+      return registry_.leave(key_.pair, message.number, message.failure.message);
     case ControlKind::kFail:
       return registry_.fail(key_.pair, message.failure);
     case ControlKind::kHello:

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,8 +53,8 @@ class PeerLink {
   void open_ring(int lane);
   void send_segment(uint32_t segment);
   void send_failure(const Failure& failure);
-  // Says goodbye; the link has ended (State::kEnded) once that is sent.
-  void send_leave();
+  // Says goodbye and why; the link has ended (State::kEnded) once that is sent.
+  void send_leave(const std::string& why);
 
   State on_event();
 

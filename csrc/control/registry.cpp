@@ -77,10 +77,12 @@ void Registry::channel_arrived(const PairKey& pair, int lane,
   depart_if_complete(*member, pair.peer);
 }
 
-void Registry::leave(const PairKey& pair, uint32_t opened) {
+void Registry::leave(const PairKey& pair, uint32_t opened, const std::string& why) {
   Member* member = member_of(pair);
   if (member == nullptr) return;
-  member->peers[index_of(pair.peer)].leaves_after = opened;
+  Peer& peer = member->peers[index_of(pair.peer)];
+  peer.leaves_after = opened;
+  peer.leaves_why = why;
   depart_if_complete(*member, pair.peer);
 }
 
@@ -104,7 +106,7 @@ void Registry::fail(const PairKey& pair, Failure failure) {
 void Registry::depart_if_complete(Member& member, int peer) {
   const Peer& state = member.peers[index_of(peer)];
   if (state.leaves_after && state.arrived.size() >= *state.leaves_after) {
-    depart(member, peer, /*in_order=*/true, "");
+    depart(member, peer, /*in_order=*/true, state.leaves_why);
   }
 }
 

@@ -34,7 +34,8 @@ class ConnectionSink {
   virtual void on_sender(int peer, int lane, std::unique_ptr<SendChannel> channel) = 0;
   // Raises PeerLostError for a lane that does not exist: its connection is then closed.
   virtual void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) = 0;
-  // The peer left in order, or is lost; `why` completes "rank 3 was lost: ...".
+  // The peer left in order, or is lost; `why` completes "rank 3 has left the group: ..." or "rank 3
+  // was lost: ...".
   virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
   virtual void on_failed(int peer, const Failure& failure) = 0;
 };
@@ -77,7 +78,7 @@ class Registry {
   void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
 
   // kLeave has arrived: the peer leaves, and has opened `opened` channels.
-  void leave(const PairKey& pair, uint32_t opened);
+  void leave(const PairKey& pair, uint32_t opened, const std::string& why);
   // A link with the peer ended. The peer is lost, unless kLeave had arrived.
   void link_ended(const PairKey& pair, const std::string& why);
   void lose(const PairKey& pair, const std::string& why);
@@ -89,6 +90,7 @@ class Registry {
     uint32_t opened = 0;                   // channels, by this rank
     std::set<int> arrived;                 // lanes of the channels that the peer opened
     std::optional<uint32_t> leaves_after;  // it leaves, and has opened this many channels
+    std::string leaves_why;
     bool has_departed = false;
   };
   struct Member {

@@ -67,6 +67,11 @@ bool CollectiveQueue::enter(const std::shared_ptr<Operation>& operation, int pol
   return false;
 }
 
+void CollectiveQueue::restart_numbers() noexcept {
+  unnumbered_ = added();
+  admitted_ = 0;
+}
+
 void CollectiveQueue::take_inbox() {
   if (!inbox_.filled()) return;
   for (auto& operation : inbox_.take()) {

@@ -44,11 +44,12 @@ class CollectiveQueue : public Pollable {
   // finished the operation, and its work was not touched.
   bool enter(const std::shared_ptr<Operation>& operation, int polls);
 
+  // The next operation is number 1 again. Nothing may be pending, and no other thread may call.
+  void restart_numbers() noexcept;
+
   bool full() const noexcept { return pending() >= kMaxPending; }
-  // How many operations were added so far, which is the number of the last one.
-  uint64_t sequence() const noexcept {
-    return inbox_.pushed() + entered_.load(std::memory_order_relaxed);
-  }
+  // The number of the last operation that was added, which is how many were.
+  uint64_t sequence() const noexcept { return added() - unnumbered_; }
   uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const noexcept {
     return received_bytes_.load(std::memory_order_relaxed);
@@ -68,10 +69,13 @@ class CollectiveQueue : public Pollable {
     LaneRun run;
   };
 
+  uint64_t added() const noexcept {
+    return inbox_.pushed() + entered_.load(std::memory_order_relaxed);
+  }
   uint64_t pending() const noexcept {
-    const uint64_t added = sequence();
+    const uint64_t all = added();
     const uint64_t ended = ended_.load(std::memory_order_acquire);
-    return added > ended ? added - ended : 0;
+    return all > ended ? all - ended : 0;
   }
   void start_clock(const Operation& operation);
   void take_inbox();
@@ -100,8 +104,9 @@ class CollectiveQueue : public Pollable {
   std::vector<LaneQueue> lanes_;
   std::deque<std::shared_ptr<Operation>> running_;  // in order; ended ones leave at the front
   Scratch warm_scratch_;                            // of the last operation, for the next
-  uint64_t admitted_ = 0;
-  TimeNs next_expiry_ = kNever;  // no deadline passes before it
+  uint64_t admitted_ = 0;                           // since restart_numbers()
+  uint64_t unnumbered_ = 0;                         // operations before restart_numbers()
+  TimeNs next_expiry_ = kNever;                     // no deadline passes before it
 
   // Written by the polling thread, read by any.
   std::atomic<uint64_t> entered_{0};  // operations that did not come by the inbox

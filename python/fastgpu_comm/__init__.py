@@ -6,6 +6,7 @@ Importing this package registers the backend and loads nothing else. The public 
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import sys
@@ -58,13 +59,32 @@ def _autoload() -> None:
         import torch.distributed as dist
 
         if dist.is_available() and _BACKEND not in dist.Backend.backend_list:
-            dist.Backend.register_backend(
-                _BACKEND, _create, extended_api=True, devices=["cpu", "cuda"]
-            )
+            # Not for CUDA, which it does not serve: torch's ShardedTensor, for example, takes the
+            # first device of a backend that is not the CPU.
+            dist.Backend.register_backend(_BACKEND, _create, extended_api=True, devices=["cpu"])
     except Exception as error:
         import warnings
 
         warnings.warn(f"the backend {_BACKEND} is not available: {error}", stacklevel=2)
+
+
+def _end() -> None:
+    """Leaves every group before the interpreter shuts down, and tells the other ranks why."""
+    end = getattr(sys.modules.get(f"{__name__}._native"), "end", None)
+    if end is not None:
+        end(_why_the_program_ends())
+
+
+def _why_the_program_ends() -> str:
+    # An uncaught exception stays here; an interactive session keeps those that it survived, too.
+    error = getattr(sys, "last_value", None)
+    if error is None or hasattr(sys, "ps1"):
+        return "its program ended without destroy_process_group(); look at its log"
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
+    return f"its program ended with {' '.join(text.split())[:500].rstrip(': ')}; look at its log"
 
 
 def _torch_will_autoload() -> bool:
@@ -78,6 +98,10 @@ def _torch_will_autoload() -> bool:
         for entry_point in entry_points(group="torch.backends")
     )
 
+
+# Registered as early as possible, so that the program's own functions, which may still use a group
+# or destroy it, run first.
+atexit.register(_end)
 
 # Importing torch takes seconds, and `fastgpu-comm --help` does not need it.
 if "torch" in sys.modules or not _torch_will_autoload():

@@ -99,14 +99,23 @@ def monitored_barrier(
 
     Args:
         group: A process group of the backend `fastgpu`; by default the default group.
-        timeout: How long to wait; by default the group's time-out.
+        timeout: How long to wait; by default the group's time-out. With zero, rank 0 only looks
+            who is there.
 
     Raises:
         CollectiveTimeoutError: Some ranks did not arrive. Every rank that arrived raises it, and
             the message names all missing ranks. The group stays usable.
+        TypeError: `timeout` is no timedelta.
         ValueError: There is no process group, or it has another backend.
     """
-    backend_of(group).monitored_barrier(timeout or timedelta(0), wait_all_ranks=True)
+    if timeout is None:
+        timeout = timedelta(milliseconds=-1)  # c10d's "unset"
+    elif not isinstance(timeout, timedelta):
+        raise TypeError(
+            "the timeout of monitored_barrier must be a datetime.timedelta, not "
+            f"{type(timeout).__name__}"
+        )
+    backend_of(group).monitored_barrier(timeout, wait_all_ranks=True)
 
 
 def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

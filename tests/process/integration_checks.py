@@ -344,6 +344,21 @@ def checkpoint(folder: str) -> None:
         assert not torch.equal(whole(next(loaded.parameters())), untrained)
 
 
+def sharded_tensor() -> None:
+    """ShardedTensor gathers over this backend's device, the CPU."""
+    from torch.distributed._shard import sharded_tensor as sharding
+    from torch.distributed._shard.sharding_spec import ChunkShardingSpec
+
+    rank, world = me_and_world()
+    spec = ChunkShardingSpec(dim=0, placements=[f"rank:{peer}/cpu" for peer in range(world)])
+    sharded = sharding.zeros(spec, 2 * world, 3)
+    sharded.local_shards()[0].tensor.fill_(rank)
+    whole = torch.zeros(2 * world, 3) if rank == 0 else None
+    sharded.gather(0, whole)
+    if whole is not None:
+        assert whole[:, 0].tolist() == [peer for peer in range(world) for _ in range(2)]
+
+
 def late_to_a_group() -> None:
     """A group's ranks wait for a late one, also in a FileStore, whose own waits fail untyped."""
     rank, world = me_and_world()

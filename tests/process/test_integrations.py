@@ -22,6 +22,7 @@ ON_TWO = (
     checks.tensor_parallel,
     checks.dtensor_redistribute,
     checks.pipeline,
+    checks.sharded_tensor,
     checks.late_to_a_group,
 )
 

@@ -324,10 +324,23 @@ TEST(a_time_out_names_who_is_missing) {
 TEST(a_rank_that_leaves_is_named) {
   with_world(2, Options{}, [](Communicator& communicator) {
     check_all_reduce(communicator, 10);
-    if (communicator.rank() == 1) return;
+    if (communicator.rank() == 1) return communicator.shutdown("its program ended");
     std::vector<float> values(16);
     const auto work = communicator.run(all_reduce_of(values));
-    CHECK_THROWS(communicator.wait(*work, -1), PeerLostError, "has left the group");
+    CHECK_THROWS(communicator.wait(*work, -1), PeerLostError,
+                 "has left the group: its program ended. Seen by rank 0 in all_reduce #2 ");
+  });
+}
+
+TEST(set_up_calls_do_not_count) {
+  with_own_engines(2, Options{}, [](Communicator& communicator, Runtime&) {
+    const Counters counters = communicator.counters();
+    CHECK_EQ(counters.operations, 0U);
+    CHECK_EQ(counters.bytes_sent, 0U);
+    CHECK_EQ(counters.bytes_received, 0U);
+    check_all_reduce(communicator, 10);
+    CHECK_EQ(communicator.counters().operations, 1U);
+    CHECK_EQ(communicator.sequence(), 1U);
   });
 }
 

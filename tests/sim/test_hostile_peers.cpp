@@ -225,7 +225,7 @@ void check_early_connection(HealthyRanks& healthy,
     const auto work = communicator->run(call);
     if (rank == 1) {
       // Waits until the control thread has done what it was asked before: the hello has left.
-      healthy.runtime(1).connector().detach(kUnknownGroup, 0);
+      healthy.runtime(1).connector().detach(kUnknownGroup, 0, "");
       slow.go_on.store(true);
     }
     communicator->wait(*work, -1);

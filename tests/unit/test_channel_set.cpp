@@ -31,7 +31,9 @@ TEST(a_peer_that_leaves_in_order_may_still_be_read) {
   FrameHeader header;
   CHECK(fixture.channels.receiver(1, 0)->peek(header) == Io::kBlocked);
   CHECK(fixture.channels.receiver(1, 1)->peek(header) == Io::kClosed);  // never opened
-  CHECK(fixture.channels.departure(1).find("has left") != std::string::npos);
+  CHECK_EQ(fixture.channels.departure(1), "has left the group");
+  fixture.channels.on_departed(2, /*in_order=*/true, "its program\nended\x1b[31m");
+  CHECK_EQ(fixture.channels.departure(2), "has left the group: its program ended [31m");
 }
 
 TEST(a_lost_peer_is_hung_up) {

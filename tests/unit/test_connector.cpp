@@ -103,8 +103,8 @@ TEST(a_channel_opens_and_its_opener_leaves) {
       left.sink->wait_for(lanes_text("sender", 1, lane));
       right.sink->wait_for(lanes_text("receiver", 0, lane));
     }
-    left.connector.detach(kGroup, 0);
-    CHECK_EQ(right.sink->wait_for("left 0"), "left 0 ");
+    left.connector.detach(kGroup, 0, "it is done");
+    CHECK_EQ(right.sink->wait_for("left 0"), "left 0 it is done");
     CHECK_EQ(left.sink->count(), 2U);
   }
 }
@@ -161,7 +161,7 @@ TEST(a_peer_that_cannot_be_reached_is_lost) {
     left.connector.open(kGroup, 0, 1, 0);
     CHECK(left.sink->wait_for("lost 1").find("cannot be reached") != std::string::npos);
     left.connector.open(kGroup, 0, 1, 1);
-    left.connector.detach(kGroup, 0);
+    left.connector.detach(kGroup, 0, "it is done");
     CHECK_EQ(left.sink->count(), 1U);
   }
 }

@@ -10,7 +10,7 @@ TEST(a_report_says_what_where_and_what_to_do) {
       make_failure(ErrorKind::kPeerLost, "rank 1 (host n2, pid 4711) was lost: its process ended",
                    1, "all_reduce");
   failure.sequence = 19;
-  const std::string report = report_of(failure, 0, "dp");
+  const std::string report = report_of(failure, 0, "group 'dp'");
   CHECK_EQ(report,
            "rank 1 (host n2, pid 4711) was lost: its process ended. Seen by rank 0 in all_reduce "
            "#19 of group 'dp'");
@@ -21,15 +21,16 @@ TEST(a_report_says_what_where_and_what_to_do) {
 }
 
 TEST(a_report_of_no_operation_names_the_group) {
-  CHECK_EQ(report_of(make_failure(ErrorKind::kAborted, "aborted"), 3, "dp"),
+  CHECK_EQ(report_of(make_failure(ErrorKind::kAborted, "aborted"), 3, "group 'dp'"),
            "aborted. Seen by rank 3 of group 'dp'");
-  CHECK_EQ(report_of(make_failure(ErrorKind::kTimeout, "late", 1, "recv"), 3, "dp"),
+  CHECK_EQ(report_of(make_failure(ErrorKind::kTimeout, "late", 1, "recv"), 3, "group 'dp'"),
            "late. Seen by rank 3 in recv of group 'dp'");
 }
 
 // However many ranks pass a report on, it names only the first of them.
 TEST(a_relayed_report_has_no_second_prefix) {
-  const std::string report = report_of(make_failure(ErrorKind::kAborted, "aborted"), 12, "dp");
+  const std::string report =
+      report_of(make_failure(ErrorKind::kAborted, "aborted"), 12, "group 'dp'");
   CHECK_EQ(relayed_report(report, 12), report);
   const std::string relayed = relayed_report(report, 1);
   CHECK_EQ(relayed, report + ", reported by rank 1");

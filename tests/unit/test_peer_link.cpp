@@ -80,13 +80,14 @@ TEST(a_leave_counts_the_rings_and_ends_the_link) {
   fixture.link.say_hello(/*is_unix=*/true);
   fixture.link.open_ring(0);
   fixture.link.open_ring(1);
-  fixture.link.send_leave();
+  fixture.link.send_leave("it is done");
   fixture.connect();
   CHECK(fixture.link.on_event() == PeerLink::State::kEnded);
   for (int i = 0; i < 3; ++i) fixture.next();
   const ControlMessage leave = fixture.next();
   CHECK(leave.kind == ControlKind::kLeave);
   CHECK_EQ(leave.number, 2U);
+  CHECK_EQ(leave.failure.message, "it is done");
 }
 
 TEST(a_second_welcome_is_a_violation) {

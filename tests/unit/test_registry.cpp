@@ -37,7 +37,7 @@ TEST(channels_go_to_the_communicator) {
 TEST(a_peer_departs_when_the_last_of_its_channels_has_arrived) {
   RegistryFixture fixture;
   fixture.arrive(1, 0);
-  fixture.registry.leave(with(1), 3);
+  fixture.registry.leave(with(1), 3, "");
   fixture.arrive(1, 1);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0", "receiver 1 1"}));
   CHECK(fixture.registry.find(with(1)) != nullptr);
@@ -48,13 +48,13 @@ TEST(a_peer_departs_when_the_last_of_its_channels_has_arrived) {
 
 TEST(a_peer_that_opened_nothing_departs_at_once) {
   RegistryFixture fixture;
-  fixture.registry.leave(with(2), 0);
-  CHECK(fixture.sink->heard == (Heard{"left 2 "}));
+  fixture.registry.leave(with(2), 0, "its program ended");
+  CHECK(fixture.sink->heard == (Heard{"left 2 its program ended"}));
 }
 
 TEST(a_link_may_end_after_leave_and_before_the_channels) {
   RegistryFixture fixture;
-  fixture.registry.leave(with(1), 1);
+  fixture.registry.leave(with(1), 1, "");
   fixture.registry.link_ended(with(1), "its process ended");
   CHECK(fixture.sink->heard.empty());
   fixture.arrive(1, 0);
@@ -74,16 +74,16 @@ TEST(a_peer_departs_once) {
   fixture.registry.lose(with(1), "first");
   fixture.registry.lose(with(1), "second");
   fixture.registry.link_ended(with(1), "third");
-  fixture.registry.leave(with(1), 0);
-  fixture.registry.leave(with(2), 0);
-  fixture.registry.leave(with(2), 0);
+  fixture.registry.leave(with(1), 0, "");
+  fixture.registry.leave(with(2), 0, "");
+  fixture.registry.leave(with(2), 0, "");
   fixture.registry.lose(with(2), "late");
   CHECK(fixture.sink->heard == (Heard{"lost 1 first", "left 2 "}));
 }
 
 TEST(a_peer_that_leaves_with_an_absurd_count_stays) {
   RegistryFixture fixture;
-  fixture.registry.leave(with(1), std::numeric_limits<uint32_t>::max());
+  fixture.registry.leave(with(1), std::numeric_limits<uint32_t>::max(), "");
   fixture.arrive(1, 0);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0"}));
 }
@@ -149,7 +149,7 @@ TEST(a_detached_communicator_hears_nothing) {
   fixture.arrive(1, 0);
   fixture.registry.channel_opened(with(1), 0, std::make_unique<test::QuietSender>());
   fixture.registry.count_opened(with(1));
-  fixture.registry.leave(with(1), 0);
+  fixture.registry.leave(with(1), 0, "");
   fixture.registry.lose(with(1), "late");
   fixture.registry.link_ended(with(1), "late");
   fixture.registry.fail(with(1), {});

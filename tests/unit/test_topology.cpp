@@ -72,6 +72,11 @@ TEST(ranks_are_named_with_host_and_pid) {
   const Topology topology = topology_of(0, two_machines());
   CHECK_EQ(name_of_rank(topology, 2), "rank 2 (host host-of-b, pid 7)");
   CHECK_EQ(name_of_rank(topology, 4), "an unknown rank");
+  PeerRecord record = topology.records[2];
+  record.global_rank = 2;
+  CHECK_EQ(name_of_rank(2, record), "rank 2 (host host-of-b, pid 7)");
+  record.global_rank = 6;
+  CHECK_EQ(name_of_rank(2, record), "rank 2 (global rank 6, host host-of-b, pid 7)");
   CHECK_EQ(name_of_rank(topology, kNoRank), "an unknown rank");
 }
 

@@ -23,6 +23,9 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
   config.rank = rank;
   config.world = size;
   config.name = options.group_name;
+  for (const uint64_t global : options.global_ranks_in_group) {
+    config.global_ranks.push_back(static_cast<int>(global));
+  }
   config.options = options.resolve();
   config.timeout_ms = options.timeout.count();
   config.store_host = address.host;
@@ -40,6 +43,13 @@ TorchBackend::~TorchBackend() {
   } else {
     communicator_->shutdown();
   }
+}
+
+void TorchBackend::tell_new_description() {
+  const std::string& description = getGroupDesc();
+  if (description.empty()) return;
+  if (description != "undefined") communicator_->set_description(description);
+  description_told_.store(true);
 }
 
 // Returns a copy, because c10d's splitGroup writes into the result.
@@ -127,48 +137,6 @@ TorchBackend::WorkPtr TorchBackend::barrier(const c10d::BarrierOptions& opts) {
   CallBuilder builder(*this, {c10d::OpType::BARRIER, "fastgpu:barrier"}, {}, opts);
   builder.run(builder.call(Collective::kBarrier, {}));
   return builder.finish({});
-}
-
-// Uses the store only, so that it works when the channels do not: every rank writes a key; rank 0
-// waits for all keys and writes the names of the ranks that are missing.
-void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wait_all_ranks*/) {
-  const int64_t timeout_ms =
-      opts.timeout.count() > 0 ? opts.timeout.count() : options_.timeout.count();
-  const TimeNs deadline = deadline_after_ms(timeout_ms);
-  const std::string within = " in " + std::to_string(timeout_ms) + " ms";
-  const std::string prefix = "monitored_barrier/" + std::to_string(monitored_barriers_++) + "/";
-  Failure failure;
-  failure.kind = ErrorKind::kTimeout;
-  failure.rank = getRank();
-  failure.op = "monitored_barrier";
-  translated([&] {
-    TorchStore store(store_);
-    if (getRank() != 0) {
-      store.set(prefix + std::to_string(getRank()), "");
-      // Rank 0 writes its verdict when its own time is over, which may be later than ours.
-      const auto verdict = store.try_get(prefix + "verdict", deadline + kSecond);
-      if (verdict && verdict->empty()) return;
-      failure.peer = verdict ? kNoRank : 0;
-      failure.message = verdict
-                            ? *verdict
-                            : "Rank 0 timed out in monitoredBarrier" + within + "; look at its log";
-      raise(failure);
-    }
-    std::string missing;
-    int count = 0;
-    for (int rank = 1; rank < getSize(); ++rank) {
-      if (store.try_get(prefix + std::to_string(rank), deadline)) continue;
-      missing += (count++ == 0 ? "" : ", ") + std::to_string(rank);
-      if (count == 1) failure.peer = rank;
-    }
-    if (count != 0) {
-      failure.message = (count == 1 ? "Rank " : "Ranks ") + missing +
-                        " failed to pass monitoredBarrier" + within +
-                        (count == 1 ? "; look at its log" : "; look at their logs");
-    }
-    store.set(prefix + "verdict", failure.message);
-    if (count != 0) raise(failure);
-  });
 }
 
 }  // namespace fastgpu

@@ -1,7 +1,7 @@
 // The c10d backend: runs the operations of torch.distributed for CPU tensors on one communicator.
 // Each operation checks its tensors and hands a call to the communicator (CallBuilder).
 // collectives.cpp has the operations on single tensors, lists.cpp those on lists of tensors,
-// sparse.cpp and messages.cpp the rest.
+// sparse.cpp, messages.cpp and monitored_barrier.cpp the rest.
 //
 // Ownership: shared with torch. Operations in flight keep the communicator alive, not the backend.
 // Threading: like the communicator. Takes the GIL only to raise an exception.
@@ -90,13 +90,22 @@ class TorchBackend final : public c10d::Backend {
   WorkPtr recvAnysource(TensorList& tensors, int tag) override;
 
   const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
+  // Passes the group's description on, for messages. c10d sets it after the backend was made.
+  void tell_description() {
+    if (!description_told_.load(std::memory_order_relaxed)) tell_new_description();
+  }
   // Adds `work` to the result of endCoalescing(), if this thread is coalescing.
   void record(const TorchWork& work);
 
  private:
+  void tell_new_description();
+  void await_verdict(const std::string& prefix, int64_t timeout_ms);
+  void await_ranks(const std::string& prefix, int64_t timeout_ms, bool name_all);
+
   const StorePtr store_;  // for the monitored barrier and splits
   BackendOptions options_;
   std::shared_ptr<Communicator> communicator_;
+  std::atomic<bool> description_told_{false};
   int monitored_barriers_ = 0;
 
   int split_count_ = 0;

@@ -10,7 +10,9 @@ CallBuilder::CallBuilder(TorchBackend& backend, const OperationName& operation,
     : backend_(backend),
       op_(operation.name()),
       work_(c10::make_intrusive<TorchWork>(backend.communicator(), operation.type, operation.title,
-                                           inputs)) {}
+                                           inputs)) {
+  backend.tell_description();
+}
 
 CollectiveCall CallBuilder::call(Collective collective, const Elements& elements) const {
   CollectiveCall call;
@@ -41,10 +43,10 @@ std::shared_ptr<PackedTensors> CallBuilder::take_packed() {
   return std::exchange(packed_, nullptr);
 }
 
-template <typename Start>
-void CallBuilder::add(Start start) {
+template <typename Begin>
+void CallBuilder::add(Begin begin) {
   try {
-    work_->add(start());
+    work_->add(begin());
   } catch (const CommError& error) {
     Failure failure = error.failure();
     if (failure.op.empty()) failure.op = op_;
@@ -59,6 +61,14 @@ void CallBuilder::run(CollectiveCall call) {
   if (packed->packs()) call.prologue = [packed] { packed->pack(); };
   if (packed->unpacks()) call.epilogue = [packed] { packed->unpack(); };
   call.keep_alive = owner;
+  if (collects_) {
+    collected_.push_back(std::move(call));
+  } else {
+    start(std::move(call));
+  }
+}
+
+void CallBuilder::start(CollectiveCall call) {
   add([&] { return backend_.communicator()->run(std::move(call)); });
 }
 
@@ -93,6 +103,7 @@ void CallBuilder::recv(int peer, int tag, const at::Tensor& tensor) {
 }
 
 c10::intrusive_ptr<c10d::Work> CallBuilder::finish(TensorList outputs) {
+  for (CollectiveCall& call : collected_) start(std::move(call));
   work_->set_outputs(std::move(outputs));
   work_->seal();
   backend_.record(*work_);

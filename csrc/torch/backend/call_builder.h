@@ -13,6 +13,7 @@
 #include <memory>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 #include <utility>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "torch/backend/elements.h"
@@ -26,8 +27,12 @@ class TorchBackend;
 struct OperationName {
   c10d::OpType type;
   const char* title;  // as the profiler shows it, for example "fastgpu:all_reduce"
+  // The user's name of the call, for errors, if it is not the rest of the title.
+  const char* user_name = nullptr;
 
-  const char* name() const { return title + sizeof("fastgpu:") - 1; }
+  const char* name() const {
+    return user_name != nullptr ? user_name : title + sizeof("fastgpu:") - 1;
+  }
 };
 
 class CallBuilder {
@@ -37,7 +42,7 @@ class CallBuilder {
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs,
               const CallOptions& opts)
       : CallBuilder(backend, operation, inputs) {
-    timeout_ms_ = opts.timeout.count() > 0 ? opts.timeout.count() : -1;
+    timeout_ms_ = opts.timeout.count();  // kUnsetTimeout is negative: the group's
     synchronous_ = !opts.asyncOp;
   }
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs);
@@ -51,6 +56,9 @@ class CallBuilder {
 
   // Starts an operation on the packed tensors. A call may start several operations.
   void run(CollectiveCall call);
+  // From now on run() only collects, and finish() starts the operations: a bad argument of one of
+  // them is found before another one has begun.
+  void collect() { collects_ = true; }
   void send(int peer, int tag, const at::Tensor& tensor);
   void recv(int peer, int tag, const at::Tensor& tensor);
 
@@ -61,15 +69,18 @@ class CallBuilder {
  private:
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;
   std::shared_ptr<PackedTensors> take_packed();
-  // Calls `start`, which starts an operation, and adds the operation to the Work. An error gets the
+  void start(CollectiveCall call);
+  // Calls `begin`, which starts an operation, and adds the operation to the Work. An error gets the
   // name of this call.
-  template <typename Start>
-  void add(Start start);
+  template <typename Begin>
+  void add(Begin begin);
 
   TorchBackend& backend_;
   const char* op_;
   int64_t timeout_ms_ = -1;
   bool synchronous_ = false;
+  bool collects_ = false;
+  std::vector<CollectiveCall> collected_;
   std::shared_ptr<PackedTensors> packed_;
   c10::intrusive_ptr<TorchWork> work_;
 };

@@ -2,21 +2,32 @@
 
 #include <pthread.h>
 
+#include <atomic>
+#include <chrono>
+#include <memory>
 #include <thread>
 #include <utility>
 
 #include "base/log.h"
+#include "comm/runtime.h"
 
 namespace fastgpu {
 
+// A forked process has none of its parent's threads, so it gets an object of its own.
 CallbackThreads& CallbackThreads::shared() {
-  static auto* threads = new CallbackThreads;
-  return *threads;
+  static std::atomic<CallbackThreads*> shared{nullptr};
+  CallbackThreads* current = shared.load();
+  if (current == nullptr || current->made_at_fork_ != forks()) {
+    std::unique_ptr<CallbackThreads> made(new CallbackThreads(forks()));
+    if (shared.compare_exchange_strong(current, made.get())) current = made.release();
+  }
+  return *current;
 }
 
 void CallbackThreads::post(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);
   queue_.push_back(std::move(callback));
+  if (stopped_) return;
   posted_.notify_one();
   if (idle_ < queue_.size() && threads_ < kMaxThreads) {
     std::thread(&CallbackThreads::run, this).detach();
@@ -24,12 +35,20 @@ void CallbackThreads::post(std::function<void()> callback) {
   }
 }
 
+void CallbackThreads::stop(TimeNs deadline) {
+  std::unique_lock lock(mutex_);
+  all_idle_.wait_for(lock, std::chrono::nanoseconds(deadline - now_ns()),
+                     [this] { return queue_.empty() && idle_ == threads_; });
+  stopped_ = true;
+}
+
 void CallbackThreads::run() {
   pthread_setname_np(pthread_self(), "fastgpu-future");
   std::unique_lock lock(mutex_);
   while (true) {
     ++idle_;
-    posted_.wait(lock, [this] { return !queue_.empty(); });
+    if (queue_.empty() && idle_ == threads_) all_idle_.notify_all();
+    posted_.wait(lock, [this] { return !queue_.empty() && !stopped_; });
     --idle_;
     std::function<void()> callback = std::move(queue_.front());
     queue_.pop_front();

@@ -12,6 +12,8 @@
 #include <functional>
 #include <mutex>
 
+#include "base/clock.h"
+
 namespace fastgpu {
 
 class CallbackThreads {
@@ -22,18 +24,24 @@ class CallbackThreads {
 
   // Runs `callback` on one of the threads. Exceptions that it throws are logged.
   void post(std::function<void()> callback);
+  // Waits until everything that was posted has run, but not past the deadline. After that no
+  // callback starts, and none is destroyed, because both may need Python.
+  void stop(TimeNs deadline);
 
  private:
   static constexpr std::size_t kMaxThreads = 64;
 
-  CallbackThreads() = default;
+  explicit CallbackThreads(int made_at_fork) : made_at_fork_(made_at_fork) {}
   void run();
 
+  const int made_at_fork_;
   std::mutex mutex_;  // guards all below
   std::condition_variable posted_;
+  std::condition_variable all_idle_;
   std::deque<std::function<void()>> queue_;
   std::size_t idle_ = 0;
   std::size_t threads_ = 0;
+  bool stopped_ = false;
 };
 
 }  // namespace fastgpu

@@ -94,6 +94,7 @@ TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
                                               const c10d::BroadcastOptions& opts) {
   CallBuilder builder(*this, {OpType::BROADCAST, "fastgpu:broadcast"}, tensors, opts);
   const at::Tensor& tensor = single(builder.op(), tensors);
+  check_writable(builder.op(), tensor);  // also on the root: all ranks must raise, or none
   CollectiveCall call = builder.call(Collective::kBroadcast, elements_of(tensor));
   call.shape.root = root_of(builder.op(), opts.rootRank, getSize());
   call.data = call.shape.root == getRank() ? const_cast<std::byte*>(builder.packed().read(tensor))
@@ -118,6 +119,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
     TensorList& tensors, const c10d::AllreduceCoalescedOptions& opts) {
   CallBuilder builder(*this, {OpType::ALLREDUCE_COALESCED, "fastgpu:all_reduce_coalesced"}, tensors,
                       opts);
+  builder.collect();
   // Only dtypes and sizes decide which tensors are packed together, so every rank packs the same.
   std::vector<std::pair<DType, TensorList>> groups;
   std::vector<TensorList*> open(kDTypeCount, nullptr);  // by dtype: its group of small tensors
@@ -146,6 +148,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
 TorchBackend::WorkPtr TorchBackend::reduce(TensorList& tensors, const c10d::ReduceOptions& opts) {
   CallBuilder builder(*this, {OpType::REDUCE, "fastgpu:reduce"}, tensors, opts);
   const at::Tensor& tensor = single(builder.op(), tensors);
+  check_writable(builder.op(), tensor);  // also elsewhere: all ranks must raise, or none
   CollectiveCall call =
       builder.reduction(Collective::kReduce, reducible_of(builder.op(), tensor), opts.reduceOp);
   call.shape.root = root_of(builder.op(), opts.rootRank, getSize());
@@ -161,7 +164,8 @@ TorchBackend::WorkPtr TorchBackend::reduce(TensorList& tensors, const c10d::Redu
 
 TorchBackend::WorkPtr TorchBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                     const c10d::AllgatherOptions& opts) {
-  CallBuilder builder(*this, {OpType::_ALLGATHER_BASE, "fastgpu:_all_gather_base"}, {input}, opts);
+  CallBuilder builder(*this, {OpType::_ALLGATHER_BASE, "fastgpu:all_gather_into_tensor"}, {input},
+                      opts);
   all_gather_into(builder, output, input, getRank(), getSize());
   return builder.finish({output});
 }
@@ -171,6 +175,7 @@ TorchBackend::WorkPtr TorchBackend::allgather_into_tensor_coalesced(
   CallBuilder builder(*this, {OpType::COALESCED, "fastgpu:all_gather_into_tensor_coalesced"},
                       inputs, opts);
   check_list_size(builder.op(), "the list of outputs", outputs.size(), inputs.size(), "input");
+  builder.collect();
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     all_gather_into(builder, outputs[i], inputs[i], getRank(), getSize());
   }
@@ -179,7 +184,7 @@ TorchBackend::WorkPtr TorchBackend::allgather_into_tensor_coalesced(
 
 TorchBackend::WorkPtr TorchBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
                                                          const c10d::ReduceScatterOptions& opts) {
-  CallBuilder builder(*this, {OpType::_REDUCE_SCATTER_BASE, "fastgpu:_reduce_scatter_base"},
+  CallBuilder builder(*this, {OpType::_REDUCE_SCATTER_BASE, "fastgpu:reduce_scatter_tensor"},
                       {input}, opts);
   reduce_scatter_into(builder, output, input, opts.reduceOp, getSize());
   return builder.finish({output});
@@ -190,6 +195,7 @@ TorchBackend::WorkPtr TorchBackend::reduce_scatter_tensor_coalesced(
   CallBuilder builder(*this, {OpType::COALESCED, "fastgpu:reduce_scatter_tensor_coalesced"}, inputs,
                       opts);
   check_list_size(builder.op(), "the list of outputs", outputs.size(), inputs.size(), "input");
+  builder.collect();
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     reduce_scatter_into(builder, outputs[i], inputs[i], opts.reduceOp, getSize());
   }

@@ -1,6 +1,7 @@
 #include "torch/backend/elements.h"
 
 #include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
 #include <c10/util/StringUtil.h>
 
 #include <optional>
@@ -128,6 +129,15 @@ void check_dense_cpu(const std::string& op, const at::Tensor& tensor) {
     raise_invalid(op,
                   "a tensor is a lazily conjugated or negated view; pass "
                   "tensor.resolve_conj().resolve_neg()");
+  }
+}
+
+void check_writable(const std::string& op, const at::Tensor& tensor) {
+  check_dense_cpu(op, tensor);
+  if (!tensor.is_contiguous() && at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
+    raise_invalid(op,
+                  "several elements of the output share one place in memory, as after expand(); "
+                  "pass tensor.contiguous()");
   }
 }
 

@@ -33,6 +33,8 @@ struct Reduction {
 Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op);
 
 void check_dense_cpu(const std::string& op, const at::Tensor& tensor);
+// The same for a tensor that the call writes, on this rank or on another.
+void check_writable(const std::string& op, const at::Tensor& tensor);
 void check_same_dtype(const std::string& op, const at::Tensor& one, const at::Tensor& other);
 // `list` must have `wanted` tensors: one per `per`, which is "rank" or "input".
 void check_list_size(const std::string& op, const char* list, std::size_t given, std::size_t wanted,

@@ -1,15 +1,35 @@
 #include "torch/backend/errors.h"
 
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstddef>
+#include <thread>
 
 namespace py = pybind11;
 
 namespace fastgpu {
 namespace {
 
-std::atomic<bool> python_is_gone{false};
+constexpr auto kKinds = static_cast<std::size_t>(ErrorKind::kRendezvous) + 1;
+
+// By ErrorKind; never released.
+std::array<PyObject*, kKinds> exception_classes{};
+
+std::atomic<bool> shuts_down{false};
+std::thread::id last_thread;  // the one that shuts Python down; written before shuts_down
+
+bool is_kept_out() { return shuts_down.load() && last_thread != std::this_thread::get_id(); }
+
+bool may_use_python() { return Py_IsInitialized() != 0 && !is_kept_out(); }
+
+// For a thread that would return to Python: Python's own threads do the same from 3.14 on.
+[[noreturn]] void sleep_until_process_ends() {
+  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) PyEval_SaveThread();
+  while (true) ::pause();
+}
 
 const char* class_name(ErrorKind kind) {
   switch (kind) {
@@ -47,10 +67,19 @@ py::object or_none(Number value) {
 
 }  // namespace
 
+void load_exception_classes() {
+  const py::module_ errors = py::module_::import("fastgpu_comm.errors");
+  for (std::size_t kind = 0; kind < kKinds; ++kind) {
+    exception_classes[kind] =
+        py::object(errors.attr(class_name(static_cast<ErrorKind>(kind)))).release().ptr();
+  }
+}
+
 void raise_in_python(const Failure& failure) {
-  if (python_is_gone.load() || Py_IsInitialized() == 0) raise(failure);
+  if (is_kept_out()) sleep_until_process_ends();
+  if (!may_use_python()) raise(failure);
   const py::gil_scoped_acquire gil;
-  const py::object type = py::module_::import("fastgpu_comm.errors").attr(class_name(failure.kind));
+  const py::handle type(exception_classes[static_cast<std::size_t>(failure.kind)]);
   const py::object error = type(text_of(failure.message));
   error.attr("rank") = or_none(failure.rank);
   error.attr("peer") = or_none(failure.peer);
@@ -62,7 +91,7 @@ void raise_in_python(const Failure& failure) {
 
 std::exception_ptr python_exception(const Failure& failure) {
   try {
-    raise_in_python(failure);
+    may_use_python() ? raise_in_python(failure) : raise(failure);
   } catch (...) {
     return std::current_exception();
   }
@@ -76,6 +105,9 @@ void raise_invalid(const std::string& op, const std::string& message) {
   raise_in_python(failure);
 }
 
-void forget_python() noexcept { python_is_gone.store(true); }
+void leave_python_to_this_thread() noexcept {
+  last_thread = std::this_thread::get_id();
+  shuts_down.store(true);
+}
 
 }  // namespace fastgpu

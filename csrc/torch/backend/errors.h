@@ -13,9 +13,15 @@
 
 namespace fastgpu {
 
-// Throws the Python exception of `failure`; the C++ exception once forget_python() was called.
+// Must come before the first error: finds the exception classes. An import at error time could
+// come while the interpreter shuts down.
+void load_exception_classes();
+
+// Throws the Python exception of `failure`. Does not return in a thread that may not use Python any
+// more (leave_python_to_this_thread).
 [[noreturn]] void raise_in_python(const Failure& failure);
-// The same exception as a value, for example to complete a future.
+// The same exception as a value, for example to complete a future. It is a CommError where the
+// thread may not use Python any more.
 std::exception_ptr python_exception(const Failure& failure);
 
 // Runs `body` and turns a CommError into a Python exception. Every function that c10d calls, and
@@ -32,7 +38,9 @@ std::invoke_result_t<Body> translated(Body&& body) {
 // Raises InvalidArgumentError for a call of `op`, for example "all_reduce".
 [[noreturn]] void raise_invalid(const std::string& op, const std::string& message);
 
-// Must be called before the interpreter shuts down: no Python object is used after that.
-void forget_python() noexcept;
+// Must be called before the interpreter shuts down: from then on only the calling thread uses
+// Python. A thread that enters Python while it shuts down is ended by Python inside our functions,
+// and that ends the process with SIGABRT.
+void leave_python_to_this_thread() noexcept;
 
 }  // namespace fastgpu

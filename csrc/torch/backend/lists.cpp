@@ -64,6 +64,7 @@ void all_gather(CallBuilder& builder, const TensorList& outputs, const at::Tenso
                                     "; make them equal");
   }
   // The parts have different sizes, so every rank broadcasts its own.
+  builder.collect();
   for (std::size_t root = 0; root < outputs.size(); ++root) {
     const bool mine = root == static_cast<std::size_t>(rank);
     CollectiveCall call = builder.call(Collective::kBroadcast, elements_of(outputs[root]));
@@ -91,6 +92,7 @@ TorchBackend::WorkPtr TorchBackend::allgather_coalesced(Lists& outputs, TensorLi
                       opts);
   check_list_size(builder.op(), "the list of output lists", outputs.size(),
                   static_cast<std::size_t>(getSize()));
+  builder.collect();
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     TensorList list;
     for (const TensorList& of_rank : outputs) {
@@ -164,6 +166,7 @@ TorchBackend::WorkPtr TorchBackend::reduce_scatter(TensorList& outputs, Lists& i
                                     std::to_string(own_elements) + "; make them equal");
   }
   // The parts have different sizes, so each is reduced to its rank.
+  builder.collect();
   for (std::size_t root = 0; root < list.size(); ++root) {
     CollectiveCall call = builder.reduction(Collective::kReduce,
                                             reducible_of(builder.op(), list[root]), opts.reduceOp);

@@ -16,7 +16,8 @@ TorchBackend::WorkPtr TorchBackend::recv(TensorList& tensors, int peer, int tag)
 }
 
 TorchBackend::WorkPtr TorchBackend::recvAnysource(TensorList& tensors, int tag) {
-  CallBuilder builder(*this, {c10d::OpType::RECVANYSOURCE, "fastgpu:recv_any_source"}, tensors);
+  CallBuilder builder(*this, {c10d::OpType::RECVANYSOURCE, "fastgpu:recvAnySource", "recv"},
+                      tensors);
   builder.recv(kAnySource, tag, single(builder.op(), tensors));
   return builder.finish(tensors);
 }

@@ -1,23 +1,15 @@
 #include "torch/backend/packed_tensors.h"
 
 #include <ATen/ATen.h>
-#include <ATen/MemoryOverlap.h>
 
 #include <cstring>
 
 #include "torch/backend/elements.h"
-#include "torch/backend/errors.h"
 
 namespace fastgpu {
 
 void PackedTensors::check(const at::Tensor& tensor, bool written) const {
-  check_dense_cpu(op_, tensor);
-  if (written && !tensor.is_contiguous() &&
-      at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
-    raise_invalid(op_,
-                  "several elements of the output share one place in memory, as after expand(); "
-                  "pass tensor.contiguous()");
-  }
+  written ? check_writable(op_, tensor) : check_dense_cpu(op_, tensor);
 }
 
 PackedTensors::Layout PackedTensors::layout_of(const at::Tensor& tensor, bool written) {

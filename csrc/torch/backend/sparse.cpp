@@ -68,7 +68,8 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
                                                      const c10d::AllreduceOptions& opts) {
   const at::NoGradGuard no_grad;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  CallBuilder builder(*this, {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce"},
+  CallBuilder builder(*this,
+                      {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce", "all_reduce"},
                       tensors, opts);
   const at::Tensor& tensor = single(builder.op(), tensors);
   const bool average = opts.reduceOp.op_ == c10d::ReduceOp::AVG;

@@ -2,7 +2,10 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "comm/runtime.h"
 #include "torch/backend/backend.h"
+#include "torch/backend/callbacks.h"
+#include "torch/backend/errors.h"
 #include "torch/bindings/bind.h"
 
 namespace py = pybind11;
@@ -12,6 +15,16 @@ namespace {
 
 using BackendPtr = c10::intrusive_ptr<TorchBackend>;
 using Milliseconds = std::chrono::milliseconds;
+
+constexpr TimeNs kCallbackLimit = 5 * kSecond;
+
+// Called before the interpreter shuts down: leaves every group, and keeps other threads out of
+// Python from then on.
+void end(const std::string& why) {
+  leave_python_to_this_thread();
+  for (const auto& communicator : Runtime::shared().communicators()) communicator->shutdown(why);
+  CallbackThreads::shared().stop(now_ns() + kCallbackLimit);
+}
 
 py::dict stats(const TorchBackend& backend) {
   const Counters counters = backend.communicator()->counters();
@@ -43,6 +56,7 @@ void bind_backend(py::module_& module) {
   backend.def("comm_split_count", &TorchBackend::split_count);
   // Called on ranks that a split leaves out. They take no part in the rendezvous.
   backend.def("perform_nocolor_split", [](TorchBackend&, const py::object&) {}, py::arg("device"));
+  module.def("end", &end, py::arg("why"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace fastgpu

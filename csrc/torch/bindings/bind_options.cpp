@@ -24,14 +24,23 @@ std::string text_of(const py::handle& value) {
   return text;
 }
 
-c10::intrusive_ptr<BackendOptions> make_options(
-    const std::optional<std::chrono::milliseconds>& timeout, const py::kwargs& fields) {
+std::chrono::milliseconds milliseconds_of(const py::object& timeout) {
+  try {
+    return timeout.cast<std::chrono::milliseconds>();
+  } catch (const py::cast_error&) {
+    throw py::type_error("timeout must be a datetime.timedelta, not " +
+                         py::str(py::type::of(timeout).attr("__name__")).cast<std::string>());
+  }
+}
+
+c10::intrusive_ptr<BackendOptions> make_options(const py::object& timeout,
+                                                const py::kwargs& fields) {
   auto options = c10::make_intrusive<BackendOptions>();
   for (const auto& [name, value] : fields) {
     if (!value.is_none()) options->set(py::cast<std::string>(name), text_of(value));
   }
-  if (timeout) {
-    options->timeout = *timeout;
+  if (!timeout.is_none()) {
+    options->timeout = milliseconds_of(timeout);
     options->timeout_is_set = true;
   }
   return options;

@@ -18,10 +18,9 @@ PYBIND11_MODULE(_native, module) {
       }
     }
   });
+  fastgpu::load_exception_classes();
   fastgpu::bind_options(module);
   fastgpu::bind_backend(module);
   fastgpu::bind_memory(module);
   fastgpu::bind_plan(module);
-  pybind11::module_::import("atexit").attr("register")(
-      pybind11::cpp_function([] { fastgpu::forget_python(); }));
 }
