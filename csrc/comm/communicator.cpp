@@ -40,6 +40,17 @@ OperationBuilder::Config builder_config(const CommunicatorConfig& config,
 
 uint64_t id_of(const Topology& topology) { return topology.records[0].communicator; }
 
+// If this rank fails, the others must not wait for it.
+Peers meet(const RendezvousRequest& request, Store& store, Runtime& runtime) {
+  RendezvousStore place(store, request.rank, request.world, request.name);
+  try {
+    return rendezvous(request, place, runtime.connector());
+  } catch (const CommError& error) {
+    place.report(error.failure());
+    throw;
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& config, Store& store,
@@ -59,7 +70,7 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.store_port = config.store_port;
   request.constants = runtime.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
-  Topology topology = topology_of(config.rank, rendezvous(request, store, runtime.connector()));
+  Topology topology = topology_of(config.rank, meet(request, store, runtime));
   const std::shared_ptr<Communicator> made(new Communicator(config, std::move(topology), runtime));
   made->join();
   made->calibrate();
@@ -292,9 +303,7 @@ int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
   return timeout_ms < 0 ? timeout_ms_.load(std::memory_order_relaxed) : timeout_ms;
 }
 
-const std::string& Communicator::host_of(int rank) const {
-  return topology_->records.at(static_cast<std::size_t>(rank)).host;
-}
+uint64_t Communicator::id() const { return id_of(*topology_); }
 
 uint64_t Communicator::sequence() const { return collectives_->sequence(); }
 

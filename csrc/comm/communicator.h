@@ -88,8 +88,8 @@ class Communicator {
 
   int rank() const { return config_.rank; }
   int world() const { return config_.world; }
-  const std::string& host_of(int rank) const;  // host name, for messages
-  uint64_t sequence() const;                   // of the last collective called
+  uint64_t id() const;        // random, the same on every rank of the group
+  uint64_t sequence() const;  // of the last collective called
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_.store(timeout_ms); }
   Counters counters() const;
   // The first failure; nullptr if there is none. Valid as long as the communicator.

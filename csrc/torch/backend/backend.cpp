@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <utility>
 
+#include "comm/rendezvous_store.h"
 #include "comm/runtime.h"
 #include "torch/backend/call_builder.h"
 #include "torch/backend/errors.h"
@@ -15,19 +16,24 @@ namespace fastgpu {
 
 TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const BackendOptions& options)
     : c10d::Backend(rank, size),
-      store_(fresh_part(store, rank)),
+      store_(store),
       options_(options),
       last_split_(c10::weak_intrusive_ptr<c10d::Backend>::reclaim(nullptr)) {
   const StoreAddress address = address_of(store);
+  TorchStore adapted(store_);
   CommunicatorConfig config;
   config.rank = rank;
   config.world = size;
   config.name = options.group_name;
-  config.options = options.resolve();
   config.timeout_ms = options.timeout.count();
   config.store_host = address.host;
   config.store_port = address.port;
-  TorchStore adapted(store_);
+  try {
+    config.options = options.resolve();
+  } catch (const CommError& error) {  // the other ranks must not wait for this one
+    RendezvousStore(adapted, rank, size, config.name).report(error.failure());
+    throw;
+  }
   communicator_ = Communicator::create(config, adapted, Runtime::shared());
 }
 
@@ -57,7 +63,11 @@ void TorchBackend::abort() {
 }
 
 void TorchBackend::shutdown() {
+  const bool in_order = communicator_->failure() == nullptr;
   translated([&] { communicator_->shutdown(); });
+  // Otherwise a rank that makes its next group at once, on the same port, could meet this store
+  // shortly before rank 0 closes it.
+  if (options_.store_ends && getRank() != 0 && in_order) await_end_of(store_);
 }
 
 c10d::ErrorType TorchBackend::getError() {
@@ -136,7 +146,8 @@ void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wai
       opts.timeout.count() > 0 ? opts.timeout.count() : options_.timeout.count();
   const TimeNs deadline = deadline_after_ms(timeout_ms);
   const std::string within = " in " + std::to_string(timeout_ms) + " ms";
-  const std::string prefix = "monitored_barrier/" + std::to_string(monitored_barriers_++) + "/";
+  const std::string prefix = "monitored_barrier/" + std::to_string(communicator_->id()) + "/" +
+                             std::to_string(monitored_barriers_++) + "/";
   Failure failure;
   failure.kind = ErrorKind::kTimeout;
   failure.rank = getRank();
@@ -146,7 +157,7 @@ void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wai
     if (getRank() != 0) {
       store.set(prefix + std::to_string(getRank()), "");
       // Rank 0 writes its verdict when its own time is over, which may be later than ours.
-      const auto verdict = store.try_get(prefix + "verdict", deadline + kSecond);
+      const auto verdict = wait_for(store, prefix + "verdict", deadline + kSecond);
       if (verdict && verdict->empty()) return;
       failure.peer = verdict ? kNoRank : 0;
       failure.message = verdict
@@ -157,7 +168,7 @@ void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool /*wai
     std::string missing;
     int count = 0;
     for (int rank = 1; rank < getSize(); ++rank) {
-      if (store.try_get(prefix + std::to_string(rank), deadline)) continue;
+      if (wait_for(store, prefix + std::to_string(rank), deadline)) continue;
       missing += (count++ == 0 ? "" : ", ") + std::to_string(rank);
       if (count == 1) failure.peer = rank;
     }
