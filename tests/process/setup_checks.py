@@ -53,7 +53,11 @@ def used_up_port() -> None:
     """One rank finds no port to listen on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        only = {"FASTGPU_PORT_RANGE": port, "FASTGPU_INTERFACE": "lo", "FASTGPU_TRANSPORT": "tcp"}
+        only = {
+            "FASTGPU_PORT_RANGE": port,
+            "FASTGPU_INTERFACE": "127.0.0.1",
+            "FASTGPU_TRANSPORT": "tcp",
+        }
         fails_alone(r"cannot listen on .*, port \d+: ", only)
 
 

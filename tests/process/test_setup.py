@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -136,7 +137,9 @@ def test_two_processes_of_one_rank_are_named() -> None:
 def test_world_sizes_that_differ_are_named() -> None:
     for error in errors_of([(0, 3, 0), (1, 2, 0)]):
         assert "RendezvousError" in error
-        assert "has a world of 3 ranks, and rank 1 (host " in error
+        assert re.search(r"rank \d \(host .*\) has a world of \d ranks, and rank \d \(", error), (
+            error
+        )
 
 
 # Rank 0 serves the store, and ends at once with its error.
@@ -190,7 +193,7 @@ for _ in range(int(sys.argv[1])):
     assert total.item() == dist.get_world_size()
     dist.destroy_process_group()
 """
-ROUNDS = 60
+ROUNDS = 40
 
 
 @pytest.mark.parametrize("world", [2, 4])
