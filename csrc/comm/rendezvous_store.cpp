@@ -69,8 +69,8 @@ void RendezvousStore::raise_reported() {
   // The process that has joined as this rank waits in the next use of the store.
   if (told.rank == rank_) publish(use_ + 1, make_failure(told.kind, told.reason));
   Failure failure;
-  // A mismatch concerns all ranks alike. Another error is the other rank's own.
-  failure.kind = told.kind == ErrorKind::kMismatch ? told.kind : ErrorKind::kRendezvous;
+  // The other rank's arguments are not this rank's.
+  failure.kind = told.kind == ErrorKind::kInvalidArgument ? ErrorKind::kRendezvous : told.kind;
   failure.peer = told.rank;
   failure.message = told.reason;
   if (!names_observer(told.reason)) {  // the rank's own error

@@ -125,7 +125,7 @@ UniqueFd dial_tcp(const Endpoint& endpoint) {
   set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   if (::connect(socket.get(), target.get(), target.size) != 0 && errno != EINPROGRESS &&
       errno != EINTR)
-    raise(ErrorKind::kPeerLost, "cannot connect to " + to_string(endpoint) + ": " + reason(errno));
+    raise(ErrorKind::kPeerLost, to_string(endpoint) + " (" + reason(errno) + ")");
   return socket;
 }
 
