@@ -221,7 +221,7 @@ MakeEnds over_tcp() {
   };
   auto shared = std::make_shared<Shared>();
   uint16_t port = 0;
-  const UniqueFd listener = listen_tcp({}, &port);
+  const UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
   for (std::size_t i = 0; i < 2; ++i) {
     const UniqueFd dialled = dial_tcp({"127.0.0.1", port});
     pollfd waiting{.fd = listener.get(), .events = POLLIN, .revents = 0};

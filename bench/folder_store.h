@@ -5,15 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <utility>
 
-#include "base/error.h"
 #include "comm/store.h"
 
 namespace fastgpu {
@@ -27,12 +26,14 @@ class FolderStore : public Store {
     std::ofstream(unfinished, std::ios::binary) << value;
     std::filesystem::rename(unfinished, folder_ / name);
   }
-  std::string get(const std::string& key, TimeNs deadline) override {
+  int64_t add(const std::string& key) override {  // for a key that one process adds to
+    const int64_t sum = std::stoll(try_get(key).value_or("0")) + 1;
+    set(key, std::to_string(sum));
+    return sum;
+  }
+  std::optional<std::string> try_get(const std::string& key) override {
     const std::filesystem::path path = folder_ / file_name(key);
-    while (!std::filesystem::exists(path)) {
-      if (now_ns() > deadline) raise(ErrorKind::kRendezvous, "no rank set the key " + key);
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    if (!std::filesystem::exists(path)) return std::nullopt;
     std::ostringstream text;
     text << std::ifstream(path, std::ios::binary).rdbuf();
     return text.str();

@@ -27,7 +27,7 @@ void set_log_level(std::string_view name) {
   }
   raise(ErrorKind::kInvalidArgument,
         "FASTGPU_LOG is '" + std::string(name) +
-            "', which is not allowed; the levels are error, warn, info and debug");
+            "', which is not allowed; set it to: error, warn, info, debug");
 }
 
 void log(LogLevel level, std::string_view event, std::string_view fields) noexcept {

@@ -53,6 +53,17 @@ std::string describe_global_ranks(const std::vector<int>& global_ranks) {
   return differ ? "global ranks " + text : "";
 }
 
+// If this rank fails, the others must not wait for it.
+Peers meet(const RendezvousRequest& request, Store& store, Runtime& runtime) {
+  RendezvousStore place(store, request.rank, request.world, request.name);
+  try {
+    return rendezvous(request, place, runtime.connector());
+  } catch (const CommError& error) {
+    place.report(error.failure());
+    throw;
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& config, Store& store,
@@ -73,7 +84,7 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
   request.store_port = config.store_port;
   request.constants = runtime.constants();
   request.deadline = deadline_after_ms(config.timeout_ms);
-  Topology topology = topology_of(config.rank, rendezvous(request, store, runtime.connector()));
+  Topology topology = topology_of(config.rank, meet(request, store, runtime));
   const std::shared_ptr<Communicator> made(new Communicator(config, std::move(topology), runtime));
   made->join();
   runtime.add(made);
@@ -331,6 +342,8 @@ void Communicator::set_description(const std::string& description) {
   const std::lock_guard lock(description_mutex_);
   description_ = description;
 }
+
+uint64_t Communicator::id() const { return id_of(*topology_); }
 
 uint64_t Communicator::sequence() const { return collectives_->sequence(); }
 

@@ -94,6 +94,7 @@ class Communicator {
   std::string name_of_group() const;    // for messages
   // The user's own description of the group, for messages.
   void set_description(const std::string& description);
+  uint64_t id() const;        // random, the same on every rank of the group
   uint64_t sequence() const;  // of the last collective called
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_.store(timeout_ms); }
   Counters counters() const;

@@ -1,13 +1,15 @@
 #include "comm/failure_report.h"
 
-#include <algorithm>
+#include "base/text.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr const char* kReportedBy = ", reported by rank ";
 
-std::string seen_by(int rank) { return "Seen by rank " + std::to_string(rank) + " "; }
+constexpr const char* kSeenBy = "Seen by rank ";
+
+std::string seen_by(int rank) { return kSeenBy + std::to_string(rank) + " "; }
 
 const char* advice_for(ErrorKind kind) {
   switch (kind) {
@@ -34,12 +36,12 @@ std::string report_of(const Failure& failure, int rank, const std::string& group
   return text + "of " + group;
 }
 
+bool names_observer(const std::string& report) { return report.find(kSeenBy) != std::string::npos; }
+
 std::string relayed_report(std::string report, int reporter) {
   const bool names_source = report.find(seen_by(reporter)) != std::string::npos ||
                             report.find(kReportedBy) != std::string::npos;
-  // A broken peer must not cut the text short with a NUL, or steer the reader's terminal.
-  std::ranges::replace_if(
-      report, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, ' ');
+  report = printable(report);
   if (!names_source) report += kReportedBy + std::to_string(reporter);
   return report;
 }

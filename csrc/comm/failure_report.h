@@ -14,6 +14,8 @@ namespace fastgpu {
 // The failure and the place where this rank saw it. The peers receive this part.
 // `group` is its name in messages, such as "group '0'".
 std::string report_of(const Failure& failure, int rank, const std::string& group);
+// Whether the text says which rank saw the failure, as a report does.
+bool names_observer(const std::string& report);
 // A report that came from a peer. The result names the rank that saw the failure, or else the first
 // one that reported it, and has no control characters.
 std::string relayed_report(std::string report, int reporter);

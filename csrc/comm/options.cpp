@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <charconv>
 #include <functional>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "kernels/cpu/variant.h"
 
 namespace fastgpu {
@@ -60,32 +60,22 @@ bool set_interface(Options& options, const std::string& text) {
   return true;
 }
 
-bool parse_number(const std::string& text, int& number) {
-  const char* end = text.data() + text.size();
-  const auto result = std::from_chars(text.data(), end, number);
-  return result.ec == std::errc{} && result.ptr == end;
-}
-
 bool set_port_range(Options& options, const std::string& text) {
-  const std::size_t dash = text.find('-');
+  const std::string_view all(text);
+  const std::size_t dash = all.find('-');
+  const std::string_view end = dash == std::string_view::npos ? all : all.substr(dash + 1);
   int first = 0;
   int last = 0;
-  if (!parse_number(text.substr(0, dash), first)) return false;
-  if (!parse_number(dash == std::string::npos ? text : text.substr(dash + 1), last)) return false;
-  const bool any = first == 0 && last == 0;
-  if (!any && (first < 1 || last > kMaxPort || first > last)) return false;
+  if (!parse_number(all.substr(0, dash), 0, kMaxPort, first)) return false;
+  if (!parse_number(end, first, kMaxPort, last)) return false;
+  if (first == 0 && last != 0) return false;
   options.port_range = {static_cast<uint16_t>(first), static_cast<uint16_t>(last)};
   return true;
 }
 
-std::string get_port_range(const Options& options) {
-  return std::to_string(options.port_range.first) + "-" + std::to_string(options.port_range.last);
-}
-
 bool set_lanes(Options& options, const std::string& text) {
   int lanes = 0;
-  if (text != "auto" && (!parse_number(text, lanes) || lanes < 1 || lanes > kMaxLanes))
-    return false;
+  if (text != "auto" && !parse_number(text, 1, kMaxLanes, lanes)) return false;
   options.lanes = lanes;
   return true;
 }
@@ -101,7 +91,7 @@ const std::vector<Field>& fields() {
       {"interface", "a name, prefix, CIDR block or address, or a comma list of them; ^ excludes",
        set_interface, [](const Options& options) { return options.interface; }},
       {"port_range", "one port or first-last, within 1 to 65535; 0 for any free port",
-       set_port_range, get_port_range},
+       set_port_range, [](const Options& options) { return to_string(options.port_range); }},
       {"lanes", "auto, or 1 to " + std::to_string(kMaxLanes), set_lanes, get_lanes},
       choice("deterministic", &Options::deterministic, {"0", "1"}),
       choice("single_copy", &Options::single_copy, {"auto", "never", "always"}),
@@ -127,6 +117,8 @@ std::string variable_of(const Field& field) {
   return name;
 }
 
+std::string keyword_of(const std::string& name) { return "option '" + name + "'"; }
+
 const Field& field_named(const std::string& name) {
   for (const Field& field : fields()) {
     if (field.name == name) return field;
@@ -150,7 +142,10 @@ void take_variable(Options& options, const std::string& variable, const std::str
   }
   for (const Field& field : fields()) {
     known.push_back(variable_of(field));
-    if (known.back() == variable) return set(options, field, variable, text);
+    if (known.back() != variable) continue;
+    set(options, field, variable, text);
+    options.from_environment.insert(field.name);
+    return;
   }
   raise(ErrorKind::kInvalidArgument, "the environment variable " + variable +
                                          " is not known; unset it, or use one of " + joined(known));
@@ -168,7 +163,13 @@ const std::vector<std::string>& option_names() {
 }
 
 void set_field(Options& options, const std::string& name, const std::string& text) {
-  set(options, field_named(name), "option '" + name + "'", text);
+  set(options, field_named(name), keyword_of(name), text);
+  options.from_environment.erase(name);
+}
+
+std::string label_of(const Options& options, const std::string& name) {
+  const Field& field = field_named(name);
+  return options.from_environment.contains(name) ? variable_of(field) : keyword_of(name);
 }
 
 std::string get_field(const Options& options, const std::string& name) {

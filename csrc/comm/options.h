@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct Options {
   bool deterministic = false;
   SingleCopy single_copy = SingleCopy::kAuto;
   Codec codec = Codec::kNone;  // of all_reduces of float32 with kLeastEncodedBytes or more
+  std::set<std::string> from_environment;  // names of the fields that FASTGPU_ variables have set
 };
 
 // In smaller tensors the latency of two hops outweighs the bytes that a codec saves.
@@ -41,6 +43,9 @@ const std::vector<std::string>& option_names();
 // and the allowed ones.
 void set_field(Options& options, const std::string& name, const std::string& text);
 std::string get_field(const Options& options, const std::string& name);
+// How the user knows the field's value, for errors: "FASTGPU_LANES", or "option 'lanes'" if no
+// variable has set it.
+std::string label_of(const Options& options, const std::string& name);
 
 // The default options, with what `environment` sets. FASTGPU_LOG takes effect at once. Raises
 // InvalidArgumentError for a value that is not allowed, and for an unknown FASTGPU_ variable.

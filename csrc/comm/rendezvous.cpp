@@ -1,45 +1,37 @@
 #include "comm/rendezvous.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <fstream>
-#include <limits>
-#include <map>
+#include <functional>
 #include <memory>
 #include <new>
-#include <sstream>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "base/text.h"
+#include "comm/failure_report.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr TimeNs kProbeLimit = 5 * kSecond;
-constexpr std::size_t kMaxEndpoints = 8;
-constexpr int kMaxCores = 1 << 16;
-constexpr std::size_t kExcerptBytes = 200;  // an error shows so much of a wrong value
-constexpr const char* kSameVersion = "does every rank run the same version of fastgpu_comm?";
+constexpr const char* kSameVersion = "Install one version of fastgpu_comm on all ranks.";
+
+constexpr const char* kFellSilent = "joined, but did not say in time whom they reach";
 
 // The options that determine the schedules.
-constexpr std::array kAgreed = {"algorithm", "lanes", "deterministic"};
+constexpr std::array kAgreed = {"algorithm", "lanes", "deterministic", "codec"};
 
 std::string boot_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string id;
   std::getline(file, id);
-  return id;
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
+  return printable(id);
 }
 
 // The cores that this process may use, in ascending order; {0} if the kernel does not say.
@@ -66,7 +58,8 @@ std::vector<std::string> own_addresses(const RendezvousRequest& request) {
   const std::vector<InterfaceAddress> all = interface_addresses();
   std::vector<std::string> addresses;
   if (!request.options.interface.empty()) {
-    for (const auto& entry : match_interfaces(request.options.interface, all)) {
+    const std::string label = label_of(request.options, "interface");
+    for (const auto& entry : match_interfaces(request.options.interface, all, label)) {
       addresses.push_back(entry.address);
     }
     return addresses;
@@ -85,10 +78,10 @@ std::vector<std::string> own_addresses(const RendezvousRequest& request) {
   return addresses;
 }
 
-PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
+PeerRecord own_record(const RendezvousRequest& request, const Connector& connector) {
   PeerRecord record;
-  record.host = host_name();
-  record.pid = ::getpid();
+  static_cast<ProcessName&>(record) = this_process();
+  record.world = request.world;
   record.machine = boot_id();
   record.unix_name = connector.unix_name();
   record.transport = request.options.transport;
@@ -99,77 +92,14 @@ PeerRecord own_record(const RendezvousRequest& request, Connector& connector) {
   record.communicator = random_u64();
   record.constants = request.constants;
   record.cores = available_cores();
-  const uint16_t port = connector.listen(request.options.port_range);
-  for (const std::string& address : own_addresses(request)) {
-    if (record.endpoints.size() < kMaxEndpoints) record.endpoints.push_back({address, port});
-  }
   return record;
 }
 
-template <typename Number>
-bool parse_number(const std::string& text, Number least, Number most, Number& number) {
-  const char* end = text.data() + text.size();
-  const auto result = std::from_chars(text.data(), end, number);
-  return result.ec == std::errc{} && result.ptr == end && number >= least && number <= most;
-}
-
-// The fields of a record's text. take() removes a field, so that the rest is unknown.
-class RecordFields {
- public:
-  explicit RecordFields(const std::string& text) : text_(text) {
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line);) {
-      const std::size_t equals = line.find('=');
-      if (equals == std::string::npos) refuse("the line " + quoted(line) + " has no '='");
-      values_[line.substr(0, equals)].push_back(line.substr(equals + 1));
-    }
-  }
-
-  [[noreturn]] void refuse(const std::string& why) const {
-    raise(ErrorKind::kRendezvous, "its record at the store cannot be used: " + why + "; " +
-                                      kSameVersion + " The record begins with " +
-                                      quoted(text_.substr(0, kExcerptBytes)));
-  }
-
-  std::vector<std::string> take_all(const std::string& name) {
-    std::vector<std::string> values = std::move(values_[name]);
-    values_.erase(name);
-    return values;
-  }
-
-  std::string take(const std::string& name) {
-    std::vector<std::string> values = take_all(name);
-    if (values.empty()) refuse("it has no '" + name + "'");
-    if (values.size() > 1) refuse("it has several '" + name + "'");
-    return std::move(values.front());
-  }
-
-  template <typename Number>
-  Number number(const std::string& name, const std::string& text, Number least, Number most) const {
-    Number value{};
-    if (!parse_number(text, least, most, value)) {
-      refuse("'" + name + "' is " + quoted(text) + ", not a number from " + std::to_string(least) +
-             " to " + std::to_string(most));
-    }
-    return value;
-  }
-
-  template <typename Number>
-  Number take_number(const std::string& name, Number least, Number most) {
-    return number(name, take(name), least, most);
-  }
-
-  void check_nothing_left() const {
-    if (!values_.empty()) refuse("it has an unknown '" + values_.begin()->first + "'");
-  }
-
- private:
-  const std::string text_;
-  std::map<std::string, std::vector<std::string>> values_;
-};
-
-std::string key_of(const char* what, int rank) {
-  return std::string("fastgpu/") + what + "/" + std::to_string(rank);
+// The error of an event that this rank sees: the event, who saw it, what to do.
+[[noreturn]] void raise_seen(const RendezvousRequest& request, Failure failure,
+                             const std::string& advice) {
+  failure.message = report_of(failure, request.rank, request.name) + ". " + advice;
+  raise(failure);
 }
 
 // "1", or "1 (global rank 5)".
@@ -181,79 +111,108 @@ std::string short_name(const RendezvousRequest& request, int rank) {
          (same ? "" : " (global rank " + std::to_string(global[index]) + ")");
 }
 
-std::string where(const RendezvousRequest& request) {
-  return "rank " + short_name(request, request.rank) + ", group '" + request.name + "': ";
+[[noreturn]] void raise_missing(const RendezvousRequest& request, const RendezvousStore& store,
+                                const std::vector<int>& missing, const std::string& event) {
+  std::string ranks;
+  for (const int rank : missing) ranks += (ranks.empty() ? "" : ", ") + short_name(request, rank);
+  std::string advice =
+      "Check that all ranks were started with this store and world size, and look at the output of "
+      "those that are missing.";
+  if (store.predecessor()) {
+    advice += " Rank " + std::to_string(request.rank) + " has used this store before from " +
+              to_string(*store.predecessor()) +
+              ": if that process still runs, two processes have the same rank.";
+  }
+  raise_seen(request,
+             make_failure(ErrorKind::kRendezvous,
+                          (missing.size() == 1 ? "rank " : "ranks ") + ranks + " of " +
+                              std::to_string(request.world) + " " + event,
+                          missing.front()),
+             advice);
 }
 
-// The values that all ranks wrote under a key, by rank. The error names every rank whose value is
-// missing at the deadline, not only the first.
-std::vector<std::string> gather(const RendezvousRequest& request, Store& store, const char* what) {
-  std::vector<std::string> values;
-  std::string missing;
-  std::string why;  // the store's error for the first missing rank
+// Reads the value that each rank wrote, in the order of ranks. `take` gets each value as soon as it
+// is there. The error names every rank whose value is missing at the deadline, not only the first.
+void gather(const RendezvousRequest& request, RendezvousStore& store, const char* what,
+            const std::string& if_missing,
+            const std::function<void(int rank, const std::string& text)>& take) {
+  std::vector<int> missing;
   for (int rank = 0; rank < request.world; ++rank) {
-    try {
-      values.push_back(
-          store.get(key_of(what, rank), missing.empty() ? request.deadline : now_ns()));
-    } catch (const RendezvousError& error) {
-      if (missing.empty()) why = error.what();
-      missing += (missing.empty() ? "" : ", ") + short_name(request, rank);
-      values.emplace_back();
+    const auto text = store.wait(what, rank, missing.empty() ? request.deadline : now_ns());
+    if (text) {
+      take(rank, *text);
+    } else {
+      missing.push_back(rank);
     }
   }
-  if (!missing.empty()) {
-    raise(ErrorKind::kRendezvous,
-          where(request) + "of " + std::to_string(request.world) +
-              " ranks these did not come in time: " + missing + " (" + why +
-              "); check that they were started with this store and world size, and did not fail");
-  }
-  return values;
+  if (!missing.empty()) raise_missing(request, store, missing, if_missing);
 }
 
-std::vector<PeerRecord> gather_records(const RendezvousRequest& request, Store& store) {
-  std::vector<PeerRecord> records;
-  for (const std::string& text : gather(request, store, "rank")) {
-    try {
-      records.push_back(record_from_text(text));
-    } catch (const RendezvousError& error) {
-      raise(ErrorKind::kRendezvous,
-            where(request) + "rank " + std::to_string(records.size()) + ": " + error.what());
-    }
-    const std::size_t rank = records.size() - 1;
-    if (rank < request.global_ranks.size()) records[rank].global_rank = request.global_ranks[rank];
+void check_agrees(const RendezvousRequest& request, int rank, const PeerRecord& record,
+                  const PeerRecord& first) {
+  if (record.world != request.world) {
+    raise_seen(request,
+               make_failure(ErrorKind::kRendezvous,
+                            name_of_rank(rank, record) + " has a world of " +
+                                std::to_string(record.world) + " ranks, and rank " +
+                                std::to_string(request.rank) + " (" + to_string(this_process()) +
+                                ") one of " + std::to_string(request.world),
+                            rank),
+               "Start every rank with the same world size.");
   }
+  if (record.agreed != first.agreed) {
+    raise_seen(
+        request,
+        make_failure(ErrorKind::kMismatch,
+                     "the ranks have different options: " + name_of_rank(0, first) + " has " +
+                         first.agreed + ", " + name_of_rank(rank, record) + " has " + record.agreed,
+                     rank),
+        "Give every rank the same, in the environment (FASTGPU_...) or by the group's pg_options.");
+  }
+}
+
+// The value that a rank wrote; its error names the rank.
+template <typename Parse>
+auto parsed(const RendezvousRequest& request, int rank, const std::string& text, Parse parse) {
+  try {
+    return parse(text);
+  } catch (const RendezvousError& error) {
+    raise_seen(request,
+               make_failure(ErrorKind::kRendezvous,
+                            "rank " + std::to_string(rank) + ": " + error.what(), rank),
+               kSameVersion);
+  }
+}
+
+std::vector<PeerRecord> gather_records(const RendezvousRequest& request, RendezvousStore& store) {
+  std::vector<PeerRecord> records;
+  gather(request, store, "rank", "did not join in time", [&](int rank, const std::string& text) {
+    records.push_back(parsed(request, rank, text, record_from_text));
+    const auto index = static_cast<std::size_t>(rank);
+    if (index < request.global_ranks.size()) {
+      records.back().global_rank = request.global_ranks[index];
+    }
+    check_agrees(request, rank, records.back(), records.front());
+  });
   return records;
 }
 
-std::vector<int> gather_leaders(const RendezvousRequest& request, Store& store) {
+std::vector<int> gather_leaders(const RendezvousRequest& request, RendezvousStore& store) {
   std::vector<int> leaders;
-  for (const std::string& text : gather(request, store, "leader")) {
-    const int rank = static_cast<int>(leaders.size());
+  const auto take = [&](int rank, const std::string& text) {
     int leader = 0;
     if (!parse_number(text, 0, rank, leader)) {
-      raise(ErrorKind::kRendezvous,
-            where(request) + "rank " + std::to_string(rank) + " wrote the leader " +
-                quoted(text.substr(0, kExcerptBytes)) + " to the store, not a rank from 0 to " +
-                std::to_string(rank) + "; " + kSameVersion);
+      raise_seen(request,
+                 make_failure(ErrorKind::kRendezvous,
+                              "rank " + std::to_string(rank) + " wrote the leader " + quoted(text) +
+                                  " to the store, not a rank from 0 to " + std::to_string(rank),
+                              rank),
+                 kSameVersion);
     }
     leaders.push_back(leader);
-  }
+  };
+  gather(request, store, "leader", kFellSilent, take);
   return leaders;
-}
-
-void check_options(const std::vector<PeerRecord>& records) {
-  for (std::size_t rank = 1; rank < records.size(); ++rank) {
-    if (records[rank].agreed == records[0].agreed) continue;
-    Failure failure;
-    failure.kind = ErrorKind::kMismatch;
-    failure.peer = static_cast<int>(rank);
-    failure.message = "the ranks have different options: " + name_of_rank(0, records[0]) + " has " +
-                      records[0].agreed + ", " + name_of_rank(failure.peer, records[rank]) +
-                      " has " + records[rank].agreed +
-                      "; give every rank the same (FASTGPU_ALGORITHM, FASTGPU_LANES, "
-                      "FASTGPU_DETERMINISTIC, or the group's pg_options)";
-    raise(failure);
-  }
 }
 
 // The lowest rank whose memory this rank can map; this rank, if there is none below it.
@@ -281,75 +240,91 @@ int find_leader(const RendezvousRequest& request, const std::vector<PeerRecord>&
   return leader;
 }
 
+// Every rank finds the same answer, so that none waits for one that has failed.
+void check_transports(const RendezvousRequest& request, const Peers& peers) {
+  const std::vector<PeerRecord>& records = peers.records;
+  for (std::size_t rank = 0; rank < records.size(); ++rank) {
+    if (records[rank].transport != Transport::kShm) continue;
+    for (std::size_t peer = 0; peer < records.size(); ++peer) {
+      if (peers.leaders[peer] == peers.leaders[rank]) continue;
+      std::string why = " does not share memory with it";
+      if (records[peer].machine != records[rank].machine) why = " runs on another machine";
+      if (records[peer].transport == Transport::kTcp) why = " has the transport tcp";
+      raise_seen(request,
+                 make_failure(ErrorKind::kRendezvous,
+                              name_of_rank(static_cast<int>(rank), records[rank]) +
+                                  " has the transport shm, but " +
+                                  name_of_rank(static_cast<int>(peer), records[peer]) + why,
+                              static_cast<int>(peer)),
+                 "Give both the transport auto (FASTGPU_TRANSPORT, or the option 'transport').");
+    }
+  }
+}
+
+// The same holds here.
+void check_reachable(const RendezvousRequest& request, const Peers& peers) {
+  for (std::size_t rank = 0; rank < peers.records.size(); ++rank) {
+    const PeerRecord& record = peers.records[rank];
+    const auto elsewhere = [&](const PeerRecord& peer) { return peer.machine != record.machine; };
+    const auto local = [](const Endpoint& endpoint) { return is_loopback(endpoint.address); };
+    if (std::ranges::none_of(peers.records, elsewhere)) return;
+    if (!std::ranges::all_of(peers.endpoints[rank], local)) continue;
+    const auto number = static_cast<int>(rank);
+    raise_seen(request,
+               make_failure(
+                   ErrorKind::kRendezvous,
+                   name_of_rank(number, record) + " has no address that another machine can reach",
+                   number),
+               "Set FASTGPU_INTERFACE there.");
+  }
+}
+
+// Listens on each address; it may fail for some, but not for all.
+std::vector<Endpoint> listen_on(const std::vector<std::string>& addresses,
+                                const RendezvousRequest& request, Connector& connector) {
+  std::vector<Endpoint> endpoints;
+  std::exception_ptr first_error;
+  for (const std::string& address : addresses) {
+    if (endpoints.size() == kMaxEndpoints) break;
+    try {
+      endpoints.push_back({address, connector.listen(address, request.options.port_range)});
+    } catch (const CommError& error) {
+      log(LogLevel::kInfo, "not_listening", "reason=" + quoted(error.what()));
+      if (!first_error) first_error = std::current_exception();
+    }
+  }
+  if (endpoints.empty() && first_error) std::rethrow_exception(first_error);
+  return endpoints;
+}
+
+std::vector<std::vector<Endpoint>> exchange_endpoints(const RendezvousRequest& request,
+                                                      const std::vector<std::string>& addresses,
+                                                      RendezvousStore& store,
+                                                      Connector& connector) {
+  store.set("endpoints", to_text(listen_on(addresses, request, connector)));
+  std::vector<std::vector<Endpoint>> endpoints;
+  gather(request, store, "endpoints", kFellSilent, [&](int rank, const std::string& text) {
+    endpoints.push_back(parsed(request, rank, text, endpoints_from_text));
+  });
+  return endpoints;
+}
+
 }  // namespace
 
-std::string to_text(const PeerRecord& record) {
-  std::ostringstream text;
-  text << "version=" << kProtocolVersion << "\nhost=" << record.host << "\npid=" << record.pid
-       << "\nmachine=" << record.machine << "\nunix=" << record.unix_name
-       << "\ntransport=" << static_cast<int>(record.transport) << "\nagreed=" << record.agreed
-       << "\ncommunicator=" << record.communicator << "\nconstants=" << record.constants << "\n";
-  for (const int core : record.cores) text << "core=" << core << "\n";
-  for (const Endpoint& endpoint : record.endpoints) {
-    text << "endpoint=" << endpoint.port << " " << endpoint.address << "\n";
-  }
-  return text.str();
-}
-
-PeerRecord record_from_text(const std::string& text) {
-  constexpr int kMaxInt = std::numeric_limits<int>::max();
-  RecordFields fields(text);
-  const int version = fields.take_number("version", 0, kMaxInt);
-  if (version != kProtocolVersion) {
-    fields.refuse("its version is " + std::to_string(version) + ", and this rank's is " +
-                  std::to_string(kProtocolVersion));
-  }
-  PeerRecord record;
-  record.host = fields.take("host");
-  record.pid = fields.take_number("pid", 1, kMaxInt);
-  record.machine = fields.take("machine");
-  record.unix_name = fields.take("unix");
-  if (record.unix_name.empty()) fields.refuse("'unix' is empty");
-  record.transport =
-      static_cast<Transport>(fields.take_number("transport", 0, static_cast<int>(Transport::kTcp)));
-  record.agreed = fields.take("agreed");
-  record.communicator =
-      fields.take_number<uint64_t>("communicator", 0, std::numeric_limits<uint64_t>::max());
-  record.constants = fields.take("constants");
-  for (const std::string& core : fields.take_all("core")) {
-    record.cores.push_back(fields.number("core", core, 0, kMaxCores - 1));
-  }
-  if (record.cores.empty()) fields.refuse("it has no 'core'");
-  for (const std::string& endpoint : fields.take_all("endpoint")) {
-    const std::size_t space = endpoint.find(' ');
-    if (space == std::string::npos || space + 1 == endpoint.size()) {
-      fields.refuse("'endpoint' is " + quoted(endpoint) + ", not a port and an address");
-    }
-    const int port = fields.number("endpoint", endpoint.substr(0, space), 1, kMaxPort);
-    record.endpoints.push_back({endpoint.substr(space + 1), static_cast<uint16_t>(port)});
-  }
-  if (record.endpoints.size() > kMaxEndpoints) {
-    fields.refuse("it has more than " + std::to_string(kMaxEndpoints) + " 'endpoint'");
-  }
-  fields.check_nothing_left();
-  return record;
-}
-
-std::string name_of_rank(int rank, const PeerRecord& record) {
-  const bool same = record.global_rank == kNoRank || record.global_rank == rank;
-  return "rank " + std::to_string(rank) + " (" +
-         (same ? "" : "global rank " + std::to_string(record.global_rank) + ", ") + "host " +
-         record.host + ", pid " + std::to_string(record.pid) + ")";
-}
-
-Peers rendezvous(const RendezvousRequest& request, Store& store, Connector& connector) {
+Peers rendezvous(const RendezvousRequest& request, RendezvousStore& store, Connector& connector) {
+  // First, so that a wrong value is an error even where no address is needed.
+  const std::vector<std::string> addresses = own_addresses(request);
   Peers peers;
-  store.set(key_of("rank", request.rank), to_text(own_record(request, connector)));
+  store.set("rank", to_text(own_record(request, connector)));
   peers.records = gather_records(request, store);
-  check_options(peers.records);
-  const int leader = find_leader(request, peers.records, connector);
-  store.set(key_of("leader", request.rank), std::to_string(leader));
+  store.set("leader", std::to_string(find_leader(request, peers.records, connector)));
   peers.leaders = gather_leaders(request, store);
+  check_transports(request, peers);
+  peers.endpoints.resize(peers.records.size());
+  const bool one_host = std::ranges::all_of(peers.leaders, [](int leader) { return leader == 0; });
+  if (one_host) return peers;
+  peers.endpoints = exchange_endpoints(request, addresses, store, connector);
+  check_reachable(request, peers);
   return peers;
 }
 

@@ -1,6 +1,7 @@
 // The rendezvous: the ranks of a communicator find each other through the store. Each rank writes a
 // record of itself and reads the records of all others. Then each rank tests whose memory it can
-// map, and writes the result.
+// map, and writes the result. Only if the ranks are on several hosts do they listen for TCP, and
+// write where.
 //
 // Ownership: plain values. Threading: rendezvous() blocks; every rank calls it once.
 #pragma once
@@ -10,34 +11,11 @@
 #include <vector>
 
 #include "comm/options.h"
-#include "comm/store.h"
+#include "comm/peer_record.h"
+#include "comm/rendezvous_store.h"
 #include "control/connector.h"
 
 namespace fastgpu {
-
-// Increases with every change of the wire protocol. Ranks of different versions do not communicate.
-inline constexpr int kProtocolVersion = 1;
-
-// The data that a rank publishes about itself. docs/wire.md specifies the text form.
-struct PeerRecord {
-  std::string host;                 // host name, for error messages
-  int pid = 0;                      // process id, for error messages
-  std::string machine;              // the kernel's boot id; other machines cannot share memory
-  std::string unix_name;            // name of the process's unix socket
-  std::vector<int> cores;           // the cores that the process may run on
-  std::vector<Endpoint> endpoints;  // where the process listens for TCP, best first
-  Transport transport = Transport::kAuto;
-  std::string agreed;         // the options that must be equal on every rank
-  uint64_t communicator = 0;  // 64 random bits; rank 0's value becomes the communicator id
-  std::string constants;      // the process's cost constants, or empty; rank 0's value counts
-  int global_rank = kNoRank;  // its rank in the default group; not published, but set by the reader
-};
-std::string to_text(const PeerRecord& record);
-// Raises RendezvousError for another version, and for a field that is missing, repeated, unknown,
-// malformed or out of range.
-PeerRecord record_from_text(const std::string& text);
-// "rank 3 (host node7, pid 4711)", or "rank 3 (global rank 7, host node7, pid 4711)".
-std::string name_of_rank(int rank, const PeerRecord& record);
 
 struct RendezvousRequest {
   int rank = 0;
@@ -55,10 +33,12 @@ struct RendezvousRequest {
 struct Peers {
   std::vector<PeerRecord> records;
   std::vector<int> leaders;  // the lowest rank whose memory the rank can map: itself, if no other
+  // Where the process listens for TCP, best first. Empty if all ranks are on one host.
+  std::vector<std::vector<Endpoint>> endpoints;
 };
 
-// Raises RendezvousError naming the ranks that did not come or whose values cannot be used, and
-// CollectiveMismatchError where ranks have different options.
-Peers rendezvous(const RendezvousRequest& request, Store& store, Connector& connector);
+// Raises RendezvousError naming the ranks that did not come, that failed, or whose values cannot be
+// used, and CollectiveMismatchError where ranks have different options.
+Peers rendezvous(const RendezvousRequest& request, RendezvousStore& store, Connector& connector);
 
 }  // namespace fastgpu

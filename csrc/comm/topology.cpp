@@ -5,14 +5,8 @@
 #include <set>
 #include <utility>
 
-#include "base/error.h"
-
 namespace fastgpu {
 namespace {
-
-bool is_loopback(const std::string& address) {
-  return address.starts_with("127.") || address == "::1";
-}
 
 // Ranks with the same leader form a host.
 std::vector<int> hosts_of(const std::vector<int>& leaders) {
@@ -26,25 +20,16 @@ std::vector<int> hosts_of(const std::vector<int>& leaders) {
   return hosts;
 }
 
-PeerAddress address_of(const Topology& topology, const PeerRecord& mine, bool same_host, int peer) {
-  const PeerRecord& record = topology.records[static_cast<std::size_t>(peer)];
+// How `mine` reaches `peer`.
+PeerAddress address_of(const PeerRecord& mine, const PeerRecord& peer, bool same_host,
+                       const std::vector<Endpoint>& endpoints) {
   PeerAddress address;
   address.shared_memory = same_host;
-  address.unix_name = record.unix_name;
-  for (const Endpoint& endpoint : record.endpoints) {
-    if (record.machine == mine.machine || !is_loopback(endpoint.address)) {
+  address.unix_name = peer.unix_name;
+  for (const Endpoint& endpoint : endpoints) {
+    if (peer.machine == mine.machine || !is_loopback(endpoint.address)) {
       address.endpoints.push_back(endpoint);
     }
-  }
-  if (same_host) return address;
-  if (mine.transport == Transport::kShm) {
-    raise(ErrorKind::kRendezvous, "FASTGPU_TRANSPORT is shm, but " + name_of_rank(topology, peer) +
-                                      " does not share memory with this rank; use auto or tcp");
-  }
-  if (address.endpoints.empty()) {
-    raise(ErrorKind::kRendezvous,
-          name_of_rank(topology, peer) +
-              " publishes no address that another machine can reach; set FASTGPU_INTERFACE there");
   }
   return address;
 }
@@ -65,9 +50,9 @@ Topology topology_of(int rank, Peers peers) {
     if (record.machine == mine.machine) cores.insert(record.cores.begin(), record.cores.end());
     const bool same_host =
         topology.host_of[peer] == topology.host_of[static_cast<std::size_t>(rank)];
-    topology.addresses.push_back(
-        &record == &mine ? PeerAddress{}
-                         : address_of(topology, mine, same_host, static_cast<int>(peer)));
+    topology.addresses.push_back(&record == &mine
+                                     ? PeerAddress{}
+                                     : address_of(mine, record, same_host, peers.endpoints[peer]));
   }
   topology.ranks_on_machine = ranks_of_machine[mine.machine];
   topology.cores_on_machine = static_cast<int>(cores.size());

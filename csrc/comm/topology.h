@@ -25,7 +25,7 @@ struct Topology {
   int most_on_machine = 1;
 };
 
-// The topology as `rank` sees it. Raises RendezvousError for a rank that cannot be reached.
+// The topology as `rank` sees it.
 Topology topology_of(int rank, Peers peers);
 
 // "rank 3 (host node7, pid 4711)", or "an unknown rank".

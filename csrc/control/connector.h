@@ -46,7 +46,9 @@ class Connector {
 
   const std::string& unix_name() const noexcept { return listener_.unix_name(); }
   // See Listener::listen().
-  uint16_t listen(const PortRange& range) { return listener_.listen(range); }
+  uint16_t listen(const std::string& address, const PortRange& range) {
+    return listener_.listen(address, range);
+  }
   // Whether this process can map memory of the process that listens on `unix_name`. Blocks until
   // the answer or the deadline.
   bool probe(const std::string& unix_name, TimeNs deadline) const;

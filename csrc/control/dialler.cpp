@@ -72,8 +72,8 @@ void Dialler::check_connect(uint64_t id) {
   dial.watch.reset();
   if (error == 0) return finish(id, std::move(dial.socket), "");
   dial.socket.reset();
-  add_failure(dial, "cannot connect to " + to_string(dial.address.endpoints[dial.endpoint]) + ": " +
-                        std::generic_category().message(error));
+  add_failure(dial, to_string(dial.address.endpoints[dial.endpoint]) + " (" +
+                        std::generic_category().message(error) + ")");
   ++dial.endpoint;
   try_endpoints(id);
 }

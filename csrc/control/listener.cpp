@@ -36,20 +36,29 @@ Listener::Listener(EventLoop& loop, Accepted accepted, MakeRoom make_room)
       unix_watch_(
           loop_.watch(unix_listener_.get(), [this] { accept_from(unix_listener_, true); })) {}
 
-uint16_t Listener::listen(const PortRange& range) {
+uint16_t Listener::listen(const std::string& address, const PortRange& range) {
   const std::lock_guard lock(mutex_);
-  if (!tcp_listener_) {
-    tcp_listener_ = listen_tcp(range, &tcp_port_);
-    loop_.post([this] {
-      tcp_watch_ = loop_.watch(tcp_listener_.get(), [this] { accept_from(tcp_listener_, false); });
+  const auto found = tcp_.find(address);
+  if (found == tcp_.end()) {
+    uint16_t port = 0;
+    UniqueFd socket = listen_tcp(address, range, &port);
+    TcpListener& listener = tcp_[address];
+    listener.socket = std::move(socket);
+    listener.port = port;
+    loop_.post([this, &listener] {
+      listener.watch = loop_.watch(listener.socket.get(),
+                                   [this, &listener] { accept_from(listener.socket, false); });
     });
-  } else if (range.first != 0 && (tcp_port_ < range.first || tcp_port_ > range.last)) {
-    raise(ErrorKind::kRendezvous,
-          "this process has listened on port " + std::to_string(tcp_port_) +
-              " since its first process group, and FASTGPU_PORT_RANGE now excludes that port; "
-              "use one range for all groups of a process");
+    return port;
   }
-  return tcp_port_;
+  const uint16_t port = found->second.port;
+  if (range.first != 0 && (port < range.first || port > range.last)) {
+    raise(ErrorKind::kRendezvous,
+          "this process listens on " + to_string(Endpoint{address, port}) +
+              " for its earlier process groups, and the port range of this group, " +
+              to_string(range) + ", excludes that port; use one range for all groups of a process");
+  }
+  return port;
 }
 
 void Listener::accept_from(const UniqueFd& listener, bool is_unix) {

@@ -1,5 +1,5 @@
-// The listening sockets of this process: a unix socket, and a TCP port from the first listen()
-// on. Both serve all communicators.
+// The listening sockets of this process: a unix socket, and a TCP socket for each address that
+// listen() was called with. All of them serve all communicators.
 //
 // Ownership: owns the listening sockets; hands each accepted connection to the callback.
 // Threading: the event loop's thread; listen() from any thread.
@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 
@@ -27,9 +28,10 @@ class Listener {
   Listener(EventLoop& loop, Accepted accepted, MakeRoom make_room);
 
   const std::string& unix_name() const noexcept { return unix_name_; }
-  // The TCP port, opened at the first call. Raises RendezvousError if no port of the range is free,
-  // or if a port was opened before that lies outside the range.
-  uint16_t listen(const PortRange& range);
+  // The TCP port of an address of this host, opened at the first call for that address. Raises
+  // RendezvousError if no port of the range is free there, or if one was opened before that lies
+  // outside the range.
+  uint16_t listen(const std::string& address, const PortRange& range);
 
  private:
   void accept_from(const UniqueFd& listener, bool is_unix);
@@ -41,12 +43,15 @@ class Listener {
   const UniqueFd unix_listener_;
   bool is_failing_ = false;  // accepting has failed, and this was logged
 
-  std::mutex mutex_;       // guards the next two
-  UniqueFd tcp_listener_;  // set once, before the loop watches it
-  uint16_t tcp_port_ = 0;
+  struct TcpListener {
+    UniqueFd socket;
+    uint16_t port = 0;
+    EventLoop::Watch watch;  // used by the loop only; after socket: destroyed before it
+  };
+  std::mutex mutex_;                        // guards the map; its elements stay
+  std::map<std::string, TcpListener> tcp_;  // by address
 
   EventLoop::Watch unix_watch_;
-  EventLoop::Watch tcp_watch_;
 };
 
 }  // namespace fastgpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ def create(group: Any, options: Options | None) -> Backend:
         options._timeout = group.timeout
     options.group_name = group.group_id
     options.global_ranks_in_group = group.global_ranks_in_group
+    # torch makes the default group first. Its store is served by rank 0, unless torchrun serves it.
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    options.store_ends = not dist.is_initialized() and not by_agent
     return native.Backend(group.store, group.group_rank, group.group_size, options)
 
 

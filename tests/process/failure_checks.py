@@ -366,8 +366,8 @@ def bad_environment() -> None:
         ("FASTGPU_LANES", "many", "1 to 16"),
         ("FASTGPU_DETERMINISTIC", "yes", "0, 1"),
         ("FASTGPU_SINGLE_COPY", "sometimes", "auto, never, always"),
-        ("FASTGPU_LOG", "loud", "error, warn, info and debug"),
-        ("FASTGPU_SIMD", "sse9", "avx512fp16, avx512, avx2 and base"),
+        ("FASTGPU_LOG", "loud", "error, warn, info, debug"),
+        ("FASTGPU_SIMD", "sse9", "avx512fp16, avx512, avx2, base"),
         ("FASTGPU_ALGORITHM", "\udcff", "auto, direct, ring"),  # the byte 0xff, which is not UTF-8
     ):
         os.environ[name] = value

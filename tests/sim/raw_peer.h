@@ -79,6 +79,18 @@ inline std::array<int, 2> descriptors_of(const Doorbell& bell) {
   return {bell.page_fd(), bell.event_fd()};
 }
 
+// How a rank is reached, also over TCP.
+struct RankAddress : PeerRecord {
+  uint16_t tcp_port = 0;
+};
+
+// The record that a rank has written to the store, in the first use of it.
+inline PeerRecord record_at(Store& store, int rank) {
+  const auto text = wait_for(store, "fastgpu/1/rank/" + std::to_string(rank), now_ns() + kPatience);
+  CHECK(text.has_value());
+  return record_from_text(*text);
+}
+
 // Two ranks of a group that reduce small and large tensors all the time. Each has its own engine,
 // as a process has. Connections from elsewhere must not disturb them.
 class HealthyRanks {
@@ -101,8 +113,8 @@ class HealthyRanks {
   Runtime& runtime(int rank) { return processes_[static_cast<std::size_t>(rank)]; }
   const Options& options() const { return options_; }
   // How rank 0 is reached, and by which number it knows the group.
-  PeerRecord address() {
-    return record_from_text(store_.get("fastgpu/rank/0", now_ns() + kPatience));
+  RankAddress address() {
+    return {record_at(store_, 0), runtime(0).connector().listen("127.0.0.1", {})};
   }
 
   // Both ranks go on: they finish ten more rounds. Raises the error of one that cannot.

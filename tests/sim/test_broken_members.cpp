@@ -28,9 +28,10 @@ class BrokenMember {
     PeerRecord mine = like_rank_0;
     mine.host = "broken";
     mine.unix_name = name_;
-    store.set("fastgpu/rank/2", to_text(mine));
-    store.set("fastgpu/leader/2", "0");  // it shares memory with rank 0
-    rank_0_ = record_from_text(store.get("fastgpu/rank/0", now_ns() + kPatience));
+    mine.world = 3;
+    store.set("fastgpu/1/rank/2", to_text(mine));
+    store.set("fastgpu/1/leader/2", "0");  // it shares memory with rank 0
+    rank_0_ = record_at(store, 0);
   }
 
   WireControl message(uint8_t kind, uint32_t number = 0) const {

@@ -70,13 +70,13 @@ std::vector<Garbage> broken_messages(bool is_unix) {
   return all;
 }
 
-RawConnection connect(const PeerRecord& rank, bool is_unix) {
+RawConnection connect(const RankAddress& rank, bool is_unix) {
   return is_unix ? RawConnection::over_unix(rank.unix_name)
-                 : RawConnection::over_tcp(rank.endpoints.front().port);
+                 : RawConnection::over_tcp(rank.tcp_port);
 }
 
 // The rank must close the connection on which these bytes came.
-void check_turned_away(const PeerRecord& rank, bool is_unix, const std::string& name,
+void check_turned_away(const RankAddress& rank, bool is_unix, const std::string& name,
                        const Bytes& bytes) {
   const RawConnection connection = connect(rank, is_unix);
   connection.send(bytes);
@@ -90,7 +90,7 @@ Options options_of_transport(bool is_unix) { return options_of("auto", is_unix ?
 TEST(bytes_that_are_no_message_close_their_connection) {
   for (const bool is_unix : {true, false}) {
     HealthyRanks healthy(options_of_transport(is_unix));
-    const PeerRecord rank = healthy.address();
+    const RankAddress rank = healthy.address();
     for (const Garbage& garbage : broken_messages(is_unix)) {
       check_turned_away(rank, is_unix, garbage.name, garbage.bytes);
       healthy.check();
@@ -101,7 +101,7 @@ TEST(bytes_that_are_no_message_close_their_connection) {
 TEST(a_message_that_ends_early_is_dropped) {
   for (const bool is_unix : {true, false}) {
     HealthyRanks healthy(options_of_transport(is_unix));
-    const PeerRecord rank = healthy.address();
+    const RankAddress rank = healthy.address();
     const WireControl hello = control(kHelloKind, rank.communicator, 1, 0);
     const Bytes whole = is_unix ? hello.packet() : hello.stream();
     for (std::size_t size = 0; size < whole.size(); ++size) {
@@ -115,7 +115,7 @@ TEST(a_message_that_ends_early_is_dropped) {
 
 TEST(messages_before_a_hello_change_nothing) {
   HealthyRanks healthy;
-  const PeerRecord rank = healthy.address();
+  const RankAddress rank = healthy.address();
   for (const bool is_unix : {true, false}) {
     for (const uint8_t kind : {kWelcomeKind, kRingKind, kSegmentKind, kLeaveKind, kFailKind}) {
       const WireControl message = control(kind, rank.communicator, 1, 0);
@@ -155,7 +155,7 @@ TEST(impostors_do_not_replace_a_member) {
   const Doorbell bell = Doorbell::create();
   for (const bool is_unix : {true, false}) {
     HealthyRanks healthy(options_of_transport(is_unix));
-    const PeerRecord rank = healthy.address();
+    const RankAddress rank = healthy.address();
     const uint64_t group = rank.communicator;
     const std::vector<std::pair<std::string, WireControl>> attempts = {
         {"a hello from the rank itself", control(kHelloKind, group, 0, 0)},
@@ -186,7 +186,7 @@ TEST(impostors_do_not_replace_a_member) {
 
 TEST(a_connection_that_does_not_read_its_answers_is_closed) {
   HealthyRanks healthy;
-  const PeerRecord rank = healthy.address();
+  const RankAddress rank = healthy.address();
   const RawConnection connection = connect(rank, true);
   const Bytes probe = control(kProbeKind, 0, -1, -1).packet();
   const bool closed = comes_true([&] { return !connection.send(probe) && errno != EAGAIN; });
@@ -199,9 +199,10 @@ class SlowStore : public Store {
  public:
   explicit SlowStore(Store& store) : store_(store) {}
   void set(const std::string& key, const std::string& value) override { store_.set(key, value); }
-  std::string get(const std::string& key, TimeNs deadline) override {
-    if (key == "fastgpu/leader/1") CHECK(comes_true([&] { return go_on.load(); }));
-    return store_.get(key, deadline);
+  int64_t add(const std::string& key) override { return store_.add(key); }
+  std::optional<std::string> try_get(const std::string& key) override {
+    if (key == "fastgpu/1/leader/1") CHECK(comes_true([&] { return go_on.load(); }));
+    return store_.try_get(key);
   }
   std::atomic<bool> go_on{false};
 
@@ -212,7 +213,7 @@ class SlowStore : public Store {
 // Makes another group of the two processes, in which rank 1 connects to rank 0 before that one
 // knows the group. `before` sends what comes even earlier.
 void check_early_connection(HealthyRanks& healthy,
-                            const std::function<void(const PeerRecord&)>& before) {
+                            const std::function<void(const RankAddress&)>& before) {
   MemoryStore store;
   SlowStore slow(store);
   with_threads(2, [&](int rank) {
@@ -221,7 +222,7 @@ void check_early_connection(HealthyRanks& healthy,
     std::vector<float> values(1000, 1.0F);
     CollectiveCall call = all_reduce_of(values);
     call.synchronous = false;
-    if (rank == 1) before(record_from_text(store.get("fastgpu/rank/0", now_ns() + kPatience)));
+    if (rank == 1) before({record_at(store, 0), 0});
     const auto work = communicator->run(call);
     if (rank == 1) {
       // Waits until the control thread has done what it was asked before: the hello has left.
@@ -236,7 +237,7 @@ void check_early_connection(HealthyRanks& healthy,
 
 TEST(early_impostors_do_not_keep_early_members_out) {
   HealthyRanks healthy;
-  check_early_connection(healthy, [&](const PeerRecord& rank) {
+  check_early_connection(healthy, [&](const RankAddress& rank) {
     const std::array early = {
         control(kHelloKind, rank.communicator, 7, 0),   // no such rank
         control(kHelloKind, rank.communicator, 0, 0),   // the rank itself
@@ -252,7 +253,7 @@ TEST(early_impostors_do_not_keep_early_members_out) {
 
 // A process that connects again and again, names a group that is not known, or says nothing, and
 // leaves its connections open until it is killed.
-pid_t start_flood(const PeerRecord& rank, int connections, int done) {
+pid_t start_flood(const RankAddress& rank, int connections, int done) {
   const Bytes hello = control(kHelloKind, kUnknownGroup, 1, 0).packet();
   const pid_t child = ::fork();
   if (child != 0) return child;
@@ -304,7 +305,7 @@ TEST(a_flood_of_connections_leaves_room_for_new_groups) {
     CHECK(is_ready(reader.get(), POLLIN) && ::read(reader.get(), &byte, 1) == 1);
     healthy.check();
   }
-  check_early_connection(healthy, [](const PeerRecord&) {});
+  check_early_connection(healthy, [](const RankAddress&) {});
   healthy.check();
   for (const pid_t flood : floods) {
     ::kill(flood, SIGKILL);
@@ -315,7 +316,7 @@ TEST(a_flood_of_connections_leaves_room_for_new_groups) {
 
 TEST(thousands_of_short_connections_to_an_unknown_group_do_no_harm) {
   HealthyRanks healthy;
-  const PeerRecord rank = healthy.address();
+  const RankAddress rank = healthy.address();
   const WireControl hello = control(kHelloKind, kUnknownGroup, 1, 0);
   for (int i = 0; i < 5000; ++i) {
     const bool is_unix = i % 2 == 0;
@@ -323,7 +324,7 @@ TEST(thousands_of_short_connections_to_an_unknown_group_do_no_harm) {
     connection.send(is_unix ? hello.packet() : hello.stream());
   }
   healthy.check();
-  check_early_connection(healthy, [](const PeerRecord&) {});
+  check_early_connection(healthy, [](const RankAddress&) {});
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ struct StreamFixture : BrokerFixture {
   StreamOpener opener{loop, dialler, registry, broker};
   std::shared_ptr<test::NotingSink> sink = std::make_shared<test::NotingSink>();
   uint16_t port = 0;
-  UniqueFd listener = listen_tcp({}, &port);
+  UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
 
   StreamFixture() {
     PeerAddress address;

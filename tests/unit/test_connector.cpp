@@ -75,7 +75,7 @@ struct Rank {
 
   PeerAddress address(bool shared_memory) {
     if (shared_memory) return {true, connector.unix_name(), {}};
-    return {false, "", {{"127.0.0.1", connector.listen({})}}};
+    return {false, "", {{"127.0.0.1", connector.listen("127.0.0.1", {})}}};
   }
   void attach(std::vector<PeerAddress> peers) {
     connector.attach(kGroup, rank, sink, std::move(peers));
@@ -179,7 +179,7 @@ struct Hostile {
 
   Link dial(bool is_unix) {
     if (is_unix) return Link(dial_unix(victim.connector.unix_name()));
-    return Link(make_tcp_stream(dial_tcp({"127.0.0.1", victim.connector.listen({})})));
+    return Link(make_tcp_stream(dial_tcp({"127.0.0.1", victim.connector.listen("127.0.0.1", {})})));
   }
   ControlMessage message(ControlKind kind, uint32_t number = 0) const {
     ControlMessage made;

@@ -39,7 +39,7 @@ TEST(a_relayed_report_has_no_second_prefix) {
 
 TEST(a_relayed_report_has_no_control_characters) {
   CHECK_EQ(relayed_report(std::string("a\0b\n\x1b[31m\xff", 10), 1),
-           std::string("a b  [31m\xff") + ", reported by rank 1");
+           std::string("a b  [31m?") + ", reported by rank 1");
 }
 
 TEST(every_kind_of_failure_has_an_advice) {

@@ -28,7 +28,7 @@ TEST(every_option_reads_back_what_was_set) {
       {"algorithm", {"auto", "direct", "ring", "tree", "halving", "hierarchical"}},
       {"transport", {"auto", "shm", "tcp"}},
       {"interface", {"", "eth0", "^lo,10.0.0.0/8"}},
-      {"port_range", {"0-0", "1-65535", "4000-4000"}},
+      {"port_range", {"0", "1-65535", "4000"}},
       {"lanes", {"auto", "1", "16"}},
       {"deterministic", {"0", "1"}},
       {"single_copy", {"auto", "never", "always"}},
@@ -40,8 +40,8 @@ TEST(every_option_reads_back_what_was_set) {
     CHECK_EQ(get_field(defaults, name), values.at(name).front());
     for (const std::string& value : values.at(name)) check_kept(name, value, value);
   }
-  check_kept("port_range", "4000", "4000-4000");
-  check_kept("port_range", "0", "0-0");
+  check_kept("port_range", "4000-4000", "4000");
+  check_kept("port_range", "0-0", "0");
 }
 
 TEST(fields_hold_what_their_text_says) {
@@ -94,6 +94,14 @@ TEST(variables_set_the_fields_that_they_name) {
   CHECK(options.algorithm == Algorithm::kAuto);
 }
 
+TEST(a_value_is_named_by_its_source) {
+  Options options = options_from_environment({{"FASTGPU_LANES", "2"}});
+  CHECK_EQ(label_of(options, "lanes"), "FASTGPU_LANES");
+  CHECK_EQ(label_of(options, "interface"), "option 'interface'");
+  set_field(options, "lanes", "3");
+  CHECK_EQ(label_of(options, "lanes"), "option 'lanes'");
+}
+
 TEST(a_variable_that_cannot_be_used_says_what_is_allowed) {
   CHECK_THROWS(options_from_environment({{"FASTGPU_LANES", "many"}}), InvalidArgumentError,
                "FASTGPU_LANES is 'many', which is not allowed; set it to: auto, or 1 to 16");
@@ -101,7 +109,7 @@ TEST(a_variable_that_cannot_be_used_says_what_is_allowed) {
                "the environment variable FASTGPU_ALGORYTHM is not known; unset it, or use one of "
                "FASTGPU_LOG, FASTGPU_SIMD, FASTGPU_ALGORITHM, ");
   CHECK_THROWS(options_from_environment({{"FASTGPU_LOG", "loud"}}), InvalidArgumentError,
-               "error, warn, info and debug");
+               "error, warn, info, debug");
   CHECK_THROWS(options_from_environment({{"FASTGPU_SIMD", "sse9"}}), InvalidArgumentError,
                "FASTGPU_SIMD is 'sse9'");
 }

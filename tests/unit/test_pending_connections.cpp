@@ -191,7 +191,7 @@ struct Listening {
 TEST(both_sockets_are_accepted_from) {
   Listening listening;
   const UniqueFd local = dial_unix(listening.listener.unix_name());
-  const UniqueFd remote = dial_tcp({"127.0.0.1", listening.listener.listen({})});
+  const UniqueFd remote = dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})});
   listening.accept(2);
   CHECK(listening.accepted[0].is_unix() != listening.accepted[1].is_unix());
 }
@@ -205,12 +205,12 @@ TEST(more_connections_than_one_turn_takes_are_all_accepted) {
 
 TEST(the_port_stays_for_all_groups) {
   Listening listening;
-  const uint16_t port = listening.listener.listen({});
-  CHECK_EQ(listening.listener.listen({}), port);
-  CHECK_EQ(listening.listener.listen({port, port}), port);
+  const uint16_t port = listening.listener.listen("127.0.0.1", {});
+  CHECK_EQ(listening.listener.listen("127.0.0.1", {}), port);
+  CHECK_EQ(listening.listener.listen("127.0.0.1", {port, port}), port);
   const uint16_t other = port == 1024 ? 1025 : static_cast<uint16_t>(port - 1);
-  CHECK_THROWS(listening.listener.listen({other, other}), RendezvousError,
-               "port " + std::to_string(port));
+  CHECK_THROWS(listening.listener.listen("127.0.0.1", {other, other}), RendezvousError,
+               "listens on 127.0.0.1:" + std::to_string(port));
 }
 
 }  // namespace

@@ -2,23 +2,27 @@
 // cannot use.
 #include <array>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/call.h"
 #include "base/error.h"
 #include "check.h"
 #include "comm/rendezvous.h"
 #include "comm/runtime.h"
 #include "comm/store.h"
+#include "sim/rank_threads.h"
 
 namespace fastgpu::test {
 namespace {
 
-// The example of docs/wire.md.
+// The examples of docs/wire.md.
 const std::string kText =
-    "version=1\n"
+    "version=2\n"
     "host=node7\n"
     "pid=4711\n"
+    "world=2\n"
     "machine=6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90\n"
     "unix=fastgpu-4711-0123456789abcdef\n"
     "transport=0\n"
@@ -26,9 +30,17 @@ const std::string kText =
     "communicator=81985529216486895\n"
     "constants=\n"
     "core=0\n"
-    "core=1\n"
+    "core=1\n";
+const std::string kEndpoints =
     "endpoint=40001 10.0.0.7\n"
     "endpoint=40001 fe80::1%eth0\n";
+const std::string kFailed =
+    "version=2\n"
+    "host=node7\n"
+    "pid=4711\n"
+    "rank=1\n"
+    "kind=0\n"
+    "reason=FASTGPU_LANES is 'many'\n";
 
 std::string replaced(const std::string& line, const std::string& by) {
   std::string text = kText;
@@ -45,14 +57,21 @@ RendezvousRequest two_ranks() {
   return request;
 }
 
-// The error of rank 0, when the other rank wrote these values.
-std::string error_of(const std::string& record, const std::string& leader) {
+Peers meet(const RendezvousRequest& request, Store& store) {
   Runtime runtime(EngineConfig{.background = false});
+  RendezvousStore place(store, request.rank, request.world, request.name);
+  return rendezvous(request, place, runtime.connector());
+}
+
+// The error of rank 0, when the other rank wrote these values.
+std::string error_of(const std::string& record, const std::string& leader,
+                     const std::string& endpoints = kEndpoints) {
   MemoryStore store;
-  store.set("fastgpu/rank/1", record);
-  store.set("fastgpu/leader/1", leader);
+  store.set("fastgpu/1/rank/1", record);
+  store.set("fastgpu/1/leader/1", leader);
+  store.set("fastgpu/1/endpoints/1", endpoints);
   try {
-    rendezvous(two_ranks(), store, runtime.connector());
+    meet(two_ranks(), store);
   } catch (const RendezvousError& error) {
     return error.what();
   }
@@ -74,8 +93,24 @@ TEST(a_record_is_read_as_it_was_written) {
   CHECK_EQ(record.communicator, uint64_t{81985529216486895});
   CHECK_EQ(record.constants, "");
   CHECK(record.cores == (std::vector<int>{0, 1}));
-  CHECK(record.endpoints == (std::vector<Endpoint>{{"10.0.0.7", 40001}, {"fe80::1%eth0", 40001}}));
+  CHECK_EQ(record.world, 2);
   CHECK_EQ(to_text(record), kText);
+  const std::vector<Endpoint> endpoints = endpoints_from_text(kEndpoints);
+  CHECK(endpoints == (std::vector<Endpoint>{{"10.0.0.7", 40001}, {"fe80::1%eth0", 40001}}));
+  CHECK_EQ(to_text(endpoints), kEndpoints);
+  const SetUpFailure failure = set_up_failure_from_text(kFailed);
+  CHECK_EQ(name_of_rank(failure.rank, failure), "rank 1 (host node7, pid 4711)");
+  CHECK(failure.kind == ErrorKind::kInvalidArgument);
+  CHECK_EQ(failure.reason, "FASTGPU_LANES is 'many'");
+  CHECK_EQ(to_text(failure), kFailed);
+}
+
+TEST(a_reason_stays_on_one_line_of_text) {
+  SetUpFailure failure = set_up_failure_from_text(kFailed);
+  failure.reason = "two\nlines\x1b and \xff" + std::string(5000, 'x');
+  const std::string read = set_up_failure_from_text(to_text(failure)).reason;
+  CHECK(read.starts_with("two lines  and ?xxx"));
+  CHECK_EQ(read.size(), std::size_t{4000});
 }
 
 TEST(the_largest_numbers_of_a_record_are_read) {
@@ -84,17 +119,18 @@ TEST(the_largest_numbers_of_a_record_are_read) {
   record.communicator = ~uint64_t{0};
   record.cores = {65535};
   record.transport = Transport::kTcp;
-  record.endpoints.assign(8, {"::1", 65535});
+  record.world = kMaxWorld;
   CHECK_EQ(to_text(record_from_text(to_text(record))), to_text(record));
-  record.endpoints.clear();
-  CHECK_EQ(to_text(record_from_text(to_text(record))), to_text(record));
+  const std::vector<Endpoint> endpoints(8, {"::1", 65535});
+  CHECK(endpoints_from_text(to_text(endpoints)) == endpoints);
 }
 
 TEST(a_record_without_one_of_its_fields_is_refused) {
-  const std::array<std::pair<const char*, const char*>, 9> fields{{
-      {"version", "version=1\n"},
+  const std::array<std::pair<const char*, const char*>, 10> fields{{
+      {"version", "version=2\n"},
       {"host", "host=node7\n"},
       {"pid", "pid=4711\n"},
+      {"world", "world=2\n"},
       {"machine", "machine=6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90\n"},
       {"unix", "unix=fastgpu-4711-0123456789abcdef\n"},
       {"transport", "transport=0\n"},
@@ -130,15 +166,22 @@ TEST(a_record_with_a_value_out_of_range_is_refused) {
   refused("communicator=81985529216486895", "communicator=-1", "'communicator' is \"-1\"");
   refused("core=1", "core=65536", "not a number from 0 to 65535");
   refused("core=1", "core=-1", "'core' is \"-1\"");
-  refused("endpoint=40001 10.0.0.7", "endpoint=0 10.0.0.7", "not a number from 1 to 65535");
-  refused("endpoint=40001 10.0.0.7", "endpoint=65536 10.0.0.7", "'endpoint' is \"65536\"");
-  refused("endpoint=40001 10.0.0.7", "endpoint=40001 ", "not a port and an address");
-  refused("endpoint=40001 10.0.0.7", "endpoint=40001", "not a port and an address");
-  refused("endpoint=40001 10.0.0.7", "endpoint=10.0.0.7 40001", "'endpoint' is \"10.0.0.7\"");
+  refused("world=2", "world=0", "not a number from 1 to 65534");
   refused("unix=fastgpu-4711-0123456789abcdef", "unix=", "'unix' is empty");
-  PeerRecord record = record_from_text(kText);
-  record.endpoints.assign(9, {"::1", 1});
-  CHECK_THROWS(record_from_text(to_text(record)), RendezvousError, "more than 8 'endpoint'");
+}
+
+TEST(endpoints_of_another_form_are_refused) {
+  const auto refused = [](const std::string& text, const std::string& why) {
+    CHECK_THROWS(endpoints_from_text(text), RendezvousError, why);
+  };
+  refused("endpoint=0 10.0.0.7\n", "not a number from 1 to 65535");
+  refused("endpoint=65536 10.0.0.7\n", "'endpoint' is \"65536\"");
+  refused("endpoint=40001 \n", "not a port and an address");
+  refused("endpoint=40001\n", "not a port and an address");
+  refused("endpoint=10.0.0.7 40001\n", "'endpoint' is \"10.0.0.7\"");
+  refused("endpoint=1 ::1\ncolour=blue\n", "unknown 'colour'");
+  refused("", "it has 0 'endpoint', not 1 to 8");
+  refused(to_text(std::vector<Endpoint>(9, {"::1", 1})), "it has 9 'endpoint', not 1 to 8");
 }
 
 TEST(a_record_of_another_form_is_refused) {
@@ -149,17 +192,18 @@ TEST(a_record_of_another_form_is_refused) {
 }
 
 TEST(a_record_of_another_version_is_refused_whatever_else_it_has) {
-  const std::string text = "version=2\nhost=node7\ncolour=blue\n";
-  CHECK_THROWS(record_from_text(text), RendezvousError,
-               "its version is 2, and this rank's is 1; does every rank run the same version of "
-               "fastgpu_comm?");
+  const std::string text = "version=3\nhost=node7\ncolour=blue\n";
+  CHECK_THROWS(record_from_text(text), RendezvousError, "its version is 3, and this rank's is 2");
 }
 
-TEST(rendezvous_names_the_rank_whose_record_it_cannot_use) {
-  const std::string error = error_of("nonsense", "1");
-  CHECK(contains(error, "rank 0, group 'pair': rank 1: its record at the store cannot be used"));
-  CHECK(contains(error, "same version"));
-  CHECK(contains(error, "nonsense"));
+TEST(rendezvous_names_the_rank_whose_values_it_cannot_use) {
+  const std::string why = "rank 1: its record at the store cannot be used: ";
+  const std::string advice =
+      ". Seen by rank 0 of group 'pair'. Install one version of fastgpu_comm on all ranks.";
+  for (const std::string& error : {error_of("nonsense", "1"), error_of(kText, "1", "nonsense")}) {
+    CHECK(error.starts_with(why + "the line \"nonsense\" has no '='"));
+    CHECK(error.ends_with(advice));
+  }
 }
 
 TEST(rendezvous_refuses_a_leader_that_is_no_lower_rank) {
@@ -171,34 +215,162 @@ TEST(rendezvous_refuses_a_leader_that_is_no_lower_rank) {
 }
 
 TEST(rendezvous_names_every_rank_that_did_not_come) {
-  Runtime runtime(EngineConfig{.background = false});
   MemoryStore store;
-  store.set("fastgpu/rank/2", kText);
+  store.set("fastgpu/1/rank/2", replaced("world=2", "world=4"));
   RendezvousRequest request = two_ranks();
   request.world = 4;
   request.deadline = now_ns() + 10 * kMillisecond;
-  CHECK_THROWS(rendezvous(request, store, runtime.connector()), RendezvousError,
-               "of 4 ranks these did not come in time: 1, 3 (");
+  CHECK_THROWS(meet(request, store), RendezvousError,
+               "ranks 1, 3 of 4 did not join in time. Seen by rank 0 of group 'pair'. Check that "
+               "all ranks were started with this store and world size");
+  request.deadline = now_ns() + 10 * kMillisecond;
+  store.set("fastgpu/2/rank/1", replaced("world=2", "world=4"));
+  store.set("fastgpu/2/rank/2", replaced("world=2", "world=4"));
+  CHECK_THROWS(meet(request, store), RendezvousError, "rank 3 of 4 did not join in time");
 }
 
 TEST(rendezvous_returns_what_every_rank_wrote) {
-  Runtime runtime(EngineConfig{.background = false});
   MemoryStore store;
-  store.set("fastgpu/rank/1", kText);
-  store.set("fastgpu/leader/1", "1");
-  const Peers peers = rendezvous(two_ranks(), store, runtime.connector());
+  store.set("fastgpu/1/rank/1", kText);
+  store.set("fastgpu/1/leader/1", "1");
+  store.set("fastgpu/1/endpoints/1", kEndpoints);
+  const Peers peers = meet(two_ranks(), store);
   CHECK_EQ(peers.records.size(), std::size_t{2});
-  CHECK_EQ(peers.records[0].unix_name, runtime.connector().unix_name());
+  CHECK(static_cast<const ProcessName&>(peers.records[0]) == this_process());
   CHECK_EQ(to_text(peers.records[1]), kText);
   CHECK(peers.leaders == (std::vector<int>{0, 1}));
+  CHECK(!peers.endpoints[0].empty());
+  CHECK_EQ(to_text(peers.endpoints[1]), kEndpoints);
+}
+
+TEST(ranks_of_one_host_do_not_listen_for_tcp) {
+  MemoryStore store;
+  store.set("fastgpu/1/rank/1", kText);
+  store.set("fastgpu/1/leader/1", "0");
+  const Peers peers = meet(two_ranks(), store);
+  CHECK(peers.endpoints[0].empty());
+  CHECK(!store.try_get("fastgpu/1/endpoints/0"));
 }
 
 TEST(rendezvous_refuses_options_that_differ) {
-  Runtime runtime(EngineConfig{.background = false});
   MemoryStore store;
-  store.set("fastgpu/rank/1", replaced("lanes=auto", "lanes=3"));
-  CHECK_THROWS(rendezvous(two_ranks(), store, runtime.connector()), CollectiveMismatchError,
+  store.set("fastgpu/1/rank/1", replaced("lanes=auto", "lanes=3"));
+  CHECK_THROWS(meet(two_ranks(), store), CollectiveMismatchError,
                "rank 1 (host node7, pid 4711) has algorithm=auto lanes=3 deterministic=0");
+}
+
+TEST(rendezvous_refuses_world_sizes_that_differ) {
+  const std::string error = error_of(replaced("world=2", "world=3"), "1");
+  CHECK(error.starts_with("rank 1 (host node7, pid 4711) has a world of 3 ranks, and rank 0 (" +
+                          to_string(this_process()) + ") one of 2. Seen by rank 0"));
+}
+
+TEST(shared_memory_alone_does_not_reach_every_rank) {
+  MemoryStore store;
+  store.set("fastgpu/1/rank/1", replaced("transport=0", "transport=1"));
+  store.set("fastgpu/1/leader/1", "1");
+  CHECK_THROWS(meet(two_ranks(), store), RendezvousError,
+               "rank 1 (host node7, pid 4711) has the transport shm, but rank 0 (" +
+                   to_string(this_process()) + ") runs on another machine. Seen by");
+  RendezvousRequest request = two_ranks();
+  set_field(request.options, "transport", "shm");
+  store.set("fastgpu/2/rank/1", replaced("transport=0", "transport=2"));
+  store.set("fastgpu/2/leader/1", "1");
+  CHECK_THROWS(
+      meet(request, store), RendezvousError,
+      ") has the transport shm, but rank 1 (host node7, pid 4711) has the transport tcp. ");
+}
+
+TEST(a_rank_without_an_address_for_other_machines_is_named) {
+  const std::string error = error_of(kText, "1", "endpoint=1 127.0.0.1\nendpoint=1 ::1\n");
+  CHECK(error.starts_with(
+      "rank 1 (host node7, pid 4711) has no address that another machine can reach. Seen by"));
+}
+
+TEST(an_interface_that_does_not_exist_is_named_as_the_user_gave_it) {
+  MemoryStore store;
+  RendezvousRequest request = two_ranks();
+  set_field(request.options, "interface", "no-such-interface");
+  CHECK_THROWS(meet(request, store), InvalidArgumentError,
+               "option 'interface' is 'no-such-interface', but no interface matches");
+  request.options = options_from_environment({{"FASTGPU_INTERFACE", "no-such-interface"}});
+  CHECK_THROWS(meet(request, store), InvalidArgumentError,
+               "FASTGPU_INTERFACE is 'no-such-interface', but no interface matches");
+}
+
+// What rank 0 hears of a failure of rank 1.
+std::string heard(const std::string& text) {
+  MemoryStore store;
+  store.set("fastgpu/1/failed", text);
+  RendezvousRequest request = two_ranks();
+  request.deadline = kNever;
+  try {
+    meet(request, store);
+  } catch (const CommError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(a_rank_that_waits_hears_why_another_failed) {
+  CHECK_EQ(heard(kFailed),
+           "rank 1 (host node7, pid 4711) could not set up the group: FASTGPU_LANES is 'many'. "
+           "Seen by rank 0 of group 'pair'. Correct this on that rank, and make the group again on "
+           "all ranks.");
+  // A failure that another rank has seen is not the reporter's own.
+  CHECK_EQ(heard(kFailed.substr(0, kFailed.size() - 1) + ". Seen by rank 2 of group 'pair'.\n"),
+           "FASTGPU_LANES is 'many'. Seen by rank 2 of group 'pair'.");
+  CHECK(contains(heard("nonsense"), "its record at the store cannot be used"));
+}
+
+TEST(a_failure_is_reported_once_and_the_first_counts) {
+  MemoryStore store;
+  RendezvousStore first(store, 0, 2, "pair");
+  RendezvousStore second(store, 1, 2, "pair");
+  first.report(make_failure(ErrorKind::kMismatch, "the first"));
+  second.report(make_failure(ErrorKind::kRendezvous, "a consequence"));
+  RendezvousStore late(store, 2, 3, "pair");
+  CHECK_THROWS(late.wait("rank", 1, kNever), CollectiveMismatchError,
+               "could not set up the group: the first. Seen by rank 2");
+}
+
+TEST(the_one_that_reports_waits_until_the_others_know) {
+  MemoryStore store;
+  RendezvousStore mine(store, 0, 2, "pair");
+  RendezvousStore other(store, 1, 2, "pair");
+  other.set("rank", kText);
+  std::thread reporter([&] { mine.report(make_failure(ErrorKind::kRendezvous, "gone")); });
+  CHECK_THROWS(other.wait("rank", 0, kNever), RendezvousError, "gone");
+  const TimeNs before = now_ns();
+  other.report(make_failure(ErrorKind::kRendezvous, "heard"));
+  reporter.join();
+  CHECK(now_ns() - before < kSecond / 2);
+}
+
+TEST(two_processes_of_one_rank_both_hear_of_it) {
+  MemoryStore store;
+  RendezvousStore older(store, 1, 2, "pair");
+  older.set("rank", kText);
+  RendezvousStore waiting(store, 0, 2, "pair");
+  RendezvousStore newer(store, 1, 2, "pair");
+  const std::string why =
+      "two processes have this rank: host node7, pid 4711, and " + to_string(this_process());
+  CHECK_THROWS(waiting.wait("leader", 1, kNever), RendezvousError, why);
+  CHECK_THROWS(older.wait("rank", 0, kNever), RendezvousError, why);
+  CHECK_THROWS(newer.wait("rank", 0, kNever), RendezvousError, why);
+  CHECK(newer.predecessor().has_value());
+}
+
+TEST(a_store_serves_one_group_after_the_other) {
+  MemoryStore store;
+  for (int use = 0; use < 3; ++use) {
+    with_threads(2, [&](int rank) {
+      RendezvousRequest request = two_ranks();
+      request.rank = rank;
+      request.deadline = kNever;
+      CHECK_EQ(meet(request, store).records.size(), std::size_t{2});
+    });
+  }
 }
 
 }  // namespace

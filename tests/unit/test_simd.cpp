@@ -295,8 +295,9 @@ TEST(simd_is_chosen_by_name_and_only_downwards) {
   CHECK_EQ(&cpu::choose_variant("base"), usable.front());
   CHECK_EQ(&cpu::choose_variant("avx512fp16"), usable.back());
   for (const cpu::Variant* variant : usable) CHECK_EQ(&cpu::choose_variant(variant->name), variant);
-  CHECK_THROWS(cpu::choose_variant("sse9"), InvalidArgumentError,
-               "FASTGPU_SIMD is 'sse9'; allowed are avx512fp16, avx512, avx2 and base");
+  CHECK_THROWS(
+      cpu::choose_variant("sse9"), InvalidArgumentError,
+      "FASTGPU_SIMD is 'sse9', which is not allowed; set it to: avx512fp16, avx512, avx2, base");
   CHECK_EQ(std::string(simd_level()), cpu::active_variant().name);
 }
 

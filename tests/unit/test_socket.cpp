@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <string>
+#include <thread>
 
 #include "base/error.h"
 #include "check.h"
@@ -25,7 +26,7 @@ bool has_address(const std::string& address) {
 // Dials `address`, accepts, and sends a byte there and one back.
 void check_connects(const std::string& address) {
   uint16_t port = 0;
-  const UniqueFd listener = listen_tcp({}, &port);
+  const UniqueFd listener = listen_tcp(address, {}, &port);
   CHECK(port != 0);
   CHECK(!accept_connection(listener.get()));
   const UniqueFd dialled = dial_tcp({address, port});
@@ -47,9 +48,9 @@ void check_connects(const std::string& address) {
   }
 }
 
-TEST(ipv4_connects_to_the_one_listener) { check_connects("127.0.0.1"); }
+TEST(ipv4_connects_to_its_listener) { check_connects("127.0.0.1"); }
 
-TEST(ipv6_connects_to_the_one_listener) {
+TEST(ipv6_connects_to_its_listener) {
   if (has_address("::1")) {
     check_connects("::1");
   } else {  // this machine has no IPv6
@@ -59,28 +60,30 @@ TEST(ipv6_connects_to_the_one_listener) {
 
 TEST(a_used_up_port_range_is_named) {
   uint16_t port = 0;
-  const UniqueFd taken = listen_tcp({}, &port);
+  const UniqueFd taken = listen_tcp("127.0.0.1", {}, &port);
   uint16_t unused = 0;
-  CHECK_THROWS(listen_tcp({port, port}, &unused), RendezvousError,
-               "port of " + std::to_string(port) + "-" + std::to_string(port));
-  CHECK_THROWS(listen_tcp({port, port}, &unused), RendezvousError, "FASTGPU_PORT_RANGE");
+  CHECK_THROWS(listen_tcp("127.0.0.1", {port, port}, &unused), RendezvousError,
+               "cannot listen on 127.0.0.1, port " + std::to_string(port) + ": ");
+  CHECK_THROWS(listen_tcp("127.0.0.1", {port, port}, &unused), RendezvousError,
+               "FASTGPU_PORT_RANGE");
   CHECK_EQ(unused, 0);
-  CHECK_THROWS(listen_tcp({7, 6}, &unused), InvalidArgumentError, "7-6");
+  CHECK_THROWS(listen_tcp("127.0.0.1", {7, 6}, &unused), InvalidArgumentError, "7-6");
 }
 
 TEST(the_next_port_of_a_range_is_taken) {
   uint16_t first = 0;
-  UniqueFd taken = listen_tcp({}, &first);
-  while (first > 65000) taken = listen_tcp({}, &first);
+  UniqueFd taken = listen_tcp("127.0.0.1", {}, &first);
+  while (first > 65000) taken = listen_tcp("127.0.0.1", {}, &first);
   uint16_t port = 0;
-  const UniqueFd listener = listen_tcp({first, static_cast<uint16_t>(first + 500)}, &port);
+  const UniqueFd listener =
+      listen_tcp("127.0.0.1", {first, static_cast<uint16_t>(first + 500)}, &port);
   CHECK(port > first);
   CHECK(port <= first + 500);
 }
 
 TEST(a_refused_dial_says_whom) {
   uint16_t port = 0;
-  UniqueFd closed = listen_tcp({}, &port);
+  UniqueFd closed = listen_tcp("127.0.0.1", {}, &port);
   closed.reset();
   try {
     const UniqueFd dialled = dial_tcp({"127.0.0.1", port});  // at once, or a moment later
@@ -90,6 +93,19 @@ TEST(a_refused_dial_says_whom) {
   } catch (const PeerLostError& error) {
     CHECK(std::string(error.what()).find("127.0.0.1:" + std::to_string(port)) != std::string::npos);
   }
+}
+
+TEST(the_end_of_a_listener_is_awaited) {
+  uint16_t port = 0;
+  UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
+  CHECK(!await_end_of_listener("127.0.0.1", port, now_ns() + 10 * kMillisecond));
+  bool ended = false;
+  std::thread waiter(
+      [&] { ended = await_end_of_listener("127.0.0.1", port, now_ns() + test::kPatience); });
+  listener.reset();
+  waiter.join();
+  CHECK(ended);
+  CHECK(await_end_of_listener("127.0.0.1", port, now_ns() + test::kPatience));
 }
 
 TEST(a_dial_under_way_says_so) {

@@ -29,7 +29,7 @@ struct Connection {
 
   Connection() {
     uint16_t port = 0;
-    const UniqueFd listener = listen_tcp({}, &port);
+    const UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
     sender = dial_tcp({"127.0.0.1", port});
     wait_for(listener, POLLIN);
     wait_for(sender, POLLOUT);

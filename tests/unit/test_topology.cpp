@@ -2,7 +2,6 @@
 #include <string>
 #include <vector>
 
-#include "base/error.h"
 #include "check.h"
 #include "comm/topology.h"
 
@@ -16,7 +15,6 @@ PeerRecord record_on(const std::string& machine, std::vector<int> cores) {
   record.machine = machine;
   record.unix_name = "name";
   record.cores = std::move(cores);
-  record.endpoints = {{"127.0.0.1", 1}, {"10.0.0.1", 2}, {"::1", 3}, {"fe80::1%eth0", 4}};
   return record;
 }
 
@@ -27,6 +25,7 @@ Peers two_machines() {
   peers.records = {record_on("a", {0, 1}), record_on("a", {1, 2}), record_on("b", {0}),
                    record_on("a", {5})};
   peers.leaders = {0, 0, 2, 3};
+  peers.endpoints.assign(4, {{"127.0.0.1", 1}, {"10.0.0.1", 2}, {"::1", 3}, {"fe80::1%eth0", 4}});
   return peers;
 }
 
@@ -54,18 +53,6 @@ TEST(loopback_addresses_are_for_the_same_machine) {
   CHECK_EQ(topology.addresses[3].endpoints.size(), std::size_t{4});
   CHECK(topology.addresses[2].endpoints ==
         (std::vector<Endpoint>{{"10.0.0.1", 2}, {"fe80::1%eth0", 4}}));
-}
-
-TEST(a_rank_that_cannot_be_reached_is_named) {
-  Peers peers = two_machines();
-  peers.records[2].endpoints.resize(1);
-  CHECK_THROWS(topology_of(0, peers), RendezvousError,
-               "rank 2 (host host-of-b, pid 7) publishes no address that another machine can "
-               "reach; set FASTGPU_INTERFACE there");
-  peers.records[0].transport = Transport::kShm;
-  CHECK_THROWS(topology_of(0, peers), RendezvousError,
-               "FASTGPU_TRANSPORT is shm, but rank 2 (host host-of-b, pid 7) does not share memory "
-               "with this rank; use auto or tcp");
 }
 
 TEST(ranks_are_named_with_host_and_pid) {

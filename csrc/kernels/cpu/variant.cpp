@@ -64,8 +64,9 @@ const Variant& choose_variant(const char* wanted) {
   for (std::size_t level = 0; level < kNames.size(); ++level) {
     if (kNames[level] == wanted) return *usable[std::min(level, usable.size() - 1)];
   }
-  raise(ErrorKind::kInvalidArgument, "FASTGPU_SIMD is '" + std::string(wanted) +
-                                         "'; allowed are avx512fp16, avx512, avx2 and base");
+  raise(ErrorKind::kInvalidArgument,
+        "FASTGPU_SIMD is '" + std::string(wanted) +
+            "', which is not allowed; set it to: avx512fp16, avx512, avx2, base");
 }
 
 const Variant& active_variant() {

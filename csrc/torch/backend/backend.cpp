@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <utility>
 
+#include "comm/rendezvous_store.h"
 #include "comm/runtime.h"
 #include "torch/backend/call_builder.h"
 #include "torch/backend/errors.h"
@@ -15,10 +16,11 @@ namespace fastgpu {
 
 TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const BackendOptions& options)
     : c10d::Backend(rank, size),
-      store_(fresh_part(store, rank)),
+      store_(store),
       options_(options),
       last_split_(c10::weak_intrusive_ptr<c10d::Backend>::reclaim(nullptr)) {
   const StoreAddress address = address_of(store);
+  TorchStore adapted(store_);
   CommunicatorConfig config;
   config.rank = rank;
   config.world = size;
@@ -26,11 +28,15 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
   for (const uint64_t global : options.global_ranks_in_group) {
     config.global_ranks.push_back(static_cast<int>(global));
   }
-  config.options = options.resolve();
   config.timeout_ms = options.timeout.count();
   config.store_host = address.host;
   config.store_port = address.port;
-  TorchStore adapted(store_);
+  try {
+    config.options = options.resolve();
+  } catch (const CommError& error) {  // the other ranks must not wait for this one
+    RendezvousStore(adapted, rank, size, config.name).report(error.failure());
+    throw;
+  }
   communicator_ = Communicator::create(config, adapted, Runtime::shared());
 }
 
@@ -67,7 +73,11 @@ void TorchBackend::abort() {
 }
 
 void TorchBackend::shutdown() {
+  const bool in_order = communicator_->failure() == nullptr;
   translated([&] { communicator_->shutdown(); });
+  // Otherwise a rank that makes its next group at once, on the same port, could meet this store
+  // shortly before rank 0 closes it.
+  if (options_.store_ends && getRank() != 0 && in_order) await_end_of(store_);
 }
 
 c10d::ErrorType TorchBackend::getError() {

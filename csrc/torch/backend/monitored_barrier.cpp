@@ -57,7 +57,8 @@ void TorchBackend::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_
   tell_description();
   const int64_t timeout_ms =
       opts.timeout.count() >= 0 ? opts.timeout.count() : options_.timeout.count();
-  const std::string prefix = "monitored_barrier/" + std::to_string(monitored_barriers_++) + "/";
+  const std::string prefix = "monitored_barrier/" + std::to_string(communicator_->id()) + "/" +
+                             std::to_string(monitored_barriers_++) + "/";
   translated([&] {
     if (getRank() == 0) {
       await_ranks(prefix, timeout_ms, wait_all_ranks);
@@ -72,7 +73,7 @@ void TorchBackend::await_ranks(const std::string& prefix, int64_t timeout_ms, bo
   TorchStore store(store_);
   std::vector<int> missing;
   for (int rank = 1; rank < getSize(); ++rank) {
-    if (!store.try_get(prefix + std::to_string(rank), deadline)) missing.push_back(rank);
+    if (!wait_for(store, prefix + std::to_string(rank), deadline)) missing.push_back(rank);
   }
   std::string verdict;
   if (!missing.empty()) {
@@ -88,7 +89,7 @@ void TorchBackend::await_verdict(const std::string& prefix, int64_t timeout_ms) 
   TorchStore store(store_);
   store.set(prefix + std::to_string(getRank()), "");
   const auto verdict =
-      store.try_get(prefix + "verdict", deadline == kNever ? kNever : deadline + kSecond);
+      wait_for(store, prefix + "verdict", deadline == kNever ? kNever : deadline + kSecond);
   if (verdict && verdict->empty()) return;
   const std::string reached =
       "Rank " + std::to_string(getRank()) +

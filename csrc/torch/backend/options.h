@@ -22,6 +22,7 @@ struct BackendOptions final : c10d::Backend::Options {
   fastgpu::Options resolve() const;
 
   bool timeout_is_set = false;  // the user set the time-out: it wins over init_process_group's
+  bool store_ends = false;      // rank 0 closes the store when it destroys the group
 
  private:
   std::map<std::string, std::string> fields_;  // the fields that are set; all values are valid

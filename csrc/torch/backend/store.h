@@ -16,9 +16,8 @@ class TorchStore final : public Store {
   explicit TorchStore(c10::intrusive_ptr<c10d::Store> store) : store_(std::move(store)) {}
 
   void set(const std::string& key, const std::string& value) override;
-  std::string get(const std::string& key, TimeNs deadline) override;
-  // Like get(), but returns nothing at the deadline.
-  std::optional<std::string> try_get(const std::string& key, TimeNs deadline);
+  int64_t add(const std::string& key) override;
+  std::optional<std::string> try_get(const std::string& key) override;
 
  private:
   c10::intrusive_ptr<c10d::Store> store_;
@@ -31,9 +30,8 @@ struct StoreAddress {
 // Where the server of the store is reached.
 StoreAddress address_of(const c10::intrusive_ptr<c10d::Store>& store);
 
-// A part of `store` with a prefix that has not been used before, so that a job may destroy its
-// process group and make it again on the same store. The prefix contains the number of this rank's
-// uses of the store, which must be equal on all ranks.
-c10::intrusive_ptr<c10d::Store> fresh_part(const c10::intrusive_ptr<c10d::Store>& store, int rank);
+// Waits until the server of a TCPStore has ended, a second at most. Returns at once if the program
+// still holds the store, which then does not end with the group.
+void await_end_of(const c10::intrusive_ptr<c10d::Store>& store);
 
 }  // namespace fastgpu

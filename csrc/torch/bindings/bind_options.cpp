@@ -59,6 +59,7 @@ void bind_options(py::module_& module) {
         [name](BackendOptions& self, const py::object& value) { self.set(name, text_of(value)); });
   }
   options.def_readonly("timeout_is_set", &BackendOptions::timeout_is_set);
+  options.def_readwrite("store_ends", &BackendOptions::store_ends);
   const auto copy = [](const BackendOptions& self) {
     return c10::make_intrusive<BackendOptions>(self);
   };

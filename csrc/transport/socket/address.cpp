@@ -68,13 +68,19 @@ struct Entry {
   }
 };
 
-[[noreturn]] void refuse(const std::string& pattern, const std::string& why,
-                         const std::vector<InterfaceAddress>& all) {
+// The user's pattern, and what an error about it says.
+struct Pattern {
+  const std::string& text;
+  const std::string& label;
+  const std::vector<InterfaceAddress>& all;
+};
+
+[[noreturn]] void refuse(const Pattern& pattern, const std::string& why) {
   std::string known;
-  for (const InterfaceAddress& one : all)
+  for (const InterfaceAddress& one : pattern.all)
     known += (known.empty() ? "" : ", ") + one.interface + " " + one.address;
   raise(ErrorKind::kInvalidArgument,
-        "FASTGPU_INTERFACE=" + pattern + ": " + why + "; this host has " +
+        pattern.label + " is '" + pattern.text + "', but " + why + "; this host has " +
             (known.empty() ? std::string("no interface that is up") : known) +
             ". Give interface names, prefixes or CIDR blocks, separated by commas; a '^' before "
             "the first excludes them");
@@ -104,23 +110,21 @@ std::optional<Cidr> parse_cidr(std::string_view text, bool* malformed) {
   return Cidr{*network, bits};
 }
 
-Entry parse_entry(std::string_view text, const std::string& pattern,
-                  const std::vector<InterfaceAddress>& all) {
+Entry parse_entry(std::string_view text, const Pattern& pattern) {
   text = trimmed(text);
-  if (text.empty()) refuse(pattern, "an entry is empty", all);
+  if (text.empty()) refuse(pattern, "an entry is empty");
   Entry entry;
   bool malformed = false;
   entry.block = parse_cidr(text, &malformed);
-  if (malformed) refuse(pattern, std::string(text) + " is no CIDR block", all);
+  if (malformed) refuse(pattern, std::string(text) + " is no CIDR block");
   if (entry.block) return entry;
   entry.prefix = text.ends_with('*');
   if (entry.prefix) text.remove_suffix(1);
   entry.name = text;
   // The full name of an interface matches only that interface: eth1 does not match eth10.
   if (!entry.prefix)
-    entry.prefix = std::none_of(all.begin(), all.end(), [&](const InterfaceAddress& one) {
-      return one.interface == entry.name;
-    });
+    entry.prefix = std::ranges::none_of(
+        pattern.all, [&](const InterfaceAddress& one) { return one.interface == entry.name; });
   return entry;
 }
 
@@ -200,14 +204,16 @@ std::vector<InterfaceAddress> interface_addresses() {
 }
 
 std::vector<InterfaceAddress> match_interfaces(const std::string& pattern,
-                                               const std::vector<InterfaceAddress>& all) {
+                                               const std::vector<InterfaceAddress>& all,
+                                               const std::string& label) {
+  const Pattern asked{pattern, label, all};
   std::string_view rest = trimmed(pattern);
   const bool exclude = rest.starts_with('^');
   if (exclude) rest.remove_prefix(1);
   std::vector<Entry> entries;
   for (bool more = true; more;) {
     const std::size_t comma = rest.find(',');
-    entries.push_back(parse_entry(rest.substr(0, comma), pattern, all));
+    entries.push_back(parse_entry(rest.substr(0, comma), asked));
     more = comma != std::string_view::npos;
     if (more) rest.remove_prefix(comma + 1);
   }
@@ -217,7 +223,7 @@ std::vector<InterfaceAddress> match_interfaces(const std::string& pattern,
                                    [&](const Entry& entry) { return entry.admits(candidate); });
     if (named != exclude) admitted.push_back(candidate);
   }
-  if (admitted.empty()) refuse(pattern, "no interface matches", all);
+  if (admitted.empty()) refuse(asked, "no interface matches");
   return admitted;
 }
 

@@ -23,35 +23,16 @@ void set_option(int socket, int level, int name, int value) noexcept {
   ::setsockopt(socket, level, name, &value, sizeof(value));
 }
 
-// A socket that listens on `port` of every address, or empty with errno saying why not.
-UniqueFd listen_on(int family, uint16_t port) {
-  UniqueFd socket = UniqueFd::of_this_process_only(::socket(family, SOCK_STREAM | kFlags, 0));
+// A socket that listens on an address with a port, or empty with errno saying why not.
+UniqueFd listen_on(const SocketAddress& address, bool is_ephemeral) {
+  UniqueFd socket =
+      UniqueFd::of_this_process_only(::socket(address.storage.ss_family, SOCK_STREAM | kFlags, 0));
   if (!socket) return {};
-  SocketAddress address;
-  if (family == AF_INET6) {
-    set_option(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
-    auto* v6 = reinterpret_cast<sockaddr_in6*>(&address.storage);
-    v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons(port);
-    address.size = sizeof(*v6);
-  } else {
-    auto* v4 = reinterpret_cast<sockaddr_in*>(&address.storage);
-    v4->sin_family = AF_INET;
-    v4->sin_port = htons(port);
-    address.size = sizeof(*v4);
-  }
   // A port that the user chose may still have closed connections of an earlier run. An ephemeral
   // port must be unused.
-  if (port != 0) set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  if (!is_ephemeral) set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   if (::bind(socket.get(), address.get(), address.size) != 0) return {};
   if (::listen(socket.get(), SOMAXCONN) != 0) return {};
-  return socket;
-}
-
-UniqueFd listen_on_all(uint16_t port) {
-  UniqueFd socket = listen_on(AF_INET6, port);
-  if (!socket && (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL || errno == EPROTONOSUPPORT))
-    socket = listen_on(AF_INET, port);
   return socket;
 }
 
@@ -65,6 +46,16 @@ uint16_t port_of(int socket) {
   return ntohs(any->sin_port);
 }
 
+SocketAddress kernel_address(const Endpoint& endpoint) {
+  std::string error;
+  const std::vector<SocketAddress> targets =
+      resolve(endpoint.address, endpoint.port, /*numeric=*/true, &error);
+  if (targets.empty())
+    raise(ErrorKind::kInvalidArgument,
+          "cannot use " + to_string(endpoint) + ": it is no IPv4 or IPv6 address (" + error + ")");
+  return targets.front();
+}
+
 // A connect to an unused port of this host may reach its own socket, which then is both ends.
 bool is_its_own_peer(int socket) noexcept {
   SocketAddress local;
@@ -75,15 +66,41 @@ bool is_its_own_peer(int socket) noexcept {
          std::memcmp(&local.storage, &peer.storage, local.size) == 0;
 }
 
+bool wait_for_events(int socket, short events, TimeNs deadline) {
+  pollfd wanted{.fd = socket, .events = events, .revents = 0};
+  for (TimeNs left = deadline - now_ns(); left > 0; left = deadline - now_ns()) {
+    const int ready = ::poll(&wanted, 1, static_cast<int>(left / kMillisecond) + 1);
+    if (ready > 0) return true;
+    if (ready < 0 && errno != EINTR) return false;
+  }
+  return false;
+}
+
+// A connection to the address; empty if nobody listens there, or at the deadline.
+UniqueFd connected_to(const SocketAddress& target, TimeNs deadline) {
+  UniqueFd socket =
+      UniqueFd::of_this_process_only(::socket(target.storage.ss_family, SOCK_STREAM | kFlags, 0));
+  if (!socket) return {};
+  if (::connect(socket.get(), target.get(), target.size) != 0 && errno != EINPROGRESS) return {};
+  if (!wait_for_events(socket.get(), POLLOUT, deadline)) return {};
+  return dial_result(socket.get()) == 0 ? std::move(socket) : UniqueFd();
+}
+
 }  // namespace
 
-UniqueFd listen_tcp(const PortRange& range, uint16_t* port) {
+std::string to_string(const PortRange& range) {
+  const std::string first = std::to_string(range.first);
+  return range.first == range.last ? first : first + "-" + std::to_string(range.last);
+}
+
+UniqueFd listen_tcp(const std::string& address, const PortRange& range, uint16_t* port) {
   if (range.last < range.first)
-    raise(ErrorKind::kInvalidArgument, "the port range " + std::to_string(range.first) + "-" +
-                                           std::to_string(range.last) + " ends before it begins");
+    raise(ErrorKind::kInvalidArgument,
+          "the port range " + to_string(range) + " ends before it begins");
   int error = EADDRINUSE;
   for (unsigned candidate = range.first; candidate <= range.last; ++candidate) {
-    UniqueFd socket = listen_on_all(static_cast<uint16_t>(candidate));
+    UniqueFd socket = listen_on(kernel_address({address, static_cast<uint16_t>(candidate)}),
+                                /*is_ephemeral=*/candidate == 0);
     if (socket) {
       *port = port_of(socket.get());
       return socket;
@@ -92,22 +109,15 @@ UniqueFd listen_tcp(const PortRange& range, uint16_t* port) {
     if (error != EADDRINUSE && error != EACCES) break;
   }
   raise(ErrorKind::kRendezvous,
-        (range.first == 0 ? std::string("cannot listen on an ephemeral port")
-                          : "cannot listen on any port of " + std::to_string(range.first) + "-" +
-                                std::to_string(range.last)) +
-            ": " + reason(error) +
+        "cannot listen on " + address +
+            (range.first == 0 ? std::string(", any port") : ", port " + to_string(range)) + ": " +
+            reason(error) +
             "; free a port, or set FASTGPU_PORT_RANGE=first-last to a range with one port for "
             "each process of this host");
 }
 
 UniqueFd dial_tcp(const Endpoint& endpoint) {
-  std::string error;
-  const std::vector<SocketAddress> targets =
-      resolve(endpoint.address, endpoint.port, /*numeric=*/true, &error);
-  if (targets.empty())
-    raise(ErrorKind::kInvalidArgument, "cannot connect to " + to_string(endpoint) +
-                                           ": it is no IPv4 or IPv6 address (" + error + ")");
-  const SocketAddress& target = targets.front();
+  const SocketAddress target = kernel_address(endpoint);
   UniqueFd socket =
       UniqueFd::of_this_process_only(::socket(target.storage.ss_family, SOCK_STREAM | kFlags, 0));
   if (!socket)
@@ -115,7 +125,7 @@ UniqueFd dial_tcp(const Endpoint& endpoint) {
   set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   if (::connect(socket.get(), target.get(), target.size) != 0 && errno != EINPROGRESS &&
       errno != EINTR)
-    raise(ErrorKind::kPeerLost, "cannot connect to " + to_string(endpoint) + ": " + reason(errno));
+    raise(ErrorKind::kPeerLost, to_string(endpoint) + " (" + reason(errno) + ")");
   return socket;
 }
 
@@ -139,6 +149,18 @@ int dial_result(int socket) noexcept {
   peer.size = sizeof(peer.storage);
   if (::getpeername(socket, peer.get(), &peer.size) != 0) return errno;
   return is_its_own_peer(socket) ? ECONNREFUSED : 0;
+}
+
+bool await_end_of_listener(const std::string& host, uint16_t port, TimeNs deadline) {
+  std::string error;
+  for (const SocketAddress& target : resolve(host, port, /*numeric=*/false, &error)) {
+    // A connection ends with its listener. The next connect shows whether another one listens.
+    while (const UniqueFd socket = connected_to(target, deadline)) {
+      if (!wait_for_events(socket.get(), POLLIN, deadline)) return false;
+    }
+    if (now_ns() >= deadline) return false;
+  }
+  return true;
 }
 
 UniqueFd accept_connection(int listener) {

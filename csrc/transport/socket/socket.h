@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/unique_fd.h"
 
 namespace fastgpu {
@@ -28,6 +29,7 @@ struct PortRange {
   uint16_t first = 0;  // 0: ephemeral
   uint16_t last = 0;
 };
+std::string to_string(const PortRange& range);  // "4000-4010", or "4000" if it is one port
 
 struct InterfaceAddress {
   std::string interface;
@@ -41,26 +43,33 @@ std::vector<InterfaceAddress> interface_addresses();
 // The addresses that match `pattern`, in the syntax of FASTGPU_INTERFACE: a comma list of names,
 // name prefixes (a final '*' is optional), CIDR blocks and addresses. A leading '^' excludes them
 // instead. The full name of an interface matches only that interface: eth1 does not match eth10.
-// Raises InvalidArgumentError with the existing interfaces if nothing matches.
+// Raises InvalidArgumentError with the existing interfaces if nothing matches; `label` is the name
+// by which the user knows the pattern.
 std::vector<InterfaceAddress> match_interfaces(const std::string& pattern,
-                                               const std::vector<InterfaceAddress>& all);
+                                               const std::vector<InterfaceAddress>& all,
+                                               const std::string& label = "FASTGPU_INTERFACE");
 
 // The local address that the routing table uses towards `host`:`port` (a name or address); empty if
 // there is no route.
 std::string address_towards(const std::string& host, uint16_t port);
 
-// One listening socket for IPv6 and IPv4, or for IPv4 alone if the machine has no IPv6. Its port is
-// in *port. Raises RendezvousError, which names the range, if no port of the range is free.
-UniqueFd listen_tcp(const PortRange& range, uint16_t* port);
+// A socket that listens on this address of this host and no other. Its port is in *port. Raises
+// RendezvousError, which names the address and the range, if no port of the range is free there.
+UniqueFd listen_tcp(const std::string& address, const PortRange& range, uint16_t* port);
 
 // Starts to connect to an address (not a name). The socket becomes writable when it is connected or
-// has failed. Raises PeerLostError if the connect is refused at once.
+// has failed. Raises PeerLostError if the connect is refused at once: "10.0.0.1:4711 (No route to
+// host)".
 UniqueFd dial_tcp(const Endpoint& endpoint);
 // The state of a started connect: 0 connected, EINPROGRESS not yet, else the errno of its failure.
 int dial_result(int socket) noexcept;
 // The next connection to a TCP or unix listener; empty if none waits. Raises RendezvousError if
 // this process has no descriptor left.
 UniqueFd accept_connection(int listener);
+
+// Waits until no process listens at `host`:`port` (a name or an address) any more. Returns false at
+// the deadline.
+bool await_end_of_listener(const std::string& host, uint16_t port, TimeNs deadline);
 
 // Abstract unix sockets have no file and end with their process. Only processes of the same network
 // namespace can reach them. `name` is without the leading NUL. Their type is SOCK_SEQPACKET: one

@@ -21,7 +21,7 @@ def describe() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
         if line.startswith(("model name", "CPU part", "Model")):
             return line.split(":", 1)[1].strip()
     return platform.machine()

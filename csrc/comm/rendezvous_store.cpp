@@ -1,0 +1,98 @@
+#include "comm/rendezvous_store.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "comm/failure_report.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr TimeNs kFarewellLimit = kSecond;
+
+}  // namespace
+
+RendezvousStore::RendezvousStore(Store& store, int rank, int world, std::string group)
+    : store_(store),
+      rank_(rank),
+      world_(world),
+      group_(std::move(group)),
+      use_(store.add("fastgpu/uses/" + std::to_string(rank))) {
+  if (use_ > 1) find_predecessor();
+}
+
+std::string RendezvousStore::key(int64_t use, const char* what, int rank) const {
+  return "fastgpu/" + std::to_string(use) + "/" + what + "/" + std::to_string(rank);
+}
+
+void RendezvousStore::set(const char* what, const std::string& value) {
+  store_.set(key(use_, what, rank_), value);
+}
+
+std::optional<std::string> RendezvousStore::wait(const char* what, int rank, TimeNs deadline) {
+  return wait_for(store_, key(use_, what, rank), deadline, [this] { raise_reported(); });
+}
+
+// The earlier use has ended if every rank has all its values; a report then has no reader. A
+// process of this rank that still waits there is a duplicate of this one.
+void RendezvousStore::find_predecessor() {
+  const ProcessName mine = this_process();
+  std::string reason = "it has given up this attempt and begun another";
+  if (const auto text = store_.try_get(key(use_ - 1, "rank", rank_))) {
+    const PeerRecord before = record_from_text(*text);
+    if (before.host != mine.host || before.pid != mine.pid) {
+      predecessor_ = before;
+      reason = "two processes have this rank: " + to_string(before) + ", and " + to_string(mine) +
+               "; give each process a rank of its own";
+    }
+  }
+  publish(use_ - 1, make_failure(ErrorKind::kRendezvous, reason));
+}
+
+// The first failure counts: later ones are often consequences.
+void RendezvousStore::publish(int64_t use, const Failure& failure) {
+  const std::string place = "fastgpu/" + std::to_string(use) + "/failed";
+  if (store_.try_get(place)) return;
+  SetUpFailure told;
+  static_cast<ProcessName&>(told) = this_process();
+  told.rank = rank_;
+  told.kind = failure.kind;
+  told.reason = failure.message;
+  store_.set(place, to_text(told));
+}
+
+void RendezvousStore::raise_reported() {
+  const auto text = store_.try_get("fastgpu/" + std::to_string(use_) + "/failed");
+  if (!text) return;
+  const SetUpFailure told = set_up_failure_from_text(*text);
+  // The process that has joined as this rank waits in the next use of the store.
+  if (told.rank == rank_) publish(use_ + 1, make_failure(told.kind, told.reason));
+  Failure failure;
+  // The other rank's arguments are not this rank's.
+  failure.kind = told.kind == ErrorKind::kInvalidArgument ? ErrorKind::kRendezvous : told.kind;
+  failure.peer = told.rank;
+  failure.message = told.reason;
+  if (!names_observer(told.reason)) {  // the rank's own error
+    failure.message = name_of_rank(told.rank, told) + " could not set up the group: " + told.reason;
+    failure.message = report_of(failure, rank_, group_) +
+                      ". Correct this on that rank, and make the group again on all ranks.";
+  }
+  raise(failure);
+}
+
+void RendezvousStore::report(const Failure& failure) noexcept {
+  try {
+    publish(use_, failure);
+    set("heard", "");
+    const TimeNs deadline = now_ns() + kFarewellLimit;
+    for (int peer = 0; peer < world_; ++peer) {
+      if (peer == rank_ || !store_.try_get(key(use_, "rank", peer))) continue;
+      wait_for(store_, key(use_, "heard", peer), deadline);
+    }
+  } catch (const CommError& error) {  // the store is lost; the caller raises its own error
+    log(LogLevel::kInfo, "failure_not_reported", "reason=" + quoted(error.what()));
+  }
+}
+
+}  // namespace fastgpu

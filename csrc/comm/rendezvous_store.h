@@ -1,0 +1,54 @@
+// The keys of one rendezvous in the store. A job may make its group again on the same store, so
+// each rank counts how often it has used the store, and the count is a part of every key.
+//
+// A rank that cannot set up the group reports why, and every rank that waits for a key then raises
+// that reason, instead of waiting for a rank that will not come.
+//
+// Ownership: borrows the store. Threading: one thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/clock.h"
+#include "comm/peer_record.h"
+#include "comm/store.h"
+
+namespace fastgpu {
+
+class RendezvousStore {
+ public:
+  // Counts this use. If the rank's earlier use of the store has not ended, reports there that the
+  // rank has joined a second time.
+  RendezvousStore(Store& store, int rank, int world, std::string group);
+
+  // Writes this rank's value. `what` is "rank", "leader" or "endpoints".
+  void set(const char* what, const std::string& value);
+  // Waits for the value of a rank; nothing at the deadline. Raises the failure of a rank that
+  // could not set up the group.
+  std::optional<std::string> wait(const char* what, int rank, TimeNs deadline);
+
+  // Tells the other ranks that this one could not set up the group, unless another rank has failed
+  // before. Returns when the ranks that have joined know, but after a second at most: the process
+  // that serves the store may end now.
+  void report(const Failure& failure) noexcept;
+
+  // The process that used the store before as this rank, if it is not this process.
+  const std::optional<ProcessName>& predecessor() const noexcept { return predecessor_; }
+
+ private:
+  std::string key(int64_t use, const char* what, int rank) const;
+  void publish(int64_t use, const Failure& failure);
+  void find_predecessor();
+  void raise_reported();
+
+  Store& store_;
+  const int rank_;
+  const int world_;
+  const std::string group_;  // its name, for errors
+  const int64_t use_;        // from 1
+  std::optional<ProcessName> predecessor_;
+};
+
+}  // namespace fastgpu
