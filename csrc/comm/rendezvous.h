@@ -16,7 +16,7 @@
 namespace fastgpu {
 
 // Increases with every change of the wire protocol. Ranks of different versions do not communicate.
-inline constexpr int kProtocolVersion = 1;
+inline constexpr int kProtocolVersion = 2;
 
 // The data that a rank publishes about itself. docs/wire.md specifies the text form.
 struct PeerRecord {

@@ -7,15 +7,15 @@
 //  2. An admitted operation is in running_ until its last lane has ended.
 //  3. Once the latch holds a failure, every pending operation fails with it, exactly once.
 // Ownership: shares the operations until they end; the channels outlive the queue.
-// Threading: push, busy, full and the counters from any thread; the rest is the polling thread's.
-// Bounded: callers wait before they push while the queue is full().
+// Threading: push, busy and the counters from any thread; the rest is the polling thread's.
+// Unbounded: a caller that had to wait here could not make the call that its peers wait for.
 #pragma once
 
 #include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <set>
+#include <string>
 #include <vector>
 
 #include "engine/engine.h"
@@ -28,8 +28,6 @@ namespace fastgpu {
 
 class CollectiveQueue : public Pollable {
  public:
-  static constexpr uint64_t kMaxPending = 1 << 16;
-
   // Called with the data of every operation that fails after it has started, before its work fails:
   // a peer may still be about to write there.
   using AbandonHandler = std::function<void(const std::byte* data)>;
@@ -44,7 +42,6 @@ class CollectiveQueue : public Pollable {
   // finished the operation, and its work was not touched.
   bool enter(const std::shared_ptr<Operation>& operation, int polls);
 
-  bool full() const noexcept { return pending() >= kMaxPending; }
   // How many operations were added so far, which is the number of the last one.
   uint64_t sequence() const noexcept {
     return inbox_.pushed() + entered_.load(std::memory_order_relaxed);
@@ -87,7 +84,7 @@ class CollectiveQueue : public Pollable {
   void finish(Operation& operation);
   void count_ended() noexcept;
   void check_deadlines(TimeNs now);
-  std::set<int> awaited_by(const Operation& operation) const;
+  std::string describe_wait(const Operation& operation, int* suspect) const;
   void fail(Failure failure) noexcept;
   void fail_pending(const Failure& failure) noexcept;
 

@@ -16,7 +16,7 @@ namespace {
 
 // The example of docs/wire.md.
 const std::string kText =
-    "version=1\n"
+    "version=2\n"
     "host=node7\n"
     "pid=4711\n"
     "machine=6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90\n"
@@ -92,7 +92,7 @@ TEST(the_largest_numbers_of_a_record_are_read) {
 
 TEST(a_record_without_one_of_its_fields_is_refused) {
   const std::array<std::pair<const char*, const char*>, 9> fields{{
-      {"version", "version=1\n"},
+      {"version", "version=2\n"},
       {"host", "host=node7\n"},
       {"pid", "pid=4711\n"},
       {"machine", "machine=6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90\n"},
@@ -149,9 +149,9 @@ TEST(a_record_of_another_form_is_refused) {
 }
 
 TEST(a_record_of_another_version_is_refused_whatever_else_it_has) {
-  const std::string text = "version=2\nhost=node7\ncolour=blue\n";
+  const std::string text = "version=1\nhost=node7\ncolour=blue\n";
   CHECK_THROWS(record_from_text(text), RendezvousError,
-               "its version is 2, and this rank's is 1; does every rank run the same version of "
+               "its version is 1, and this rank's is 2; does every rank run the same version of "
                "fastgpu_comm?");
 }
 
