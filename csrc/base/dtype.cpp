@@ -31,4 +31,10 @@ std::string_view name_of(ReduceOp reduce_op) {
   return kReduceOps[static_cast<std::size_t>(reduce_op)];
 }
 
+std::string describe_elements(DType dtype, uint64_t size_bytes) {
+  const uint64_t count = size_bytes / size_of(dtype);
+  return std::to_string(count) + (count == 1 ? " element of " : " elements of ") +
+         std::string(name_of(dtype));
+}
+
 }  // namespace fastgpu

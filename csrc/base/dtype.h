@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace fastgpu {
@@ -36,5 +37,7 @@ inline constexpr int kReduceOpCount = 9;
 std::size_t size_of(DType dtype);              // bytes of one element
 std::string_view name_of(DType dtype);         // as torch writes it: "float32"
 std::string_view name_of(ReduceOp reduce_op);  // as torch writes it: "SUM"
+// "4 elements of float32"
+std::string describe_elements(DType dtype, uint64_t size_bytes);
 
 }  // namespace fastgpu

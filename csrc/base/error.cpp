@@ -14,6 +14,10 @@ Failure make_failure(ErrorKind kind, std::string message, int peer, std::string 
   return failure;
 }
 
+std::string timed_out_after(TimeNs timeout_ns) {
+  return "Timed out after " + std::to_string(timeout_ns / kMillisecond) + " ms: ";
+}
+
 void raise(const Failure& failure) {
   switch (failure.kind) {
     case ErrorKind::kInvalidArgument:

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/clock.h"
+
 namespace fastgpu {
 
 enum class ErrorKind : uint8_t {
@@ -31,6 +33,10 @@ struct Failure {
 };
 
 Failure make_failure(ErrorKind kind, std::string message, int peer = kNoRank, std::string op = "");
+
+// How the text of every time-out begins: "Timed out after 3000 ms: ". Programs look for the first
+// two words.
+std::string timed_out_after(TimeNs timeout_ns);
 
 class CommError : public std::runtime_error {
  public:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/call.h"
@@ -17,6 +18,7 @@ namespace fastgpu {
 // The sizes of input and data follow from the shape: see PlanRequest (plan/build.h).
 struct CollectiveCall {
   CallShape shape;
+  std::string_view op = {};    // the user's call, if this is a part of another one; static storage
   double premul_factor = 1.0;  // of PREMUL_SUM
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
@@ -39,9 +41,10 @@ inline constexpr int kAnySource = kNoRank;
 struct MessageCall {
   int peer = kAnySource;  // kAnySource: receives only
   uint32_t tag = 0;
-  std::byte* data = nullptr;  // a send only reads it
-  uint64_t size_bytes = 0;    // must be the same on both sides
-  int64_t timeout_ms = -1;
+  std::byte* data = nullptr;    // a send only reads it
+  DType dtype = DType::kUInt8;  // must be the same on both sides, as must the size
+  uint64_t size_bytes = 0;
+  int64_t timeout_ms = -1;  // counts while somebody waits; negative: the communicator's
   bool synchronous = true;
   std::function<void()> epilogue;
   std::shared_ptr<void> keep_alive;

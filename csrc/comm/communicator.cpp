@@ -153,16 +153,12 @@ std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
     if (call.shape.codec == Codec::kNone) call.shape.codec = config_.options.codec;
   }
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
-  if (call.synchronous || (small && !collectives_->full())) {
+  if (call.synchronous || small) {
     if (auto work = run_inline(call)) return work;
   }
   builder_->check(call);
   const auto operation = std::make_shared<Operation>();
   builder_->fill(*operation, call, *planner_->plan(call));
-  while (collectives_->full()) {
-    runtime_.engine().submit(Submission::kLarge);
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
-  }
   collectives_->push(operation);
   submit(operation->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
   return work_of(operation);
@@ -216,11 +212,12 @@ std::shared_ptr<MessageOperation> Communicator::make_message(MessageCall& call,
   message->peer = any ? kNoRank : call.peer;
   message->tag = call.tag;
   message->data = call.data;
+  message->dtype = call.dtype;
   message->size_bytes = call.size_bytes;
-  message->deadline = deadline_after_ms(timeout_ms_of(call.timeout_ms));
   message->epilogue = std::move(call.epilogue);
   message->keep_alive = std::move(call.keep_alive);
-  message->work = std::make_shared<Work>();
+  message->work = std::make_shared<Work>(ns_of_ms(timeout_ms_of(call.timeout_ms)));
+  if (call.synchronous) message->work->start_time();
   return message;
 }
 
@@ -233,20 +230,27 @@ void Communicator::submit(Work& work, bool synchronous, Submission otherwise) {
 void Communicator::wait(Work& work, int64_t timeout_ms) {
   if (!work.done()) {
     check_process();
+    if (timeout_ms < 0) start_time(work);
     runtime_.engine().wait(work, deadline_after_ms(timeout_ms));
   }
   if (work.done()) return work.raise_if_failed();
   Failure failure;
   failure.kind = ErrorKind::kTimeout;
   failure.rank = config_.rank;
-  failure.message = "wait timed out after " + std::to_string(timeout_ms) + " ms on rank " +
+  failure.message = timed_out_after(timeout_ms * kMillisecond) + "rank " +
                     std::to_string(config_.rank) + " of " + name_of_group() +
-                    "; the operation is still pending, and may be waited for again";
+                    " waited for an operation, which is still pending: it may be waited for again";
   raise(failure);
 }
 
-void Communicator::request_progress() {
-  if (!forked()) runtime_.engine().submit(Submission::kLarge);
+void Communicator::start_time(Work& work) {
+  if (messages_->await(work)) runtime_.engine().wake();
+}
+
+void Communicator::request_progress(Work& work) {
+  if (forked()) return;
+  start_time(work);
+  runtime_.engine().submit(Submission::kLarge);
 }
 
 // Runs once, on the thread that reports the failure: the polling thread, the control thread, or the
@@ -258,8 +262,9 @@ void Communicator::on_first_failure(Failure& failure) {
     if (failure.kind == ErrorKind::kPeerLost && !departure.empty()) {
       failure.message = name_of_rank(*topology_, failure.peer) + " " + departure;
     }
-    if (failure.kind == ErrorKind::kTimeout && failure.peer != kNoRank) {
-      failure.message += "; look at " + name_of_rank(*topology_, failure.peer);
+    if (failure.peer != kNoRank) {
+      failure.message = with_name(std::move(failure.message), failure.peer,
+                                  name_of_rank(*topology_, failure.peer));
     }
     failure.message = report_of(failure, config_.rank, name_of_group());
   } else {

@@ -75,12 +75,13 @@ class Communicator {
   std::shared_ptr<Work> recv(MessageCall call);
 
   // Waits until a work of this communicator is done, and polls the engine meanwhile. If
-  // `timeout_ms` (negative: no limit) passes first, raises CollectiveTimeoutError and leaves the
-  // operation pending. If the operation failed, raises its failure.
+  // `timeout_ms` passes first, raises CollectiveTimeoutError and leaves the operation pending. If
+  // it is negative, only the operation's own time-out ends the wait; that of a message runs from
+  // the first such wait on. If the operation failed, raises its failure.
   void wait(Work& work, int64_t timeout_ms);
-  // Wakes the progress thread, which then runs everything pending. For a caller that does not wait,
-  // but is notified when its work is done.
-  void request_progress();
+  // For a caller that does not wait, but is notified when its work is done: a message's time-out
+  // runs from now on, and the progress thread is woken, which then runs everything pending.
+  void request_progress(Work& work);
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   void abort(const std::string& reason);
@@ -112,6 +113,7 @@ class Communicator {
   std::shared_ptr<Work> run_inline(CollectiveCall& call);
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
   void submit(Work& work, bool synchronous, Submission otherwise);
+  void start_time(Work& work);
   void on_first_failure(Failure& failure);
   void drain();
   Counters all_counters() const;

@@ -1,5 +1,8 @@
 #include "comm/failure_report.h"
 
+#include <algorithm>
+#include <string_view>
+
 #include "base/text.h"
 
 namespace fastgpu {
@@ -25,6 +28,16 @@ const char* advice_for(ErrorKind kind) {
 }
 
 }  // namespace
+
+std::string with_name(std::string text, int rank, const std::string& name) {
+  const std::string mention = "rank " + std::to_string(rank);
+  for (auto at = text.find(mention); at != std::string::npos; at = text.find(mention, at + 1)) {
+    const std::string_view rest = std::string_view(text).substr(at + mention.size());
+    if (!rest.empty() && rest.front() >= '0' && rest.front() <= '9') continue;
+    return rest.starts_with(" (") ? text : text.replace(at, mention.size(), name);
+  }
+  return text;
+}
 
 std::string report_of(const Failure& failure, int rank, const std::string& group) {
   std::string text = failure.message + ". " + seen_by(rank);

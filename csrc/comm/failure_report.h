@@ -11,6 +11,9 @@
 
 namespace fastgpu {
 
+// Gives the first mention of "rank `rank`" in a text the rank's full name: "rank 1 (host n2, pid
+// 4711)".
+std::string with_name(std::string text, int rank, const std::string& name);
 // The failure and the place where this rank saw it. The peers receive this part.
 // `group` is its name in messages, such as "group '0'".
 std::string report_of(const Failure& failure, int rank, const std::string& group);

@@ -131,6 +131,7 @@ uint64_t OperationBuilder::single_copy_from_bytes(Collective collective) const {
 
 void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   Task& task = operation.task;
+  task.op = call.op;
   task.input = call.input;
   task.data = call.data;
   task.residual = call.residual;

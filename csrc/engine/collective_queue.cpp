@@ -1,6 +1,7 @@
 #include "engine/collective_queue.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 
 #include "base/wait_policy.h"
@@ -223,26 +224,37 @@ void CollectiveQueue::check_deadlines(TimeNs now) {
     if (now < operation.deadline) continue;
     Failure failure;
     failure.kind = ErrorKind::kTimeout;
-    failure.op = name_of(operation.task.call.shape.collective);
+    failure.op = op_of(operation.task);
     failure.sequence = static_cast<int64_t>(operation.sequence);
-    failure.message = describe(operation.task.call) + " timed out";
-    const std::set<int> peers = awaited_by(operation);
-    if (!peers.empty()) failure.message += " waiting for rank";
-    for (const int peer : peers) failure.message += " " + std::to_string(peer);
-    failure.peer = peers.empty() ? kNoRank : *peers.begin();
+    failure.message = timed_out_after(operation.task.timeout_ns) + describe(operation.task) +
+                      " waited for " + describe_wait(operation, &failure.peer);
     raise(failure);
   }
 }
 
-std::set<int> CollectiveQueue::awaited_by(const Operation& operation) const {
-  std::set<int> peers;
-  if (running_.front().get() != &operation) return peers;
+// What an operation waits for, and the peer that is most likely to hold it up. A peer that has sent
+// nothing of the operation is more likely the late one than a peer that takes part.
+std::string CollectiveQueue::describe_wait(const Operation& operation, int* suspect) const {
+  std::set<int> silent;
+  std::set<int> begun;
   for (const LaneQueue& queue : lanes_) {
-    if (queue.waiting.empty()) continue;
+    if (queue.waiting.empty() || queue.waiting.front() != &operation) continue;
     const int peer = queue.run.waiting_for();
-    if (peer != kNoRank) peers.insert(peer);
+    if (peer == kNoRank) continue;
+    (queue.run.has_heard_from(peer) ? begun : silent).insert(peer);
   }
-  return peers;
+  const std::set<int>& peers = silent.empty() ? begun : silent;
+  if (peers.empty()) {
+    const Operation& first = *running_.front();
+    return "an earlier operation, " + op_of(first.task) + " #" + std::to_string(first.sequence);
+  }
+  *suspect = *peers.begin();
+  std::string text;
+  for (const int peer : peers)
+    text += (text.empty() ? "rank " : " and rank ") + std::to_string(peer);
+  return text + (silent.empty() ? ", which takes part in it and is slow, or waits for another rank"
+                                : ", which has sent nothing for it yet, and may wait for another "
+                                  "rank itself");
 }
 
 void CollectiveQueue::fail(Failure failure) noexcept {
@@ -260,13 +272,11 @@ void CollectiveQueue::fail_pending(const Failure& failure) noexcept {
   failed.swap(running_);
   for (const auto& operation : failed) {
     if (operation->work.done()) continue;
-    Failure own = failure;
-    own.op = name_of(operation->task.call.shape.collective);
-    own.sequence = static_cast<int64_t>(operation->sequence);
     if (operation->started && on_abandoned_) on_abandoned_(operation->task.data);
     operation->release_caller();
     operation->scratch = {};
-    operation->work.fail(std::move(own));
+    operation->work.fail(
+        failure_for(failure, op_of(operation->task), static_cast<int64_t>(operation->sequence)));
     count_ended();  // last: a thread that sees the queue idle finds the work failed
   }
 }

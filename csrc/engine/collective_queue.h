@@ -7,15 +7,15 @@
 //  2. An admitted operation is in running_ until its last lane has ended.
 //  3. Once the latch holds a failure, every pending operation fails with it, exactly once.
 // Ownership: shares the operations until they end; the channels outlive the queue.
-// Threading: push, busy, full and the counters from any thread; the rest is the polling thread's.
-// Bounded: callers wait before they push while the queue is full().
+// Threading: push, busy and the counters from any thread; the rest is the polling thread's.
+// Unbounded: a caller that had to wait here could not make the call that its peers wait for.
 #pragma once
 
 #include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <set>
+#include <string>
 #include <vector>
 
 #include "engine/engine.h"
@@ -28,8 +28,6 @@ namespace fastgpu {
 
 class CollectiveQueue : public Pollable {
  public:
-  static constexpr uint64_t kMaxPending = 1 << 16;
-
   // Called with the data of every operation that fails after it has started, before its work fails:
   // a peer may still be about to write there.
   using AbandonHandler = std::function<void(const std::byte* data)>;
@@ -47,7 +45,6 @@ class CollectiveQueue : public Pollable {
   // The next operation is number 1 again. Nothing may be pending, and no other thread may call.
   void restart_numbers() noexcept;
 
-  bool full() const noexcept { return pending() >= kMaxPending; }
   // The number of the last operation that was added, which is how many were.
   uint64_t sequence() const noexcept { return added() - unnumbered_; }
   uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
@@ -91,7 +88,7 @@ class CollectiveQueue : public Pollable {
   void finish(Operation& operation);
   void count_ended() noexcept;
   void check_deadlines(TimeNs now);
-  std::set<int> awaited_by(const Operation& operation) const;
+  std::string describe_wait(const Operation& operation, int* suspect) const;
   void fail(Failure failure) noexcept;
   void fail_pending(const Failure& failure) noexcept;
 

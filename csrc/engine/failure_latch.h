@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -49,5 +50,9 @@ class FailureLatch {
   std::unique_ptr<const Failure> first_;  // guarded by mutex_, constant once set
   std::atomic<const Failure*> latched_{nullptr};
 };
+
+// The failure of an operation that was pending when the latch took `first`. It has the operation's
+// own name and number. If `first` tells of another operation, its text ends with this one.
+Failure failure_for(const Failure& first, std::string_view op, int64_t sequence = -1);
 
 }  // namespace fastgpu

@@ -1,6 +1,7 @@
 #include "engine/lane_run.h"
 
 #include <algorithm>
+#include <span>
 #include <string>
 
 namespace fastgpu {
@@ -11,7 +12,7 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
   Failure failure;
   failure.kind = ErrorKind::kPeerLost;
   failure.peer = peer;
-  failure.op = name_of(operation.task.call.shape.collective);
+  failure.op = op_of(operation.task);
   failure.sequence = static_cast<int64_t>(operation.sequence);
   failure.message = "the connection to rank " + std::to_string(peer) + " is closed";
   raise(failure);
@@ -21,7 +22,7 @@ void raise_if_departed(ChannelSource& channels, int peer, const Operation& opera
 [[noreturn]] void raise_with_context(const CommError& error, int peer, const Operation& operation) {
   Failure failure = error.failure();
   failure.peer = peer;
-  failure.op = name_of(operation.task.call.shape.collective);
+  failure.op = op_of(operation.task);
   failure.sequence = static_cast<int64_t>(operation.sequence);
   failure.message = "rank " + std::to_string(peer) + ": " + failure.message;
   raise(failure);
@@ -220,27 +221,37 @@ void LaneRun::check(const Step& step, const FrameHeader& header) const {
   Failure failure;
   failure.kind = ErrorKind::kMismatch;
   failure.peer = step.peer;
-  failure.op = name_of(operation_->task.call.shape.collective);
+  failure.op = op_of(operation_->task);
   failure.sequence = static_cast<int64_t>(operation_->sequence);
   if (header.key == mine.key && header.sequence == mine.sequence) {
     const std::string me = "rank " + std::to_string(operation_->task.rank);
     failure.message = "rank " + std::to_string(step.peer) + " sends " + me + " " +
-                      std::to_string(header.size_bytes) + " bytes in " + describe_frame(mine) +
-                      ", but " + me + " expects " + std::to_string(mine.size_bytes) +
+                      std::to_string(header.size_bytes) + " bytes in " + describe_own() + ", but " +
+                      me + " expects " + std::to_string(mine.size_bytes) +
                       "; what a rank sends another and what that one expects must agree";
   } else {
     failure.message = "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
                       ", but rank " + std::to_string(operation_->task.rank) + " called " +
-                      describe_frame(mine) +
-                      "; every rank must make the same calls in the same order";
+                      describe_own() + "; every rank must make the same calls in the same order";
   }
   raise(failure);
+}
+
+std::string LaneRun::describe_own() const {
+  return describe(operation_->task) + " as operation " + std::to_string(operation_->sequence);
 }
 
 int LaneRun::waiting_for() const noexcept {
   if (operation_ == nullptr) return kNoRank;
   if (next_ < steps_->size()) return (*steps_)[next_].peer;
   return posted_.empty() ? kNoRank : posted_.front().peer;
+}
+
+bool LaneRun::has_heard_from(int peer) const noexcept {
+  const auto heard = std::span(*steps_).first(next_);
+  if (receiving_ && (*steps_)[next_].peer == peer) return true;
+  return std::ranges::any_of(
+      heard, [peer](const Step& step) { return step.verb == Verb::kRecv && step.peer == peer; });
 }
 
 }  // namespace fastgpu

@@ -11,6 +11,7 @@
 // Threading: the polling thread.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -55,6 +56,8 @@ class LaneRun {
 
   // The peer whose frame the run waits for, else a peer that a send waits for; kNoRank: none.
   int waiting_for() const noexcept;
+  // Whether the peer has begun the operation: a frame of it has arrived from there.
+  bool has_heard_from(int peer) const noexcept;
 
  private:
   struct Posted {
@@ -75,6 +78,7 @@ class LaneRun {
   void decode(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;
+  std::string describe_own() const;
 
   const Operation* operation_ = nullptr;
   const Lane* steps_ = nullptr;

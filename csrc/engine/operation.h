@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "base/call.h"
 #include "base/clock.h"
@@ -27,6 +29,7 @@ namespace fastgpu {
 
 struct Task {
   Call call;
+  std::string_view op;  // the user's call, if this is a part of another one; static storage
   std::array<uint64_t, 2> key{};  // the packed call, which every frame carries
   uint32_t element_size = 1;
   int rank = 0;  // mine, for messages
@@ -53,6 +56,15 @@ struct Task {
   std::function<void()> epilogue;    // runs after everything is written
   std::shared_ptr<void> keep_alive;  // the caller's memory
 };
+
+// The call that the user made, for errors: "all_gather", also for one of its broadcasts.
+inline std::string op_of(const Task& task) {
+  return std::string(task.op.empty() ? name_of(task.call.shape.collective) : task.op);
+}
+// "broadcast(count=3, ...) of all_gather"
+inline std::string describe(const Task& task) {
+  return describe(task.call) + (task.op.empty() ? "" : " of " + op_of(task));
+}
 
 struct Operation {
   Task task;

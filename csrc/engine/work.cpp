@@ -4,6 +4,13 @@
 
 namespace fastgpu {
 
+TimeNs Work::start_time() noexcept {
+  TimeNs deadline = deadline_.load();
+  if (deadline != kNever || timeout_ns_ == kNever) return deadline;
+  const TimeNs wanted = now_ns() + timeout_ns_;
+  return deadline_.compare_exchange_strong(deadline, wanted) ? wanted : deadline;
+}
+
 void Work::sleep_until_done(TimeNs deadline) noexcept {
   for (;;) {
     uint32_t state = state_.load(std::memory_order_acquire);

@@ -18,7 +18,8 @@ namespace fastgpu {
 
 class Work {
  public:
-  Work() = default;
+  // `timeout_ns` is for a work whose time runs only while somebody waits for it: a message's.
+  explicit Work(TimeNs timeout_ns = kNever) : timeout_ns_(timeout_ns) {}
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
 
@@ -29,6 +30,12 @@ class Work {
   void raise_if_failed() const {
     if (!ok()) raise(failure_);
   }
+
+  // Somebody waits for the work: its time runs from the first call on. Returns its deadline.
+  TimeNs start_time() noexcept;
+  TimeNs timeout_ns() const noexcept { return timeout_ns_; }
+  // kNever: it has no time-out, or its time does not run yet.
+  TimeNs deadline() const noexcept { return deadline_.load(); }
 
   // Sleeps until done or the deadline. Does not poll the engine: Engine::wait does.
   void sleep_until_done(TimeNs deadline) noexcept;
@@ -53,8 +60,10 @@ class Work {
 
   void finish(uint32_t flags) noexcept;
 
+  const TimeNs timeout_ns_;
   std::atomic<uint32_t> state_{0};
   std::atomic<int> source_{kNoRank};
+  std::atomic<TimeNs> deadline_{kNever};
   Failure failure_;  // written before kFailed is set, constant after
   std::atomic<bool> has_callbacks_{false};
   std::mutex mutex_;  // guards callbacks_

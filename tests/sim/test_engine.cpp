@@ -32,7 +32,7 @@ struct RankData {
 };
 
 std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorithm, int lanes,
-                                      RankData& memory) {
+                                      RankData& memory, TimeNs timeout_ns = kNever) {
   PlanRequest request;
   request.collective = Collective::kAllReduce;
   request.algorithm = algorithm;
@@ -55,6 +55,7 @@ std::shared_ptr<Work> push_all_reduce(World& world, int rank, Algorithm algorith
   task.reduce = add_int32;
   task.copy = counted_copy;
   task.element_size = sizeof(int32_t);
+  task.timeout_ns = timeout_ns;
   world.queues[static_cast<std::size_t>(rank)]->push(operation);
   return work_of(operation);
 }
@@ -152,6 +153,48 @@ Failure reason_of_mismatch() {
   return reason;
 }
 
+// Rank 2 of a ring does not come. Rank 1 waits for rank 0, which is not to blame: it waits itself.
+TEST(a_time_out_says_whether_the_peer_has_begun) {
+  struct Case {
+    std::size_t rank;
+    int peer;
+    const char* wait;
+  };
+  for (const Case& each :
+       {Case{0, 2, " waited for rank 2, which has sent nothing for it yet, and may wait"},
+        Case{1, 0, " waited for rank 0, which takes part in it and is slow, or waits"}}) {
+    World world(3, 256, 1);
+    std::vector<RankData> memory(2);
+    std::vector<std::shared_ptr<Work>> works;
+    for (int rank = 0; rank < 2; ++rank) {
+      RankData& data = memory[static_cast<std::size_t>(rank)];
+      data.data.assign(12, rank);
+      works.push_back(push_all_reduce(world, rank, Algorithm::kRing, 1, data, 5000 * kSecond));
+    }
+    CHECK(!world.run(100));
+    world.queues[each.rank]->expire(now_ns() + 5001 * kSecond);
+    const auto& work = works[each.rank];
+    CHECK(work->done());
+    CHECK_THROWS(work->raise_if_failed(), CollectiveTimeoutError,
+                 "Timed out after 5000000 ms: all_reduce(count=12, dtype=int32");
+    CHECK_THROWS(work->raise_if_failed(), CollectiveTimeoutError, each.wait);
+    CHECK_EQ(work->failure().peer, each.peer);
+  }
+}
+
+TEST(a_time_out_behind_another_operation_names_that_one) {
+  World world(2, 256, 1);
+  std::vector<RankData> memory(2);
+  for (RankData& data : memory) data.data.assign(12, 1);
+  push_all_reduce(world, 0, Algorithm::kRing, 1, memory[0]);
+  const auto behind = push_all_reduce(world, 0, Algorithm::kRing, 1, memory[1], kSecond);
+  CHECK(!world.run(100));
+  world.queues[0]->expire(now_ns() + 2 * kSecond);
+  CHECK_THROWS(behind->raise_if_failed(), CollectiveTimeoutError,
+               " waited for an earlier operation, all_reduce #1");
+  CHECK_EQ(behind->failure().peer, kNoRank);
+}
+
 // As the control thread does: the reason first, then that the peer is gone.
 TEST(a_reason_that_comes_as_the_peer_goes_is_the_one_reported) {
   World world(2, 256, 1);
@@ -184,6 +227,8 @@ TEST(one_failure_fails_collectives_and_messages) {
   CHECK_EQ(work->failure().op, "all_reduce");
   CHECK_EQ(work->failure().sequence, 1);
   CHECK_THROWS(recv->work->raise_if_failed(), CollectiveMismatchError, "something else");
+  CHECK_EQ(recv->work->failure().op, "recv");
+  CHECK_EQ(recv->work->failure().sequence, -1);
   CHECK(!world.queues[0]->busy() && !world.messages[0]->busy());
   CHECK_THROWS(push_all_reduce(world, 0, Algorithm::kRing, 1, memory), CollectiveMismatchError,
                "something else");

@@ -75,5 +75,22 @@ TEST(of_many_threads_one_reports_first) {
   }
 }
 
+// A failure that a peer reports may be of another operation than the one that is pending here.
+TEST(an_operation_fails_under_its_own_name) {
+  Failure first = make_failure(ErrorKind::kTimeout, "Seen in all_to_all #7.", 2, "all_to_all");
+  first.sequence = 7;
+  const Failure same = failure_for(first, "all_to_all", 7);
+  CHECK_EQ(same.message, "Seen in all_to_all #7.");
+  const Failure later = failure_for(first, "all_to_all", 8);
+  CHECK_EQ(later.message, "Seen in all_to_all #7. With it failed this rank's all_to_all #8.");
+  CHECK_EQ(later.op, "all_to_all");
+  CHECK_EQ(later.sequence, 8);
+  CHECK_EQ(later.peer, 2);
+  const Failure message = failure_for(first, "recv");
+  CHECK_EQ(message.message, "Seen in all_to_all #7. With it failed this rank's recv.");
+  CHECK_EQ(message.op, "recv");
+  CHECK_EQ(message.sequence, -1);
+}
+
 }  // namespace
 }  // namespace fastgpu

@@ -27,6 +27,18 @@ TEST(a_report_of_no_operation_names_the_group) {
            "late. Seen by rank 3 in recv of group 'dp'");
 }
 
+TEST(the_first_mention_of_a_rank_gets_its_full_name) {
+  const std::string name = "rank 1 (host n2, pid 4711)";
+  CHECK_EQ(with_name("recv waited for rank 1, not for rank 12", 1, name),
+           "recv waited for rank 1 (host n2, pid 4711), not for rank 12");
+  CHECK_EQ(with_name("rank 12 called, but rank 1 did not", 1, name),
+           "rank 12 called, but rank 1 (host n2, pid 4711) did not");
+  CHECK_EQ(with_name(name + " was lost; rank 1 is gone", 1, name),
+           name + " was lost; rank 1 is gone");
+  CHECK_EQ(with_name("waited for rank 1", 1, name), "waited for " + name);
+  CHECK_EQ(with_name("waited for any rank", 1, name), "waited for any rank");
+}
+
 // However many ranks pass a report on, it names only the first of them.
 TEST(a_relayed_report_has_no_second_prefix) {
   const std::string report =

@@ -87,7 +87,10 @@ class RawPeer : public ChannelSource {
     std::tie(to_rank_, from_peer_) = make_memory_channel(64, SIZE_MAX);
   }
 
-  SendChannel* sender(int peer, int) override { return peer == 1 ? to_peer_.get() : nullptr; }
+  SendChannel* sender(int peer, int) override {
+    was_asked_for_sender_ = true;
+    return peer == 1 ? to_peer_.get() : nullptr;
+  }
   RecvChannel* receiver(int peer, int) override { return peer == 1 ? from_peer_.get() : nullptr; }
   bool departed(int) override { return true; }
   uint64_t version() const override { return 1; }
@@ -125,9 +128,12 @@ class RawPeer : public ChannelSource {
     messages.poll();
   }
 
+  bool was_asked_for_sender() const { return was_asked_for_sender_; }
+
   MessageQueue messages;
 
  private:
+  bool was_asked_for_sender_ = false;
   std::unique_ptr<SendChannel> to_peer_;
   std::unique_ptr<RecvChannel> from_rank_;
   std::unique_ptr<SendChannel> to_rank_;
@@ -135,21 +141,21 @@ class RawPeer : public ChannelSource {
 };
 
 struct MessageHeader {
-  uint32_t count = 0;
   uint64_t id = 0;
   uint64_t payload_bytes = 0;
   uint8_t kind = 0;
   uint32_t tag = 0;
   uint64_t size_bytes = 0;
 
-  WireBytes wire() const {
+  WireBytes wire() const { return wire(kind <= 1 ? 9 : 0); }  // uint8, of kEager and kRts
+  WireBytes wire(uint8_t dtype) const {
     return WireBytes()
         .u32(0)  // generation
-        .u32(count)
+        .u32(0)
         .u64(id)
         .u64(payload_bytes)
         .u8(kind)
-        .u8(0)
+        .u8(dtype)
         .u16(0)
         .u32(tag)
         .u64(size_bytes);
@@ -213,31 +219,49 @@ TEST(messages_are_received_from_the_same_frames) {
   CHECK(large == Bytes(20'000, std::byte{6}));
 }
 
-TEST(credit_frames_count_messages_and_bytes) {
+TEST(credit_frames_return_budget) {
+  constexpr uint64_t kCost = PeerStream::kEagerBytes + 64;
   RawPeer peer;
   Bytes memory(PeerStream::kEagerBytes);
+  const auto eager = [&](uint64_t id) {
+    return MessageHeader{.id = id,
+                         .payload_bytes = memory.size(),
+                         .kind = kEager,
+                         .tag = 1,
+                         .size_bytes = memory.size()};
+  };
   for (uint64_t id = 1; id <= 8; ++id) {
     peer.post(false, 1, memory);
-    peer.put(MessageHeader{.id = id,
-                           .payload_bytes = memory.size(),
-                           .kind = kEager,
-                           .tag = 1,
-                           .size_bytes = memory.size()}
-                 .wire(),
-             memory);
+    peer.put(eager(id).wire(), memory);
   }
-  CHECK_EQ(peer.take(),
-           hex(MessageHeader{.count = 8, .kind = kCredit, .size_bytes = 8 * memory.size()}.wire()));
-  // And in the other direction: without a credit the 1025th message waits.
-  Bytes empty;
-  std::shared_ptr<Work> last;
-  for (uint32_t i = 0; i <= PeerStream::kMessageBudget; ++i) {
-    last = peer.post(true, 2, empty);
-    if (i < PeerStream::kMessageBudget) peer.take();
+  CHECK(!peer.was_asked_for_sender());  // for a credit alone no channel is opened
+  peer.post(true, 1, memory);
+  CHECK_EQ(peer.take(), hex(eager(1).wire()));
+  CHECK_EQ(peer.take(), hex(MessageHeader{.kind = kCredit, .size_bytes = 8 * kCost}.wire()));
+  // And in the other direction: what the budget does not cover is announced.
+  uint64_t id = 2;
+  for (uint64_t left = PeerStream::kEagerBudget - kCost; left >= kCost; left -= kCost) {
+    CHECK(peer.post(true, 1, memory)->done());
+    CHECK_EQ(peer.take(), hex(eager(id++).wire()));
   }
-  CHECK(!last->done());
-  peer.put(MessageHeader{.count = 1, .kind = kCredit}.wire());
-  CHECK(last->done());
+  CHECK(!peer.post(true, 1, memory)->done());
+  CHECK_EQ(
+      peer.take(),
+      hex(MessageHeader{.id = id++, .kind = kRts, .tag = 1, .size_bytes = memory.size()}.wire()));
+  peer.put(MessageHeader{.kind = kCredit, .size_bytes = kCost}.wire());
+  CHECK(peer.post(true, 1, memory)->done());
+  CHECK_EQ(peer.take(), hex(eager(id).wire()));
+}
+
+TEST(a_message_with_an_unknown_dtype_is_refused) {
+  for (const uint8_t dtype : {uint8_t{19}, uint8_t{255}}) {
+    RawPeer peer;
+    Bytes memory(3);
+    const auto recv = peer.post(false, 7, memory);
+    const MessageHeader header{.id = 1, .payload_bytes = 3, .tag = 7, .size_bytes = 3};
+    peer.put(header.wire(dtype), memory);
+    CHECK_THROWS(recv->raise_if_failed(), PeerLostError, "rank 1 sent a malformed message");
+  }
 }
 
 std::pair<UniqueFd, UniqueFd> socket_pair(int type) {

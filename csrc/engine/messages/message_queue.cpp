@@ -5,6 +5,19 @@
 #include <utility>
 
 namespace fastgpu {
+namespace {
+
+[[noreturn]] void raise_timeout(const MessageOperation& message) {
+  const std::string peer =
+      message.peer == kNoRank ? "any rank" : "rank " + std::to_string(message.peer);
+  raise(make_failure(ErrorKind::kTimeout,
+                     timed_out_after(message.work->timeout_ns()) + op_of(message) + " of " +
+                         describe_elements(message.dtype, message.size_bytes) + " with tag " +
+                         std::to_string(message.tag) + " waited for " + peer,
+                     message.peer, op_of(message)));
+}
+
+}  // namespace
 
 MessageQueue::MessageQueue(ChannelSource& channels, int world, int lane,
                            std::shared_ptr<FailureLatch> latch)
@@ -24,6 +37,19 @@ void MessageQueue::post_recv(MessagePtr message) {
   latch_->raise_if_failed();
   received_bytes_.fetch_add(message->size_bytes, std::memory_order_relaxed);
   inbox_.push(std::move(message));
+}
+
+bool MessageQueue::await(Work& work) noexcept {
+  const TimeNs deadline = work.start_time();
+  return deadline != kNever && expect_expiry(deadline);
+}
+
+bool MessageQueue::expect_expiry(TimeNs deadline) noexcept {
+  TimeNs next = next_expiry_.load();
+  while (deadline < next) {
+    if (next_expiry_.compare_exchange_weak(next, deadline)) return true;
+  }
+  return false;
 }
 
 bool MessageQueue::poll() noexcept {
@@ -56,7 +82,7 @@ void MessageQueue::take_inbox() {
   if (!inbox_.filled()) return;
   std::vector<MessagePtr> recvs;
   for (MessagePtr& message : inbox_.take()) {
-    next_expiry_ = std::min(next_expiry_, message->deadline);
+    expect_expiry(message->work->deadline());
     if (message->is_send) {
       stream(message->peer).send(std::move(message));
     } else {
@@ -114,10 +140,10 @@ void MessageQueue::for_each_pending(const std::function<void(const MessagePtr&)>
 }
 
 // Too early where a message with an earlier deadline has ended meanwhile.
-TimeNs MessageQueue::next_deadline() const noexcept { return next_expiry_; }
+TimeNs MessageQueue::next_deadline() const noexcept { return next_expiry_.load(); }
 
 void MessageQueue::expire(TimeNs now) noexcept {
-  if (now < next_expiry_) return;
+  if (now < next_expiry_.load()) return;
   try {
     check_deadlines(now);
   } catch (const CommError& error) {
@@ -125,17 +151,13 @@ void MessageQueue::expire(TimeNs now) noexcept {
   }
 }
 
+// next_expiry_ is raised first: a deadline that await() adds meanwhile lowers it again.
 void MessageQueue::check_deadlines(TimeNs now) {
-  next_expiry_ = kNever;
+  next_expiry_.store(kNever);
   for_each_pending([&](const MessagePtr& message) {
-    next_expiry_ = std::min(next_expiry_, message->deadline);
-    if (now < message->deadline) return;
-    const std::string peer =
-        message->peer == kNoRank ? "any rank" : "rank " + std::to_string(message->peer);
-    raise(make_failure(ErrorKind::kTimeout,
-                       "a message of " + std::to_string(message->size_bytes) + " bytes with tag " +
-                           std::to_string(message->tag) + " timed out; the other side is " + peer,
-                       message->peer, "send/recv"));
+    const TimeNs deadline = message->work->deadline();
+    expect_expiry(deadline);
+    if (now >= deadline) raise_timeout(*message);
   });
 }
 
@@ -152,7 +174,7 @@ void MessageQueue::fail_pending(const Failure& failure) noexcept {
   listening_.store(false);
   for (const MessagePtr& message : failed) {
     message->keep_alive.reset();
-    message->work->fail(failure);
+    message->work->fail(failure_for(failure, op_of(*message)));
     // Last: a thread that sees the queue idle finds the work failed.
     ended_.store(ended_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }

@@ -1,11 +1,11 @@
 // The point-to-point messages of one communicator, matched by peer and tag. Messages have a
 // separate lane, so they never block a collective and no collective blocks them. PeerStream is the
 // protocol with one peer. This class is for all peers together: receives from any rank, which ranks
-// are present, deadlines, and the end of a message.
+// are present, time-outs, and the end of a message.
 //
 // Invariant: a message is in the inbox, in context_.posted or in one stream, until it ends.
 // Ownership: shares the messages until they end; the channels outlive the queue. Threading: post_*,
-// busy and the counters from any thread; the rest is the polling thread's.
+// await, busy and the counters from any thread; the rest is the polling thread's.
 #pragma once
 
 #include <atomic>
@@ -29,6 +29,9 @@ class MessageQueue : public Pollable {
   // order posted.
   void post_send(MessagePtr message);
   void post_recv(MessagePtr message);
+  // Somebody waits for this message from now on, so its time-out runs. True if the deadline is
+  // earlier than every other one: then a sleeping polling thread must be woken.
+  bool await(Work& work) noexcept;
   uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const noexcept {
     return received_bytes_.load(std::memory_order_relaxed);
@@ -50,6 +53,7 @@ class MessageQueue : public Pollable {
   void update_presences();
   bool ends_any_source(int peer) const;
   void finish(const MessagePtr& message);
+  bool expect_expiry(TimeNs deadline) noexcept;
   void check_deadlines(TimeNs now);
   void fail(Failure failure) noexcept;
   void fail_pending(const Failure& failure) noexcept;
@@ -65,9 +69,9 @@ class MessageQueue : public Pollable {
   uint64_t channels_version_ = 0;
   std::vector<Presence> presences_;  // by rank, as of channels_version_
   int gone_ = 0;                     // ranks that are not here
-  TimeNs next_expiry_ = kNever;      // no deadline passes before it
 
-  std::atomic<uint64_t> ended_{0};  // messages; written by the polling thread
+  std::atomic<TimeNs> next_expiry_{kNever};  // no deadline passes before it
+  std::atomic<uint64_t> ended_{0};           // messages; written by the polling thread
   std::atomic<bool> listening_{false};
   std::atomic<uint64_t> sent_bytes_{0};
   std::atomic<uint64_t> received_bytes_{0};

@@ -7,16 +7,6 @@
 namespace fastgpu {
 namespace {
 
-void check_size(int peer, const MessageOperation& recv, uint64_t size_bytes) {
-  if (recv.size_bytes == size_bytes) return;
-  raise(make_failure(
-      ErrorKind::kMismatch,
-      "rank " + std::to_string(peer) + " sent a message of " + std::to_string(size_bytes) +
-          " bytes with tag " + std::to_string(recv.tag) + ", but the matching receive is of " +
-          std::to_string(recv.size_bytes) + " bytes; both sides must name the same size",
-      peer, "recv"));
-}
-
 void raise_if_departed(ChannelSource& channels, int peer, const char* op) {
   if (!channels.departed(peer)) return;
   raise(make_failure(ErrorKind::kPeerLost,
@@ -32,10 +22,10 @@ void raise_if_departed(ChannelSource& channels, int peer, const char* op) {
 
 FrameHeader PeerStream::pack(const Header& header, uint64_t payload_bytes) {
   FrameHeader frame;
-  frame.ordinal = header.count;
   frame.sequence = header.id;
   frame.size_bytes = payload_bytes;
-  frame.key = {static_cast<uint64_t>(header.kind) | static_cast<uint64_t>(header.tag) << 32,
+  frame.key = {static_cast<uint64_t>(header.kind) | static_cast<uint64_t>(header.dtype) << 8 |
+                   static_cast<uint64_t>(header.tag) << 32,
                header.size_bytes};
   return frame;
 }
@@ -43,10 +33,10 @@ FrameHeader PeerStream::pack(const Header& header, uint64_t payload_bytes) {
 PeerStream::Header PeerStream::unpack(const FrameHeader& frame) {
   Header header;
   header.kind = static_cast<Kind>(frame.key[0] & 0xff);
+  header.dtype = static_cast<DType>((frame.key[0] >> 8) & 0xff);
   header.tag = static_cast<uint32_t>(frame.key[0] >> 32);
   header.id = frame.sequence;
   header.size_bytes = frame.key[1];
-  header.count = frame.ordinal;
   return header;
 }
 
@@ -59,9 +49,16 @@ bool PeerStream::poll() {
 bool PeerStream::poll_out() {
   bool moved = false;
   while (departing_ || next_frame()) {
+    opened_ = true;
     SendChannel* channel = context_.channels.sender(peer_, context_.lane);
     if (channel == nullptr) return moved;
     const Io io = channel->try_send(departing_->frame);
+    if (io == Io::kClosed && is_control(departing_->kind)) {
+      // A receive that still needs the peer fails when its own channel has nothing more to give.
+      if (!context_.channels.departed(peer_)) return moved;
+      departing_.reset();
+      continue;
+    }
     if (io == Io::kClosed) raise_if_departed(context_.channels, peer_, "send");
     moved |= io == Io::kMoved;
     if (!departing_->frame.done) return moved;
@@ -73,16 +70,23 @@ bool PeerStream::poll_out() {
 void PeerStream::put(const Header& header, MessagePtr message, const std::byte* payload,
                      uint64_t size_bytes) {
   Departing& departing = departing_.emplace();
+  departing.kind = header.kind;
   departing.frame.header = pack(header, size_bytes);
   departing.frame.payload = payload;
   departing.message = std::move(message);
 }
 
-// Picks what leaves next: controls first, then pieces of cleared messages, then new ones.
+// Picks what leaves next: kCredit, in batches, then kCts, then pieces of cleared messages, then new
+// messages.
 bool PeerStream::next_frame() {
-  if (!controls_.empty()) {
-    put(controls_.front(), nullptr, nullptr, 0);
-    controls_.pop_front();
+  if (opened_ && owed_ >= kEagerBudget / 8) {
+    put({.kind = Kind::kCredit, .size_bytes = owed_}, nullptr, nullptr, 0);
+    owed_ = 0;
+    return true;
+  }
+  if (!clearing_.empty()) {
+    put({.kind = Kind::kCts, .id = clearing_.front()}, nullptr, nullptr, 0);
+    clearing_.pop_front();
     return true;
   }
   if (!cleared_.empty()) {
@@ -92,16 +96,16 @@ bool PeerStream::next_frame() {
         message->data + message->moved_bytes, piece);
     return true;
   }
-  if (queue_.empty() || budget_.messages == 0) return false;
+  if (queue_.empty()) return false;
   MessagePtr message = std::move(queue_.front());
   queue_.pop_front();
-  --budget_.messages;
   Header header{.kind = Kind::kEager,
+                .dtype = message->dtype,
                 .tag = message->tag,
                 .id = ++last_id_,
                 .size_bytes = message->size_bytes};
-  if (message->size_bytes <= std::min(kEagerBytes, budget_.bytes)) {
-    budget_.bytes -= message->size_bytes;
+  if (message->size_bytes <= kEagerBytes && cost(message->size_bytes) <= budget_) {
+    budget_ -= cost(message->size_bytes);
     const std::byte* payload = message->data;
     put(header, std::move(message), payload, header.size_bytes);
     return true;
@@ -153,13 +157,13 @@ const char* PeerStream::awaits_peer() const {
   for (const MessagePtr& recv : context_.posted) {
     if (recv->peer == peer_ || (recv->peer == kNoRank && ends_any_source_)) return "recv";
   }
-  if (!awaiting_cts_.empty()) return "send";
-  return !queue_.empty() && budget_.messages == 0 ? "send" : nullptr;
+  return awaiting_cts_.empty() ? nullptr : "send";
 }
 
 // Decides where the payload of an arriving frame goes.
 void PeerStream::begin_frame(const FrameHeader& frame) {
   const Header header = unpack(frame);
+  if (static_cast<int>(header.dtype) >= kDTypeCount) raise_broken(peer_, "a malformed message");
   Arriving& arriving = arriving_.emplace();
   arriving.header = header;
   arriving.incoming.size_bytes = frame.size_bytes;
@@ -193,7 +197,7 @@ void PeerStream::frame_arrived() {
       return eager_arrived(std::move(arrived));
     case Kind::kRts:
       if (const MessagePtr recv = match(header)) return clear_to_send(header, recv);
-      unexpected_.push_back({header, {}});
+      unexpected_[header.tag].push_back({header, {}});
       return;
     case Kind::kCts:
       if (const auto found = awaiting_cts_.find(header.id); found != awaiting_cts_.end()) {
@@ -204,26 +208,21 @@ void PeerStream::frame_arrived() {
     case Kind::kData:
       return data_arrived(arrived);
     case Kind::kCredit:
-      budget_.messages += header.count;
-      budget_.bytes += header.size_bytes;
+      budget_ += header.size_bytes;
       return;
   }
 }
 
 void PeerStream::eager_arrived(Arriving arrived) {
   if (arrived.message != nullptr) {
-    return_budget(arrived.header);
+    owed_ += cost(arrived.header.size_bytes);
     context_.finish(arrived.message);
     return;
   }
-  unexpected_.push_back({arrived.header, std::move(arrived.payload)});
+  Unexpected message{arrived.header, std::move(arrived.payload)};
   // A receive may have been posted since the frame began to arrive.
-  for (auto recv = context_.posted.begin(); recv != context_.posted.end(); ++recv) {
-    const bool from_here = (*recv)->peer == kNoRank || (*recv)->peer == peer_;
-    if (!from_here || !take_unexpected(*recv)) continue;
-    context_.posted.erase(recv);
-    return;
-  }
+  if (const MessagePtr recv = match(message.header)) return take_payload(recv, message);
+  unexpected_[message.header.tag].push_back(std::move(message));
 }
 
 void PeerStream::data_arrived(const Arriving& arrived) {
@@ -231,18 +230,28 @@ void PeerStream::data_arrived(const Arriving& arrived) {
   message.moved_bytes += arrived.header.size_bytes;
   if (message.moved_bytes < message.size_bytes) return;
   receiving_.erase(arrived.header.id);
-  return_budget({.kind = Kind::kRts});
   context_.finish(arrived.message);
 }
 
-// Takes the first posted receive that fits this message off the list; their sizes must agree.
+void PeerStream::check(const MessageOperation& recv, const Header& header) const {
+  if (recv.dtype == header.dtype && recv.size_bytes == header.size_bytes) return;
+  raise(make_failure(ErrorKind::kMismatch,
+                     "rank " + std::to_string(peer_) + " sent " +
+                         describe_elements(header.dtype, header.size_bytes) + " with tag " +
+                         std::to_string(recv.tag) + ", but the matching receive takes " +
+                         describe_elements(recv.dtype, recv.size_bytes) +
+                         "; both sides must name the same dtype and the same number of elements",
+                     peer_, "recv"));
+}
+
+// Takes the first posted receive that fits this message off the list; dtypes and sizes must agree.
 MessagePtr PeerStream::match(const Header& header) {
   std::list<MessagePtr>& posted = context_.posted;
   const auto found = std::find_if(posted.begin(), posted.end(), [&](const MessagePtr& recv) {
     return (recv->peer == kNoRank || recv->peer == peer_) && recv->tag == header.tag;
   });
   if (found == posted.end()) return nullptr;
-  check_size(peer_, **found, header.size_bytes);
+  check(**found, header);
   MessagePtr recv = std::move(*found);
   posted.erase(found);
   recv->work->set_source(peer_);
@@ -250,39 +259,32 @@ MessagePtr PeerStream::match(const Header& header) {
 }
 
 bool PeerStream::take_unexpected(const MessagePtr& recv) {
-  const auto found =
-      std::find_if(unexpected_.begin(), unexpected_.end(),
-                   [&](const Unexpected& message) { return message.header.tag == recv->tag; });
+  const auto found = unexpected_.find(recv->tag);
   if (found == unexpected_.end()) return false;
-  const Unexpected taken = std::move(*found);
-  unexpected_.erase(found);
-  check_size(peer_, *recv, taken.header.size_bytes);
+  const Unexpected taken = std::move(found->second.front());
+  found->second.pop_front();
+  if (found->second.empty()) unexpected_.erase(found);
+  check(*recv, taken.header);
   recv->work->set_source(peer_);
   if (taken.header.kind == Kind::kRts) {
     clear_to_send(taken.header, recv);
-    return true;
+  } else {
+    take_payload(recv, taken);
   }
-  if (!taken.payload.empty()) {
-    std::memcpy(recv->data, taken.payload.data(), taken.payload.size());
-  }
-  return_budget(taken.header);
-  context_.finish(recv);
   return true;
+}
+
+void PeerStream::take_payload(const MessagePtr& recv, const Unexpected& message) {
+  if (!message.payload.empty()) {
+    std::memcpy(recv->data, message.payload.data(), message.payload.size());
+  }
+  owed_ += cost(message.header.size_bytes);
+  context_.finish(recv);
 }
 
 void PeerStream::clear_to_send(const Header& header, const MessagePtr& recv) {
   receiving_[header.id] = recv;
-  controls_.push_back({.kind = Kind::kCts, .id = header.id});
-}
-
-// Budget is returned in batches, except while the sender may be waiting for it.
-void PeerStream::return_budget(const Header& header) {
-  ++owed_.messages;
-  if (header.kind == Kind::kEager) owed_.bytes += header.size_bytes;
-  const bool pressed = unexpected_.size() >= kMessageBudget / 2;
-  if (!pressed && owed_.messages < kMessageBudget / 8 && owed_.bytes < kByteBudget / 8) return;
-  controls_.push_back({.kind = Kind::kCredit, .size_bytes = owed_.bytes, .count = owed_.messages});
-  owed_ = {};
+  clearing_.push_back(header.id);
 }
 
 void PeerStream::for_each_pending(const std::function<void(const MessagePtr&)>& visit) const {

@@ -2,13 +2,17 @@
 // an arriving frame means.
 //
 // Protocol, in each direction (docs/wire.md): a small message leaves at once (kEager) while its
-// receiver has budget for it. A larger message is first announced (kRts, request to send). When a
-// receive matches it, the receiver answers kCts (clear to send). Then the message leaves in pieces
-// (kData). The receiver returns budget as it takes messages (kCredit). Messages with one tag match
-// receives in the order in which they were sent.
+// receiver has budget for it. Every other message is first announced (kRts, request to send). When
+// a receive matches it, the receiver answers kCts (clear to send). Then the message leaves in
+// pieces (kData). The receiver returns budget as it takes eager messages (kCredit). Messages with
+// one tag match receives in the order in which they were sent.
 //
-// Bounded: a receiver holds at most kMessageBudget headers and kByteBudget bytes of messages that
-// no receive has asked for yet. Beyond that the sender waits.
+// Invariants:
+//  1. A receiver holds at most kEagerBudget bytes of eager messages that no receive has asked for.
+//  2. A message never waits for budget: without budget it is announced. So a receive that matches
+//     completes, however many messages that nobody asked for were sent before.
+//  3. Only a message needs the peer: kCredit opens no channel, and is dropped, as is kCts, when the
+//     peer is gone.
 // Ownership: shares the messages until they end. Threading: the polling thread's.
 #pragma once
 
@@ -17,6 +21,7 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -28,9 +33,9 @@ namespace fastgpu {
 
 class PeerStream {
  public:
-  static constexpr uint64_t kEagerBytes = 16 * 1024;    // the largest message sent without kRts
-  static constexpr uint32_t kMessageBudget = 1024;      // unexpected messages
-  static constexpr uint64_t kByteBudget = 1024 * 1024;  // payload of unexpected messages
+  static constexpr uint64_t kEagerBytes = 16 * 1024;     // the largest message sent without kRts
+  static constexpr uint64_t kEagerBudget = 1024 * 1024;  // of unexpected eager messages
+  static constexpr uint64_t kEagerOverhead = 64;  // taken from the budget on top of each payload
   static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a message after its kCts, per frame
 
   // Shared by the streams of one communicator.
@@ -51,7 +56,7 @@ class PeerStream {
   void set_ends_any_source(bool ends) { ends_any_source_ = ends; }
 
   // Moves what can move. Returns whether anything moved. Raises PeerLostError when a channel that a
-  // message needs has closed, and CollectiveMismatchError when sizes differ.
+  // message needs has closed, and CollectiveMismatchError when dtypes or sizes differ.
   bool poll();
   void for_each_pending(const std::function<void(const MessagePtr&)>& visit) const;
 
@@ -59,16 +64,13 @@ class PeerStream {
   enum class Kind : uint8_t { kEager, kRts, kCts, kData, kCredit };
   struct Header {
     Kind kind = Kind::kEager;
+    DType dtype = {};  // kEager and kRts
     uint32_t tag = 0;
     uint64_t id = 0;          // the message, numbered by its sender
     uint64_t size_bytes = 0;  // the whole message; kCredit: bytes of budget
-    uint32_t count = 0;       // kCredit: messages of budget
-  };
-  struct Budget {
-    uint32_t messages = 0;
-    uint64_t bytes = 0;
   };
   struct Departing {
+    Kind kind = Kind::kEager;
     Outgoing frame;
     MessagePtr message;  // whose payload the frame carries; nullptr: none
   };
@@ -85,6 +87,9 @@ class PeerStream {
 
   static FrameHeader pack(const Header& header, uint64_t payload_bytes);
   static Header unpack(const FrameHeader& frame);
+  static bool is_control(Kind kind) { return kind == Kind::kCts || kind == Kind::kCredit; }
+  // What an eager message takes from the budget.
+  static uint64_t cost(uint64_t size_bytes) { return size_bytes + kEagerOverhead; }
 
   bool poll_out();
   bool next_frame();
@@ -96,9 +101,10 @@ class PeerStream {
   void frame_arrived();
   void eager_arrived(Arriving arrived);
   void data_arrived(const Arriving& arrived);
+  void check(const MessageOperation& recv, const Header& header) const;
   MessagePtr match(const Header& header);
   void clear_to_send(const Header& header, const MessagePtr& recv);
-  void return_budget(const Header& header);
+  void take_payload(const MessagePtr& recv, const Unexpected& message);
 
   const int peer_;
   Context& context_;
@@ -108,16 +114,17 @@ class PeerStream {
   std::deque<MessagePtr> queue_;                         // in the order posted, not begun
   std::map<uint64_t, MessagePtr> awaiting_cts_;          // announced by kRts, by id
   std::deque<std::pair<uint64_t, MessagePtr>> cleared_;  // kCts has arrived, in that order
-  std::deque<Header> controls_;                          // kCts and kCredit to send
+  std::deque<uint64_t> clearing_;                        // kCts to send, by id
+  bool opened_ = false;                                  // the channel was asked for
   std::optional<Departing> departing_;
   uint64_t last_id_ = 0;
-  Budget budget_{kMessageBudget, kByteBudget};
+  uint64_t budget_ = kEagerBudget;
 
   // In.
-  std::deque<Unexpected> unexpected_;
-  std::map<uint64_t, MessagePtr> receiving_;  // announced and matched, by id
+  std::unordered_map<uint32_t, std::list<Unexpected>> unexpected_;  // by tag; none is empty
+  std::map<uint64_t, MessagePtr> receiving_;                        // announced and matched, by id
   std::optional<Arriving> arriving_;
-  Budget owed_;  // taken, but not returned to the peer yet
+  uint64_t owed_ = 0;  // by messages taken: budget that the peer gets back with the next kCredit
 };
 
 }  // namespace fastgpu

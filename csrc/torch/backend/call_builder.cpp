@@ -77,6 +77,7 @@ MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) co
   MessageCall call;
   call.peer = peer;
   call.tag = static_cast<uint32_t>(tag);
+  call.dtype = elements_of(tensor).dtype;
   call.size_bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
   call.timeout_ms = timeout_ms_;
   call.synchronous = synchronous_;

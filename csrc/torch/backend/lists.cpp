@@ -68,6 +68,7 @@ void all_gather(CallBuilder& builder, const TensorList& outputs, const at::Tenso
   for (std::size_t root = 0; root < outputs.size(); ++root) {
     const bool mine = root == static_cast<std::size_t>(rank);
     CollectiveCall call = builder.call(Collective::kBroadcast, elements_of(outputs[root]));
+    call.op = builder.op();
     call.shape.root = static_cast<int>(root);
     call.data = builder.packed().write(outputs[root]);
     if (mine) builder.packed().pack_into(call.data, input);
@@ -170,6 +171,7 @@ TorchBackend::WorkPtr TorchBackend::reduce_scatter(TensorList& outputs, Lists& i
   for (std::size_t root = 0; root < list.size(); ++root) {
     CollectiveCall call = builder.reduction(Collective::kReduce,
                                             reducible_of(builder.op(), list[root]), opts.reduceOp);
+    call.op = builder.op();
     call.shape.root = static_cast<int>(root);
     if (call.shape.root == getRank()) call.data = builder.packed().write(output);
     call.input = read_apart(builder.packed(), {list[root]}, call.data,

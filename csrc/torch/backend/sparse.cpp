@@ -89,7 +89,14 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
     sizes.insert(sizes.begin(), getSize());
     at::Tensor whole = at::empty(sizes, part.options());
     part = part.contiguous();
-    _allgather_base(whole, part, gather_opts)->wait();
+    CallBuilder gather(*this, {c10d::OpType::_ALLGATHER_BASE, "fastgpu:_all_gather_base"}, {part},
+                       gather_opts);
+    CollectiveCall call = gather.call(Collective::kAllGather, elements_of(part));
+    call.op = "all_reduce";
+    call.data = gather.packed().write(whole);
+    call.input = gather.packed().read(part);
+    gather.run(std::move(call));
+    gather.finish({whole})->wait();
     return whole;
   };
 

@@ -151,7 +151,8 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     when_done([job]() mutable {
       CallbackThreads::shared().post([job = std::exchange(job, nullptr)] { (*job)(); });
     });
-    communicator_->request_progress();  // a thread that waits for a future does not poll
+    // A thread that waits for a future does not poll.
+    for (const auto& operation : operations_) communicator_->request_progress(*operation);
   }
   return made;
 }
