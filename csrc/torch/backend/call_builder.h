@@ -37,7 +37,7 @@ class CallBuilder {
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs,
               const CallOptions& opts)
       : CallBuilder(backend, operation, inputs) {
-    timeout_ms_ = opts.timeout.count() > 0 ? opts.timeout.count() : -1;
+    if (opts.timeout.count() > 0) set_timeout_ms(opts.timeout.count());
     synchronous_ = !opts.asyncOp;
   }
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs);
@@ -59,6 +59,9 @@ class CallBuilder {
   c10::intrusive_ptr<c10d::Work> finish_lists(const std::vector<TensorList>& lists);
 
  private:
+  void set_timeout_ms(int64_t timeout_ms);
+  // Whether this thread estimates; then the call is added to the estimate.
+  bool estimated(const MessageCall& call);
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;
   std::shared_ptr<PackedTensors> take_packed();
   // Calls `start`, which starts an operation, and adds the operation to the Work. An error gets the
@@ -68,7 +71,7 @@ class CallBuilder {
 
   TorchBackend& backend_;
   const char* op_;
-  int64_t timeout_ms_ = -1;
+  int64_t timeout_ms_ = 0;
   bool synchronous_ = false;
   std::shared_ptr<PackedTensors> packed_;
   c10::intrusive_ptr<TorchWork> work_;
