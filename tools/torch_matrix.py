@@ -70,7 +70,7 @@ def make_environment(folder: Path, version: str, interpreter: str, log: Path) ->
     pins = MATRIX / "constraints.txt"
     requirements = (ROOT / "requirements.txt").read_text().splitlines()
     pins.write_text("\n".join(line for line in requirements if not line.startswith("torch==")))
-    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", pins]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--constraint", pins]
     must([*pip, f"torch=={version}", *PACKAGES, *TEST_PACKAGES], log)
     return python
 
@@ -85,9 +85,9 @@ def must(command: Sequence[str | Path], log: Path) -> str:
 
 def build(folder: Path, python: Path, log: Path) -> int:
     """Builds and installs the extension; returns the number of the compiler's warnings."""
-    pip = [python, "-m", "pip", "install", "--verbose", "--no-build-isolation", "--no-deps"]
     place = f"--config-settings=build-dir={folder / 'build'}"
-    output = must([*pip, "--force-reinstall", place, "."], log)
+    options = ("--no-build-isolation", "--no-deps", "--force-reinstall", place)
+    output = must([python, "-m", "pip", "install", "--verbose", *options, "."], log)
     return len(re.findall(r"\bwarning:", output))
 
 

@@ -14,7 +14,7 @@ const char* advice_for(ErrorKind kind) {
     case ErrorKind::kPeerLost:
       return "find out why it ended, and start all ranks again";
     case ErrorKind::kTimeout:
-      return "find out what holds up the other rank, or allow more time, in a new group";
+      return "find out what holds up the other rank, or use a longer timeout in a new group";
     case ErrorKind::kMismatch:
       return "correct the calls, and destroy the group";
     default:

