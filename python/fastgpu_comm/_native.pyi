@@ -104,6 +104,11 @@ class Machine:
         start_us: Sequence[float] = ...,
         slow_links: Sequence[SlowLink] = ...,
     ) -> None: ...
+    constants: Constants
+    channel_bytes: int
+    rank_slowness: list[float]
+    start_us: list[float]
+    slow_links: list[SlowLink]
 
 class LinkUse:
     """The traffic from one rank to another, over all lanes."""

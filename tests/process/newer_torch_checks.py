@@ -50,6 +50,7 @@ def work_timeouts() -> None:
     backend._add_ephemeral_timeout(timedelta(seconds=1))
     received.append(dist.irecv(tensors[2], peer, group=group, tag=2))
     assert [work.timeout.total_seconds() for work in received] == [70, 75, 76]
+    dist.barrier()  # in another group: no message arrives before all are received
     dist.send(torch.ones(1), peer, group=group, tag=1)
     received[1].wait()
     later: Any = dist.all_reduce(torch.ones(1), group=group, async_op=True)
