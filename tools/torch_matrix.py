@@ -35,6 +35,7 @@ TESTS = (
     "tests/process/test_newer_torch.py",
     "tests/process/test_trainer.py",
     "tests/unit/test_empty.py",
+    "tests/unit/test_stub.py",
 )
 HEADER = """# Versions of torch
 
