@@ -6,6 +6,8 @@
 #   make bench    report against gloo, bench/results/     make wheel   sdist and wheel in dist/
 #   make peers    table against every MPI that is here    make torch-path   what torch adds to it
 #   make choose   table of what `auto` chooses against every algorithm
+#   make torch-suite   torch's own distributed tests on fastgpu beside gloo
+#   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
 
@@ -28,7 +30,7 @@ cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test bench peers torch-path choose lint format docs-check test-cpp test-python build wheel wheel-check
+.PHONY: help train test bench peers torch-path choose torch-matrix torch-suite lint format docs-check test-cpp test-python build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -48,6 +50,13 @@ torch-path: $(extension)
 
 choose: $(extension)
 	python bench/choose.py $(ARGS)
+
+torch-suite: $(extension)
+	python tools/torch_suite.py --report bench/results/torch_suite.md $(ARGS)
+
+# In environments of its own: it needs no extension here.
+torch-matrix: $(dependencies)
+	python tools/torch_matrix.py $(ARGS)
 
 test: lint test-cpp test-python
 

@@ -19,11 +19,11 @@ complain() {
 }
 
 if ! command -v "$python" >/dev/null; then
-  complain "Python 3.10 to 3.12 ($python)" python3 python3 python3
+  complain "Python 3.10 or newer ($python)" python3 python3 python3
   exit 1
 fi
-if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
-  echo "missing: Python 3.10 to 3.12; $python is $("$python" --version 2>&1)." >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+  echo "missing: Python 3.10 or newer; $python is $("$python" --version 2>&1)." >&2
   echo "    make ... PYTHON=/path/to/another/python3" >&2
   exit 1
 fi

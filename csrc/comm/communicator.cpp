@@ -327,7 +327,15 @@ void Communicator::check_process() const {
 }
 
 int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
-  return timeout_ms < 0 ? timeout_ms_.load(std::memory_order_relaxed) : timeout_ms;
+  return timeout_ms < 0 ? this->timeout_ms() : timeout_ms;
+}
+
+double Communicator::predict_us(const CollectiveCall& call) const {
+  return planner_->predict_us(call);
+}
+
+double Communicator::predict_us(const MessageCall& call) const {
+  return planner_->predict_us(call);
 }
 
 std::string Communicator::name_of(int rank) const { return name_of_rank(*topology_, rank); }

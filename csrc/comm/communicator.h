@@ -97,7 +97,11 @@ class Communicator {
   void set_description(const std::string& description);
   uint64_t id() const;        // random, the same on every rank of the group
   uint64_t sequence() const;  // of the last collective called
+  int64_t timeout_ms() const { return timeout_ms_.load(std::memory_order_relaxed); }
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_.store(timeout_ms); }
+  // The time that a call would take, by the cost model (docs/cost.md).
+  double predict_us(const CollectiveCall& call) const;
+  double predict_us(const MessageCall& call) const;
   Counters counters() const;
   // The first failure; nullptr if there is none. Valid as long as the communicator.
   const Failure* failure() const;

@@ -37,8 +37,7 @@ std::shared_ptr<const Plan> Planner::plan(const CollectiveCall& call) {
   return plans_.emplace(call.shape, make(call)).first->second;
 }
 
-std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
-  const auto ranks = static_cast<uint64_t>(world_);
+ChooseRequest Planner::choose_request(const CollectiveCall& call) const {
   ChooseRequest choice;
   choice.collective = call.shape.collective;
   choice.bytes = call.shape.count * size_of(call.shape.dtype);
@@ -47,11 +46,47 @@ std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
   choice.lanes = options_.lanes;
   choice.deterministic = options_.deterministic;
   choice.codec = call.shape.codec;
+  return choice;
+}
 
+double Planner::predict_us(const CollectiveCall& call) {
+  ChooseRequest request = choose_request(call);
+  if (!call.send_counts.empty()) {  // a part of the mean size for every peer
+    const uint64_t sum =
+        std::accumulate(call.send_counts.begin(), call.send_counts.end(), uint64_t{0});
+    request.bytes = sum * size_of(call.shape.dtype) / static_cast<uint64_t>(world_);
+  }
+  const std::lock_guard lock(mutex_);
+  const Choice choice = choose(request, costs_);
+  return costs_
+      .price({.collective = request.collective,
+              .algorithm = choice.algorithm,
+              .bytes = request.bytes,
+              .lanes = choice.lanes,
+              .shots = choice.shots,
+              .chunk_bytes = choice.chunk_bytes,
+              .placement = placement_})
+      .us;
+}
+
+double Planner::predict_us(const MessageCall& call) {
+  bool between_hosts = placement_.hosts > 1;
+  if (call.peer != kAnySource && !host_of_.empty()) {
+    between_hosts = host_of_.at(static_cast<std::size_t>(call.peer)) !=
+                    host_of_.at(static_cast<std::size_t>(rank_));
+  }
+  const std::lock_guard lock(mutex_);
+  const LinkCosts& link = costs_.constants().link(between_hosts);
+  return link.alpha_us + 2 * link.overhead_us +
+         link.beta_us_per_byte * static_cast<double>(call.size_bytes);
+}
+
+std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
+  const auto ranks = static_cast<uint64_t>(world_);
   Plan plan;
   plan.shape = call.shape;
   plan.even = call.send_counts.empty();
-  plan.choice = choose(choice, costs_);
+  plan.choice = choose(choose_request(call), costs_);
   // One part for every peer: the same schedule as with every count given.
   std::vector<uint64_t> even;
   PlanRequest request;

@@ -37,8 +37,13 @@ class Planner {
   void set_constants(const Constants& constants);
   int lanes() const noexcept { return lanes_; }
   std::shared_ptr<const Plan> plan(const CollectiveCall& call);
+  // What the call would cost. A message from any rank is priced as one from another host, if there
+  // are several.
+  double predict_us(const CollectiveCall& call);
+  double predict_us(const MessageCall& call);
 
  private:
+  ChooseRequest choose_request(const CollectiveCall& call) const;
   std::shared_ptr<const Plan> make(const CollectiveCall& call);
 
   const int rank_;

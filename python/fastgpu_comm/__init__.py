@@ -56,12 +56,20 @@ def _autoload() -> None:
     imports torch, which then calls this function while `fastgpu_comm.errors` is half loaded.
     """
     try:
+        import torch
         import torch.distributed as dist
+
+        from fastgpu_comm._built_for import why_unusable
 
         if dist.is_available() and _BACKEND not in dist.Backend.backend_list:
             # Not for CUDA, which it does not serve: torch's ShardedTensor, for example, takes the
             # first device of a backend that is not the CPU.
             dist.Backend.register_backend(_BACKEND, _create, extended_api=True, devices=["cpu"])
+            reason = why_unusable(torch.__version__)
+            if reason is not None:
+                # torch's is_backend_available() asks a function of this name, if there is one.
+                setattr(dist, f"is_{_BACKEND}_available", lambda: False)
+                raise ImportError(reason)
     except Exception as error:
         import warnings
 

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 import torch
 
-try:
-    from fastgpu_comm._built_with import TORCH_VERSION
-except ImportError as error:
-    raise ImportError(
-        "fastgpu_comm's native extension is not built; run `make build` in its source folder, or "
-        "install the wheel"
-    ) from error
+from fastgpu_comm._built_for import why_unusable
 
-installed = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-if installed != TORCH_VERSION:
-    raise ImportError(
-        f"fastgpu_comm was built for torch {TORCH_VERSION}, but torch {torch.__version__} is "
-        "installed; build fastgpu_comm for this torch with `pip install --no-build-isolation`, or "
-        f"install torch {TORCH_VERSION}"
-    )
+reason = why_unusable(torch.__version__)
+if reason is not None:
+    raise ImportError(reason)
 
 try:
     from fastgpu_comm._native import Backend as Backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,15 +81,25 @@ def test_import_registers_and_stays_cheap(imports: str) -> None:
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", program], check=True)
 
 
-def test_another_torch_is_refused_at_import() -> None:
-    program = (
-        "import torch\n"
-        "torch.__version__ = '2.99.0'\n"
-        "try:\n"
-        "    from fastgpu_comm import Options\n"
-        "except ImportError as error:\n"
-        "    assert 'torch 2.99.0 is installed' in str(error), error\n"
-        "else:\n"
-        "    raise SystemExit('it was loaded')\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+ANOTHER_TORCH = """
+import warnings, torch
+torch.__version__ = '2.99.0'
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import fastgpu_comm
+assert ["torch 2.99.0 is installed" in str(warning.message) for warning in caught] == [True]
+import torch.distributed as dist
+assert not dist.is_backend_available("fastgpu")
+assert not dist.is_backend_available("cpu:fastgpu")
+try:
+    dist.init_process_group("fastgpu", store=dist.HashStore(), rank=0, world_size=1)
+except ImportError as error:
+    assert "build it for this torch" in str(error), error
+else:
+    raise SystemExit("a group was made")
+"""
+
+
+def test_another_torch_makes_the_backend_unavailable() -> None:
+    environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    subprocess.run([sys.executable, "-c", ANOTHER_TORCH], env=environment, check=True)

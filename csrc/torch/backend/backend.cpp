@@ -68,7 +68,22 @@ void TorchBackend::setTimeout(std::chrono::milliseconds timeout) {
   communicator_->set_timeout_ms(timeout.count());
 }
 
+void TorchBackend::startTimeEstimate() {
+  if (!estimate_.start()) {
+    raise_invalid("start_time_estimate", "an estimate has started already; end it first");
+  }
+}
+
+float TorchBackend::endTimeEstimate() {
+  double total_us = 0;
+  if (!estimate_.end(total_us)) {
+    raise_invalid("end_time_estimate", "this thread has not started an estimate; start one first");
+  }
+  return static_cast<float>(total_us);
+}
+
 void TorchBackend::abort() {
+  hooks_->before_abort();
   translated([&] { communicator_->abort("abort() was called on the process group"); });
 }
 

@@ -18,7 +18,11 @@
 
 #include "comm/communicator.h"
 #include "torch/backend/elements.h"
+#include "torch/backend/hooks.h"
 #include "torch/backend/options.h"
+#include "torch/backend/time_estimate.h"
+#include "torch/backend/time_limits.h"
+#include "torch/backend/torch_version.h"
 #include "torch/backend/work.h"
 
 namespace fastgpu {
@@ -36,6 +40,9 @@ class TorchBackend final : public c10d::Backend {
   const std::string getBackendName() const override { return "fastgpu"; }
   c10::intrusive_ptr<c10d::Backend::Options> getBackendOptions() override;
   void setTimeout(std::chrono::milliseconds timeout) override;
+  void addEphemeralTimeout(const std::chrono::milliseconds& timeout) FASTGPU_SINCE_2_14 {
+    extra_time_->add(timeout.count());
+  }
   void setSequenceNumberForGroup() override {}  // every rank counts from 0
   uint64_t getSequenceNumberForGroup() override { return communicator_->sequence(); }
   void abort() override;
@@ -47,6 +54,24 @@ class TorchBackend final : public c10d::Backend {
   bool supportsCoalescing() const override { return false; }
   void startCoalescing() override;
   WorkPtr endCoalescing() override;
+
+  // Between start and end the calls of this thread are priced by the cost model, not carried out.
+  bool supportsTimeEstimation() const override { return true; }
+  void startTimeEstimate() FASTGPU_SINCE_2_15;
+  float endTimeEstimate() FASTGPU_SINCE_2_15;  // in microseconds
+
+  bool supportsAbortHooks() const FASTGPU_SINCE_2_15 { return true; }
+  void registerAbortHook(int64_t hook_id, Hooks::AbortHook hook) FASTGPU_SINCE_2_14 {
+    hooks_->add_abort(hook_id, std::move(hook));
+  }
+  void unregisterAbortHook(int64_t hook_id) FASTGPU_SINCE_2_14 { hooks_->remove_abort(hook_id); }
+  bool supportsCompletionHooks() const FASTGPU_SINCE_2_15 { return FASTGPU_TORCH_SINCE(15); }
+  void registerCompletionHook(int64_t hook_id, CompletionHook hook) FASTGPU_SINCE_2_15 {
+    hooks_->add_completion(hook_id, std::move(hook));
+  }
+  void unregisterCompletionHook(int64_t hook_id) FASTGPU_SINCE_2_15 {
+    hooks_->remove_completion(hook_id);
+  }
 
   bool supportsSplitting() const override { return true; }
   c10::intrusive_ptr<c10d::Backend> split(
@@ -79,6 +104,8 @@ class TorchBackend final : public c10d::Backend {
   WorkPtr allgather_coalesced(Lists& outputs, TensorList& inputs,
                               const c10d::AllgatherOptions& opts) override;
   WorkPtr gather(Lists& outputs, TensorList& inputs, const c10d::GatherOptions& opts) override;
+  WorkPtr gather_single(at::Tensor& output, at::Tensor& input,
+                        const c10d::GatherOptions& opts) FASTGPU_SINCE_2_14;
   WorkPtr scatter(TensorList& outputs, Lists& inputs, const c10d::ScatterOptions& opts) override;
   WorkPtr reduce_scatter(TensorList& outputs, Lists& inputs,
                          const c10d::ReduceScatterOptions& opts) override;
@@ -94,6 +121,9 @@ class TorchBackend final : public c10d::Backend {
   void tell_description() {
     if (!description_told_.load(std::memory_order_relaxed)) tell_new_description();
   }
+  const std::shared_ptr<ExtraTime>& extra_time() const { return extra_time_; }
+  const std::shared_ptr<Hooks>& hooks() const { return hooks_; }
+  TimeEstimate& estimate() { return estimate_; }
   // Adds `work` to the result of endCoalescing(), if this thread is coalescing.
   void record(const TorchWork& work);
 
@@ -106,6 +136,9 @@ class TorchBackend final : public c10d::Backend {
   BackendOptions options_;
   std::shared_ptr<Communicator> communicator_;
   std::atomic<bool> description_told_{false};
+  const std::shared_ptr<ExtraTime> extra_time_ = std::make_shared<ExtraTime>();
+  const std::shared_ptr<Hooks> hooks_ = std::make_shared<Hooks>();
+  TimeEstimate estimate_;
   int monitored_barriers_ = 0;
 
   int split_count_ = 0;

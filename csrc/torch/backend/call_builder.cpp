@@ -12,6 +12,12 @@ CallBuilder::CallBuilder(TorchBackend& backend, const OperationName& operation,
       work_(c10::make_intrusive<TorchWork>(backend.communicator(), operation.type, operation.title,
                                            inputs)) {
   backend.tell_description();
+  set_timeout_ms(backend.communicator()->timeout_ms());
+}
+
+void CallBuilder::set_timeout_ms(int64_t timeout_ms) {
+  timeout_ms_ = timeout_ms + backend_.extra_time()->active_ms();
+  work_->set_timeout_ms(timeout_ms_);
 }
 
 CollectiveCall CallBuilder::call(Collective collective, const Elements& elements) const {
@@ -51,11 +57,16 @@ void CallBuilder::add(Begin begin) {
     Failure failure = error.failure();
     if (failure.op.empty()) failure.op = op_;
     if (failure.rank == kNoRank) failure.rank = backend_.getRank();
+    if (failure.kind != ErrorKind::kInvalidArgument) backend_.hooks()->before_abort();
     raise_in_python(failure);
   }
 }
 
 void CallBuilder::run(CollectiveCall call) {
+  if (backend_.estimate().of_this_thread()) {
+    backend_.estimate().add(backend_.communicator()->predict_us(call));
+    return packed_.reset();
+  }
   const std::shared_ptr<PackedTensors> owner = take_packed();
   PackedTensors* const packed = owner.get();  // call.keep_alive keeps it for the lambdas
   if (packed->packs()) call.prologue = [packed] { packed->pack(); };
@@ -84,8 +95,15 @@ MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) co
   return call;
 }
 
+bool CallBuilder::estimated(const MessageCall& call) {
+  if (!backend_.estimate().of_this_thread()) return false;
+  backend_.estimate().add(backend_.communicator()->predict_us(call));
+  return true;
+}
+
 void CallBuilder::send(int peer, int tag, const at::Tensor& tensor) {
   MessageCall call = message(peer, tag, tensor);
+  if (estimated(call)) return;
   const std::shared_ptr<PackedTensors> packed = take_packed();
   call.data = const_cast<std::byte*>(packed->read(tensor));
   packed->pack();
@@ -95,6 +113,7 @@ void CallBuilder::send(int peer, int tag, const at::Tensor& tensor) {
 
 void CallBuilder::recv(int peer, int tag, const at::Tensor& tensor) {
   MessageCall call = message(peer, tag, tensor);
+  if (estimated(call)) return;
   const std::shared_ptr<PackedTensors> owner = take_packed();
   PackedTensors* const packed = owner.get();
   call.data = packed->write(tensor);
@@ -107,6 +126,10 @@ c10::intrusive_ptr<c10d::Work> CallBuilder::finish(TensorList outputs) {
   for (CollectiveCall& call : collected_) start(std::move(call));
   work_->set_outputs(std::move(outputs));
   work_->seal();
+  backend_.hooks()->watch(*work_);
+  if (const int64_t taken_ms = backend_.extra_time()->take(); taken_ms != 0) {
+    work_->on_end([extra = backend_.extra_time(), taken_ms](bool) { extra->give_back(taken_ms); });
+  }
   backend_.record(*work_);
   return std::move(work_);
 }

@@ -42,7 +42,8 @@ class CallBuilder {
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs,
               const CallOptions& opts)
       : CallBuilder(backend, operation, inputs) {
-    timeout_ms_ = opts.timeout.count();  // kUnsetTimeout is negative: the group's
+    // kUnsetTimeout is negative: the group's.
+    if (opts.timeout.count() >= 0) set_timeout_ms(opts.timeout.count());
     synchronous_ = !opts.asyncOp;
   }
   CallBuilder(TorchBackend& backend, const OperationName& operation, const TensorList& inputs);
@@ -67,6 +68,9 @@ class CallBuilder {
   c10::intrusive_ptr<c10d::Work> finish_lists(const std::vector<TensorList>& lists);
 
  private:
+  void set_timeout_ms(int64_t timeout_ms);
+  // Whether this thread estimates; then the call is added to the estimate.
+  bool estimated(const MessageCall& call);
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;
   std::shared_ptr<PackedTensors> take_packed();
   void start(CollectiveCall call);
@@ -77,7 +81,7 @@ class CallBuilder {
 
   TorchBackend& backend_;
   const char* op_;
-  int64_t timeout_ms_ = -1;
+  int64_t timeout_ms_ = 0;
   bool synchronous_ = false;
   bool collects_ = false;
   std::vector<CollectiveCall> collected_;

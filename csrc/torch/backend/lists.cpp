@@ -35,6 +35,23 @@ void check_all_alike(const char* op, const TensorList& list, const at::Tensor& l
   }
 }
 
+// The tensor as one view per rank, which follow each other in memory.
+TensorList parts_of(const char* op, const at::Tensor& whole, int world) {
+  if (!whole.is_contiguous() || whole.numel() % world != 0) {
+    raise_invalid(op, "the output must be contiguous and have a multiple of " +
+                          std::to_string(world) + " elements, and has " +
+                          std::to_string(whole.numel()) +
+                          (whole.is_contiguous() ? "" : " in gaps"));
+  }
+  const at::Tensor flat = whole.view({-1});
+  const int64_t count = whole.numel() / world;
+  TensorList parts;
+  for (int64_t rank = 0; rank < world; ++rank) {
+    parts.push_back(flat.narrow(0, rank * count, count));
+  }
+  return parts;
+}
+
 uint64_t size_bytes(const TensorList& list) {
   uint64_t total = 0;
   for (const at::Tensor& tensor : list) total += tensor.nbytes();
@@ -125,6 +142,14 @@ TorchBackend::WorkPtr TorchBackend::gather(Lists& outputs, TensorList& inputs,
   }
   builder.run(std::move(call));
   return builder.finish(std::move(list));
+}
+
+TorchBackend::WorkPtr TorchBackend::gather_single(at::Tensor& output, at::Tensor& input,
+                                                  const c10d::GatherOptions& opts) {
+  Lists lists;
+  if (opts.rootRank == getRank()) lists.push_back(parts_of("gather", output, getSize()));
+  TensorList inputs{input};
+  return gather(lists, inputs, opts);
 }
 
 TorchBackend::WorkPtr TorchBackend::scatter(TensorList& outputs, Lists& inputs,

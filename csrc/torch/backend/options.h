@@ -9,11 +9,17 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include "comm/options.h"
+#include "torch/backend/torch_version.h"
 
 namespace fastgpu {
 
 struct BackendOptions final : c10d::Backend::Options {
   BackendOptions() : c10d::Backend::Options("fastgpu") {}
+
+  // c10d copies with it the options that it hands to a child group.
+  c10::intrusive_ptr<c10d::Backend::Options> clone() const FASTGPU_SINCE_2_14 {
+    return c10::make_intrusive<BackendOptions>(*this);
+  }
 
   // Raises InvalidArgumentError for an unknown name or a value that is not allowed.
   void set(const std::string& name, const std::string& text);

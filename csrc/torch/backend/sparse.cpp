@@ -79,6 +79,11 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
         "sparse tensors can be reduced with SUM and AVG only; pass tensor.to_dense() to use "
         "another op");
   }
+  if (estimate_.of_this_thread()) {
+    raise_invalid(builder.op(),
+                  "the time of a sparse all-reduce cannot be estimated, because it depends on the "
+                  "tensors of the other ranks; estimate the dense one");
+  }
   if (!tensor.device().is_cpu()) check_dense_cpu(builder.op(), tensor);
   const at::Tensor input = tensor.coalesce();
   c10d::AllgatherOptions gather_opts;

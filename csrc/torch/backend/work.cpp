@@ -121,6 +121,12 @@ void TorchWork::when_done(std::function<void()> callback) {
   }
 }
 
+void TorchWork::on_end(std::function<void(bool ok)> callback) {
+  when_done([callback = std::move(callback), operations = operations_] {
+    callback(first_failure(operations) == nullptr);
+  });
+}
+
 // The future of the outputs or, if `of_result`, of the c10d::WorkResult.
 c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
   c10::intrusive_ptr<c10::ivalue::Future> made;

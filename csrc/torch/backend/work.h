@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "torch/backend/torch_version.h"
 
 namespace fastgpu {
 
@@ -29,10 +30,15 @@ class TorchWork final : public c10d::Work {
   void set_outputs(std::vector<at::Tensor> outputs) { outputs_ = std::move(outputs); }
   // Makes the value of the future a list of lists with so many outputs each.
   void set_future_lists(std::size_t outputs_each) { outputs_each_ = outputs_each; }
+  void set_timeout_ms(int64_t timeout_ms) { timeout_ms_ = timeout_ms; }
+  // What completion hooks get as the identity of this call.
+  void set_completion_key(uint64_t key) { completion_key_ = key; }
   // Adds the operations and outputs of `other`.
   void absorb(const TorchWork& other);
   // Nothing is added after this. The profiler's event ends with the last operation.
   void seal();
+  // Calls `callback` once all operations are done, with whether all are ok. Like Work::on_done.
+  void on_end(std::function<void(bool ok)> callback);
 
   bool isCompleted() override;
   bool isSuccess() const override;
@@ -46,6 +52,10 @@ class TorchWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
   c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override;
   uint64_t getSequencenumber() const override { return sequence_; }
+  std::chrono::milliseconds getTimeout() const FASTGPU_SINCE_2_14 {
+    return std::chrono::milliseconds(timeout_ms_);
+  }
+  uint64_t getCompletionKey() const FASTGPU_SINCE_2_15 { return completion_key_; }
 
  private:
   using Operations = c10::SmallVector<std::shared_ptr<fastgpu::Work>, 1>;
@@ -60,6 +70,8 @@ class TorchWork final : public c10d::Work {
   std::vector<at::Tensor> outputs_;
   std::size_t outputs_each_ = 0;
   uint64_t sequence_ = 0;
+  int64_t timeout_ms_ = 0;
+  uint64_t completion_key_ = 0;
   // Guarded by mutex_ of the base.
   c10::intrusive_ptr<c10::ivalue::Future> outputs_future_;
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;

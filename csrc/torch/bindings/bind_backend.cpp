@@ -1,4 +1,5 @@
 #include <pybind11/chrono.h>
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -54,6 +55,17 @@ void bind_backend(py::module_& module) {
   });
   backend.def("_set_default_timeout", &TorchBackend::setTimeout, py::arg("timeout"));
   backend.def("comm_split_count", &TorchBackend::split_count);
+  // What torch binds itself from 2.14 and 2.15 on.
+#if !FASTGPU_TORCH_SINCE(14)
+  backend.def("_add_ephemeral_timeout", &TorchBackend::addEphemeralTimeout, py::arg("timeout"));
+  backend.def("register_abort_hook", &TorchBackend::registerAbortHook, py::arg("hook_id"),
+              py::arg("hook"));
+  backend.def("unregister_abort_hook", &TorchBackend::unregisterAbortHook, py::arg("hook_id"));
+#endif
+#if !FASTGPU_TORCH_SINCE(15)
+  backend.def("_start_time_estimate", &TorchBackend::startTimeEstimate);
+  backend.def("_end_time_estimate", &TorchBackend::endTimeEstimate);
+#endif
   // Called on ranks that a split leaves out. They take no part in the rendezvous.
   backend.def("perform_nocolor_split", [](TorchBackend&, const py::object&) {}, py::arg("device"));
   module.def("end", &end, py::arg("why"), py::call_guard<py::gil_scoped_release>());

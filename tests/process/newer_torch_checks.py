@@ -1,0 +1,165 @@
+"""Checks of what torch asks of backends from 2.14 on. Run by test_newer_torch.py."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.group_checks import default_group
+from tests.process.reference import same
+
+import fastgpu_comm
+from fastgpu_comm.backend import backend_of
+
+SHORT = timedelta(milliseconds=500)
+
+
+def extra_time() -> None:
+    """The extension covers a rank that is late, and ends with the first call after it."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    dist.barrier(group=group)
+    backend = backend_of(group)
+    backend._set_default_timeout(SHORT)
+    backend._add_ephemeral_timeout(timedelta(seconds=60))
+    if rank == 1:
+        time.sleep(3 * SHORT.total_seconds())  # to be later than the time-out
+    dist.barrier(group=group)
+    if rank == 0:
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError):
+            dist.all_reduce(torch.ones(1), group=group)
+
+
+def work_timeouts() -> None:
+    """A work's time-out is the group's or its own, with the extensions that were active."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)), timeout=timedelta(seconds=70))
+    backend = backend_of(group)
+    peer = 1 - rank
+    tensors = [torch.zeros(1) for _ in range(3)]
+    received: list[Any] = [dist.irecv(tensors[0], peer, group=group, tag=0)]
+    backend._add_ephemeral_timeout(timedelta(seconds=5))
+    received.append(dist.irecv(tensors[1], peer, group=group, tag=1))
+    backend._add_ephemeral_timeout(timedelta(seconds=1))
+    received.append(dist.irecv(tensors[2], peer, group=group, tag=2))
+    assert [work.timeout.total_seconds() for work in received] == [70, 75, 76]
+    dist.barrier()  # in another group: no message arrives before all are received
+    dist.send(torch.ones(1), peer, group=group, tag=1)
+    received[1].wait()
+    later: Any = dist.all_reduce(torch.ones(1), group=group, async_op=True)
+    assert later.timeout == timedelta(seconds=71)
+    later.wait()
+    for tag in (0, 2):
+        dist.send(torch.ones(1), peer, group=group, tag=tag)
+        received[tag].wait()
+    options = dist.AllreduceOptions()
+    options.timeout = timedelta(seconds=9)
+    own: Any = group.allreduce([torch.ones(1)], options)
+    assert own.timeout == timedelta(seconds=9)
+    own.wait()
+
+
+def abort_hooks() -> None:
+    """They run once: before an abort, or after a failure. A removed hook does not run."""
+    _, world = me_and_world()
+    ranks = list(range(world))
+    seen: list[str] = []
+    group = dist.new_group(ranks)
+    backend = backend_of(group)
+    backend.register_abort_hook(1, lambda: seen.append("removed"))
+    backend.register_abort_hook(2, lambda: seen.append("kept"))
+    backend.unregister_abort_hook(1)
+    dist.barrier(group=group)
+    assert seen == []
+    group.abort()
+    group.abort()
+    assert seen == ["kept"]
+
+
+def failure_hooks() -> None:
+    """The hooks of a rank whose operation fails run, though nobody waits for it."""
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    dist.barrier(group=group)
+    if rank == 0:
+        ran = threading.Event()
+        backend = backend_of(group)
+        backend._set_default_timeout(SHORT)
+        backend.register_abort_hook(7, ran.set)
+        work = dist.irecv(torch.zeros(1), 1, group=group)
+        assert ran.wait(timeout=60)
+        assert work is not None
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError):
+            work.wait()
+
+
+def time_estimates() -> None:
+    """Calls are priced, not carried out: one rank alone makes them, and its tensors stay."""
+    rank, world = me_and_world()
+    if rank == 0:
+        estimates = []
+        for count in (1, 1 << 20):
+            tensor = torch.ones(count)
+            with dist._time_estimator() as estimate:
+                dist.all_reduce(tensor)
+                dist.send(tensor, 1)
+            same(tensor, torch.ones(count))
+            estimates.append(estimate.estimated_time)
+        assert 0 < estimates[0] < estimates[1]
+        with dist._time_estimator(), pytest.raises(ValueError, match="sparse"):
+            dist.all_reduce(torch.ones(4).to_sparse())
+        with pytest.raises(ValueError, match="has not started an estimate"):
+            backend_of()._end_time_estimate()
+    tensor = torch.ones(4)
+    dist.all_reduce(tensor)
+    same(tensor, torch.full((4,), float(world)))
+
+
+def single_names() -> None:
+    """The names that torch 2.14 gave to the collectives on one tensor per side."""
+    rank, world = me_and_world()
+    group: Any = default_group()
+    mine = torch.full((2,), float(rank))
+    all_ranks = torch.arange(world).repeat_interleave(2).float()
+    whole = torch.zeros(2 * world)
+    group.all_gather_single(whole, mine).wait()
+    same(whole, all_ranks)
+    part = torch.zeros(2)
+    group.reduce_scatter_single(part, whole).wait()
+    same(part, mine * world)
+    exchanged = torch.zeros(2 * world)
+    group.all_to_all_single(exchanged, torch.full((2 * world,), float(rank)), [], []).wait()
+    same(exchanged, all_ranks)
+    gathered = torch.zeros(2 * world) if rank == 1 else None
+    vars(dist)["gather_single"](mine, gathered, dst=1)  # in no stub before torch 2.14
+    if gathered is not None:
+        same(gathered, all_ranks)
+
+
+def flight_recorder() -> None:
+    """Torch's recorder learns from the completion hooks which calls have completed."""
+    import torch._C._distributed_c10d as c10d
+
+    rank, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    dist.all_reduce(torch.ones(4), group=group)
+    pending = dist.irecv(torch.zeros(1), 1 - rank, group=group)
+    trace = json.loads(vars(c10d)["_dump_fr_trace_json"](backend="fastgpu"))
+    states = [
+        (entry["profiling_name"], entry["state"])
+        for entry in trace["entries"]
+        if entry["process_group"][0] == group.group_name
+    ]
+    assert len(states) == 2, states
+    assert "completed" in states[0][1], states
+    assert "completed" not in states[1][1], states
+    dist.send(torch.ones(1), 1 - rank, group=group)
+    assert pending is not None
+    pending.wait()

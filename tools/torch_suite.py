@@ -1,0 +1,290 @@
+"""Runs the distributed tests that torch's own wheel ships on `fastgpu` beside gloo.
+
+The tests are those of torch.testing._internal.distributed.distributed_test. Each runs in new
+processes, in a process group of its own, with a time limit. The command prints a table of the tests
+that passed, failed and were skipped, and fails if fastgpu fails a test that gloo passes.
+
+torch's tests and torch itself ask for gloo by name in a few places. GATES lists them all, and how
+this program opens them, for fastgpu alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import platform
+import sys
+import time
+import unittest
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+LOGS = Path("build/torch_suite")
+TESTS = "torch.testing._internal.distributed.distributed_test"
+BACKENDS = ("gloo", "fastgpu")
+# Backends by whose name the tests' decorators choose what to run: the tests that are not for gloo
+# are taken as for mpi, which has no build here.
+CHOSEN_AS = ("gloo", "mpi")
+
+GATES = (
+    "`distributed_test.BACKEND`: its decorators choose the tests for gloo, else for mpi; then "
+    "it is set to the backend under test, under a name that is equal to gloo, which tests compare",
+    "`torch.distributed.monitored_barrier`, up to torch 2.13: accepts only groups whose backend is "
+    "called gloo; for others the group's own `monitored_barrier` is called",
+)
+
+# Tests that no backend outside torch can pass, and why. They do not fail the run.
+CLOSED = {
+    "test_ddp_logging_data_cpu": 'DDP logs the name of every backend outside torch as "custom"',
+}
+
+
+class EqualToGloo(str):
+    """The name of a backend that tests treat like gloo, since they compare it with "gloo"."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        """Tells whether `other` is this name or gloo."""
+        return other == "gloo" or str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        """Tells whether `other` is neither this name nor gloo."""
+        return not self == other
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one test on one backend."""
+
+    verdict: str  # "passed", "failed" or "skipped"
+    reason: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """Returns the outcome as a cell of the table."""
+        return self.verdict + (f": {self.reason}" if self.reason else "")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--world", type=int, default=3, help="ranks of each process group")
+    parser.add_argument("--seconds", type=int, default=60, help="time limit of each test")
+    parser.add_argument("--only", default="", help="run the tests whose names contain this")
+    parser.add_argument("--report", type=Path, help="write the table to this file, in Markdown")
+    parser.add_argument(
+        "--ddp", metavar="MODULE.CLASS", help="a class to use for DistributedDataParallel"
+    )
+    return parser.parse_args(arguments)
+
+
+def replace_ddp(name: str) -> None:
+    """Puts the class `name` in the place of torch's DistributedDataParallel."""
+    import torch.nn.parallel
+
+    module, _, attribute = name.rpartition(".")
+    ours = getattr(importlib.import_module(module), attribute)
+    torch.nn.parallel.DistributedDataParallel = ours  # type: ignore[misc]
+
+
+def open_monitored_barrier() -> None:
+    """Lets torch.distributed.monitored_barrier accept a group of another backend than gloo."""
+    import torch.distributed as dist
+
+    def monitored_barrier(
+        group: Any = None, timeout: timedelta | None = None, wait_all_ranks: bool = False
+    ) -> None:
+        if dist.get_backend(group) == "gloo":
+            gloo_only(group, timeout, wait_all_ranks)
+            return
+        group = group or dist.group.WORLD
+        group.monitored_barrier(timeout or timedelta(0), wait_all_ranks)
+
+    gloo_only: Callable[..., None] = dist.monitored_barrier
+    dist.monitored_barrier = monitored_barrier
+
+
+def load(chosen_as: str) -> ModuleType:
+    """Imports torch's tests anew, with the decorators of one backend."""
+    os.environ["BACKEND"] = chosen_as
+    spec = importlib.util.find_spec(TESTS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[TESTS] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def case_of(module: ModuleType) -> type[unittest.TestCase]:
+    """Returns the tests of a module as a class whose ranks are forked from this process."""
+    bases: Any = (module.TestDistBackend, module.DistributedTest._DistTestBase)
+
+    class Case(*bases):  # type: ignore[misc]  # mypy knows no base that is a variable
+        def setUp(self) -> None:
+            super().setUp()
+            sys.modules[TESTS] = module  # where the ranks look up the classes that they pickle
+            self._fork_processes()
+
+        def _fork_processes(self) -> None:
+            import torch.multiprocessing
+
+            self._start_processes(torch.multiprocessing.get_context("fork").Process)
+
+    return Case
+
+
+def choose_cases(modules: Sequence[ModuleType]) -> dict[str, type[unittest.TestCase]]:
+    """Returns, for each test, the class of the first module whose decorators let it run."""
+    cases = [case_of(module) for module in modules]
+    names = unittest.TestLoader().getTestCaseNames(cases[0])
+    chosen = {}
+    for name in names:
+        runs = [case for case in cases if not _skipped_by_decorator(case, name)]
+        chosen[name] = (runs or cases)[0]
+    return chosen
+
+
+def _skipped_by_decorator(case: type[unittest.TestCase], name: str) -> bool:
+    return bool(getattr(getattr(case, name), "__unittest_skip__", False))
+
+
+def run_test(case: type[unittest.TestCase], name: str, log: Path) -> Outcome:
+    """Runs one test; what it prints goes to the file `log`."""
+    result = unittest.TestResult()
+    started = time.monotonic()
+    with _output_to(log):
+        case.setUpClass()
+        case(name).run(result)
+    seconds = time.monotonic() - started
+    if result.skipped:
+        return Outcome("skipped", result.skipped[0][1], seconds)
+    failed = result.errors + result.failures
+    if failed:
+        log.write_text(log.read_text(errors="replace") + "\n" + failed[0][1])
+        return Outcome("failed", last_line(failed[0][1]), seconds)
+    return Outcome("passed", "", seconds)
+
+
+def run_on_both(
+    case: type[unittest.TestCase], name: str, modules: Sequence[ModuleType]
+) -> dict[str, Outcome]:
+    """Runs one test on gloo, then on fastgpu. A test that gloo skips is skipped on both."""
+    row: dict[str, Outcome] = {}
+    for backend in BACKENDS:
+        for module in modules:
+            module.BACKEND = EqualToGloo(backend)  # type: ignore[attr-defined]
+        row[backend] = run_test(case, name, LOGS / backend / f"{name}.log")
+        if row["gloo"].verdict == "skipped":
+            return dict.fromkeys(BACKENDS, row["gloo"])
+    return row
+
+
+def last_line(traceback: str) -> str:
+    """Returns the line of a traceback that says what happened, shortened."""
+    lines = [line.strip() for line in traceback.splitlines()]
+    said = [line for line in lines if "Error" in line or "timed out" in line]
+    return (said or lines or [""])[-1].replace("|", "/")[:160]
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in zip((1, 2), kept, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+def regressions(outcomes: dict[str, dict[str, Outcome]]) -> list[str]:
+    """Returns the tests that gloo passes and fastgpu does not."""
+    return [
+        name
+        for name, row in outcomes.items()
+        if row["gloo"].verdict == "passed" != row["fastgpu"].verdict and name not in CLOSED
+    ]
+
+
+def both_skip(row: dict[str, Outcome]) -> bool:
+    """Tells whether no backend ran the test."""
+    return all(outcome.verdict == "skipped" for outcome in row.values())
+
+
+def report(outcomes: dict[str, dict[str, Outcome]], world: int) -> str:
+    """Returns the table in Markdown: totals, gates, then every test."""
+    import torch
+
+    lines = [
+        "# torch's own distributed tests",
+        "",
+        f"`make torch-suite` on torch {torch.__version__}, Python {platform.python_version()}: the "
+        "tests of",
+        f"`{TESTS}` with {world} ranks, each in a process group of its own.",
+        "",
+        "| backend | passed | failed | skipped |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for backend in BACKENDS:
+        count = Counter(row[backend].verdict for row in outcomes.values())
+        lines.append(f"| {backend} | {count['passed']} | {count['failed']} | {count['skipped']} |")
+    lines += ["", "Gates that name gloo, and that the runner opens for fastgpu:", ""]
+    lines += [f"- {gate}" for gate in GATES]
+    lines += ["", "Tests that no backend outside torch can pass:", ""]
+    lines += [f"- {test}: {reason}" for test, reason in CLOSED.items()]
+    lines += ["", "Tests that both skip, by reason:", "", "| tests | reason |", "| ---: | --- |"]
+    reasons = Counter(row["fastgpu"].reason for row in outcomes.values() if both_skip(row))
+    lines += [f"| {count} | {reason} |" for reason, count in reasons.most_common()]
+    lines += ["", "| test | gloo | fastgpu |", "| --- | --- | --- |"]
+    for name, row in outcomes.items():
+        if not both_skip(row):
+            lines.append(f"| {name} | {row['gloo']} | {row['fastgpu']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Runs the tests on both backends, one test after another."""
+    arguments = parse(sys.argv[1:])
+    os.environ["WORLD_SIZE"] = str(arguments.world)
+    os.environ["DISTRIBUTED_TESTS_DEFAULT_TIMEOUT"] = str(arguments.seconds)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if arguments.ddp:
+        replace_ddp(arguments.ddp)
+    modules = [load(backend) for backend in CHOSEN_AS]
+    open_monitored_barrier()
+    outcomes: dict[str, dict[str, Outcome]] = {}
+    for name, case in choose_cases(modules).items():
+        if arguments.only not in name:
+            continue
+        row = outcomes[name] = run_on_both(case, name, modules)
+        print(f"{name}: " + ", ".join(f"{backend} {row[backend]}" for backend in row), flush=True)
+    text = report(outcomes, arguments.world)
+    if arguments.report:
+        arguments.report.write_text(text)
+    print(text)
+    worse = regressions(outcomes)
+    if worse:
+        print(f"fastgpu does not pass what gloo passes: {', '.join(worse)}", file=sys.stderr)
+        print(f"the output of each test is in {LOGS}/BACKEND/TEST.log", file=sys.stderr)
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
