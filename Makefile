@@ -8,6 +8,7 @@
 #   make choose   table of what `auto` chooses against every algorithm
 #   make torch-suite   torch's own distributed tests on fastgpu beside gloo
 #   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
+#   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
 
@@ -24,13 +25,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 dependencies := $(VENV)/.dependencies
 extension := $(VENV)/.extension
+integrations := $(abspath build/integrations)
 native_sources := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test bench peers torch-path choose torch-matrix torch-suite lint format docs-check test-cpp test-python build wheel wheel-check
+.PHONY: help train test bench peers torch-path choose torch-matrix torch-suite integrations lint format \
+  docs-check test-cpp test-python build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -57,6 +60,24 @@ torch-suite: $(extension)
 # In environments of its own: it needs no extension here.
 torch-matrix: $(dependencies)
 	python tools/torch_matrix.py $(ARGS)
+
+integrations: $(extension) $(integrations)/.dependencies
+	$(integrations)/bin/python bench/integrations.py $(ARGS)
+
+# An environment of its own, which falls back on $(VENV) for torch and for this package.
+site_of = $$($(1)/python -c 'import site; print(site.getsitepackages()[0])')
+$(integrations)/.dependencies: examples/integrations/requirements.txt $(dependencies)
+	@echo "== making $(integrations) with the versions in $<"
+	$(bin)/python -m venv --clear --without-pip $(integrations)
+	echo "import site; site.addsitedir('$(call site_of,$(bin))')" \
+	  > "$(call site_of,$(integrations)/bin)/project.pth"
+	$(bin)/python -m pip --python $(integrations)/bin/python install --quiet --no-deps \
+	  --no-build-isolation -r $<
+	@echo "== compiling DeepSpeed's extension for CPUs, which it would do in the first run"
+	DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(integrations)/torch_extensions \
+	  $(integrations)/bin/python -c "from deepspeed.accelerator import get_accelerator as get; \
+	  get().create_op_builder('ShareMemCommBuilder').load(verbose=False)"
+	touch $@
 
 test: lint test-cpp test-python
 

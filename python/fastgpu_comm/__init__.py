@@ -52,8 +52,9 @@ def _autoload() -> None:
     """Registers the backend. `import torch` calls this at its end, through our entry point.
 
     It must not raise, because that would break `import torch` for every program of the environment.
-    It must not import the package's other modules: `import fastgpu_comm.errors`, for example,
-    imports torch, which then calls this function while `fastgpu_comm.errors` is half loaded.
+    It must not import modules of the package that import torch: `import fastgpu_comm.errors`, for
+    example, imports torch, which then calls this function while `fastgpu_comm.errors` is half
+    loaded.
     """
     try:
         import torch
@@ -70,6 +71,10 @@ def _autoload() -> None:
                 # torch's is_backend_available() asks a function of this name, if there is one.
                 setattr(dist, f"is_{_BACKEND}_available", lambda: False)
                 raise ImportError(reason)
+        if dist.is_available():
+            from fastgpu_comm.gloo import follow_environment  # imports torch in functions only
+
+            follow_environment()
     except Exception as error:
         import warnings
 
