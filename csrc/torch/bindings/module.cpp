@@ -22,6 +22,7 @@ PYBIND11_MODULE(_native, module) {
   fastgpu::bind_backend(module);
   fastgpu::bind_memory(module);
   fastgpu::bind_plan(module);
+  fastgpu::bind_system(module);
   pybind11::module_::import("atexit").attr("register")(
       pybind11::cpp_function([] { fastgpu::forget_python(); }));
 }
