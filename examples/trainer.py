@@ -1,15 +1,18 @@
-"""Trains a small classifier with fastgpu_comm.Trainer. A stopped run resumes at the next start.
+"""Trains a small classifier with fastgpu_comm.Trainer; saves it in runs/example-trainer.
 
     python examples/trainer.py                                  one process
     torchrun --nproc-per-node 2 examples/trainer.py             two, over fastgpu
     torchrun --nproc-per-node 2 examples/trainer.py gloo        two, over another backend
 
-The processes share each batch, so the steps are the same for any number of processes.
+The processes share each batch, so the steps are the same for any number of processes. A run that
+was stopped continues at the next start, from its checkpoints. A run that ends removes them, so that
+the next one starts anew.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,12 +39,13 @@ def main(backend: str) -> None:
         nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5)
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    folder = Path("runs") / "example-trainer"
     settings = TrainerSettings(
         steps=600,
         batch_size=64,
         evaluate_every=100,
         patience=3,
-        folder=Path("runs") / "example-trainer",
+        folder=folder,
         checkpoint_every=200,
         resume=True,
         tensorboard=False,
@@ -50,9 +54,11 @@ def main(backend: str) -> None:
     result = fastgpu_comm.Trainer(model, optimizer, datasets, classification, settings).fit()
     if not dist.is_initialized() or dist.get_rank() == 0:
         if result.loss is None:
-            print(f"the run in {settings.folder} is finished: remove it to train again")
+            print("the last run had done all steps; the next start trains anew")
         else:
             print(f"step {result.step}, evaluation loss {result.evaluation_loss:.4f}")
+        torch.save(model.state_dict(), folder / "model.pt")
+        shutil.rmtree(folder / "checkpoints")
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -192,6 +192,15 @@ Options options_from_environment(const std::map<std::string, std::string>& envir
   return options;
 }
 
+std::map<std::string, std::string> variable_defaults() {
+  std::map<std::string, std::string> defaults;
+  for (const Field& field : fields()) defaults[variable_of(field)] = field.get(Options{});
+  for (const ProcessVariable& of_process : kProcessVariables) {
+    defaults.emplace(of_process.name, "");
+  }
+  return defaults;
+}
+
 std::map<std::string, std::string> fastgpu_environment() {
   std::map<std::string, std::string> variables;
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {

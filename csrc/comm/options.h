@@ -50,6 +50,8 @@ std::string label_of(const Options& options, const std::string& name);
 // The default options, with what `environment` sets. FASTGPU_LOG takes effect at once. Raises
 // InvalidArgumentError for a value that is not allowed, and for an unknown FASTGPU_ variable.
 Options options_from_environment(const std::map<std::string, std::string>& environment);
+// Every known variable with its default; "" if the default is none or depends on the machine.
+std::map<std::string, std::string> variable_defaults();
 // This process's variables that begin with FASTGPU_.
 std::map<std::string, std::string> fastgpu_environment();
 

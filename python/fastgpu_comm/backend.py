@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
+import operator
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,8 +14,12 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Backend as TorchBackend
 
+from fastgpu_comm import names
+
 if TYPE_CHECKING:
     from fastgpu_comm._native import Backend, Options
+
+MAX_SIZE = 2**63 - 1  # of a tensor's dimension: int64
 
 
 def create(group: Any, options: Options | None) -> Backend:
@@ -36,8 +43,8 @@ def create(group: Any, options: Options | None) -> Backend:
         options = native.Options()
     else:
         raise TypeError(
-            "pg_options of the backend fastgpu must be fastgpu_comm.Options, not "
-            f"{type(options).__name__}"
+            "pg_options of the backend fastgpu must be fastgpu_comm.Options, such as "
+            f"fastgpu_comm.Options(algorithm='ring'), not {options!r}"
         )
     if not options.timeout_is_set:
         options._timeout = group.timeout
@@ -53,17 +60,32 @@ def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
     """Returns the `fastgpu` backend of a process group (by default, of the default group).
 
     Raises:
+        TypeError: `group` is no process group.
         ValueError: There is no process group, or it has another backend.
     """
     from fastgpu_comm import native
 
-    group = group or dist.group.WORLD
+    if group is None:
+        group = dist.group.WORLD
     if group is None:
         raise ValueError("call torch.distributed.init_process_group(backend='fastgpu') first")
-    backend: Any = group._get_backend(torch.device("cpu"))
+    if not isinstance(group, dist.ProcessGroup):
+        if group == dist.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError("this rank is not a member of the group: call it on the members only")
+        raise TypeError(f"group must be a process group of torch.distributed, not {group!r}")
+    try:
+        backend: Any = group._get_backend(torch.device("cpu"))
+    except RuntimeError:
+        raise ValueError(
+            "the process group has no backend for CPU tensors; make one with "
+            "torch.distributed.new_group(backend='fastgpu')"
+        ) from None
     backend = getattr(backend, "wrapped_pg", backend)  # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it
     if not isinstance(backend, native.Backend):
-        raise ValueError(f"the process group's backend is {backend.name()}, not fastgpu")
+        raise ValueError(
+            f"the process group's backend is {backend.name()}, not fastgpu; make one with "
+            "torch.distributed.new_group(backend='fastgpu')"
+        )
     return backend
 
 
@@ -71,12 +93,21 @@ def why_not_available(name: str) -> str | None:
     """Returns why torch cannot create a process group with the backend `name`, or None."""
     try:
         if name and name != "undefined" and dist.is_backend_available(name):
-            return None
+            return _why_not_loaded() if name == "fastgpu" else None
     except ValueError as error:  # `name` is a malformed list of backends
         return str(error)
     listed = [known for known in dist.Backend.backend_list if known != "undefined"]
-    available = ", ".join(known for known in listed if dist.is_backend_available(known))
-    return f"torch has no backend {name!r} here; it has {available}"
+    available = [known for known in listed if dist.is_backend_available(known)]
+    hint = names.suggestion(name, available)
+    return f"torch has no backend {name!r} here; it has {', '.join(available)}.{hint}"
+
+
+def _why_not_loaded() -> str | None:
+    try:
+        importlib.import_module("fastgpu_comm.native")
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def stats(group: dist.ProcessGroup | None = None) -> dict[str, float]:
@@ -90,6 +121,7 @@ def stats(group: dist.ProcessGroup | None = None) -> dict[str, float]:
         operations; `busy_seconds`: the time during which at least one operation was pending.
 
     Raises:
+        TypeError: `group` is no process group.
         ValueError: There is no process group, or it has another backend.
     """
     return backend_of(group).stats()
@@ -111,15 +143,14 @@ def monitored_barrier(
     Raises:
         CollectiveTimeoutError: Some ranks did not arrive. Every rank that arrived raises it, and
             the message names all missing ranks. The group stays usable.
-        TypeError: `timeout` is no timedelta.
+        TypeError: `group` is no process group, or `timeout` no timedelta.
         ValueError: There is no process group, or it has another backend.
     """
     if timeout is None:
         timeout = timedelta(milliseconds=-1)  # c10d's "unset"
     elif not isinstance(timeout, timedelta):
         raise TypeError(
-            "the timeout of monitored_barrier must be a datetime.timedelta, not "
-            f"{type(timeout).__name__}"
+            f"timeout must be a datetime.timedelta, such as timedelta(seconds=30), not {timeout!r}"
         )
     backend_of(group).monitored_barrier(timeout, wait_all_ranks=True)
 
@@ -141,9 +172,24 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
     Raises:
         MemoryError: There is not enough memory.
+        TypeError: A size is no integer, or `dtype` no torch.dtype.
         ValueError: A size is negative.
     """
     from fastgpu_comm import native
 
-    shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
-    return native.empty(list(shape), dtype)
+    sizes = _sizes_of(size)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, not {dtype!r}")
+    if any(each > MAX_SIZE for each in sizes):
+        raise MemoryError(f"no memory can hold a tensor of sizes {sizes}")
+    return native.empty(sizes, dtype)
+
+
+def _sizes_of(size: tuple[Any, ...]) -> list[int]:
+    """Returns the shape that the arguments of `empty` denote."""
+    for shape in (size, *size) if len(size) == 1 else (size,):
+        with contextlib.suppress(TypeError):  # try the next
+            return [operator.index(each) for each in shape]
+    raise TypeError(
+        f"the sizes must be integers, such as empty(2, 3) or empty((2, 3)), not {size!r}"
+    )

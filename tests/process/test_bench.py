@@ -1,6 +1,8 @@
 """The benchmark in real processes: it ends well on a right backend, and catches a wrong one."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,56 @@ def test_every_collective_is_right_on_gloo(world_size: int, tmp_path: Path) -> N
     assert written["world_size"] == world_size
     assert "Out of bounds values : 0 OK" in ended.stdout
     assert (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(("calls", "warmup"), [("1", "0"), ("7", "2")])
+def test_as_many_calls_as_asked_for(calls: str, warmup: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    what = ["allreduce", "--backend", "gloo", "-b", "64", "-e", "64", "--json", str(output)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "fastgpu_comm", "bench", *what, "-n", calls, "-w", warmup],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["timing"]["calls"] == int(calls)
+
+
+def test_a_rank_that_cannot_join_says_why_in_one_line(tmp_path: Path) -> None:
+    """Another process has the port of the store."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        rank = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for command in (["bench", "all_reduce"], ["train", "--out", str(tmp_path / "out")]):
+            ended = subprocess.run(
+                [sys.executable, "-m", "fastgpu_comm", *command, "--backend", "gloo"],
+                env={**os.environ, **rank, **address},
+                capture_output=True,
+                text=True,
+                timeout=280,
+            )
+            assert ended.returncode == 1
+            assert "Traceback" not in ended.stderr
+            said = [line for line in ended.stderr.splitlines() if line.startswith("fastgpu-comm")]
+            assert len(said) == 1
+            assert "rank 0: DistNetworkError: " in said[0]
+            assert "address already in use" in said[0]
+
+
+def test_a_reader_that_leaves_ends_the_benchmark_quietly() -> None:
+    """As with `fastgpu-comm bench ... | head -1`."""
+    command = [sys.executable, "-m", "fastgpu_comm", "bench", "all_reduce", "--backend", "gloo"]
+    process = subprocess.Popen(
+        [*command, "-f", "1.1", *QUICK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("# fastgpu-comm bench")
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 1
 
 
 def test_dtypes_reductions_and_touching(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastgpu_comm.cli import main
+from fastgpu_comm.trainer import demo
 from fastgpu_comm.trainer.metrics import read
 
 BACKEND = "fastgpu"
@@ -50,35 +52,75 @@ def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
     assert (out / "checkpoints" / "step-000000000002.ckpt").exists()
 
 
-def test_a_worker_that_fails_ends_the_command_with_its_error(tmp_path: Path) -> None:
-    """Rank 0 alone fails, on a folder that cannot be made, while rank 1 waits for it."""
-    file = tmp_path / "file"
-    file.touch()
-    done = run([*OWN_RANKS, *COMMAND, BACKEND, "--out", str(file / "out")])
-    assert done.returncode != 0
-    assert "NotADirectoryError" in done.stderr
+def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    """Rank 0 alone fails, on a file that it cannot open, while rank 1 waits for it."""
+    (tmp_path / "metrics.jsonl").mkdir()
+    done = run([*OWN_RANKS, *COMMAND, BACKEND, "--out", str(tmp_path)])
+    assert done.returncode == 1
+    assert "fastgpu-comm train: rank 0: IsADirectoryError: " in done.stderr
+    assert "Traceback" not in done.stderr
     assert "The model writes" not in done.stdout
+
+
+def test_an_earlier_run_is_not_overwritten_but_resumed(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert run([*OWN_RANKS, *COMMAND, BACKEND, *out]).returncode == 0
+    again = run([*OWN_RANKS, *COMMAND, BACKEND, *out])
+    assert again.returncode == 2
+    (line,) = again.stderr.splitlines()
+    assert "has the checkpoints of an earlier run: continue it with --resume" in line
+    resumed = run([*OWN_RANKS, *COMMAND, BACKEND, *out, "--resume", "--steps", "3"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "steps           3 in" in resumed.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--steps", "0"], "whole number of at least 1"),
+        (["--steps", "0"], "'0' is not a whole number from 1"),
         (["--learning-rate", "nan"], "'nan' is not a number above 0"),
         (["--backend", "foo"], "no backend 'foo' here; it has gloo"),
+        (["--backend", "fastgqu"], "Did you mean 'fastgpu'?"),
         (["--resume"], "--resume needs --out"),
-        (["--batch", "2", "--accumulation", "3"], "at most batch_size, which is 2"),
-        (["--seed", "-1"], "TrainerSettings.seed is -1"),
+        (["--batch", "2", "--accumulation", "3"], "--accumulation 3 is above --batch 2"),
+        (["--seed", "-1"], "'-1' is not a whole number from 0"),
+        (["--precision", "fp8"], "no precision 'fp8'. The choice is: fp32, bf16, fp16"),
+        (["--device", "gpu"], "no device 'gpu'. Did you mean 'cpu'?"),
+        (["--out", "/proc/self/out"], "cannot make the folder /proc/self/out"),
+        (["--nproc", "1000000000"], "1000000000 ranks do not fit into the memory of this host"),
+        (["--stesp", "2"], "no flag '--stesp'. Did you mean '--steps'?"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_starts(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        status: int | str | None = main(["train", *arguments])
-    except SystemExit as end:  # argparse's way
-        status = end.code
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *arguments])
     printed = capsys.readouterr()
-    assert status == 2
-    assert said in printed.err
+    (line,) = printed.err.splitlines()
+    assert said in line
     assert printed.out == ""
+
+
+def test_cuda_without_a_gpu_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--device", "cuda"])
+    assert "--device cuda needs a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["3", None])
+def test_torchs_threads_are_left_alone_where_they_were_set(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    demo._take_device("cpu", 0)
+    assert taken == ([] if given else [8])

@@ -40,3 +40,18 @@ def test_example(name: str, tmp_path: Path) -> None:
     found = re.findall(wording, result.stdout)
     assert len(found) == 1, result.stdout
     assert float(found[0]) < untrained
+
+
+def test_the_trainers_commands_train_one_after_another(tmp_path: Path) -> None:
+    page = (EXAMPLES / "trainer.py").read_text().split('"""')[1]
+    commands = re.findall(r"^    (?=python|torchrun)(.*?)(?:  .*)?$", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        program, *arguments = command.replace("examples", str(EXAMPLES)).split()
+        if program == "torchrun":
+            arguments = ["-m", "torch.distributed.run", "--standalone", *arguments]
+        result = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=280
+        )
+        assert result.returncode == 0, result.stderr
+        assert re.search(LAST_LINES["trainer.py"][0], result.stdout), result.stdout

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib import rc_context
 
+import fastgpu_comm
 from fastgpu_comm.bench import machine, plot, report, results, table
 from fastgpu_comm.bench.results import Results, Row, Timing
+from fastgpu_comm.collectives import COLLECTIVES
 
 
 def row(backend: str, time_us: float, **fields: object) -> Row:
@@ -49,29 +52,50 @@ def test_ratio_is_over_the_first_backend_of_the_same_call() -> None:
 
 def test_lines_stand_under_their_headings() -> None:
     fast, slow = row("fast", 12.3456), row("slow", 4567.8)
-    head = table.header(example(fast, slow)).splitlines()[-2]
-    line = table.line([slow], [fast, slow])
-    for heading, value in [
-        ("size", "1048576"),
-        ("count", "262144"),
-        ("type", "float32"),
-        ("redop", "sum"),
-        ("root", "-1"),
-        ("backend", "slow"),
-    ]:
-        end = head.index(heading) + len(heading)
+    names = table.section(slow, ["fast", "slow"]).splitlines()[-2]
+    line = table.line(slow, [fast, slow], ["fast", "slow"])
+    assert names.split()[:2] == ["#", "backend"]
+    assert names.split()[1:] == [
+        *["backend", "size", "count", "time", "p99", "algbw", "busbw", "#wrong", "ratio"]
+    ]
+    for heading, value in zip(names.split()[2:], line.split()[1:], strict=True):
+        end = names.index(f" {heading}") + 1 + len(heading)
         assert line[:end].split()[-1] == value
     assert line.split() == [
-        *["1048576", "262144", "float32", "sum", "-1"],
-        *["N/A", "N/A", "N/A", "N/A"],
-        *["4568", "0.23", "2.00", "0"],
-        *["slow", "N/A", "9136", "369.99"],
+        *["slow", "1048576", "262144", "4568", "9136", "0.23", "2.00", "0", "369.99"]
     ]
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+@pytest.mark.parametrize("backends", [["fast"], ["fast", "a_backend"]])
+def test_tables_fit_100_columns_and_have_no_empty_one(name: str, backends: list[str]) -> None:
+    collective = COLLECTIVES[name]
+    facts: dict[str, object] = {
+        "collective": name,
+        "placement": collective.placements[0],
+        "size_bytes": 2**34 if collective.has_data else 0,
+        "count": 2**34 if collective.has_data else 0,
+        "dtype": "float8_e4m3fnuz",
+        "redop": "bxor" if collective.reduces else "none",
+        "root": 0 if collective.rooted else -1,
+        "busbw_gb_s": 1234.5,
+        "algbw_gb_s": 1234.5,
+    }
+    rows = [row(backend, 12345678.9, **facts) for backend in backends]
+    texts = [
+        table.header(example(*rows)),
+        table.section(rows[0], backends),
+        *(table.line(each, rows, backends) for each in rows),
+    ]
+    assert max(len(text) for text in "\n".join(texts).splitlines()) <= 100
+    assert "N/A" not in "\n".join(texts)
+    assert len(texts[-1].split()) == len(texts[1].splitlines()[-2].split()) - 1
 
 
 def test_a_failed_call_says_why() -> None:
     failed = row("slow", 1, timing=None, error="rank 1: RuntimeError: no")
-    assert "slow failed: rank 1: RuntimeError: no" in table.line([failed], [failed])
+    told = table.line(failed, [failed], ["slow"])
+    assert told == "# slow failed at 1048576 bytes, in-place: rank 1: RuntimeError: no"
 
 
 def test_footer_has_wrong_elements_and_average_bandwidth() -> None:
@@ -106,6 +130,21 @@ def test_report_writes_page_chart_and_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "new" / "results.json").read_text())["schema"] == 1
 
 
-def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to draw"):
-        plot.draw(example(row("fast", 1, size_bytes=0)), tmp_path / "chart.png")
+def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
+    nothing = example(row("fast", 1, size_bytes=0))
+    assert not plot.draw(nothing, tmp_path / "chart.png")
+    assert "chart.png" not in report.write(nothing, tmp_path).read_text()
+    assert not (tmp_path / "chart.png").exists()
+
+
+def test_a_picture_says_what_it_shows(tmp_path: Path) -> None:
+    rows = [row(b, t * s, size_bytes=s) for s in (8, 64) for b, t in (("fast", 1), ("slow", 99))]
+    picture = tmp_path / "chart.svg"
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        assert plot.draw(example(*rows), picture)
+    drawn = picture.read_text()
+    for words in (
+        *("largest buffer (bytes)", "time of a call (us)", "bus bandwidth (GB/s)"),
+        *("fast", "slow", f"fastgpu_comm {fastgpu_comm.__version__}", machine.describe()["date"]),
+    ):
+        assert words in drawn

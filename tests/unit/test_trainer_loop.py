@@ -163,6 +163,29 @@ def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
         Trainer(model, optimizer, Datasets(samples()), classification, settings)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model": 1}, "model must be of type Module, not int"),
+        ({"optimizer": torch.optim.SGD}, "optimizer must be of type Optimizer, not type"),
+        ({"datasets": samples()}, "datasets must be of type Datasets, not list"),
+        ({"settings": {"steps": 1}}, "settings must be of type TrainerSettings, not dict"),
+        ({"model": nn.Identity()}, "The model has no parameters to train"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(wrong: dict[str, Any], said: str) -> None:
+    model = network()
+    arguments: dict[str, Any] = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=1.0),
+        "datasets": Datasets(samples()),
+        "objective": classification,
+        "settings": TrainerSettings(steps=1, batch_size=8, progress=False),
+    }
+    with pytest.raises((TypeError, ValueError), match=said):
+        Trainer(**{**arguments, **wrong})
+
+
 def test_a_plateau_scheduler_steps_after_evaluations() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

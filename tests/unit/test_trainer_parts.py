@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from fastgpu_comm.trainer import Datasets, Outcome, TrainerSettings, classification, random_state
 from fastgpu_comm.trainer.communication import union_s
@@ -40,6 +42,9 @@ CPU = torch.device("cpu")
         ({"precision": "int8"}, r"precision is 'int8'; it must be one of fp32, bf16, fp16"),
         ({"clip_norm": 0.0}, r"clip_norm is 0\.0; .* for no clipping use None"),
         ({"clip_norm": math.nan}, r"clip_norm is nan"),
+        ({"clip_norm": "1"}, r"clip_norm is '1'; it must be a number above 0"),
+        ({"min_improvement": None}, r"min_improvement is None"),
+        ({"folder": 5}, r"folder is 5; it must be a path, as text or pathlib\.Path, or None"),
         ({"seed": -1}, r"seed is -1; it must be a whole number from 0"),
         ({"min_improvement": -0.1}, r"min_improvement is -0\.1"),
         ({"accumulation": 9}, r"accumulation is 9; it must be at most batch_size, which is 8"),
@@ -56,6 +61,8 @@ def test_bad_settings_are_refused_in_words(wrong: dict[str, Any], said: str) -> 
 def test_settings_cannot_change_and_checkpoints_go_into_the_folder(tmp_path: Path) -> None:
     settings = TrainerSettings(steps=1, batch_size=1, folder=tmp_path)
     assert settings.checkpoint_folder == tmp_path / "checkpoints"
+    as_text: Any = str(tmp_path)
+    assert TrainerSettings(steps=1, batch_size=1, folder=as_text) == settings
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.steps = 2  # type: ignore[misc]
 
@@ -205,6 +212,30 @@ def test_progress_shows_what_counts(terminal: str | None, tmp_path: Path) -> Non
     for words in ("loss 1.2500", "accuracy 50.0%", "12,345", "communication 12.5%", "loss 2.5000"):
         assert words in shown
     assert "10/10" in shown
+
+
+def test_a_terminal_of_80_columns_shows_the_time_left_and_the_numbers(tmp_path: Path) -> None:
+    record = {
+        "event": "train",
+        "step": 500,
+        "loss": 1.25,
+        "accuracy": 0.5,
+        "predictions_per_s": 12345.0,
+        "communication_share": 0.125,
+    }
+    with (tmp_path / "out").open("w+") as file:
+        environment = {"TERM": "xterm"}
+        console = Console(file=file, force_terminal=True, width=80, _environ=environment)
+        view = ProgressView(1000, 0, console)
+        for step in (100, 500):
+            view.step(step)
+        view.record(record)
+        view.close()
+        file.seek(0)
+        bar, numbers = Text.from_ansi(file.read()).plain.splitlines()[-2:]
+    assert re.search(r" 500/1000 \S+ left", bar)
+    assert numbers.strip().startswith("loss 1.2500  accuracy 50.0%")
+    assert numbers.strip().endswith("communication 12.5%")
 
 
 def test_fp16_leaves_out_a_step_whose_gradients_overflow() -> None:

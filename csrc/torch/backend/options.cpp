@@ -8,6 +8,11 @@ void BackendOptions::set(const std::string& name, const std::string& text) {
   fields_[name] = text;
 }
 
+void BackendOptions::unset(const std::string& name) {
+  static_cast<void>(get_field(fastgpu::Options{}, name));  // checks the name
+  fields_.erase(name);
+}
+
 std::optional<std::string> BackendOptions::get(const std::string& name) const {
   const auto found = fields_.find(name);
   if (found == fields_.end()) return std::nullopt;

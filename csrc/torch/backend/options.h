@@ -23,6 +23,8 @@ struct BackendOptions final : c10d::Backend::Options {
 
   // Raises InvalidArgumentError for an unknown name or a value that is not allowed.
   void set(const std::string& name, const std::string& text);
+  // Raises InvalidArgumentError for an unknown name.
+  void unset(const std::string& name);
   std::optional<std::string> get(const std::string& name) const;
   // A field that is set here wins over its FASTGPU_ variable, which wins over the default.
   fastgpu::Options resolve() const;

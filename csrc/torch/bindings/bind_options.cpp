@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "base/error.h"
 #include "torch/backend/options.h"
 #include "torch/bindings/bind.h"
 
@@ -24,24 +25,44 @@ std::string text_of(const py::handle& value) {
   return text;
 }
 
-std::chrono::milliseconds milliseconds_of(const py::object& timeout) {
-  try {
-    return timeout.cast<std::chrono::milliseconds>();
-  } catch (const py::cast_error&) {
-    throw py::type_error("timeout must be a datetime.timedelta, not " +
-                         py::str(py::type::of(timeout).attr("__name__")).cast<std::string>());
-  }
+std::string type_of(const py::handle& value) {
+  return py::str(py::type::of(value).attr("__name__")).cast<std::string>();
 }
 
-c10::intrusive_ptr<BackendOptions> make_options(const py::object& timeout,
-                                                const py::kwargs& fields) {
-  auto options = c10::make_intrusive<BackendOptions>();
-  for (const auto& [name, value] : fields) {
-    if (!value.is_none()) options->set(py::cast<std::string>(name), text_of(value));
+std::chrono::milliseconds timeout_of(const py::handle& value) {
+  if (!py::isinstance(value, py::module_::import("datetime").attr("timedelta"))) {
+    throw py::type_error(
+        "Options.timeout must be a datetime.timedelta, such as timedelta(seconds=30), not " +
+        type_of(value) + " " + py::repr(value).cast<std::string>());
   }
-  if (!timeout.is_none()) {
-    options->timeout = milliseconds_of(timeout);
-    options->timeout_is_set = true;
+  const auto timeout = value.cast<std::chrono::milliseconds>();
+  if (timeout.count() >= 0) return timeout;
+  raise(ErrorKind::kInvalidArgument,
+        "Options.timeout is " + std::to_string(timeout.count()) + " ms; set it to 0 or more");
+}
+
+// None leaves the field to its FASTGPU_ variable.
+void set_field_of(BackendOptions& options, const std::string& name, const py::handle& value) {
+  if (value.is_none()) return options.unset(name);
+  options.set(name, text_of(value));
+}
+
+// Positional arguments are taken only to refuse them in plain words.
+c10::intrusive_ptr<BackendOptions> make_options(const py::args& positional,
+                                                const py::kwargs& fields) {
+  if (!positional.empty()) {
+    throw py::type_error("Options takes keywords only, such as Options(algorithm='ring'); it got " +
+                         py::repr(positional).cast<std::string>());
+  }
+  auto options = c10::make_intrusive<BackendOptions>();
+  for (const auto& [key, value] : fields) {
+    const auto name = py::cast<std::string>(key);
+    if (name != "timeout") {
+      set_field_of(*options, name, value);
+    } else if (!value.is_none()) {
+      options->timeout = timeout_of(value);
+      options->timeout_is_set = true;
+    }
   }
   return options;
 }
@@ -52,11 +73,11 @@ void bind_options(py::module_& module) {
   using Class =
       py::class_<BackendOptions, c10d::Backend::Options, c10::intrusive_ptr<BackendOptions>>;
   Class options(module, "Options");
-  options.def(py::init(&make_options), py::kw_only(), py::arg("timeout") = py::none());
+  options.def(py::init(&make_options));
   for (const std::string& name : option_names()) {
     options.def_property(
         name.c_str(), [name](const BackendOptions& self) { return self.get(name); },
-        [name](BackendOptions& self, const py::object& value) { self.set(name, text_of(value)); });
+        [name](BackendOptions& self, const py::object& value) { set_field_of(self, name, value); });
   }
   options.def_readonly("timeout_is_set", &BackendOptions::timeout_is_set);
   options.def_readwrite("store_ends", &BackendOptions::store_ends);

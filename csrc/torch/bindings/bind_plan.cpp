@@ -111,6 +111,25 @@ std::vector<std::vector<py::tuple>> build_rank(const WorldPlan& plan, int rank) 
   return steps_of(build(request));
 }
 
+// About how many steps all ranks take together: those of rank 0, which may be the root, and of a
+// few others.
+double estimated_steps(const WorldPlan& plan) {
+  constexpr int kSamples = 8;
+  PlanRequest request = plan.request();
+  const auto steps = [&request](int rank) {
+    request.rank = rank;
+    std::size_t count = 0;
+    for (const Lane& lane : build(request).lanes) count += lane.size();
+    return static_cast<double>(count);
+  };
+  const py::gil_scoped_release released;
+  double others = 0;
+  for (int i = 0; i < kSamples && plan.world > 1; ++i) {
+    others += steps(1 + i * (plan.world - 2) / (kSamples - 1));
+  }
+  return steps(0) + others / kSamples * (plan.world - 1);
+}
+
 Proof verify_world(const WorldPlan& plan, int capacity, uint64_t seed) {
   const py::gil_scoped_release released;
   return verify(plan.request(),
@@ -243,6 +262,7 @@ void bind_plan(py::module_& module) {
       .def("build", &build_rank, py::arg("rank"))
       .def("verify", &verify_world, py::arg("capacity") = 0, py::arg("seed") = 1)
       .def("simulate", &simulate_world, py::arg("machine"))
+      .def("estimated_steps", &estimated_steps)
       .def(
           "predict_us",
           [](const WorldPlan& plan, const Constants& constants) {

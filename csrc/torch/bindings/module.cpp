@@ -23,4 +23,5 @@ PYBIND11_MODULE(_native, module) {
   fastgpu::bind_backend(module);
   fastgpu::bind_memory(module);
   fastgpu::bind_plan(module);
+  fastgpu::bind_system(module);
 }

@@ -1,4 +1,4 @@
-"""Shows a running benchmark: table lines on standard output, a progress bar on the terminal."""
+"""Shows a running benchmark: table lines on standard output, a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Display:
 
         self._results = results
         self._visible = visible
-        self._collective = ""
+        self._section = ""
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -61,12 +61,14 @@ class Display:
             self._print(table.footer(self._results))
 
     def add(self, line: Line, rows: Sequence[Row]) -> None:
-        """Prints the rows of `line`, one text line per backend."""
-        if line.name != self._collective:
-            self._print(f"# {line.name}")
-            self._collective = line.name
-        for backend in self._results.backends:
-            self._print(table.line([row for row in rows if row.backend == backend], rows))
+        """Prints the rows of `line`, one text line per row."""
+        backends = self._results.backends
+        section = table.section(rows[0], backends)
+        if section != self._section:
+            self._print(section)
+            self._section = section
+        for row in rows:
+            self._print(table.line(row, rows, backends))
         done = f"{line.name} {format_size(line.size_bytes)} done"
         self._progress.update(self._task, advance=1, description=done)
 

@@ -19,11 +19,19 @@ MOST_CALLS = 4000
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure one call on one backend."""
+    """How long to measure one call on one backend.
+
+    Attributes:
+        seconds: The time of all calls together.
+        least_calls: The number of calls, if they take longer than that.
+        warmup_calls: The number of calls before, which do not count.
+        calls: The number of calls, whatever time they take; None leaves it to `seconds`.
+    """
 
     seconds: float
     least_calls: int
     warmup_calls: int
+    calls: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,13 @@ def compare(
     for runner in runners:
         result = measured[runner.backend]
         _guarded(exchange, result, _check, runner, tolerance)
-        _guarded(exchange, result, _time, runner, budget.warmup_calls)
-        calls[runner.backend] = _calls_per_round(result, exchange, budget)
+        _guarded(exchange, result, _time, runner, max(1, budget.warmup_calls))
+        calls[runner.backend] = _calls_to_make(result, exchange, budget)
     for turn in range(ROUNDS):
         for runner in runners if turn % 2 == 0 else reversed(runners):
             result = measured[runner.backend]
-            _guarded(exchange, result, _time, runner, calls[runner.backend])
+            # The rounds share the calls: over all turns this sums up to the number of calls.
+            _guarded(exchange, result, _time, runner, (calls[runner.backend] + turn) // ROUNDS)
     for runner in runners:
         result = measured[runner.backend]
         _guarded(exchange, result, _check, runner, tolerance)
@@ -98,15 +107,17 @@ def _check(result: Measured, runner: Runner, tolerance: float) -> None:
     result.wrong += runner.call.check(tolerance)
 
 
-def _calls_per_round(result: Measured, exchange: Exchange, budget: Budget) -> int:
+def _calls_to_make(result: Measured, exchange: Exchange, budget: Budget) -> int:
     """Returns how many calls fit the budget, the same on all ranks; drops the warm-up's times."""
     if result.error:
         return 0
     times = sorted(exchange.slowest(result.times_us))
     result.times_us = []
+    if budget.calls is not None:
+        return budget.calls
     estimate = times[len(times) // 2] * 1e-6
-    calls = min(max(budget.seconds / max(estimate, 1e-9), budget.least_calls), MOST_CALLS)
-    return -(-int(calls) // ROUNDS)
+    affordable = min(budget.seconds / max(estimate, 1e-9), MOST_CALLS)
+    return max(int(affordable), budget.least_calls)
 
 
 def _time(result: Measured, runner: Runner, count: int) -> None:

@@ -15,14 +15,14 @@ HEAD = ("size", "type", "redop", "placement", "backend", "p50 us", "p99 us", "bu
 def write(results: Results, folder: Path) -> Path:
     """Writes REPORT.md, chart.png and results.json into `folder`; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    plot.draw(results, folder / "chart.png")
+    drawn = plot.draw(results, folder / "chart.png")
     (folder / "results.json").write_text(results.to_json())
     page = folder / "REPORT.md"
-    page.write_text("\n".join(_page(results)))
+    page.write_text("\n".join(_page(results, drawn)))
     return page
 
 
-def _page(results: Results) -> Iterator[str]:
+def _page(results: Results, drawn: bool) -> Iterator[str]:
     yield f"# Collectives of {', '.join(results.backends)} on {results.world_size} ranks\n"
     yield f"    {results.command}\n"
     yield markdown.machine_list()
@@ -30,7 +30,8 @@ def _page(results: Results) -> Iterator[str]:
     yield "rank; p50 and p99 are over the calls. The backends took turns in the same processes."
     yield f"`ratio` is a backend's p50 over the p50 of {results.backends[0]}. Every result was"
     yield f"checked: {_verdict(results)}.\n"
-    yield "![time and bus bandwidth against size](chart.png)\n"
+    if drawn:
+        yield "![time and bus bandwidth against size](chart.png)\n"
     for name in dict.fromkeys(row.collective for row in results.rows):
         yield f"## {name}\n"
         rows = [row for row in results.rows if row.collective == name]

@@ -1,88 +1,107 @@
-"""The lines of a benchmark's table: the columns of nccl-tests, then backend, p99 and ratio."""
+"""The text of a benchmark's table: the measures of nccl-tests, with p99 and the backends' ratio.
+
+Each kind of call has a section. Its heading has what is the same in all its lines, and it has only
+the columns that it needs, so that a line fits 100 columns.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
+from fastgpu_comm.bench import machine
 from fastgpu_comm.bench.results import Results, Row, ratio
+from fastgpu_comm.collectives import COLLECTIVES
 
-KEY = "{:>12} {:>12} {:>14} {:>7} {:>5}"
-HALF = " {:>9} {:>7} {:>7} {:>6}"
-TAIL = " {:>10} {:>9} {:>9} {:>6} {:>6}"
-FORMAT = KEY + HALF + HALF + TAIL
-ABSENT = ("N/A",) * 4
-BOTH = ("out", "in")
-PLACES = ("out-of-place", "in-place")
+WIDTH = 100
+PLACES = {"out": "out-of-place", "in": "in-place"}
+
+# The name of a column, its unit and its width.
+Column = tuple[str, str, int]
+SIZE: tuple[Column, ...] = (("size", "(B)", 12), ("count", "(elements)", 12))
+PLACE: Column = ("place", "", 13)
+TIMES: tuple[Column, ...] = (("time", "(us)", 10), ("p99", "(us)", 10))
+SPEEDS: tuple[Column, ...] = (("algbw", "(GB/s)", 9), ("busbw", "(GB/s)", 9))
+WRONG: Column = ("#wrong", "", 7)
+RATIO: Column = ("ratio", "", 7)
 
 
 def header(results: Results) -> str:
     """Returns the lines above the table."""
     first = results.backends[0]
-    lines = [
-        f"# {results.command}",
-        f"# {results.world_size} ranks, " + ", ".join(results.machine.values()),
-        "# a call takes as long as its slowest rank; time is the median over the calls",
-    ]
+    about = f"{results.world_size} ranks, " + ", ".join(results.machine.values())
+    lines = [f"# {results.command}"]
+    lines += textwrap.wrap(about, WIDTH, initial_indent="# ", subsequent_indent="#   ")
+    lines.append("# a call takes as long as its slowest rank; time is the median over the calls")
     if len(results.backends) > 1:
         lines.append(f"# ratio: the backend's time over that of {first}; the backends took turns")
-    half = ("time", "algbw", "busbw", "#wrong")
-    units = ("(us)", "(GB/s)", "(GB/s)", "")
-    key = ("size", "count", "type", "redop", "root")
-    widths = [len(part.format(*[""] * part.count("{"))) for part in (KEY, HALF)]
-    places = " " * widths[0] + "".join(f"{place:^{widths[1]}}" for place in PLACES)
-    names = FORMAT.format(*key, *half, *half, "backend", "p99", "p99", "ratio", "ratio")
-    under = FORMAT.format("(B)", "(elements)", *[""] * 3, *units, *units, "", *BOTH, *BOTH)
-    table_head = [f"#{text[1:].rstrip()}" for text in (places, names, under)]
-    return "\n".join([*lines, "#", *table_head])
+    if crowded := machine.crowding():
+        lines.append(f"# {crowded}")
+    return "\n".join(lines)
 
 
-def line(rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
-    """Returns the line of one backend's call; `rows` has a row per placement."""
-    by_placement = {row.placement: row for row in rows}
-    first = rows[0]
-    halves: list[str] = []
-    for placement in BOTH:
-        halves += _half(by_placement.get(placement))
-    tails = [_p99(by_placement.get(placement)) for placement in BOTH]
-    tails += [_ratio(by_placement.get(placement), all_rows) for placement in BOTH]
-    text = FORMAT.format(
-        first.size_bytes,
-        first.count,
-        first.dtype,
-        first.redop,
-        first.root,
-        *halves,
-        first.backend,
-        *tails,
-    )
-    failed = [row for row in rows if row.error]
-    return text.rstrip() + "".join(f"\n#   {row.backend} failed: {row.error}" for row in failed[:1])
+def section(row: Row, backends: Sequence[str]) -> str:
+    """Returns the lines above the rows of the same collective, dtype, reduction and root."""
+    parts = [row.collective]
+    if row.redop != "none":
+        parts.append(row.redop)
+    if COLLECTIVES[row.collective].has_data:
+        parts.append(row.dtype)
+    if row.root >= 0:
+        parts.append(f"root {row.root}")
+    columns = _columns(row.collective, backends)
+    names = "# " + _cells([name for name, _, _ in columns], columns, backends)[2:]
+    units = "# " + _cells([unit for _, unit, _ in columns], columns, backends)[2:]
+    return "\n".join(["#", f"# {', '.join(parts)}", names, units.rstrip()])
+
+
+def line(row: Row, call: Sequence[Row], backends: Sequence[str]) -> str:
+    """Returns the line of a row; `call` has the rows of all backends for the same call."""
+    if row.timing is None:
+        size = f" at {row.size_bytes} bytes" if row.size_bytes else ""
+        return f"# {row.backend} failed{size}, {PLACES[row.placement]}: {row.error}"
+    over_first = ratio(row, call)
+    values = {
+        "backend": row.backend,
+        "size": str(row.size_bytes),
+        "count": str(row.count),
+        "place": PLACES[row.placement],
+        "time": _time(row.timing.p50_us),
+        "p99": _time(row.timing.p99_us),
+        "algbw": f"{row.algbw_gb_s:.2f}",
+        "busbw": f"{row.busbw_gb_s:.2f}",
+        "#wrong": str(row.wrong),
+        "ratio": f"{over_first:.2f}" if over_first else "",
+    }
+    columns = _columns(row.collective, backends)
+    return _cells([values[name] for name, _, _ in columns], columns, backends).rstrip()
 
 
 def footer(results: Results) -> str:
     """Returns the lines below the table, as nccl-tests ends."""
     verdict = "OK" if results.wrong == 0 else "FAILED"
-    lines = [f"# Out of bounds values : {results.wrong} {verdict}"]
+    lines = ["#", f"# Out of bounds values : {results.wrong} {verdict}"]
     for backend in results.backends:
         average = results.average_busbw(backend)
         lines.append(f"# Avg bus bandwidth    : {average:.4g} GB/s ({backend})")
     return "\n".join(lines)
 
 
-def _half(row: Row | None) -> Sequence[str]:
-    if row is None or row.timing is None:
-        return ABSENT
-    speeds = (f"{row.algbw_gb_s:.2f}", f"{row.busbw_gb_s:.2f}")
-    return (_time(row.timing.p50_us), *speeds, str(row.wrong))
+def _columns(name: str, backends: Sequence[str]) -> list[Column]:
+    collective = COLLECTIVES[name]
+    columns: list[Column] = [("backend", "", 0)]
+    columns += SIZE if collective.has_data else ()
+    columns += [PLACE] if len(collective.placements) > 1 else []
+    columns += TIMES
+    columns += (*SPEEDS, WRONG) if collective.has_data else ()
+    return columns + ([RATIO] if len(backends) > 1 else [])
 
 
-def _p99(row: Row | None) -> str:
-    return _time(row.timing.p99_us) if row and row.timing else "N/A"
-
-
-def _ratio(row: Row | None, all_rows: Sequence[Row]) -> str:
-    value = ratio(row, all_rows) if row else None
-    return f"{value:.2f}" if value else ""
+def _cells(texts: Sequence[str], columns: Sequence[Column], backends: Sequence[str]) -> str:
+    """Returns a line; the first column is as wide as the longest name of a backend."""
+    first = max(len(name) for name in ("backend", *backends))
+    rest = zip(texts[1:], columns[1:], strict=True)
+    return f"  {texts[0]:<{first}}" + "".join(f"{text:>{width}}" for text, (_, _, width) in rest)
 
 
 def _time(time_us: float) -> str:

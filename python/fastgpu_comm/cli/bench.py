@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgpu_comm.bench.sizes import parse_size, size_range
-from fastgpu_comm.cli.arguments import exit_with, output_problems
+from fastgpu_comm.bench.sizes import format_size, parse_size, size_range
+from fastgpu_comm.cli import ranks
+from fastgpu_comm.cli.arguments import (
+    add_output,
+    count,
+    exit_with,
+    folder_problems,
+    list_of,
+    name_of,
+    number,
+    output_problems,
+    seconds,
+    size,
+    writing,
+)
 from fastgpu_comm.collectives import COLLECTIVES, REDUCTIONS
 
 if TYPE_CHECKING:
@@ -37,12 +48,17 @@ DTYPES = (
     "complex128",
 )
 
+DTYPE_ALIASES = {"float": "float32", "double": "float64", "half": "float16"}  # of nccl-tests
+
 DESCRIPTION = """\
 Measures collectives by the definitions of nccl-tests: algbw is size / time, busbw is algbw times a
 factor that makes it comparable with the speed of the links. With several backends, each size is
 measured on all of them in turns, in the same processes. Every result is checked (#wrong).
 
-It starts --nproc ranks on this host, or joins the job if torchrun started it."""
+It starts --nproc ranks on this host, or joins the job if torchrun started it. Sizes are in bytes,
+with an optional unit of 1024: 8, 64K, 1.5M, 1G. nccl-tests' flags -b -e -f -i -n -w -d -o -r work.
+
+  fastgpu-comm bench all_reduce -b 8 -e 64M -f 4 --backend fastgpu,gloo --plot all_reduce.png"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,20 +73,23 @@ def add_parser(subparsers: Any) -> None:
         "collectives",
         nargs="+",
         metavar="COLLECTIVE",
-        choices=(*COLLECTIVES, "all"),
+        type=name_of("collective", (*COLLECTIVES, "all")),
         help="one or more of: " + ", ".join(COLLECTIVES) + "; or all",
     )
     _add_what(parser)
     _add_how(parser)
-    _add_output(parser)
+    output = add_output(parser, "time and bus bandwidth against size")
+    output.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write a page with tables, a chart and JSON"
+    )
     parser.set_defaults(run=run)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to measure")
     for flags, default, meaning in (
-        (("-b", "--begin"), "8", "first size in bytes, such as 64, 4K, 1.5M"),
-        (("-e", "--end"), "64M", "last size"),
+        (("-b", "--begin"), "8", "first size of the largest buffer"),
+        (("-e", "--end"), "64M", "last size of the largest buffer"),
     ):
         what.add_argument(
             *flags,
@@ -81,36 +100,69 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         )
     steps = what.add_mutually_exclusive_group()
     steps.add_argument(
-        "-f", "--factor", type=float, default=4.0, help="from one size to the next (default: 4)"
+        *("-f", "--factor"),
+        type=number(above=1),
+        default=4.0,
+        metavar="FACTOR",
+        help="multiply by this from one size to the next (default: 4)",
     )
     steps.add_argument(
-        "-i", "--step", type=parse_size, metavar="SIZE", help="added to each size, not multiplied"
+        *("-i", "--step"), type=size, metavar="SIZE", help="add this from one size to the next"
     )
-    for flag, kind, default, meaning in (
-        ("--backend", _names, "fastgpu,gloo", "backends of torch.distributed"),
-        ("--dtype", _names_among(DTYPES), "float32", "of: " + ", ".join(DTYPES)),
-        ("--redop", _names_among(REDUCTIONS), "sum", "of: " + ", ".join(REDUCTIONS)),
+    for names, parse, default, meaning in (
+        (("--backend",), list_of("backend"), "fastgpu,gloo", "backends of torch.distributed"),
+        (
+            ("-d", "--dtype"),
+            list_of("dtype", _dtype),
+            "float32",
+            "dtypes, of: " + ", ".join(DTYPES),
+        ),
+        (
+            ("-o", "--redop"),
+            list_of("reduction", name_of("reduction", REDUCTIONS)),
+            "sum",
+            "reductions, of: " + ", ".join(REDUCTIONS),
+        ),
     ):
         what.add_argument(
-            flag,
-            type=kind,
-            default=kind(default),
+            *names,
+            type=parse,
+            default=parse(default),
             metavar="A,B",
             help=f"{meaning} (default: {default})",
         )
     rooted = ", ".join(name for name, collective in COLLECTIVES.items() if collective.rooted)
-    what.add_argument("--root", type=int, default=0, help=f"of {rooted} (default: 0)")
+    what.add_argument(
+        *("-r", "--root"),
+        type=count(least=0),
+        default=0,
+        metavar="RANK",
+        help=f"root of {rooted} (default: 0)",
+    )
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to measure")
-    how.add_argument("--nproc", type=int, default=2, help="ranks to start (default: 2)")
-    how.add_argument("--budget", type=float, default=0.3, help="seconds per row (default: 0.3)")
+    for names, parse, default, metavar, meaning in (
+        (("--nproc",), count(), 2, "N", "ranks to start on this host"),
+        (("--budget",), number(least=0), 0.3, "SECONDS", "time for the calls of a row"),
+        (("--min-calls",), count(), 8, "N", "calls of a row at least, whatever the budget"),
+        (("-w", "--warmup"), count(least=0), 3, "N", "untimed calls before a row"),
+        (("--timeout",), seconds, 60.0, "SECONDS", "time-out of a call"),
+    ):
+        how.add_argument(
+            *names,
+            type=parse,
+            default=default,
+            metavar=metavar,
+            help=f"{meaning} (default: {default:g})",
+        )
     how.add_argument(
-        "--min-calls", type=int, default=8, help="per row, even beyond the budget (default: 8)"
+        *("-n", "--iters"),
+        type=count(),
+        metavar="N",
+        help="calls of a row, exactly (default: as many as --budget allows)",
     )
-    how.add_argument("--warmup", type=int, default=3, help="calls before a row (default: 3)")
-    how.add_argument("--timeout", type=float, default=60.0, help="seconds per call (default: 60)")
     how.add_argument(
         "--touch",
         action="store_true",
@@ -119,48 +171,49 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write every number as JSON")
-    output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time and busbw")
-    output.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write a page with tables, a chart and JSON"
-    )
+def _dtype(text: str) -> str:
+    return name_of("dtype", DTYPES)(DTYPE_ALIASES.get(text.strip(), text))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns 1 if a result was wrong or a call failed."""
     from fastgpu_comm import launch
 
-    world_size = int(os.environ["WORLD_SIZE"]) if launch.is_rank() else arguments.nproc
-    settings = _settings(arguments)
+    exit_with("bench", ranks.problems(arguments.nproc))
+    world_size = launch.world_size() or arguments.nproc
+    try:
+        settings = _settings(arguments)
+    except ValueError as error:
+        exit_with("bench", [str(error)])
     exit_with("bench", _problems(settings, world_size))
     picture = arguments.plot or (Path("chart.png") if arguments.report else None)
+    exit_with("bench", _picture_problems(settings, arguments.plot))
     exit_with("bench", output_problems((arguments.json, arguments.plot), picture))
+    exit_with("bench", folder_problems(arguments.report))
     if not launch.is_rank():
-        command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
-        return launch.launch(command, arguments.nproc)
-    return _run_rank(arguments, settings)
+        return ranks.start(arguments.argv, arguments.nproc)
+    return ranks.run("bench", lambda: _run_rank(arguments, settings))
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
+    """Returns the settings.
+
+    Raises:
+        ValueError: The sizes make no range.
+    """
     import datetime
 
     from fastgpu_comm.bench.measure import Budget
     from fastgpu_comm.bench.worker import Settings
 
-    try:
-        sizes = size_range(arguments.begin, arguments.end, arguments.factor, arguments.step)
-    except ValueError as error:
-        raise SystemExit(f"fastgpu-comm bench: {error}") from None
     return Settings(
         collectives=list(COLLECTIVES) if "all" in arguments.collectives else arguments.collectives,
         backends=arguments.backend,
-        sizes=sizes,
+        sizes=size_range(arguments.begin, arguments.end, arguments.factor, arguments.step),
         dtypes=arguments.dtype,
         redops=arguments.redop,
         root=arguments.root,
-        budget=Budget(arguments.budget, arguments.min_calls, arguments.warmup),
+        budget=Budget(arguments.budget, arguments.min_calls, arguments.warmup, arguments.iters),
         touch=arguments.touch,
         timeout=datetime.timedelta(seconds=arguments.timeout),
     )
@@ -170,25 +223,47 @@ def _problems(settings: Settings, world_size: int) -> list[str]:
     """Returns why the settings cannot be measured; empty if they can."""
     import torch
 
-    from fastgpu_comm.backend import why_not_available
     from fastgpu_comm.bench import data
     from fastgpu_comm.bench.worker import lines
 
-    reasons = [why_not_available(backend) for backend in settings.backends]
+    reasons: list[str | None] = []
     if any(COLLECTIVES[name].reduces for name in settings.collectives):
         reasons += [
             data.why_not(redop, getattr(torch, dtype))
             for redop in settings.redops
             for dtype in settings.dtypes
         ]
-    problems = [reason for reason in reasons if reason]
+    problems = ranks.backend_problems(settings.backends)
+    problems += [reason for reason in reasons if reason]
     if world_size < 2:
-        problems.append(f"{world_size} ranks cannot communicate: use 2 ranks or more")
-    elif not 0 <= settings.root < world_size:
-        problems.append(f"root {settings.root} is not one of the {world_size} ranks")
+        problems.append("one rank has nobody to communicate with: use 2 ranks or more")
+    elif settings.root >= world_size:
+        last = world_size - 1
+        problems.append(f"there is no rank {settings.root} to be --root: ranks are 0 to {last}")
     if not problems and not lines(settings, world_size):
         problems.append(f"no size has an element for each of {world_size} ranks: raise --end")
-    return problems
+    return problems + _memory_problems(settings, world_size)
+
+
+def _memory_problems(settings: Settings, world_size: int) -> list[str]:
+    from fastgpu_comm.bench import machine
+
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    largest = max(settings.sizes)
+    needed = largest * local * len(settings.backends)  # at least: some calls take two buffers
+    if needed <= machine.memory_bytes() or settings.collectives == ["barrier"]:
+        return []
+    return [
+        f"{format_size(largest)} on {local} ranks and {len(settings.backends)} backends is "
+        f"{needed / 2**30:.0f} GiB, more than the {machine.memory_bytes() / 2**30:.0f} GiB of this "
+        "host: lower --end"
+    ]
+
+
+def _picture_problems(settings: Settings, picture: Path | None) -> list[str]:
+    if picture is None or any(COLLECTIVES[name].has_data for name in settings.collectives):
+        return []
+    return ["a barrier has no sizes to draw: leave out --plot, or name another collective"]
 
 
 def _run_rank(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -221,28 +296,12 @@ def _write(arguments: argparse.Namespace, results: Results) -> None:
     from fastgpu_comm.bench import plot, report
 
     if arguments.json:
-        arguments.json.write_text(results.to_json())
+        with writing(arguments.json):
+            arguments.json.write_text(results.to_json())
     if arguments.plot:
-        plot.draw(results, arguments.plot)
+        with writing(arguments.plot):
+            if not plot.draw(results, arguments.plot):
+                print("# no picture: no call with data succeeded")
     if arguments.report:
-        print(f"# report: {report.write(results, arguments.report)}")
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names: a,b")
-    return names
-
-
-def _names_among(allowed: Collection[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = _names(text)
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(
-                    f"{name!r} is unknown; the choice is {', '.join(allowed)}"
-                )
-        return names
-
-    return parse
+        with writing(arguments.report):
+            print(f"# report: {report.write(results, arguments.report)}")

@@ -8,14 +8,16 @@ arguments in `arguments.argv`. Modules import torch and matplotlib inside `run`,
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 import fastgpu_comm
-from fastgpu_comm.cli import bench, simulate, train
+from fastgpu_comm import names
+from fastgpu_comm.cli import bench, env, simulate, train
+from fastgpu_comm.cli.arguments import INTERRUPTED, Parser
 
-COMMANDS = (bench, simulate, train)
+COMMANDS = (bench, env, simulate, train)
 
 DESCRIPTION = (
     "Measures, tries out and simulates fastgpu, a torch.distributed backend for CPU tensors. "
@@ -23,14 +25,14 @@ DESCRIPTION = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of `fastgpu-comm` with every command in it."""
-    parser = argparse.ArgumentParser(prog="fastgpu-comm", description=DESCRIPTION)
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """Returns the parser of `fastgpu-comm`, and the parser of each command in it."""
+    parser = Parser(prog="fastgpu-comm", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=fastgpu_comm.__version__)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
-    return parser
+    return parser, dict(subparsers.choices)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, 0 on success.
     """
-    arguments = build_parser().parse_args(argv)
-    arguments.argv = list(sys.argv[1:] if argv is None else argv)
-    status: int = arguments.run(arguments)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = build_parser()
+    if argv and argv[0] in commands:
+        commands[argv[0]].refuse_unknown_flags(argv[1:])
+    elif argv and not argv[0].startswith("-"):
+        parser.error(names.unknown("command", argv[0], commands))
+    arguments = parser.parse_args(argv)
+    arguments.argv = argv
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"fastgpu-comm {argv[0]}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"fastgpu-comm {argv[0]}: {error}", file=sys.stderr)
+        return 1
     return status

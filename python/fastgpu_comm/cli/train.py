@@ -1,24 +1,28 @@
-"""`fastgpu-comm train`: trains a small language model with several worker processes."""
+"""`fastgpu-comm train`: trains a small language model on several ranks."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgpu_comm.cli.arguments import positive_int
+from fastgpu_comm.cli import ranks
+from fastgpu_comm.cli.arguments import count, exit_with, folder_problems, name_of, number
 
 if TYPE_CHECKING:
     from fastgpu_comm.trainer.demo import DemoOptions
 
-DESCRIPTION = (
-    "Trains a small byte-level GPT, data parallel, on a text that every machine has: the source "
-    "files of Python's standard library. It starts its own worker processes; under torchrun it "
-    "joins that job instead."
-)
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("cpu", "cuda")
+
+DESCRIPTION = """\
+Trains a small byte-level GPT, data parallel, on a text that every machine has: the source files of
+Python's standard library. It starts --nproc ranks on this host, or joins the job if torchrun
+started it.
+
+  fastgpu-comm train --nproc 2 --steps 1000 --out runs/mine
+  fastgpu-comm train --nproc 2 --steps 2000 --out runs/mine --resume"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,38 +31,34 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="train a small GPT on the source files of Python's standard library",
         description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--backend",
-        default="fastgpu",
-        metavar="NAME",
-        help="backend of torch.distributed (default: fastgpu)",
-    )
-    for flag, default, meaning in (
-        ("--nproc", 2, "worker processes to start"),
-        ("--steps", 1000, "optimizer steps"),
-        ("--batch", 16, "samples per step, over all ranks"),
-        ("--accumulation", 1, "micro-batches per step"),
-        ("--checkpoint-every", 250, "steps from one checkpoint to the next"),
+    for flag, parse, default, metavar, meaning in (
+        ("--backend", str, "fastgpu", "NAME", "backend of torch.distributed"),
+        ("--nproc", count(), 2, "N", "ranks to start on this host"),
+        ("--steps", count(), 1000, "N", "optimizer steps of the whole run"),
+        ("--batch", count(), 16, "N", "samples of a step, over all ranks"),
+        ("--accumulation", count(), 1, "N", "micro-batches of a step"),
+        ("--checkpoint-every", count(), 250, "N", "steps from one checkpoint to the next"),
+        ("--learning-rate", number(above=0), 4e-3, "RATE", "largest learning rate"),
+        (
+            "--precision",
+            name_of("precision", PRECISIONS),
+            "fp32",
+            "NAME",
+            "precision of the forward pass: " + ", ".join(PRECISIONS),
+        ),
+        ("--device", name_of("device", DEVICES), "cpu", "NAME", "device of every rank: cpu, cuda"),
+        ("--seed", count(0, 2**32 - 1), 0, "N", "seed of the weights and the samples' order"),
     ):
         parser.add_argument(
             flag,
-            type=positive_int,
+            type=parse,
             default=default,
-            metavar="N",
+            metavar=metavar,
             help=f"{meaning} (default: {default})",
         )
-    parser.add_argument(
-        "--learning-rate", type=_rate, default=4e-3, metavar="RATE", help="(default: 0.004)"
-    )
-    parser.add_argument(
-        "--precision", default="fp32", metavar="NAME", help="fp32, bf16 or fp16 (default: fp32)"
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of every rank (default: cpu)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -70,51 +70,65 @@ def add_parser(subparsers: Any) -> None:
     )
 
 
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return rate
-
-
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns 2 for bad arguments, and a failed worker's exit status."""
+    """Runs the command; returns a failed rank's exit status."""
     from fastgpu_comm import launch
 
+    exit_with("train", ranks.problems(arguments.nproc))
+    exit_with("train", _problems(arguments))
     try:
         options = _options(arguments)
     except ValueError as error:
-        print(f"fastgpu-comm train: {error}", file=sys.stderr)
-        return 2
+        exit_with("train", [str(error)])
     if launch.is_rank():
-        return _run_rank(options)
-    print(f"starting   {arguments.nproc} worker processes", flush=True)
-    command = [sys.executable, "-m", "fastgpu_comm", *arguments.argv]
-    return launch.launch(command, arguments.nproc)
+        return ranks.run("train", lambda: _run_rank(options))
+    folder = options.settings.folder
+    exit_with("train", folder_problems(folder))
+    print(f"starting   {arguments.nproc} ranks", flush=True)
+    # A rank that looked for a new folder itself would find another one.
+    return ranks.start([*arguments.argv, "--out", str(folder)], arguments.nproc)
 
 
 def _run_rank(options: DemoOptions) -> int:
-    from fastgpu_comm.trainer import CheckpointError, demo
+    from fastgpu_comm.trainer import demo
 
-    try:
-        demo.run(options)
-    except CheckpointError as error:  # the message says what to do, so no traceback is needed
-        print(f"fastgpu-comm train: {error}", file=sys.stderr)
-        return 1
+    demo.run(options)
     return 0
 
 
+def _problems(arguments: argparse.Namespace) -> list[str]:
+    """Returns why the arguments make no run; empty if they do."""
+    import torch
+
+    from fastgpu_comm.trainer.checkpoint import CheckpointFolder
+
+    problems = ranks.backend_problems([arguments.backend])
+    if arguments.accumulation > arguments.batch:
+        problems.append(
+            f"--accumulation {arguments.accumulation} is above --batch {arguments.batch}: a "
+            "micro-batch needs a sample"
+        )
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        problems.append("--device cuda needs a GPU, and torch finds none: use --device cpu")
+    if arguments.resume and arguments.out is None:
+        problems.append("--resume needs --out, the folder of the run to continue")
+    earlier = arguments.out and CheckpointFolder(arguments.out / "checkpoints", 1).steps()
+    if earlier and not arguments.resume:
+        problems.append(
+            f"{arguments.out} has the checkpoints of an earlier run: continue it with --resume, or "
+            "name another folder with --out"
+        )
+    return problems
+
+
 def _options(arguments: argparse.Namespace) -> DemoOptions:
-    from fastgpu_comm.backend import why_not_available
+    """Returns the options of every rank.
+
+    Raises:
+        ValueError: The settings contradict each other.
+    """
     from fastgpu_comm.trainer import demo, gpt, settings
 
-    if reason := why_not_available(arguments.backend):
-        raise ValueError(reason)
-    if arguments.resume and arguments.out is None:
-        raise ValueError("--resume needs --out, the folder of the run to continue.")
     return demo.DemoOptions(
         arguments.backend,
         arguments.device,
@@ -137,5 +151,5 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
 
 def _new_folder(backend: str) -> Path:
     """Returns the first of runs/train-BACKEND-1, -2, ... that does not exist."""
-    names = (Path("runs") / f"train-{backend}-{number}" for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
+    folders = (Path("runs") / f"train-{backend}-{number}" for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())

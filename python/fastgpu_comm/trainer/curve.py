@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastgpu_comm.bench import machine
 from fastgpu_comm.trainer.metrics import Record
 
 
@@ -25,7 +26,7 @@ def draw_loss_curve(records: Sequence[Record], path: Path, title: str) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Drawing the loss curve needs matplotlib: pip install 'fastgpu-comm[train]'."
+            "Drawing the loss curve needs matplotlib: pip install matplotlib."
         ) from error
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
@@ -35,7 +36,9 @@ def draw_loss_curve(records: Sequence[Record], path: Path, title: str) -> None:
         losses = {r["step"]: float(r["loss"]) for r in records if r["event"] == event}
         if losses:
             axes.plot(*zip(*sorted(losses.items()), strict=True), style, label=event)
-    axes.set(xlabel="step", ylabel="loss (nats)", title=title)
+    axes.set(xlabel="step", ylabel="loss (nats)")
+    axes.set_title(title, loc="left")
+    axes.set_title(machine.origin(), loc="right", fontsize=8, color="gray")
     axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

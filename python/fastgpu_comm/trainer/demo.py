@@ -90,9 +90,13 @@ class WarmupThenCosine:
 
 
 def _take_device(kind: str, local_rank: int) -> torch.device:
-    """Returns this rank's device, and sets torch's threads to the rank's share of the cores."""
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    """Returns this rank's device.
+
+    Unless OMP_NUM_THREADS says how many threads to use, torch gets the rank's share of the cores.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if kind != "cuda":
         return torch.device(kind)
     if not torch.cuda.is_available():
@@ -124,9 +128,12 @@ def _announce(
 
 def _report(options: DemoOptions, model: Gpt, result: TrainResult) -> None:
     folder = options.settings.folder or Path()
-    curve = folder / "loss.png"
+    curve = str(folder / "loss.png")
     title = f"{options.backend}, {dist.get_world_size()} ranks"
-    draw_loss_curve(metrics.read(folder / "metrics.jsonl"), curve, title)
+    try:
+        draw_loss_curve(metrics.read(folder / "metrics.jsonl"), Path(curve), title)
+    except ModuleNotFoundError as error:
+        curve = f"not drawn: {error}"
     model.eval()
     sample = model.generate(
         _SAMPLE_START, _SAMPLE_BYTES, _SAMPLE_TEMPERATURE, options.settings.seed

@@ -67,9 +67,21 @@ class Trainer:
             scheduler: Steps after each optimizer step; a ReduceLROnPlateau after each evaluation.
 
         Raises:
-            ValueError: The optimizer or the precision is not supported, or the settings or data
-                differ between ranks.
+            TypeError: An argument has the wrong type.
+            ValueError: The model has no parameters, the optimizer or the precision is not
+                supported, or the settings or data differ between ranks.
         """
+        for name, value, kind in (
+            ("model", model, nn.Module),
+            ("optimizer", optimizer, torch.optim.Optimizer),
+            ("datasets", datasets, Datasets),
+            ("settings", settings, TrainerSettings),
+        ):
+            if not isinstance(value, kind):
+                found = type(value).__name__
+                raise TypeError(f"{name} must be of type {kind.__name__}, not {found}.")
+        if next(model.parameters(), None) is None:
+            raise ValueError("The model has no parameters to train.")
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError(
                 "The optimizer is LBFGS, which evaluates the loss inside its step; use one that "

@@ -26,7 +26,7 @@ class ProgressView:
             console: Where to show the progress; by default standard output.
         """
         from rich import console as consoles
-        from rich import progress
+        from rich import live, progress, text
 
         self._steps = steps
         self._console = console or consoles.Console()
@@ -37,11 +37,15 @@ class ProgressView:
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.description}"),
-                console=self._console,
+                progress.TextColumn("left"),
             )
             self._task = self._bar.add_task("", total=steps, completed=done)
-            self._bar.start()
+            # The numbers have a line of their own: beside the bar they would leave no room for it
+            # on a terminal of 80 columns.
+            self._numbers = text.Text("", no_wrap=True, overflow="ellipsis")
+            lines = consoles.Group(self._bar, self._numbers)
+            self._live = live.Live(lines, console=self._console)
+            self._live.start()
 
     def step(self, step: int) -> None:
         """Moves the bar to a step."""
@@ -52,7 +56,7 @@ class ProgressView:
         """Shows a record. Without a bar, training records soon after the last line are skipped."""
         evaluation = record["event"] == "evaluation"
         if self._bar is not None and not evaluation:
-            self._bar.update(self._task, description=describe(record))
+            self._numbers.plain = describe(record)
         elif self._bar is not None or evaluation or self._is_line_due(record["step"]):
             title = "evaluation" if evaluation else f"step {record['step']}/{self._steps}"
             text = f"{title}  {describe(record)}"
@@ -61,7 +65,7 @@ class ProgressView:
     def close(self) -> None:
         """Stops the bar and restores the terminal."""
         if self._bar is not None:
-            self._bar.stop()
+            self._live.stop()
 
     def _is_line_due(self, step: int) -> bool:
         now = time.monotonic()

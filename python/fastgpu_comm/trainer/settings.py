@@ -26,7 +26,8 @@ class TrainerSettings:
         evaluate_every: The steps from one evaluation to the next, or None for no evaluations.
         patience: After how many evaluations without an improvement to stop, or None.
         min_improvement: How much lower a loss must be to count as an improvement.
-        folder: The folder for the metrics, or None to write none.
+        folder: The folder for the metrics, or None to write none. Text becomes a Path, here and in
+            `checkpoint_folder`.
         checkpoint_folder: The folder for checkpoints; by default `checkpoints` in `folder`.
         checkpoint_every: The steps from one checkpoint to the next, or None for no checkpoints. The
             last step gets a checkpoint too.
@@ -69,13 +70,23 @@ class TrainerSettings:
             raise _bad("seed", self.seed, "a whole number from 0 to 2**32 - 1")
         if self.precision not in DTYPES:
             raise _bad("precision", self.precision, "one of " + ", ".join(DTYPES))
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise _bad("clip_norm", self.clip_norm, "a number above 0; for no clipping use None")
-        if not 0 <= self.min_improvement < math.inf:
+        clip_norm = self.clip_norm
+        if clip_norm is not None and not (_is_number(clip_norm) and 0 < clip_norm < math.inf):
+            raise _bad("clip_norm", clip_norm, "a number above 0; for no clipping use None")
+        if not (_is_number(self.min_improvement) and 0 <= self.min_improvement < math.inf):
             raise _bad("min_improvement", self.min_improvement, "a number of at least 0")
+        for name in ("folder", "checkpoint_folder"):
+            self._make_path(name)
         self._check_combinations()
         if self.folder is not None and self.checkpoint_folder is None:
             object.__setattr__(self, "checkpoint_folder", self.folder / "checkpoints")
+
+    def _make_path(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, str):
+            object.__setattr__(self, name, Path(value))
+        elif value is not None and not isinstance(value, Path):
+            raise _bad(name, value, "a path, as text or pathlib.Path, or None")
 
     def _check_combinations(self) -> None:
         if self.accumulation > self.batch_size:
@@ -95,6 +106,10 @@ class TrainerSettings:
 
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -1,0 +1,40 @@
+"""Names that users type: spellings that mean the same, and suggestions for unknown names.
+
+This module does not import torch, because the command line reads it for `--help`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+
+def find(name: str, known: Collection[str]) -> str | None:
+    """Returns the known name that equals `name` but for case, `-` and `_`: allreduce, All-Reduce.
+
+    None if there is no such name.
+    """
+    return next((each for each in known if _plain(each) == _plain(name)), None)
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Returns " Did you mean 'NAME'?" with the known name most like `name`; "" if none is."""
+    by_plain = {_plain(each): each for each in known}
+    close = difflib.get_close_matches(_plain(name), by_plain, n=1)
+    return f" Did you mean {by_plain[close[0]]!r}?" if close else ""
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """Returns the error for a name that is not one of `known`.
+
+    Args:
+        kind: What the name should be, such as "collective".
+        name: What the user wrote.
+        known: The names that exist.
+    """
+    choice = ", ".join(known)
+    return f"there is no {kind} {name!r}.{suggestion(name, known)} The choice is: {choice}"
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
