@@ -33,6 +33,7 @@ from torch.testing._internal.distributed import fake_pg  # registers the backend
 import fastgpu_comm
 from fastgpu_comm.bench import markdown
 from fastgpu_comm.bench.sizes import format_size
+from fastgpu_comm.gloo import ignore_environment
 
 TIMEOUT = datetime.timedelta(seconds=60)
 CALL_BYTES = (8, 64, 512, 4096)
@@ -172,6 +173,7 @@ def rank_main(pipe: Connection, port: int, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     assert fake_pg.__name__ in sys.modules
     assert fastgpu_comm.__name__ in sys.modules
+    ignore_environment()  # fastgpu is compared with the real gloo
     store = dist.TCPStore("127.0.0.1", port, world, is_master=False)
     number = 0
     while (asked := pipe.recv()) is not None:

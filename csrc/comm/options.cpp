@@ -100,15 +100,23 @@ const std::vector<Field>& fields() {
   return all;
 }
 
+// The Python package acts on this variable.
+void check_replace_gloo(const std::string& text) {
+  if (text.empty() || text == "0" || text == "1") return;
+  raise(ErrorKind::kInvalidArgument,
+        "FASTGPU_REPLACE_GLOO is '" + text + "', which is not allowed; set it to 0 or 1");
+}
+
 // Variables of the process that have no field. The kernels read FASTGPU_SIMD when they are first
 // used; checking it here gives the error when the group is made.
 struct ProcessVariable {
   std::string_view name;
   void (*take)(const std::string& text);
 };
-constexpr std::array<ProcessVariable, 2> kProcessVariables{{
+constexpr std::array<ProcessVariable, 3> kProcessVariables{{
     {"FASTGPU_LOG", [](const std::string& text) { set_log_level(text); }},
     {"FASTGPU_SIMD", [](const std::string& text) { cpu::choose_variant(text.c_str()); }},
+    {"FASTGPU_REPLACE_GLOO", &check_replace_gloo},
 }};
 
 std::string variable_of(const Field& field) {

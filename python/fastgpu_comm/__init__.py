@@ -52,8 +52,9 @@ def _autoload() -> None:
     """Registers the backend. `import torch` calls this at its end, through our entry point.
 
     It must not raise, because that would break `import torch` for every program of the environment.
-    It must not import the package's other modules: `import fastgpu_comm.errors`, for example,
-    imports torch, which then calls this function while `fastgpu_comm.errors` is half loaded.
+    It must not import modules of the package that import torch: `import fastgpu_comm.errors`, for
+    example, imports torch, which then calls this function while `fastgpu_comm.errors` is half
+    loaded.
     """
     try:
         import torch.distributed as dist
@@ -62,6 +63,10 @@ def _autoload() -> None:
             # Not for CUDA, which it does not serve: torch's ShardedTensor, for example, takes the
             # first device of a backend that is not the CPU.
             dist.Backend.register_backend(_BACKEND, _create, extended_api=True, devices=["cpu"])
+        if dist.is_available():
+            from fastgpu_comm.gloo import follow_environment  # imports torch in functions only
+
+            follow_environment()
     except Exception as error:
         import warnings
 

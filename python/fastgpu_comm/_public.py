@@ -14,5 +14,7 @@ from fastgpu_comm.errors import CommError as CommError
 from fastgpu_comm.errors import InvalidArgumentError as InvalidArgumentError
 from fastgpu_comm.errors import PeerLostError as PeerLostError
 from fastgpu_comm.errors import RendezvousError as RendezvousError
+from fastgpu_comm.gloo import GlooReplacement as GlooReplacement
+from fastgpu_comm.gloo import replace_gloo as replace_gloo
 from fastgpu_comm.native import Options as Options
 from fastgpu_comm.trainer import Trainer as Trainer

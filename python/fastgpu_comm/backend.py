@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Backend as TorchBackend
 
 if TYPE_CHECKING:
     from fastgpu_comm._native import Backend, Options
@@ -19,19 +20,20 @@ def create(group: Any, options: Options | None) -> Backend:
 
     Args:
         group: torch's `_DistributedBackendOptions`: store, rank, size, time-out, name.
-        options: The user's `pg_options`. They are copied.
+        options: The user's `pg_options`. They are copied. In a group with several backends torch
+            passes them to each, so those of another backend are ignored.
 
     Raises:
         InvalidArgumentError: An option or a FASTGPU_ variable is unknown or has a bad value.
         RendezvousError: Some ranks did not arrive; the message names them.
-        TypeError: `options` is of another type.
+        TypeError: `options` are not a backend's options.
     """
     from fastgpu_comm import native
 
-    if options is None:
-        options = native.Options()
-    elif isinstance(options, native.Options):
+    if isinstance(options, native.Options):
         options = copy.copy(options)
+    elif options is None or isinstance(options, TorchBackend.Options):
+        options = native.Options()
     else:
         raise TypeError(
             "pg_options of the backend fastgpu must be fastgpu_comm.Options, not "

@@ -87,8 +87,11 @@ TEST(an_unknown_option_is_refused_with_the_names_of_all) {
 }
 
 TEST(variables_set_the_fields_that_they_name) {
-  const Options options = options_from_environment(
-      {{"FASTGPU_LANES", "2"}, {"FASTGPU_PORT_RANGE", "7"}, {"PATH", "/bin"}, {"FASTGPU", "x"}});
+  const Options options = options_from_environment({{"FASTGPU_LANES", "2"},
+                                                    {"FASTGPU_PORT_RANGE", "7"},
+                                                    {"PATH", "/bin"},
+                                                    {"FASTGPU", "x"},
+                                                    {"FASTGPU_REPLACE_GLOO", "1"}});
   CHECK_EQ(options.lanes, 2);
   CHECK_EQ(options.port_range.last, 7);
   CHECK(options.algorithm == Algorithm::kAuto);
@@ -107,11 +110,13 @@ TEST(a_variable_that_cannot_be_used_says_what_is_allowed) {
                "FASTGPU_LANES is 'many', which is not allowed; set it to: auto, or 1 to 16");
   CHECK_THROWS(options_from_environment({{"FASTGPU_ALGORYTHM", "ring"}}), InvalidArgumentError,
                "the environment variable FASTGPU_ALGORYTHM is not known; unset it, or use one of "
-               "FASTGPU_LOG, FASTGPU_SIMD, FASTGPU_ALGORITHM, ");
+               "FASTGPU_LOG, FASTGPU_SIMD, FASTGPU_REPLACE_GLOO, FASTGPU_ALGORITHM, ");
   CHECK_THROWS(options_from_environment({{"FASTGPU_LOG", "loud"}}), InvalidArgumentError,
                "error, warn, info, debug");
   CHECK_THROWS(options_from_environment({{"FASTGPU_SIMD", "sse9"}}), InvalidArgumentError,
                "FASTGPU_SIMD is 'sse9'");
+  CHECK_THROWS(options_from_environment({{"FASTGPU_REPLACE_GLOO", "yes"}}), InvalidArgumentError,
+               "FASTGPU_REPLACE_GLOO is 'yes', which is not allowed; set it to 0 or 1");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fastgpu_comm.bench.exchange import Exchange
+from fastgpu_comm.gloo import ignore_environment
 
 
 class Job:
@@ -29,6 +30,7 @@ class Job:
             timeout: The time-out of each operation of the groups.
         """
         torch.set_num_threads(1)
+        ignore_environment()  # fastgpu is compared with the real gloo
         store, self.rank, self.world_size = next(dist.rendezvous("env://"))
         # Longer than an operation's time-out, so that the exchange can report an operation's error.
         store.set_timeout(timeout * 2)
