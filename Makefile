@@ -6,6 +6,7 @@
 #   make bench    report against gloo, bench/results/     make wheel   sdist and wheel in dist/
 #   make peers    table against every MPI that is here    make torch-path   what torch adds to it
 #   make choose   table of what `auto` chooses against every algorithm
+#   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
 
@@ -22,13 +23,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 dependencies := $(VENV)/.dependencies
 extension := $(VENV)/.extension
+integrations := build/integrations
 native_sources := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help train test bench peers torch-path choose lint format docs-check test-cpp test-python build wheel wheel-check
+.PHONY: help train test bench peers torch-path choose integrations lint format docs-check test-cpp test-python build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -48,6 +50,20 @@ torch-path: $(extension)
 
 choose: $(extension)
 	python bench/choose.py $(ARGS)
+
+integrations: $(extension) $(integrations)/.dependencies
+	$(integrations)/bin/python bench/integrations.py $(ARGS)
+
+# An environment of its own, which falls back on $(VENV) for torch and for this package.
+site_of = $$($(1)/python -c 'import site; print(site.getsitepackages()[0])')
+$(integrations)/.dependencies: examples/integrations/requirements.txt $(dependencies)
+	@echo "== making $(integrations) with the versions in $<"
+	$(bin)/python -m venv --clear --without-pip $(integrations)
+	echo "import site; site.addsitedir('$(call site_of,$(bin))')" \
+	  > "$(call site_of,$(integrations)/bin)/project.pth"
+	$(bin)/python -m pip --python $(integrations)/bin/python install --quiet --no-deps \
+	  --no-build-isolation -r $<
+	touch $@
 
 test: lint test-cpp test-python
 
