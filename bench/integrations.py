@@ -2,9 +2,10 @@
 
     make integrations [ARGS='accelerate lightning']
 
-Each program runs on 2 ranks: as it is, which is on gloo; with FASTGPU_REPLACE_GLOO=1; and with
-`fastgpu` as its argument, if it takes one. The losses must be equal to the last digit, and each run
-must have used the backend that it should. The table goes to bench/results/integrations.md.
+Each program runs on 2 ranks: on gloo, its default; with FASTGPU_REPLACE_GLOO=1; and with the
+argument `fastgpu`, if the program takes the name of a backend. The losses must be equal to the last
+digit, and each run must have used the expected backend. The table goes to
+bench/results/integrations.md.
 
 `make integrations` runs this in an environment of its own, with the versions in
 examples/integrations/requirements.txt.
@@ -30,7 +31,7 @@ from fastgpu_comm.bench import markdown
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "examples" / "integrations"
 RESULTS = Path(__file__).parent / "results" / "integrations.md"
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600  # DeepSpeed compiles in its first run
 RESULT = re.compile(r"loss (\S+) on (\S+)")
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -59,12 +60,12 @@ class Integration:
     """A program, and how it is run.
 
     Attributes:
-        package: The package that it shows, whose version the table has.
+        package: The package that the program uses. The table shows its version.
         program: The file in examples/integrations.
         command: What runs the file.
         named: The program takes the name of a backend.
-        arguments: What the program needs before that name; FOLDER is an empty folder.
-        must_print: What the output must contain beside the loss.
+        arguments: The program's arguments before that name; FOLDER is an empty folder.
+        must_print: A text that the output must contain beside the loss.
     """
 
     package: str

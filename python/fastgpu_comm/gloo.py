@@ -32,7 +32,7 @@ VARIABLE = "FASTGPU_REPLACE_GLOO"
 
 @dataclass(frozen=True)
 class Ballot:
-    """What one rank contributes to the vote."""
+    """One rank's part in the vote."""
 
     why_not: str  # why this process cannot use fastgpu, or ""
     has_cuda: bool
@@ -49,7 +49,7 @@ class Verdict:
 class GlooReplacement:
     """Replaces gloo from its creation until `restore()`. It is also a context manager.
 
-    It concerns the groups that are made meanwhile; they stay what they are after `restore()`.
+    Groups that are made meanwhile keep their backend after `restore()`.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class GlooReplacement:
         """Ends the replacement. It may be called again."""
         c10d = _c10d()
         self._active = False
-        # If others have wrapped the function since, it keeps this wrapper, which now does nothing.
+        # A later wrapper of the function may still call this one, which then does nothing.
         if c10d._new_process_group_helper is self._wrapper:
             c10d._new_process_group_helper = self._original
 
@@ -238,7 +238,7 @@ def _why_not_available() -> str:
     """Returns why this process cannot use fastgpu, or ""."""
     try:
         _make_lone_group(os.getpid())
-    except Exception as error:  # whatever it is, gloo may still work
+    except Exception as error:  # gloo may work nevertheless
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -277,7 +277,7 @@ _logged: set[tuple[str, str]] = set()
 def _log_once(rank: int, event: str, reason: str) -> None:
     """Writes a line of the package's log on rank 0, once per process and reason.
 
-    The line is shown by default: other output of the program says that it runs on gloo.
+    The level is one that is shown by default, because the program itself still speaks of gloo.
     """
     key = (event, reason if event == "gloo_kept" else "")
     if key in _logged:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench.integrations import INTEGRATIONS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -20,6 +21,12 @@ LAST_LINES = {
 
 def test_every_example_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(LAST_LINES)
+
+
+def test_every_integration_is_run_by_make_integrations() -> None:
+    programs = {path.name for path in (EXAMPLES / "integrations").iterdir()}
+    others = {"requirements.txt", "slurm.sh", "kubernetes.yaml"}
+    assert {integration.program for integration in INTEGRATIONS} | others == programs
 
 
 @pytest.mark.parametrize("name", LAST_LINES)
