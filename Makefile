@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 dependencies := $(VENV)/.dependencies
 extension := $(VENV)/.extension
-integrations := build/integrations
+integrations := $(abspath build/integrations)
 native_sources := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
 
@@ -63,6 +63,10 @@ $(integrations)/.dependencies: examples/integrations/requirements.txt $(dependen
 	  > "$(call site_of,$(integrations)/bin)/project.pth"
 	$(bin)/python -m pip --python $(integrations)/bin/python install --quiet --no-deps \
 	  --no-build-isolation -r $<
+	@echo "== compiling DeepSpeed's extension for CPUs, which it would do in the first run"
+	DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(integrations)/torch_extensions \
+	  $(integrations)/bin/python -c "from deepspeed.accelerator import get_accelerator as get; \
+	  get().create_op_builder('ShareMemCommBuilder').load(verbose=False)"
 	touch $@
 
 test: lint test-cpp test-python
