@@ -27,7 +27,7 @@ struct ProcessName {
   bool operator==(const ProcessName&) const = default;
 };
 ProcessName this_process();
-std::string to_string(const ProcessName& process);               // "host node7, pid 4711"
+std::string to_string(const ProcessName& process);  // "host node7, pid 4711"
 // "rank 3 (host node7, pid 4711)", or "rank 3 (global rank 7, host node7, pid 4711)".
 std::string name_of_rank(int rank, const ProcessName& process);
 

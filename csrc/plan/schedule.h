@@ -52,7 +52,7 @@ enum class Coding : uint8_t { kPlain, kEncode, kDecode };
 // the call. With it a rank that has nothing to send still lets its peer detect a mismatched call.
 struct Step {
   Verb verb = Verb::kSend;
-  bool reduce = false;  // target = target op source, instead of target = source
+  bool reduce = false;             // target = target op source, instead of target = source
   Coding coding = Coding::kPlain;  // of a copy
   int peer = -1;
   // The frame's number among all frames from sender to receiver in this lane, from 0.
