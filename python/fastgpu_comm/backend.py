@@ -91,9 +91,11 @@ def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
 
 def why_not_available(name: str) -> str | None:
     """Returns why torch cannot create a process group with the backend `name`, or None."""
+    if name == "fastgpu" and (reason := _why_not_loaded()):
+        return reason
     try:
         if name and name != "undefined" and dist.is_backend_available(name):
-            return _why_not_loaded() if name == "fastgpu" else None
+            return None
     except ValueError as error:  # `name` is a malformed list of backends
         return str(error)
     listed = [known for known in dist.Backend.backend_list if known != "undefined"]

@@ -149,6 +149,26 @@ def test_a_bad_variable_is_refused_before_ranks_start(
     assert message in line
 
 
+def test_gloo_is_not_measured_where_fastgpu_replaces_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FASTGPU_REPLACE_GLOO", "1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "all_reduce"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "FASTGPU_REPLACE_GLOO is 1, so gloo would be fastgpu: unset it" in line
+
+
+def test_a_package_that_does_not_fit_torch_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastgpu_comm.backend._why_not_loaded", lambda: "built for torch 1.0")
+    monkeypatch.setattr(dist, "is_backend_available", lambda backend: backend == "gloo")
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "all_reduce"])
+    assert capsys.readouterr().err == "fastgpu-comm bench: built for torch 1.0\n"
+
+
 @pytest.mark.parametrize(
     ("spelt", "meant"),
     [

@@ -234,6 +234,8 @@ def _problems(settings: Settings, world_size: int) -> list[str]:
             for dtype in settings.dtypes
         ]
     problems = ranks.backend_problems(settings.backends)
+    if "gloo" in settings.backends and os.environ.get("FASTGPU_REPLACE_GLOO") == "1":
+        problems.append("FASTGPU_REPLACE_GLOO is 1, so gloo would be fastgpu: unset it")
     problems += [reason for reason in reasons if reason]
     if world_size < 2:
         problems.append("one rank has nobody to communicate with: use 2 ranks or more")
