@@ -39,7 +39,7 @@ std::unique_ptr<Stream> make_scrambled_stream(UniqueFd socket) {
 // `buffer_bytes` is the size of the kernel's buffer at each end; 0: the kernel chooses.
 ChannelEnds connect(const char* address, int buffer_bytes, MakeStream make_stream) {
   uint16_t port = 0;
-  const UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
+  const UniqueFd listener = listen_tcp(address, {}, &port);
   UniqueFd dialled = dial_tcp({address, port});
   for (const auto& [socket, events] :
        {std::pair(dialled.get(), POLLOUT), std::pair(listener.get(), POLLIN)}) {
