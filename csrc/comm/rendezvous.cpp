@@ -98,7 +98,8 @@ PeerRecord own_record(const RendezvousRequest& request, const Connector& connect
 // The error of an event that this rank sees: the event, who saw it, what to do.
 [[noreturn]] void raise_seen(const RendezvousRequest& request, Failure failure,
                              const std::string& advice) {
-  failure.message = report_of(failure, request.rank, request.name) + ". " + advice;
+  failure.message =
+      report_of(failure, request.rank, "group '" + request.name + "'") + ". " + advice;
   raise(failure);
 }
 

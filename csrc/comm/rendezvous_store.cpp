@@ -75,7 +75,7 @@ void RendezvousStore::raise_reported() {
   failure.message = told.reason;
   if (!names_observer(told.reason)) {  // the rank's own error
     failure.message = name_of_rank(told.rank, told) + " could not set up the group: " + told.reason;
-    failure.message = report_of(failure, rank_, group_) +
+    failure.message = report_of(failure, rank_, "group '" + group_ + "'") +
                       ". Correct this on that rank, and make the group again on all ranks.";
   }
   raise(failure);
