@@ -114,8 +114,7 @@ def not_finite(codec: str) -> None:
 
 
 def mismatch() -> None:
-    """Ranks whose groups have different codecs learn of it."""
+    """Ranks that give a group different codecs learn of it when the group is made."""
     rank, _ = me_and_world()
-    group = _group("int8" if rank == 0 else "int4")
-    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"codec=int[48]"):
-        dist.all_reduce(torch.ones(50_000), group=group)
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"codec=int8.*codec=int4"):
+        _group("int8" if rank == 0 else "int4")
