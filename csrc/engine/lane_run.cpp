@@ -197,8 +197,8 @@ void LaneRun::encode(const Step& step) const {
   std::byte* target = operation_->target(step.target);
   const std::size_t count = step.source.size_bytes / sizeof(float);
   if (task.residual == nullptr) return task.codec->encode(source, target, count);
-  float* residual = task.residual + step.source.offset_bytes / sizeof(float);
-  task.codec->encode_feedback(source, residual, target, count);
+  const std::size_t first = step.source.offset_bytes / sizeof(float);
+  task.codec->encode_feedback(source, &task.residual[first], target, count);
 }
 
 void LaneRun::decode(const Step& step) const {
