@@ -3,6 +3,8 @@
 #include <system_error>
 #include <utility>
 
+#include "base/shortage.h"
+
 namespace fastgpu {
 
 Failure make_failure(ErrorKind kind, std::string message, int peer, std::string op) {
@@ -34,6 +36,8 @@ void raise(const Failure& failure) {
       throw AuthenticationError(failure);
     case ErrorKind::kRendezvous:
       throw RendezvousError(failure);
+    case ErrorKind::kOutOfResources:
+      throw OutOfResourcesError(failure);
   }
   throw CommError(failure);
 }
@@ -41,6 +45,7 @@ void raise(const Failure& failure) {
 void raise(ErrorKind kind, const std::string& message) { raise(make_failure(kind, message)); }
 
 void raise_system(ErrorKind kind, const std::string& what, int error_number) {
+  if (is_shortage(error_number)) raise_shortage(what, error_number);
   raise(kind, what + ": " + std::generic_category().message(error_number));
 }
 

@@ -19,7 +19,9 @@ enum class ErrorKind : uint8_t {
   kAborted,          // the group was aborted or destroyed while the operation was pending
   kAuthentication,   // a peer does not hold the job secret
   kRendezvous,       // the ranks could not find or reach each other
+  kOutOfResources,   // a process or its machine has no descriptor, memory or thread left
 };
+inline constexpr ErrorKind kLastErrorKind = ErrorKind::kOutOfResources;
 
 inline constexpr int kNoRank = -1;
 
@@ -70,11 +72,15 @@ class AuthenticationError : public CommError {
 class RendezvousError : public CommError {
   using CommError::CommError;
 };
+class OutOfResourcesError : public CommError {
+  using CommError::CommError;
+};
 
 // Throws the exception class of the failure's kind.
 [[noreturn]] void raise(const Failure& failure);
 [[noreturn]] void raise(ErrorKind kind, const std::string& message);
-// For a failed system call: the message is `what` and the text of `error_number` (errno).
+// For a failed system call: the message is `what` and the text of `error_number` (errno). If this
+// process ran out of a resource, raises OutOfResourcesError instead (base/shortage.h).
 [[noreturn]] void raise_system(ErrorKind kind, const std::string& what, int error_number);
 
 }  // namespace fastgpu

@@ -7,8 +7,11 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+
+#include "base/error.h"
 
 namespace fastgpu {
 namespace {
@@ -55,6 +58,12 @@ void UniqueFd::reset(int fd) noexcept {
     ::close(fd_);
   }
   fd_ = fd;
+}
+
+UniqueFd duplicate(int fd, const std::string& what) {
+  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!copy) raise_system(ErrorKind::kRendezvous, "cannot pass " + what + " to a peer", errno);
+  return copy;
 }
 
 }  // namespace fastgpu

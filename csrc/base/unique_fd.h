@@ -2,6 +2,7 @@
 // Thread safety: one thread at a time per object.
 #pragma once
 
+#include <string>
 #include <utility>
 
 namespace fastgpu {
@@ -30,5 +31,9 @@ class UniqueFd {
  private:
   int fd_ = -1;
 };
+
+// A second descriptor of the same file, to be passed to a peer. Raises OutOfResourcesError; `what`
+// names the file.
+UniqueFd duplicate(int fd, const std::string& what);
 
 }  // namespace fastgpu

@@ -68,11 +68,6 @@ void ChannelSet::on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> ch
   }
   {
     const std::lock_guard lock(mutex_);
-    const RecvChannel* const open = receiver(peer, lane);
-    if (open != nullptr && open != &closed_receiver) {
-      raise(ErrorKind::kPeerLost, "rank " + std::to_string(peer) + " opened lane " +
-                                      std::to_string(lane) + " a second time");
-    }
     if (hung_up_ || !departures_[static_cast<std::size_t>(peer)].empty()) channel->hang_up();
     slot(peer, lane).receiver.store(channel.get(), std::memory_order_release);
     receivers_.push_back(std::move(channel));

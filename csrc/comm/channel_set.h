@@ -31,8 +31,8 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   // rank. A network that is cut never delivers it, so the wait has this limit.
   static constexpr TimeNs kReasonLimit = 10 * kSecond;
 
-  // `open` asks the connector for a channel that sends. `failed` is called for every failure.
-  // Failure::rank is the peer that reported the failure, or kNoRank if this rank noticed it.
+  // `open` asks the connector for a channel that sends. `failed` is called for every failure;
+  // `peer` and Failure::rank are the peer that reported it, or kNoRank if this process did.
   ChannelSet(Engine& engine, int world, int lanes, Open open, Failed failed,
              TimeNs reason_limit = kReasonLimit);
 

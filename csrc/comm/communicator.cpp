@@ -57,6 +57,7 @@ std::string describe_global_ranks(const std::vector<int>& global_ranks) {
 Peers meet(const RendezvousRequest& request, Store& store, Runtime& runtime) {
   RendezvousStore place(store, request.rank, request.world, request.name);
   try {
+    runtime.start();
     return rendezvous(request, place, runtime.connector());
   } catch (const CommError& error) {
     place.report(error.failure());
@@ -114,7 +115,8 @@ Communicator::Communicator(const CommunicatorConfig& config, Topology topology, 
       [latch = latch_, &engine = runtime.engine(), rank = config.rank](int peer,
                                                                        const Failure& failure) {
         Failure told = failure;
-        if (told.peer == rank) told.peer = peer;  // the reporter is at odds with this rank
+        const bool is_relayed = peer != kNoRank;
+        if (is_relayed && told.peer == rank) told.peer = peer;  // it is at odds with this rank
         latch->report(std::move(told));
         engine.submit(Submission::kLarge);
       });
@@ -261,6 +263,10 @@ void Communicator::on_first_failure(Failure& failure) {
     const std::string departure = channels_->departure(failure.peer);
     if (failure.kind == ErrorKind::kPeerLost && !departure.empty()) {
       failure.message = name_of_rank(*topology_, failure.peer) + " " + departure;
+    }
+    if (failure.kind == ErrorKind::kOutOfResources) {
+      failure.peer = config_.rank;
+      failure.message = name_of_rank(*topology_, config_.rank) + " " + failure.message;
     }
     if (failure.peer != kNoRank) {
       failure.message = with_name(std::move(failure.message), failure.peer,

@@ -61,7 +61,8 @@ struct Counters {
 class Communicator {
  public:
   // Exchanges addresses with the other ranks through the store. Measures the links, unless rank 0's
-  // process has done so before. Raises a RendezvousError that names the missing ranks.
+  // process has done so before. Raises a RendezvousError that names the missing ranks, and
+  // OutOfResourcesError if a rank is short of a resource.
   static std::shared_ptr<Communicator> create(const CommunicatorConfig& config, Store& store,
                                               Runtime& runtime);
   ~Communicator();

@@ -20,6 +20,8 @@ const char* advice_for(ErrorKind kind) {
       return "find out why it ended, and start all ranks again";
     case ErrorKind::kTimeout:
       return "find out what holds up the other rank, or use a longer timeout in a new group";
+    case ErrorKind::kOutOfResources:
+      return "raise that limit, and start all ranks again";
     case ErrorKind::kMismatch:
       return "correct the calls, and destroy the group";
     default:

@@ -152,8 +152,8 @@ SetUpFailure set_up_failure_from_text(const std::string& text) {
   failure.host = fields.take("host");
   failure.pid = fields.take_number("pid", 1, kMaxInt);
   failure.rank = fields.take_number("rank", 0, kMaxWorld - 1);
-  failure.kind = static_cast<ErrorKind>(
-      fields.take_number("kind", 0, static_cast<int>(ErrorKind::kRendezvous)));
+  failure.kind =
+      static_cast<ErrorKind>(fields.take_number("kind", 0, static_cast<int>(kLastErrorKind)));
   failure.reason = fields.take("reason");
   fields.check_nothing_left();
   return failure;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -13,8 +14,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "base/shortage.h"
 #include "base/text.h"
 #include "comm/failure_report.h"
+#include "plan/cost/choose.h"
 
 namespace fastgpu {
 namespace {
@@ -27,8 +30,10 @@ constexpr const char* kFellSilent = "joined, but did not say in time whom they r
 // The options that determine the schedules.
 constexpr std::array kAgreed = {"algorithm", "lanes", "deterministic", "codec"};
 
+// Ranks whose ids differ do not try to share memory, so a shortage must not give an empty one.
 std::string boot_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
+  if (!file && is_shortage(errno)) raise_shortage("cannot read the boot id", errno);
   std::string id;
   std::getline(file, id);
   return printable(id);
@@ -76,6 +81,12 @@ std::vector<std::string> own_addresses(const RendezvousRequest& request) {
     }
   }
   return addresses;
+}
+
+// The control link and the streams that each peer may open.
+std::size_t connections_of(const RendezvousRequest& request) {
+  const int lanes = request.options.lanes > 0 ? request.options.lanes : kMaxChosenLanes;
+  return static_cast<std::size_t>(request.world) * static_cast<std::size_t>(lanes + 2);
 }
 
 PeerRecord own_record(const RendezvousRequest& request, const Connector& connector) {
@@ -289,6 +300,8 @@ std::vector<Endpoint> listen_on(const std::vector<std::string>& addresses,
     if (endpoints.size() == kMaxEndpoints) break;
     try {
       endpoints.push_back({address, connector.listen(address, request.options.port_range)});
+    } catch (const OutOfResourcesError&) {
+      throw;
     } catch (const CommError& error) {
       log(LogLevel::kInfo, "not_listening", "reason=" + quoted(error.what()));
       if (!first_error) first_error = std::current_exception();
@@ -316,6 +329,7 @@ Peers rendezvous(const RendezvousRequest& request, RendezvousStore& store, Conne
   // First, so that a wrong value is an error even where no address is needed.
   const std::vector<std::string> addresses = own_addresses(request);
   Peers peers;
+  connector.expect(connections_of(request));
   store.set("rank", to_text(own_record(request, connector)));
   peers.records = gather_records(request, store);
   store.set("leader", std::to_string(find_leader(request, peers.records, connector)));

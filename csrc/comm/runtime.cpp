@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/shortage.h"
 #include "control/connector.h"
 
 namespace fastgpu {
@@ -36,10 +37,16 @@ Runtime& Runtime::shared() {
   static_cast<void>(forks());  // from now on a fork is noticed
   Runtime* current = shared_runtime.load();
   if (current == nullptr) {
+    raise_file_limit();
     auto made = std::make_unique<Runtime>();
     if (shared_runtime.compare_exchange_strong(current, made.get())) current = made.release();
   }
   return *current;
+}
+
+void Runtime::start() {
+  connector();
+  engine_.start();
 }
 
 Connector& Runtime::connector() {

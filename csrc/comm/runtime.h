@@ -32,8 +32,10 @@ class Runtime {
 
   Engine& engine() noexcept { return engine_; }
   SymmetricHeap& heap() noexcept { return heap_; }
-  // Starts the control thread at first use. Raises InvalidArgumentError in a process that was
-  // forked since this was made.
+  // Starts the control thread and the engine's, unless they run. Raises OutOfResourcesError, and
+  // InvalidArgumentError in a process that was forked since this was made.
+  void start();
+  // Starts the control thread at first use; raises like start().
   Connector& connector();
   // A communicator adds itself when it has joined, and removes itself when it leaves.
   void add(const std::shared_ptr<Communicator>& communicator);

@@ -1,11 +1,9 @@
 #include "control/channel_broker.h"
 
-#include <fcntl.h>
+#include <sys/stat.h>
 
-#include <cerrno>
 #include <utility>
 
-#include "base/error.h"
 #include "transport/tcp/tcp.h"
 
 namespace fastgpu {
@@ -13,12 +11,23 @@ namespace fastgpu {
 std::vector<UniqueFd> ChannelBroker::own_doorbell() const {
   std::vector<UniqueFd> descriptors;
   for (const int fd : {engine_.doorbell().page_fd(), engine_.doorbell().event_fd()}) {
-    descriptors.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    if (!descriptors.back()) {
-      raise_system(ErrorKind::kRendezvous, "cannot pass the doorbell to a peer", errno);
-    }
+    descriptors.push_back(duplicate(fd, "the doorbell"));
   }
   return descriptors;
+}
+
+// A mapped page keeps its inode number, so no other page has the same one.
+std::shared_ptr<Doorbell> ChannelBroker::doorbell_of(pid_t process, UniqueFd page, UniqueFd event) {
+  struct stat status{};
+  ::fstat(page.get(), &status);
+  const DoorbellKey key{process, status.st_ino};
+  if (const auto known = doorbells_.find(key); known != doorbells_.end()) {
+    if (auto doorbell = known->second.lock()) return doorbell;
+  }
+  const auto made = std::make_shared<Doorbell>(Doorbell::attach(std::move(page), std::move(event)));
+  std::erase_if(doorbells_, [](const auto& entry) { return entry.second.expired(); });
+  doorbells_[key] = made;
+  return made;
 }
 
 std::unique_ptr<SendChannel> ChannelBroker::ring_sender(const RingPeer& peer, int lane,

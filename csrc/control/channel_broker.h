@@ -2,7 +2,8 @@
 // memory and streams.
 //
 // Ownership: the sink of the communicator gets the channels. The two channels of one lane share
-// their ShmEnd; the broker only knows where they are.
+// their ShmEnd, and all links with one process share its doorbell; the broker only knows where
+// they are.
 // Threading: the event loop's thread.
 // Invariant: the two channels of a lane share a ShmEnd only if the same process is at the
 // other end of both. Otherwise a process could read data that is meant for another.
@@ -14,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -43,6 +45,8 @@ class ChannelBroker {
 
   // To pass to a peer.
   std::vector<UniqueFd> own_doorbell() const;
+  // The doorbell that a process has passed. `process` is from the kernel.
+  std::shared_ptr<Doorbell> doorbell_of(pid_t process, UniqueFd page, UniqueFd event);
   UniqueFd segment(uint32_t number) const { return heap_.descriptor(number); }
 
   std::unique_ptr<SendChannel> ring_sender(const RingPeer& peer, int lane, UniqueFd ring,
@@ -60,10 +64,12 @@ class ChannelBroker {
 
  private:
   using LaneKey = std::tuple<PairKey, int, pid_t>;  // pair, lane, process
+  using DoorbellKey = std::pair<pid_t, ino_t>;      // process, inode of the page
 
   Poller& engine_;
   const SymmetricHeap& heap_;
   std::map<LaneKey, std::weak_ptr<ShmEnd>> ends_;
+  std::map<DoorbellKey, std::weak_ptr<Doorbell>> doorbells_;
 };
 
 }  // namespace fastgpu

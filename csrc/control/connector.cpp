@@ -1,5 +1,7 @@
 #include "control/connector.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <future>
@@ -8,12 +10,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "control/probe.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr TimeNs kDetachLimit = kSecond;
+constexpr TimeNs kShortageRetryInterval = 100 * kMillisecond;
 
 void log_ended(const CommError& error) {
   log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
@@ -21,19 +25,23 @@ void log_ended(const CommError& error) {
 
 }  // namespace
 
-Connector::Connector(Poller& engine, const SymmetricHeap& heap)
-    : broker_(engine, heap),
+Connector::Connector(Poller& engine, const SymmetricHeap& heap, TimeNs leave_limit)
+    : leave_limit_(leave_limit),
+      broker_(engine, heap),
       dialler_(loop_),
       opener_(loop_, dialler_, registry_, broker_),
-      pending_(
-          loop_, [this](const MemberKey& key) { return registry_.has(key); },
-          [this](Link link, ControlMessage first) {
-            take_connection(std::move(link), std::move(first));
-          }),
-      listener_(
-          loop_, [this](Link link) { pending_.add(std::move(link)); },
-          [this] { return pending_.drop_oldest(); }),
-      thread_([this] { loop_.run(); }) {}
+      pending_(loop_, {.is_known = [this](const MemberKey& key) { return registry_.has(key); },
+                       .taken =
+                           [this](Link link, ControlMessage first) {
+                             take_connection(std::move(link), std::move(first));
+                           },
+                       .run_out = [this](const Failure& why) { registry_.fail_all(why); }}),
+      listener_(loop_,
+                {.accepted = [this](Link link) { pending_.add(std::move(link)); },
+                 .make_room = [this](const Failure& why) { return pending_.drop_silent(why); },
+                 .run_out = [this](const Failure& why) { registry_.fail_all(why); }},
+                ::geteuid()),
+      thread_(start_thread("fastgpu-control", [this] { loop_.run(); })) {}
 
 Connector::~Connector() {
   loop_.stop();
@@ -42,6 +50,10 @@ Connector::~Connector() {
 
 bool Connector::probe(const std::string& unix_name, TimeNs deadline) const {
   return can_map_memory_of(unix_name, deadline);
+}
+
+void Connector::expect(std::size_t connections) {
+  loop_.post([this, connections] { pending_.expect(connections); });
 }
 
 void Connector::attach(uint64_t communicator, int rank, std::shared_ptr<ConnectionSink> sink,
@@ -92,6 +104,8 @@ void Connector::take_connection(Link link, ControlMessage first) {
     } else {
       take_hello(std::move(link), std::move(first), pair);
     }
+  } catch (const OutOfResourcesError& error) {
+    registry_.give_up(pair, error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
         "from=" + quoted(from) + " reason=" + quoted(error.what()));
@@ -106,6 +120,8 @@ void Connector::take_hello(Link link, ControlMessage hello, const PairKey& pair)
   try {
     add_link(key).accept(std::move(link), std::move(hello));
     watch(key);
+  } catch (const OutOfResourcesError&) {  // the link stays, so that the peer can be told
+    throw;
   } catch (const CommError&) {
     links_.erase(key);
     throw;
@@ -128,7 +144,7 @@ void Connector::open_channel(const PairKey& pair, int lane) {
     const auto link = links_.find({.pair = pair, .is_dialled = true});
     if (link != links_.end()) link->second.open_ring(lane);  // else the socket refused at once
   } catch (const CommError& error) {
-    registry_.lose(pair, error.what());
+    registry_.give_up(pair, error.failure());
   }
 }
 
@@ -138,21 +154,24 @@ void Connector::ensure_link(const PairKey& pair, const PeerAddress& address) {
   if (links_.contains(key)) return;
   const bool is_unix = address.shared_memory;
   add_link(key).say_hello(is_unix);
-  dialler_.dial(address, [this, key, is_unix](UniqueFd socket, const std::string& why) {
+  dialler_.dial(address, [this, key, is_unix](UniqueFd socket, const Failure& why) {
     on_dialled(key, std::move(socket), is_unix, why);
   });
 }
 
 void Connector::on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix,
-                           const std::string& why) {
+                           const Failure& why) {
   const auto found = links_.find(key);
   if (found == links_.end()) return;
-  if (socket) {
+  if (!socket) {
+    links_.erase(found);
+    return registry_.give_up(key.pair, why);
+  }
+  try {
     found->second.connect(std::move(socket), is_unix);
     watch(key);
-  } else {
-    links_.erase(found);
-    registry_.lose(key.pair, why);
+  } catch (const CommError& error) {
+    registry_.give_up(key.pair, error.failure());
   }
 }
 
@@ -160,7 +179,12 @@ PeerLink& Connector::add_link(const PeerLink::Key& key) {
   const auto share = [this, key](uint32_t segment) {  // called by the engine
     loop_.post([this, key, segment] {
       const auto found = links_.find(key);
-      if (found != links_.end()) found->second.send_segment(segment);
+      if (found == links_.end()) return;
+      try {
+        found->second.send_segment(segment);
+      } catch (const CommError& error) {
+        on_error(key.pair, error);
+      }
     });
   };
   return links_.try_emplace(key, key, registry_, broker_, share).first->second;
@@ -175,18 +199,32 @@ void Connector::watch(const PeerLink::Key& key) {
 void Connector::on_event(const PeerLink::Key& key) {
   const auto found = links_.find(key);
   if (found == links_.end()) return;
-  std::string why =
-      "its process ended or its connection broke; its output, or that of the launcher, may say why";
   try {
     const PeerLink::State state = found->second.on_event();
     if (state == PeerLink::State::kOpen) return;
     if (state == PeerLink::State::kMore) return loop_.post([this, key] { on_event(key); });
+    end_link(key,
+             "its process ended or its connection broke; its output, or that of the launcher, may "
+             "say why");
+  } catch (const OutOfResourcesError& error) {  // the link is intact: by it the peer is told
+    registry_.give_up(key.pair, error.failure());
+    loop_.call_after(kShortageRetryInterval, [this, key] { on_event(key); });
   } catch (const CommError& error) {
     log_ended(error);
-    why = error.what();
+    end_link(key, error.what());
   }
+}
+
+void Connector::end_link(const PeerLink::Key& key, const std::string& why) {
   links_.erase(key);
-  registry_.link_ended(key.pair, why);
+  if (!registry_.link_ended(key.pair, why)) return;
+  loop_.call_after(leave_limit_, [this, pair = key.pair] { registry_.lose_incomplete(pair); });
+}
+
+// Reports a shortage. A broken connection needs no report: its own event follows.
+void Connector::on_error(const PairKey& pair, const CommError& error) {
+  log_ended(error);
+  if (error.failure().kind == ErrorKind::kOutOfResources) registry_.give_up(pair, error.failure());
 }
 
 void Connector::leave(const MemberKey& key, const std::string& why) {
@@ -207,8 +245,8 @@ void Connector::for_each_link(const MemberKey& key, const std::function<void(Pee
     if (link_key.pair.member != key) continue;
     try {
       what(link);
-    } catch (const CommError& error) {  // the end of the link will be reported by its own event
-      log_ended(error);
+    } catch (const CommError& error) {
+      on_error(link_key.pair, error);
     }
   }
 }

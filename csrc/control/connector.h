@@ -14,6 +14,9 @@
 // 1. There is at most one link for each pair of ranks and direction of dialling.
 // 2. The control thread never waits for a peer.
 // 3. A violation of the protocol ends the connection on which it happened, and no other.
+// 4. A shortage of this process fails its communicators, and their peers are told so. It never
+// makes
+//    a peer lost.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +42,10 @@ namespace fastgpu {
 
 class Connector {
  public:
-  Connector(Poller& engine, const SymmetricHeap& heap);
+  // How long after the end of a link the last channels of a peer that leaves may arrive.
+  static constexpr TimeNs kLeaveLimit = 10 * kSecond;
+
+  Connector(Poller& engine, const SymmetricHeap& heap, TimeNs leave_limit = kLeaveLimit);
   ~Connector();
   Connector(const Connector&) = delete;
   Connector& operator=(const Connector&) = delete;
@@ -49,8 +55,10 @@ class Connector {
   uint16_t listen(const std::string& address, const PortRange& range) {
     return listener_.listen(address, range);
   }
+  // Before a communicator is announced to its peers: they will open up to so many connections.
+  void expect(std::size_t connections);
   // Whether this process can map memory of the process that listens on `unix_name`. Blocks until
-  // the answer or the deadline.
+  // the answer or the deadline. Raises OutOfResourcesError.
   bool probe(const std::string& unix_name, TimeNs deadline) const;
 
   // Takes part in a communicator as `rank`; `peers` is by rank. Connections that peers have already
@@ -74,12 +82,16 @@ class Connector {
   void take_stream(Link link, const ControlMessage& message, const PairKey& pair);
   void open_channel(const PairKey& pair, int lane);
   void ensure_link(const PairKey& pair, const PeerAddress& address);
-  void on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix, const std::string& why);
+  void on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix, const Failure& why);
   PeerLink& add_link(const PeerLink::Key& key);
   void watch(const PeerLink::Key& key);
   void on_event(const PeerLink::Key& key);
+  void end_link(const PeerLink::Key& key, const std::string& why);
+  void on_error(const PairKey& pair, const CommError& error);
   void leave(const MemberKey& key, const std::string& why);
   void for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what);
+
+  const TimeNs leave_limit_;
 
   // Only the control thread uses these fields, except where their headers allow more. The order
   // matters for destruction: watches must end before loop_.

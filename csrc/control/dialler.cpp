@@ -28,21 +28,19 @@ void Dialler::dial(const PeerAddress& address, Callback callback) {
 
 void Dialler::try_unix(uint64_t id) {
   const std::string name = dials_.at(id).address.unix_name;
-  UniqueFd socket;
-  std::string why;
+  std::string why = "too many connections wait for the unix socket @" + name;
   try {
-    socket = dial_unix(name);
-    if (!socket && now_ns() < dials_.at(id).deadline) {
+    UniqueFd socket = dial_unix(name);
+    if (socket) return connected(id, std::move(socket));
+    if (now_ns() < dials_.at(id).deadline) {
       return loop_.call_after(kDialRetryInterval, [this, id] { try_unix(id); });
     }
-    if (!socket) why = "too many connections wait for the unix socket @" + name;
+  } catch (const OutOfResourcesError& error) {
+    return finish(id, {}, error.failure());
   } catch (const CommError& error) {
     why = error.what();
   }
-  if (!why.empty()) {
-    why = "it cannot be reached: " + why + "; check that its process still runs and is not stopped";
-  }
-  finish(id, std::move(socket), why);
+  unreachable(id, why + "; check that its process still runs and is not stopped");
 }
 
 // Tries endpoints until a connect is under way or none is left.
@@ -53,16 +51,17 @@ void Dialler::try_endpoints(uint64_t id) {
       dial.socket = dial_tcp(dial.address.endpoints[dial.endpoint]);
       dial.watch = loop_.watch(dial.socket.get(), [this, id] { check_connect(id); });
       return;
+    } catch (const OutOfResourcesError& error) {
+      return finish(id, {}, error.failure());
     } catch (const CommError& error) {
       add_failure(dial, error.what());
     }
   }
   const std::string failures =
       dial.failures.empty() ? "it published no address for TCP" : dial.failures;
-  finish(id, {},
-         "it cannot be reached: " + failures +
-             "; check that its process still runs, that FASTGPU_INTERFACE names a network that "
-             "both hosts are on, and that no firewall closes the port");
+  unreachable(id, failures +
+                      "; check that its process still runs, that FASTGPU_INTERFACE names a network "
+                      "that both hosts are on, and that no firewall closes the port");
 }
 
 void Dialler::check_connect(uint64_t id) {
@@ -70,7 +69,7 @@ void Dialler::check_connect(uint64_t id) {
   const int error = dial_result(dial.socket.get());
   if (error == EINPROGRESS) return;
   dial.watch.reset();
-  if (error == 0) return finish(id, std::move(dial.socket), "");
+  if (error == 0) return connected(id, std::move(dial.socket));
   dial.socket.reset();
   add_failure(dial, to_string(dial.address.endpoints[dial.endpoint]) + " (" +
                         std::generic_category().message(error) + ")");
@@ -82,7 +81,13 @@ void Dialler::add_failure(Dial& dial, const std::string& what) {
   dial.failures += (dial.failures.empty() ? "" : ", ") + what;
 }
 
-void Dialler::finish(uint64_t id, UniqueFd socket, const std::string& why) {
+void Dialler::connected(uint64_t id, UniqueFd socket) { finish(id, std::move(socket), {}); }
+
+void Dialler::unreachable(uint64_t id, const std::string& why) {
+  finish(id, {}, make_failure(ErrorKind::kPeerLost, "it cannot be reached: " + why));
+}
+
+void Dialler::finish(uint64_t id, UniqueFd socket, const Failure& why) {
   const Callback callback = std::move(dials_.at(id).callback);
   dials_.erase(id);
   callback(std::move(socket), why);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/unique_fd.h"
 #include "control/event_loop.h"
 #include "transport/socket/socket.h"
@@ -29,8 +30,9 @@ struct PeerAddress {
 
 class Dialler {
  public:
-  // Gets the connected socket; or an empty one, and why: "it cannot be reached at ...".
-  using Callback = std::function<void(UniqueFd socket, const std::string& why)>;
+  // Gets the connected socket; or an empty one, and why: PeerLostError "it cannot be reached ...",
+  // or OutOfResourcesError if this process is short of a resource.
+  using Callback = std::function<void(UniqueFd socket, const Failure& why)>;
 
   // How long a unix socket whose backlog is full is tried again.
   static constexpr TimeNs kRetryLimit = 2 * kSecond;
@@ -56,7 +58,9 @@ class Dialler {
   void try_endpoints(uint64_t id);
   void check_connect(uint64_t id);
   static void add_failure(Dial& dial, const std::string& what);
-  void finish(uint64_t id, UniqueFd socket, const std::string& why);
+  void connected(uint64_t id, UniqueFd socket);
+  void unreachable(uint64_t id, const std::string& why);
+  void finish(uint64_t id, UniqueFd socket, const Failure& why);
 
   EventLoop& loop_;
   const TimeNs retry_limit_;

@@ -6,35 +6,18 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <climits>
 #include <exception>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "transport/wait/epoll.h"
 
 namespace fastgpu {
 namespace {
 
 constexpr uint64_t kWakeId = 0;
-
-void add_to(int epoll, int fd, uint64_t id) {
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  event.data.u64 = id;
-  if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
-    raise_system(ErrorKind::kRendezvous, "cannot watch a control connection", errno);
-  }
-}
-
-// Rounded up: waking before a deadline would mean spinning until it has passed.
-int timeout_ms_until(TimeNs deadline) {
-  if (deadline == kNever) return -1;
-  const TimeNs left = deadline - now_ns();
-  if (left <= 0) return 0;
-  return static_cast<int>(std::min<TimeNs>((left - 1) / kMillisecond + 1, INT_MAX));
-}
 
 void call(const EventLoop::Command& command) {
   try {
@@ -62,17 +45,14 @@ void EventLoop::Watch::reset() noexcept {
   std::exchange(loop_, nullptr)->handlers_.erase(id_);
 }
 
-EventLoop::EventLoop()
-    : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-  if (!epoll_ || !wake_) {
-    raise_system(ErrorKind::kRendezvous, "cannot start the control thread", errno);
-  }
-  add_to(epoll_.get(), wake_.get(), kWakeId);
+EventLoop::EventLoop() : epoll_(make_epoll()), wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (!wake_) raise_system(ErrorKind::kRendezvous, "cannot start the control thread", errno);
+  watch_edges(epoll_, wake_.get(), kWakeId);
 }
 
 EventLoop::Watch EventLoop::watch(int fd, Command handler) {
   const uint64_t id = next_id_++;
-  add_to(epoll_.get(), fd, id);
+  watch_edges(epoll_, fd, id);
   handlers_[id] = std::make_shared<Command>(std::move(handler));
   return {this, id, fd};
 }

@@ -48,7 +48,7 @@ class EventLoop {
   EventLoop& operator=(const EventLoop&) = delete;
 
   // Calls the handler when `fd` may have become readable or writable, also if it is so already.
-  // Destroy the Watch before `fd` is closed.
+  // Destroy the Watch before `fd` is closed. Raises OutOfResourcesError.
   [[nodiscard]] Watch watch(int fd, Command handler);
   void call_after(TimeNs delay, Command command);
   void post(Command command);

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "base/log.h"
+
 namespace fastgpu {
 
 using Length = uint32_t;
@@ -90,6 +92,17 @@ Received Link::receive_bytes(ControlMessage& message) {
   message = decode(std::span(partial_).subspan(sizeof(Length)));
   partial_.clear();
   return Received::kMessage;
+}
+
+void refuse(Link link, const Failure& why) noexcept {
+  try {
+    ControlMessage message;
+    message.kind = ControlKind::kFail;
+    message.failure = why;
+    link.send(std::move(message));
+  } catch (const std::exception& error) {  // the peer has ended
+    log(LogLevel::kInfo, "refusal_not_sent", "reason=" + quoted(error.what()));
+  }
 }
 
 }  // namespace fastgpu

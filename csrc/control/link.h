@@ -47,7 +47,8 @@ class Link {
   void flush();
   bool all_sent() const noexcept { return outbox_.empty(); }
 
-  // Raises PeerLostError for bytes that are not a control message.
+  // Raises PeerLostError for bytes that are not a control message, and OutOfResourcesError if this
+  // process cannot take the descriptors of a message.
   Received receive(ControlMessage& message);
 
   // Hands the stream over, for a channel.
@@ -69,5 +70,9 @@ class Link {
   std::deque<Queued> outbox_;
   std::vector<std::byte> partial_;  // stream: the length and bytes of an incomplete message
 };
+
+// Closes a connection that a peer has opened, and tells the peer why: a kFail takes the place of
+// the welcome. The message has no subject; the peer puts "rank 3 " before it.
+void refuse(Link link, const Failure& why) noexcept;
 
 }  // namespace fastgpu

@@ -1,11 +1,13 @@
 #include "control/listener.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cinttypes>
 #include <cstdio>
-#include <memory>
 #include <utility>
 
 #include "base/error.h"
@@ -25,16 +27,28 @@ std::string random_name() {
   return {text.data(), static_cast<std::size_t>(size)};
 }
 
+// Accepting fails for lack of a descriptor even if no connection waits.
+bool has_waiting(const UniqueFd& listener) noexcept {
+  pollfd waiting{.fd = listener.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&waiting, 1, 0) == 1;
+}
+
+UniqueFd any_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
 }  // namespace
 
-Listener::Listener(EventLoop& loop, Accepted accepted, MakeRoom make_room)
+Listener::Listener(EventLoop& loop, Events events, uid_t user, TimeNs shortage_limit)
     : loop_(loop),
-      accepted_(std::move(accepted)),
-      make_room_(std::move(make_room)),
+      events_(std::move(events)),
+      user_(user),
+      shortage_limit_(shortage_limit),
       unix_name_(random_name()),
       unix_listener_(listen_unix(unix_name_)),
+      spare_(any_descriptor()),
       unix_watch_(
-          loop_.watch(unix_listener_.get(), [this] { accept_from(unix_listener_, true); })) {}
+          loop_.watch(unix_listener_.get(), [this] { accept_from(unix_listener_, true); })) {
+  if (!spare_) raise_system(ErrorKind::kRendezvous, "cannot open a spare descriptor", errno);
+}
 
 uint16_t Listener::listen(const std::string& address, const PortRange& range) {
   const std::lock_guard lock(mutex_);
@@ -66,18 +80,54 @@ void Listener::accept_from(const UniqueFd& listener, bool is_unix) {
     UniqueFd socket;
     try {
       socket = accept_connection(listener.get());
-      is_failing_ = false;
-    } catch (const CommError& error) {  // no descriptor is left
-      if (make_room_()) continue;
-      if (!is_failing_) log(LogLevel::kError, "accept_failed", "reason=" + quoted(error.what()));
-      is_failing_ = true;
-      return loop_.call_after(kAcceptRetryInterval,
-                              [this, &listener, is_unix] { accept_from(listener, is_unix); });
+    } catch (const CommError& error) {
+      if (!has_waiting(listener)) return;
+      if (events_.make_room(error.failure())) continue;
+      return on_shortage(listener, is_unix, error.failure());
     }
+    short_since_ = 0;
     if (!socket) return;
-    accepted_(is_unix ? Link(std::move(socket)) : Link(make_tcp_stream(std::move(socket))));
+    hand_over(std::move(socket), is_unix);
   }
   loop_.post([this, &listener, is_unix] { accept_from(listener, is_unix); });
+}
+
+void Listener::hand_over(UniqueFd socket, bool is_unix) {
+  if (!is_unix) return events_.accepted(Link(make_tcp_stream(std::move(socket))));
+  try {
+    check_user(socket.get(), user_);
+  } catch (const AuthenticationError&) {  // logged by check_user
+    return;
+  }
+  events_.accepted(Link(std::move(socket)));
+}
+
+void Listener::on_shortage(const UniqueFd& listener, bool is_unix, const Failure& why) {
+  if (short_since_ == 0) {
+    short_since_ = now_ns();
+    log(LogLevel::kError, "accept_failed", "reason=" + quoted(why.message));
+  }
+  if (now_ns() - short_since_ >= shortage_limit_) {
+    events_.run_out(why);
+    refuse_all(listener, is_unix, why);
+  }
+  if (!retries_.insert(listener.get()).second) return;
+  loop_.call_after(kAcceptRetryInterval, [this, &listener, is_unix] {
+    retries_.erase(listener.get());
+    accept_from(listener, is_unix);
+  });
+}
+
+void Listener::refuse_all(const UniqueFd& listener, bool is_unix, const Failure& why) {
+  spare_.reset();
+  try {
+    while (UniqueFd socket = accept_connection(listener.get())) {
+      refuse(is_unix ? Link(std::move(socket)) : Link(make_tcp_stream(std::move(socket))), why);
+    }
+  } catch (const CommError& error) {  // another thread took the spare descriptor
+    log(LogLevel::kError, "refuse_failed", "reason=" + quoted(error.what()));
+  }
+  spare_ = any_descriptor();
 }
 
 }  // namespace fastgpu

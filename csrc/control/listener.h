@@ -1,16 +1,26 @@
 // The listening sockets of this process: a unix socket, and a TCP socket for each address that
-// listen() was called with. All of them serve all communicators.
+// listen() was called with. All of them serve all communicators. Only processes of the same user
+// may use the unix socket.
+//
+// When this process has no descriptor left, connections wait, and accepting is tried again and
+// again. If that does not help within `shortage_limit`, the peers that wait are told why and their
+// connections are closed, for which the listener keeps a spare descriptor.
 //
 // Ownership: owns the listening sockets; hands each accepted connection to the callback.
 // Threading: the event loop's thread; listen() from any thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
+#include "base/clock.h"
+#include "base/error.h"
 #include "base/unique_fd.h"
 #include "control/event_loop.h"
 #include "control/link.h"
@@ -20,12 +30,17 @@ namespace fastgpu {
 
 class Listener {
  public:
-  using Accepted = std::function<void(Link link)>;
-  // Closes a connection that can be spared, because the process has no descriptor left. Returns
-  // false if there is none.
-  using MakeRoom = std::function<bool()>;
+  struct Events {
+    std::function<void(Link link)> accepted;
+    // Closes a connection that can be spared. Returns false if there is none.
+    std::function<bool(const Failure& why)> make_room;
+    // Connections have waited for `shortage_limit`.
+    std::function<void(const Failure& why)> run_out;
+  };
+  static constexpr TimeNs kShortageLimit = 3 * kSecond;
 
-  Listener(EventLoop& loop, Accepted accepted, MakeRoom make_room);
+  // `user` is the user whose processes may connect.
+  Listener(EventLoop& loop, Events events, uid_t user, TimeNs shortage_limit = kShortageLimit);
 
   const std::string& unix_name() const noexcept { return unix_name_; }
   // The TCP port of an address of this host, opened at the first call for that address. Raises
@@ -35,13 +50,19 @@ class Listener {
 
  private:
   void accept_from(const UniqueFd& listener, bool is_unix);
+  void hand_over(UniqueFd socket, bool is_unix);
+  void on_shortage(const UniqueFd& listener, bool is_unix, const Failure& why);
+  void refuse_all(const UniqueFd& listener, bool is_unix, const Failure& why);
 
   EventLoop& loop_;
-  const Accepted accepted_;
-  const MakeRoom make_room_;
+  const Events events_;
+  const uid_t user_;
+  const TimeNs shortage_limit_;
   const std::string unix_name_;
   const UniqueFd unix_listener_;
-  bool is_failing_ = false;  // accepting has failed, and this was logged
+  UniqueFd spare_;
+  TimeNs short_since_ = 0;  // 0: accepting works
+  std::set<int> retries_;   // the listeners that a retry is due for
 
   struct TcpListener {
     UniqueFd socket;

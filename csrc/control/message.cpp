@@ -9,7 +9,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr uint32_t kMagic = 0x31474746;  // "FGG1": the protocol's name and version
+constexpr uint32_t kMagic = 0x32474746;  // "FGG2": the protocol's name and version
 
 // The fixed part. `op` and the message text follow.
 struct WireMessage {
@@ -33,9 +33,8 @@ static_assert(std::endian::native == std::endian::little, "the wire is little-en
 bool is_possible(const WireMessage& wire, std::size_t size) {
   return wire.magic == kMagic && wire.kind >= static_cast<uint8_t>(ControlKind::kHello) &&
          wire.kind <= static_cast<uint8_t>(ControlKind::kProbe) &&
-         wire.failure_kind <= static_cast<uint8_t>(ErrorKind::kRendezvous) &&
-         wire.op_size <= kMaxOpBytes && wire.text_size <= kMaxTextBytes &&
-         size == sizeof(wire) + wire.op_size + wire.text_size;
+         wire.failure_kind <= static_cast<uint8_t>(kLastErrorKind) && wire.op_size <= kMaxOpBytes &&
+         wire.text_size <= kMaxTextBytes && size == sizeof(wire) + wire.op_size + wire.text_size;
 }
 
 }  // namespace

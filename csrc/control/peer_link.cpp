@@ -1,9 +1,6 @@
 #include "control/peer_link.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <limits>
 #include <string>
 
@@ -59,6 +56,8 @@ void PeerLink::accept(Link link, ControlMessage hello) {
   }
   try {
     send(std::move(welcome));
+  } catch (const OutOfResourcesError&) {
+    throw;
   } catch (const CommError& error) {  // the peer has ended, but what it sent still counts
     log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
   }
@@ -67,10 +66,7 @@ void PeerLink::accept(Link link, ControlMessage hello) {
 void PeerLink::open_ring(int lane) {
   UniqueFd ring = create_shm_ring(ShmRingConfig{});
   ControlMessage message = message_of(ControlKind::kRing, static_cast<uint32_t>(lane));
-  message.descriptors.emplace_back(::fcntl(ring.get(), F_DUPFD_CLOEXEC, 0));
-  if (!message.descriptors.back()) {
-    raise_system(ErrorKind::kRendezvous, "cannot pass a shared-memory ring to a peer", errno);
-  }
+  message.descriptors.push_back(duplicate(ring.get(), "a shared-memory ring"));
   registry_.count_opened(key_.pair);
   send(std::move(message));
   if (peer_.doorbell) {
@@ -117,6 +113,8 @@ bool PeerLink::try_flush() {
   try {
     link_.flush();
     return true;
+  } catch (const OutOfResourcesError&) {
+    throw;
   } catch (const CommError& error) {
     log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
     return false;
@@ -151,7 +149,7 @@ void PeerLink::handle(ControlMessage message) {
     case ControlKind::kLeave:
       return registry_.leave(key_.pair, message.number, message.failure.message);
     case ControlKind::kFail:
-      return registry_.fail(key_.pair, message.failure);
+      return handle_fail(std::move(message));
     case ControlKind::kHello:
     case ControlKind::kStream:
     case ControlKind::kProbe:
@@ -165,8 +163,18 @@ void PeerLink::take_doorbell(ControlMessage& message) {
   if (message.descriptors.size() != 2) {
     raise_violation("a hello or welcome came without the two descriptors of a doorbell");
   }
-  peer_.doorbell = std::make_shared<Doorbell>(
-      Doorbell::attach(std::move(message.descriptors[0]), std::move(message.descriptors[1])));
+  peer_.doorbell = broker_.doorbell_of(peer_.process, std::move(message.descriptors[0]),
+                                       std::move(message.descriptors[1]));
+}
+
+void PeerLink::handle_fail(ControlMessage message) {
+  Failure failure = std::move(message.failure);
+  const bool is_refusal = message.from == kNoRank;
+  if (is_refusal) {
+    failure.peer = key_.pair.peer;
+    failure.message = "rank " + std::to_string(failure.peer) + " " + failure.message;
+  }
+  registry_.fail(key_.pair, std::move(failure));
 }
 
 void PeerLink::handle_welcome(ControlMessage message) {

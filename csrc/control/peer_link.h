@@ -5,6 +5,7 @@
 // Threading: the event loop's thread.
 // Invariants:
 // 1. A violation of the protocol by the peer raises PeerLostError; then the link must be destroyed.
+//    A shortage of this process raises OutOfResourcesError, and the link can still be used.
 // 2. Only the dialler opens rings and passes segments; only the acceptor sends a welcome, once.
 // 3. A ring carries data only after its sender has the doorbell of the receiver.
 #pragma once
@@ -65,6 +66,7 @@ class PeerLink {
   State read_messages(bool can_send);
   void handle(ControlMessage message);
   void take_doorbell(ControlMessage& message);
+  void handle_fail(ControlMessage message);
   void handle_welcome(ControlMessage message);
   void handle_ring(ControlMessage message);
   void handle_segment(ControlMessage message);

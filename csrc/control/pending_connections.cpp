@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,25 +11,43 @@
 #include "control/probe.h"
 
 namespace fastgpu {
+namespace {
 
-std::size_t PendingConnections::default_limit() {
-  constexpr std::size_t kMost = 4096;
+constexpr TimeNs kCloseLateInterval = kSecond;
+
+std::size_t half_of_open_files() {
   rlimit files{};
-  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return kMost;
-  return std::clamp<std::size_t>(files.rlim_cur / 2, 1, kMost);
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return SIZE_MAX;
+  return std::max<std::size_t>(files.rlim_cur / 2, 1);
 }
 
-PendingConnections::PendingConnections(EventLoop& loop, IsKnown is_known, Taken taken,
-                                       std::size_t limit)
-    : loop_(loop), is_known_(std::move(is_known)), taken_(std::move(taken)), limit_(limit) {}
+}  // namespace
+
+PendingConnections::PendingConnections(EventLoop& loop, Events events)
+    : PendingConnections(loop, std::move(events), Limits{}) {}
+
+PendingConnections::PendingConnections(EventLoop& loop, Events events, const Limits& limits)
+    : loop_(loop), events_(std::move(events)), limits_(limits) {}
+
+void PendingConnections::expect(std::size_t connections) {
+  const std::size_t wanted = std::min(2 * connections, half_of_open_files());
+  limits_.connections = std::max(limits_.connections, wanted);
+}
 
 void PendingConnections::add(Link link) {
-  if (connections_.size() >= limit_) drop_oldest();
+  if (connections_.size() >= limits_.connections) make_room();
   const uint64_t id = next_id_++;
-  const int fd = link.fd();
   Connection& connection = connections_[id];
   connection.link = std::move(link);
-  connection.watch = loop_.watch(fd, [this, id] { read_first(id); });
+  connection.source = describe_peer(connection.link.fd());
+  connection.since = now_ns();
+  try {
+    connection.watch = loop_.watch(connection.link.fd(), [this, id] { read_first(id); });
+  } catch (const OutOfResourcesError& error) {
+    close(id, error.failure());
+    return events_.run_out(error.failure());
+  }
+  schedule_close_late();
   read_first(id);
 }
 
@@ -42,10 +59,12 @@ void PendingConnections::read_first(uint64_t id) {
     const Received received = found->second.link.receive(first);
     if (received == Received::kNothing) return;
     if (received == Received::kMessage) return sort(id, std::move(first));
+  } catch (const OutOfResourcesError& error) {
+    close(id, error.failure());
+    return events_.run_out(error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
-        "from=" + quoted(describe_peer(found->second.link.fd())) +
-            " reason=" + quoted(error.what()));
+        "from=" + quoted(found->second.source) + " reason=" + quoted(error.what()));
   }
   connections_.erase(id);
 }
@@ -53,7 +72,8 @@ void PendingConnections::read_first(uint64_t id) {
 void PendingConnections::sort(uint64_t id, ControlMessage first) {
   Connection& connection = connections_.at(id);
   if (first.kind == ControlKind::kProbe && connection.link.is_unix()) {
-    connection.link.send(make_probe_answer());  // the peer reads it after the close, too
+    connection.watch.reset();
+    answer_probe(std::move(connection.link));
     connections_.erase(id);
     return;
   }
@@ -61,9 +81,18 @@ void PendingConnections::sort(uint64_t id, ControlMessage first) {
   if (first.kind != ControlKind::kHello && !is_stream) {
     raise_violation("its first message has kind " + std::to_string(static_cast<int>(first.kind)));
   }
-  if (is_known_({first.communicator, first.to})) return take(id, std::move(first));
+  if (events_.is_known({first.communicator, first.to})) return take(id, std::move(first));
   connection.watch.reset();
   connection.first = std::move(first);
+}
+
+// The peer reads the answer after the close, too.
+void PendingConnections::answer_probe(Link link) {
+  try {
+    link.send(make_probe_answer());
+  } catch (const OutOfResourcesError& error) {
+    refuse(std::move(link), error.failure());
+  }
 }
 
 void PendingConnections::take(uint64_t id, ControlMessage first) {
@@ -71,7 +100,7 @@ void PendingConnections::take(uint64_t id, ControlMessage first) {
   connection.watch.reset();
   Link link = std::move(connection.link);
   connections_.erase(id);
-  taken_(std::move(link), std::move(first));
+  events_.taken(std::move(link), std::move(first));
 }
 
 void PendingConnections::resume(const MemberKey& key) {
@@ -84,17 +113,74 @@ void PendingConnections::resume(const MemberKey& key) {
   for (const uint64_t id : ids) take(id, std::move(*connections_.at(id).first));
 }
 
-bool PendingConnections::drop_oldest() {
-  if (connections_.empty()) return false;
-  if (!std::exchange(has_dropped_, true)) {
-    log(LogLevel::kWarn, "connections_dropped",
-        "reason=" + quoted("too many connections wait for a communicator, so the oldest of " +
-                           std::to_string(connections_.size()) +
-                           " is closed; raise the limit of open files (ulimit -n), or find out "
-                           "which program connects to this process"));
+void PendingConnections::close(uint64_t id, const Failure& why) {
+  Connection& connection = connections_.at(id);
+  connection.watch.reset();
+  refuse(std::move(connection.link), why);
+  connections_.erase(id);
+}
+
+bool PendingConnections::drop_silent(const Failure& why) {
+  const auto silent = std::ranges::find_if(
+      connections_, [](const auto& entry) { return !entry.second.first.has_value(); });
+  if (silent == connections_.end() || now_ns() - silent->second.since < limits_.spared) {
+    return false;
   }
-  connections_.erase(connections_.begin());
+  close(silent->first, why);
   return true;
+}
+
+// Prefers connections that have sent nothing yet.
+void PendingConnections::make_room() {
+  std::map<std::string, std::size_t> by_source;
+  for (const auto& [id, connection] : connections_) ++by_source[connection.source];
+  const auto largest = std::ranges::max_element(
+      by_source, [](const auto& left, const auto& right) { return left.second < right.second; });
+  uint64_t dropped = 0;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.source != largest->first) continue;
+    if (dropped == 0 || !connection.first) dropped = id;
+    if (!connection.first) break;
+  }
+  const std::string why = "closed a connection because " + std::to_string(connections_.size()) +
+                          " connections wait, " + std::to_string(largest->second) +
+                          " of them from " + largest->first +
+                          "; find out which program opens them, or raise the limit of open files "
+                          "(ulimit -n)";
+  if (!std::exchange(has_dropped_, true)) {
+    log(LogLevel::kWarn, "connections_dropped", "reason=" + quoted("this process " + why));
+  }
+  close(dropped, make_failure(ErrorKind::kOutOfResources, why));
+}
+
+void PendingConnections::schedule_close_late() {
+  if (std::exchange(is_scheduled_, true)) return;
+  loop_.call_after(kCloseLateInterval, [this] {
+    is_scheduled_ = false;
+    close_late();
+    if (!connections_.empty()) schedule_close_late();
+  });
+}
+
+void PendingConnections::close_late() {
+  const TimeNs now = now_ns();
+  std::vector<uint64_t> late;
+  for (const auto& [id, connection] : connections_) {
+    const TimeNs limit = connection.first ? limits_.parked : limits_.silent;
+    if (now - connection.since >= limit) late.push_back(id);
+  }
+  for (const uint64_t id : late) {
+    const Connection& connection = connections_.at(id);
+    const std::string why = connection.first
+                                ? "has not made the group that a peer has waited for, for " +
+                                      std::to_string(limits_.parked / kSecond) +
+                                      " s; make the groups in the same order on every rank"
+                                : "closed a connection that sent nothing for " +
+                                      std::to_string(limits_.silent / kSecond) + " s";
+    log(LogLevel::kWarn, "connection_closed",
+        "from=" + quoted(connection.source) + " reason=" + quoted("this process " + why));
+    close(id, make_failure(ErrorKind::kPeerLost, why));
+  }
 }
 
 }  // namespace fastgpu

@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/memory_file.h"
 #include "base/random.h"
+#include "base/shortage.h"
 #include "control/link.h"
 #include "transport/socket/socket.h"
 
@@ -45,6 +47,9 @@ bool receive_until(Link& link, ControlMessage& answer, TimeNs deadline) {
 bool holds_word(const UniqueFd& memory, uint32_t expected) {
   if (::fcntl(memory.get(), F_GET_SEALS) < 0) return false;
   void* mapping = ::mmap(nullptr, sizeof(expected), PROT_READ, MAP_SHARED, memory.get(), 0);
+  if (mapping == MAP_FAILED && is_shortage(errno)) {
+    raise_shortage("cannot map memory of a peer", errno);
+  }
   if (mapping == MAP_FAILED) return false;
   ::munmap(mapping, sizeof(expected));
   uint32_t word = 0;
@@ -62,8 +67,14 @@ bool can_map_memory_of(const std::string& unix_name, TimeNs deadline) {
     question.kind = ControlKind::kProbe;
     link.send(std::move(question));
     ControlMessage answer;
-    return receive_until(link, answer, deadline) && answer.descriptors.size() == 1 &&
-           holds_word(answer.descriptors[0], answer.number);
+    if (!receive_until(link, answer, deadline)) return false;
+    if (answer.failure.kind == ErrorKind::kOutOfResources) {
+      raise(ErrorKind::kOutOfResources,
+            "the process at the unix socket @" + unix_name + " " + answer.failure.message);
+    }
+    return answer.descriptors.size() == 1 && holds_word(answer.descriptors[0], answer.number);
+  } catch (const OutOfResourcesError&) {  // of either process: TCP would only hide it
+    throw;
   } catch (const CommError&) {  // no process listens there, or it is of another program
     return false;
   }
@@ -71,7 +82,7 @@ bool can_map_memory_of(const std::string& unix_name, TimeNs deadline) {
 
 ControlMessage make_probe_answer() {
   const auto word = static_cast<uint32_t>(random_u64());
-  UniqueFd memory(::memfd_create("fastgpu-probe", MFD_CLOEXEC));
+  UniqueFd memory = make_memory_file("fastgpu-probe", sizeof(word));
   if (::write(memory.get(), &word, sizeof(word)) != static_cast<ssize_t>(sizeof(word))) {
     raise_system(ErrorKind::kPeerLost, "cannot answer a probe", errno);
   }

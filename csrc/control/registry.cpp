@@ -86,13 +86,35 @@ void Registry::leave(const PairKey& pair, uint32_t opened, const std::string& wh
   depart_if_complete(*member, pair.peer);
 }
 
-void Registry::link_ended(const PairKey& pair, const std::string& why) {
+bool Registry::link_ended(const PairKey& pair, const std::string& why) {
   const Member* member = member_of(pair);
-  if (member != nullptr && !member->peers[index_of(pair.peer)].leaves_after) lose(pair, why);
+  if (member == nullptr) return false;
+  const Peer& peer = member->peers[index_of(pair.peer)];
+  if (!peer.leaves_after) lose(pair, why);
+  return !peer.has_departed;
 }
 
 void Registry::lose(const PairKey& pair, const std::string& why) {
   if (Member* member = member_of(pair)) depart(*member, pair.peer, /*in_order=*/false, why);
+}
+
+void Registry::lose_incomplete(const PairKey& pair) {
+  const Member* member = member_of(pair);
+  if (member == nullptr) return;
+  const Peer& peer = member->peers[index_of(pair.peer)];
+  lose(pair, "it left the group after it had opened " +
+                 std::to_string(peer.leaves_after.value_or(0)) + " channels, but only " +
+                 std::to_string(peer.arrived.size()) + " of them arrived");
+}
+
+void Registry::give_up(const PairKey& pair, const Failure& why) {
+  if (why.kind != ErrorKind::kOutOfResources) return lose(pair, why.message);
+  const auto found = members_.find(pair.member);
+  if (found != members_.end()) found->second.sink->on_failed(kNoRank, why);
+}
+
+void Registry::fail_all(const Failure& why) {
+  for (const auto& [key, member] : members_) member.sink->on_failed(kNoRank, why);
 }
 
 void Registry::fail(const PairKey& pair, Failure failure) {

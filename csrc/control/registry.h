@@ -5,8 +5,8 @@
 // Threading: the event loop's thread.
 // Invariants:
 // 1. A sink hears on_departed() at most once for each peer.
-// 2. A peer that leaves in order departs only when every channel that it opened has arrived. The
-//    end of its links before that changes nothing.
+// 2. A peer that leaves in order departs when every channel that it opened has arrived. The
+//    connector loses it if one of them does not come.
 // 3. A peer opens each lane at most once.
 // 4. Calls that name a communicator that is not (or no longer) attached change nothing.
 #pragma once
@@ -37,6 +37,7 @@ class ConnectionSink {
   // The peer left in order, or is lost; `why` completes "rank 3 has left the group: ..." or "rank 3
   // was lost: ...".
   virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
+  // `peer` reports the failure; kNoRank if this process does.
   virtual void on_failed(int peer, const Failure& failure) = 0;
 };
 
@@ -79,9 +80,17 @@ class Registry {
 
   // kLeave has arrived: the peer leaves, and has opened `opened` channels.
   void leave(const PairKey& pair, uint32_t opened, const std::string& why);
-  // A link with the peer ended. The peer is lost, unless kLeave had arrived.
-  void link_ended(const PairKey& pair, const std::string& why);
+  // A link with the peer ended. The peer is lost, unless kLeave had arrived. Returns true if it
+  // leaves and some of its channels have not arrived.
+  bool link_ended(const PairKey& pair, const std::string& why);
   void lose(const PairKey& pair, const std::string& why);
+  // The peer leaves, and the rest of its channels did not come in time.
+  void lose_incomplete(const PairKey& pair);
+  // This process cannot connect to the peer, or not serve it. The communicator fails if this
+  // process is short of a resource; else the peer is lost.
+  void give_up(const PairKey& pair, const Failure& why);
+  // This process is short of a resource, so all its communicators fail.
+  void fail_all(const Failure& why);
   // The peer's communicator failed. If it suspects a rank that does not exist, it is the suspect.
   void fail(const PairKey& pair, Failure failure);
 

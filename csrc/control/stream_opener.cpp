@@ -11,8 +11,8 @@ namespace fastgpu {
 void StreamOpener::open(const PairKey& pair, int lane) {
   const PeerAddress* address = registry_.find(pair);
   if (address == nullptr) return;
-  dialler_.dial(*address, [this, pair, lane](UniqueFd socket, const std::string& why) {
-    if (!socket) return registry_.lose(pair, why);
+  dialler_.dial(*address, [this, pair, lane](UniqueFd socket, const Failure& why) {
+    if (!socket) return registry_.give_up(pair, why);
     if (registry_.find(pair) != nullptr) announce(pair, lane, std::move(socket));
   });
 }
@@ -23,7 +23,12 @@ void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
   opening.pair = pair;
   opening.lane = lane;
   opening.link.connect(make_tcp_stream(std::move(socket)));
-  opening.watch = loop_.watch(opening.link.fd(), [this, id] { finish_when_sent(id); });
+  try {
+    opening.watch = loop_.watch(opening.link.fd(), [this, id] { finish_when_sent(id); });
+  } catch (const CommError& error) {
+    openings_.erase(id);
+    return registry_.give_up(pair, error.failure());
+  }
   ControlMessage message;
   message.kind = ControlKind::kStream;
   message.communicator = pair.member.communicator;
@@ -45,6 +50,8 @@ void StreamOpener::finish_when_sent(uint64_t id) {
     opening.watch.reset();
     registry_.channel_opened(opening.pair, opening.lane,
                              broker_.stream_sender(opening.link.release_stream()));
+  } catch (const OutOfResourcesError& error) {
+    registry_.give_up(opening.pair, error.failure());
   } catch (const CommError& error) {  // the end of the peer's control link says more
     log(LogLevel::kInfo, "stream_broke", "reason=" + quoted(error.what()));
   }

@@ -45,8 +45,12 @@ void Engine::set_takeover_delay() noexcept {
   progress_thread_.set_delay(config_.takeover_delay_ns > 0 ? config_.takeover_delay_ns : by_share);
 }
 
-void Engine::add(std::shared_ptr<Pollable> pollable) {
+void Engine::start() {
   if (config_.background) progress_thread_.start();
+}
+
+void Engine::add(std::shared_ptr<Pollable> pollable) {
+  start();
   const std::lock_guard lock(registry_mutex_);
   registry_.push_back(std::move(pollable));
   registry_version_.fetch_add(1);

@@ -75,6 +75,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  // Starts the progress thread, as the first add() does. Raises OutOfResourcesError.
+  void start();
   void add(std::shared_ptr<Pollable> pollable);
   // Once it has returned, the engine no longer polls the pollable.
   void remove(const Pollable* pollable);

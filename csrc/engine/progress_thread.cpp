@@ -1,12 +1,12 @@
 #include "engine/progress_thread.h"
 
-#include <pthread.h>
 #include <sys/timerfd.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "base/error.h"
+#include "base/thread.h"
 
 namespace fastgpu {
 namespace {
@@ -43,7 +43,7 @@ void ProgressThread::wake() {
 }
 
 void ProgressThread::start() {
-  std::call_once(started_, [this] { thread_ = std::thread([this] { run(); }); });
+  std::call_once(started_, [this] { thread_ = start_thread("fastgpu-engine", [this] { run(); }); });
 }
 
 // Two threads may write state_ in one order and set the timer in the other. So the timer is set
@@ -60,7 +60,6 @@ void ProgressThread::set_timer() {
 }
 
 void ProgressThread::run() {
-  pthread_setname_np(pthread_self(), "fastgpu-engine");
   while (!stopping_.load()) {
     uint64_t fired = 0;
     if (::read(timer_.get(), &fired, sizeof fired) < 0) continue;

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/memory_file.h"
 #include "base/page.h"
 
 namespace fastgpu {
@@ -23,7 +24,7 @@ constexpr std::size_t kMostGrowthBytes = std::size_t{1} << 30;
 constexpr std::size_t kReleaseBytes = std::size_t{1} << 20;
 
 std::size_t round_up(std::size_t value, std::size_t unit) {
-  if (value > SIZE_MAX - unit) throw std::bad_alloc();
+  if (value > PTRDIFF_MAX - unit) throw std::bad_alloc();
   return (value + unit - 1) / unit * unit;
 }
 
@@ -50,14 +51,11 @@ SymmetricHeap::~SymmetricHeap() {
 
 SymmetricHeap::Segment SymmetricHeap::make_segment(std::size_t size_bytes) {
   Segment segment;
-  segment.fd.reset(::memfd_create("fastgpu-symmetric", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!segment.fd || ::ftruncate(segment.fd.get(), static_cast<off_t>(size_bytes)) != 0 ||
-      ::fcntl(segment.fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
-    throw std::bad_alloc();
-  }
+  segment.fd = make_memory_file("fastgpu-symmetric", size_bytes);
   void* memory =
       ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, segment.fd.get(), 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
+  if (memory == MAP_FAILED)
+    raise_system(ErrorKind::kRendezvous, "cannot map symmetric memory", errno);
   // Succeeds where the system gives large pages on request. Without them access is slower.
   ::madvise(memory, size_bytes, MADV_HUGEPAGE);
   segment.base = static_cast<std::byte*>(memory);
@@ -175,9 +173,7 @@ UniqueFd SymmetricHeap::descriptor(uint32_t segment) const {
     raise(ErrorKind::kInvalidArgument,
           "there is no segment " + std::to_string(segment) + " of symmetric memory");
   }
-  UniqueFd copy(::fcntl(segments_[segment].fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!copy) raise_system(ErrorKind::kRendezvous, "cannot pass symmetric memory to a peer", errno);
-  return copy;
+  return duplicate(segments_[segment].fd.get(), "symmetric memory");
 }
 
 PeerSegments::~PeerSegments() {

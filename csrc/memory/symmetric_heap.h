@@ -31,7 +31,7 @@ class SymmetricHeap {
   SymmetricHeap(const SymmetricHeap&) = delete;
   SymmetricHeap& operator=(const SymmetricHeap&) = delete;
 
-  // Raises std::bad_alloc.
+  // Raises OutOfResourcesError, or std::bad_alloc for a size that no machine has.
   std::byte* allocate(std::size_t size_bytes);
   void free(std::byte* memory) noexcept;
 

@@ -12,6 +12,7 @@ from fastgpu_comm.errors import CollectiveMismatchError as CollectiveMismatchErr
 from fastgpu_comm.errors import CollectiveTimeoutError as CollectiveTimeoutError
 from fastgpu_comm.errors import CommError as CommError
 from fastgpu_comm.errors import InvalidArgumentError as InvalidArgumentError
+from fastgpu_comm.errors import OutOfResourcesError as OutOfResourcesError
 from fastgpu_comm.errors import PeerLostError as PeerLostError
 from fastgpu_comm.errors import RendezvousError as RendezvousError
 from fastgpu_comm.gloo import GlooReplacement as GlooReplacement

@@ -32,6 +32,7 @@ def create(group: Any, options: Options | None) -> Backend:
 
     Raises:
         InvalidArgumentError: An option or a FASTGPU_ variable is unknown or has a bad value.
+        OutOfResourcesError: A rank has no file descriptors, memory or threads left.
         RendezvousError: Some ranks did not arrive; the message names them.
         TypeError: `options` are not a backend's options.
     """
@@ -171,7 +172,8 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         dtype: The element type.
 
     Raises:
-        MemoryError: There is not enough memory.
+        MemoryError: No machine has so much memory.
+        OutOfResourcesError: This process ran out of memory, descriptors or permitted file sizes.
         TypeError: A size is no integer, or `dtype` no torch.dtype.
         ValueError: A size is negative.
     """

@@ -52,3 +52,7 @@ class AuthenticationError(CommError):
 
 class RendezvousError(CommError):
     """The ranks could not find each other when the group was created."""
+
+
+class OutOfResourcesError(CommError):
+    """The rank `peer` ran out of file descriptors, memory or threads; the message has the limit."""

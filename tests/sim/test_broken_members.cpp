@@ -44,7 +44,7 @@ class BrokenMember {
     RawConnection connection = RawConnection::over_unix(rank_0_.unix_name);
     connection.send(message(kHelloKind).packet(), descriptors_of(bell_));
     const Message welcome = connection.receive();
-    CHECK_EQ(hex(std::span(welcome.bytes).first(5)), hex(WireBytes().text("FGG1").u8(2)));
+    CHECK_EQ(hex(std::span(welcome.bytes).first(5)), hex(WireBytes().text("FGG2").u8(2)));
     CHECK_EQ(welcome.descriptors.size(), 2U);
     return connection;
   }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "check.h"
+#include "shortages.h"
 #include "sim/raw_peer.h"
 
 namespace fastgpu::test {
@@ -43,7 +44,7 @@ std::vector<Garbage> broken_messages(bool is_unix) {
   all.push_back({"a magic of another version", framed({.magic = "FGG0"})});
   all.push_back({"kind 0", framed({.kind = 0})});
   all.push_back({"kind 9", framed({.kind = 9})});
-  all.push_back({"failure kind 7", framed({.kind = kFailKind, .failure_kind = 7})});
+  all.push_back({"failure kind 8", framed({.kind = kFailKind, .failure_kind = 8})});
   Bytes longer = WireControl{}.packet();
   longer.push_back({});
   Bytes shorter = WireControl{.text = "text"}.packet();
@@ -275,22 +276,7 @@ pid_t start_flood(const RankAddress& rank, int connections, int done) {
   ::_exit(0);
 }
 
-class LimitOfOpenFiles {
- public:
-  explicit LimitOfOpenFiles(rlim_t limit) {
-    CHECK_EQ(::getrlimit(RLIMIT_NOFILE, &before_), 0);
-    const rlimit lower{.rlim_cur = limit, .rlim_max = before_.rlim_max};
-    CHECK_EQ(::setrlimit(RLIMIT_NOFILE, &lower), 0);
-  }
-  ~LimitOfOpenFiles() { ::setrlimit(RLIMIT_NOFILE, &before_); }
-  LimitOfOpenFiles(const LimitOfOpenFiles&) = delete;
-  LimitOfOpenFiles& operator=(const LimitOfOpenFiles&) = delete;
-
- private:
-  rlimit before_{};
-};
-
-// Strangers may take half of the descriptors that a process has, so that its ranks still connect.
+// Strangers may take few of the descriptors that a process has, so that its ranks still connect.
 TEST(a_flood_of_connections_leaves_room_for_new_groups) {
   const LimitOfOpenFiles limit(1024);
   HealthyRanks healthy;

@@ -21,23 +21,23 @@ std::array<UniqueFd, 2> socket_pair(int type) {
   return {UniqueFd(both[0]), UniqueFd(both[1])};
 }
 
-struct Ends {
+struct LinkEnds {
   Link left;
   Link right;
 };
 
-Ends unix_ends() {
+LinkEnds unix_ends() {
   auto sockets = socket_pair(SOCK_SEQPACKET);
   return {Link(std::move(sockets[0])), Link(std::move(sockets[1]))};
 }
 
-Ends stream_ends() {
+LinkEnds stream_ends() {
   auto sockets = socket_pair(SOCK_STREAM);
   return {Link(make_tcp_stream(std::move(sockets[0]))),
           Link(make_tcp_stream(std::move(sockets[1])))};
 }
 
-Ends scrambled_ends() {
+LinkEnds scrambled_ends() {
   const auto scrambled = [](UniqueFd socket) {
     return std::make_unique<test::ScrambledStream>(make_tcp_stream(std::move(socket)));
   };
@@ -61,7 +61,7 @@ void check_next(Link& link, uint32_t number) {
 
 TEST(messages_arrive_in_order_also_when_they_had_to_wait) {
   for (const auto make : {unix_ends, stream_ends, scrambled_ends}) {
-    Ends ends = make();
+    LinkEnds ends = make();
     uint32_t sent = 0;
     while (ends.left.all_sent()) ends.left.send(numbered(sent++));
     for (int more = 0; more < 10; ++more) ends.left.send(numbered(sent++));
@@ -93,7 +93,7 @@ TEST(messages_wait_for_the_connection) {
 }
 
 TEST(descriptors_go_along_over_a_unix_socket) {
-  Ends ends = unix_ends();
+  LinkEnds ends = unix_ends();
   ControlMessage message = numbered(3);
   message.descriptors.emplace_back(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   ends.left.send(std::move(message));
@@ -106,7 +106,7 @@ TEST(descriptors_go_along_over_a_unix_socket) {
 
 // After kStream the stream belongs to a channel, so not a byte more may have been read.
 TEST(nothing_behind_a_message_is_read) {
-  Ends ends = scrambled_ends();
+  LinkEnds ends = scrambled_ends();
   ends.left.send(numbered(4));
   const std::unique_ptr<Stream> from = ends.left.release_stream();
   std::string frame = "the first frame";
@@ -159,7 +159,7 @@ TEST(a_message_of_no_bytes_is_refused) {
 
 TEST(what_a_closed_peer_sent_is_read_first) {
   for (const auto make : {unix_ends, stream_ends}) {
-    Ends ends = make();
+    LinkEnds ends = make();
     ends.left.send(numbered(6));
     ends.left = Link();
     check_next(ends.right, 6);

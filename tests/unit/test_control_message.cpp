@@ -65,7 +65,7 @@ TEST(the_bytes_are_those_of_wire_md) {
   const Bytes bytes = encode(example());
   const std::string wire(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const std::string expected(
-      "\x46\x47\x47\x31\x07\x01\x0a\x00\xef\xcd\xab\x89\x67\x45\x23\x01"
+      "\x46\x47\x47\x32\x07\x01\x0a\x00\xef\xcd\xab\x89\x67\x45\x23\x01"
       "\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00"
       "\x07\x00\x00\x00\x00\x00\x00\x00\x0f\x00\x00\x00\x00\x00\x00\x00"
       "all_reducerank 2 was lost",
@@ -77,7 +77,7 @@ TEST(every_field_survives_at_its_limits) {
   ControlMessage message = example();
   check_same(decode(encode(message)), message);
   for (const int kind : {1, 2, 3, 4, 5, 6, 7, 8}) {
-    for (const int failure_kind : {0, 1, 2, 3, 4, 5, 6}) {
+    for (const int failure_kind : {0, 1, 2, 3, 4, 5, 6, 7}) {
       message.kind = static_cast<ControlKind>(kind);
       message.failure.kind = static_cast<ErrorKind>(failure_kind);
       check_same(decode(encode(message)), message);
@@ -143,7 +143,7 @@ TEST(every_field_beyond_its_limits_is_refused) {
   for (const int kind : {0, 9, 128, 255}) {
     check_refused(with(good, kKindAt, static_cast<uint8_t>(kind)));
   }
-  for (const int kind : {7, 128, 255}) {
+  for (const int kind : {8, 128, 255}) {
     check_refused(with(good, kFailureKindAt, static_cast<uint8_t>(kind)));
   }
   for (const int size : {0, 9, 11, 64, 65, 65535}) {

@@ -15,11 +15,11 @@ namespace {
 struct Result {
   int calls = 0;
   UniqueFd socket;
-  std::string why;
+  Failure why;
 };
 
 Dialler::Callback into(Result& result) {
-  return [&result](UniqueFd socket, const std::string& why) {
+  return [&result](UniqueFd socket, const Failure& why) {
     ++result.calls;
     result.socket = std::move(socket);
     result.why = why;
@@ -105,8 +105,8 @@ TEST(a_backlog_that_stays_full_ends_the_dial) {
   dialler.dial(unix_address(name), into(result));
   run_until_done(loop, result);
   CHECK(!result.socket);
-  CHECK(result.why.find("@" + name) != std::string::npos);
-  CHECK(result.why.find("too many connections wait") != std::string::npos);
+  CHECK(result.why.message.find("@" + name) != std::string::npos);
+  CHECK(result.why.message.find("too many connections wait") != std::string::npos);
 }
 
 TEST(a_unix_socket_of_no_process_is_refused_at_once) {
@@ -117,8 +117,8 @@ TEST(a_unix_socket_of_no_process_is_refused_at_once) {
   dialler.dial(unix_address(name), into(result));
   CHECK_EQ(result.calls, 1);
   CHECK(!result.socket);
-  CHECK(result.why.find("@" + name) != std::string::npos);
-  CHECK(result.why.find("check that its process still runs") != std::string::npos);
+  CHECK(result.why.message.find("@" + name) != std::string::npos);
+  CHECK(result.why.message.find("check that its process still runs") != std::string::npos);
 }
 
 TEST(the_next_endpoint_follows_one_that_fails) {
@@ -144,9 +144,9 @@ TEST(the_last_endpoint_that_fails_names_them_all) {
   dialler.dial(tcp_address({first, second}), into(result));
   run_until_done(loop, result);
   CHECK(!result.socket);
-  CHECK(result.why.find(to_string(first) + " (Connection refused)") != std::string::npos);
-  CHECK(result.why.find(to_string(second) + " (Connection refused)") != std::string::npos);
-  CHECK(result.why.find("FASTGPU_INTERFACE") != std::string::npos);
+  CHECK(result.why.message.find(to_string(first) + " (Connection refused)") != std::string::npos);
+  CHECK(result.why.message.find(to_string(second) + " (Connection refused)") != std::string::npos);
+  CHECK(result.why.message.find("FASTGPU_INTERFACE") != std::string::npos);
 }
 
 TEST(a_peer_without_endpoints_cannot_be_reached) {
@@ -155,7 +155,7 @@ TEST(a_peer_without_endpoints_cannot_be_reached) {
   Result result;
   dialler.dial(tcp_address({}), into(result));
   CHECK_EQ(result.calls, 1);
-  CHECK(result.why.find("published no address") != std::string::npos);
+  CHECK(result.why.message.find("published no address") != std::string::npos);
 }
 
 TEST(a_destroyed_dialler_calls_nobody) {

@@ -55,8 +55,9 @@ TEST(a_relayed_report_has_no_control_characters) {
 }
 
 TEST(every_kind_of_failure_has_an_advice) {
-  for (const ErrorKind kind : {ErrorKind::kPeerLost, ErrorKind::kTimeout, ErrorKind::kMismatch,
-                               ErrorKind::kAborted, ErrorKind::kAuthentication}) {
+  for (const ErrorKind kind :
+       {ErrorKind::kPeerLost, ErrorKind::kTimeout, ErrorKind::kMismatch, ErrorKind::kAborted,
+        ErrorKind::kAuthentication, ErrorKind::kOutOfResources}) {
     CHECK(with_advice("x", kind).starts_with("x. Every later call on this group raises"));
     CHECK(with_advice("x", kind).ends_with("group.") || with_advice("x", kind).ends_with("on.") ||
           with_advice("x", kind).ends_with("again."));

@@ -9,6 +9,7 @@
 #include "check.h"
 #include "control/peer_link.h"
 #include "control_parts.h"
+#include "shortages.h"
 
 namespace fastgpu {
 namespace {
@@ -115,6 +116,20 @@ TEST(many_messages_are_read_in_turns) {
     fixture.peer.flush();
   }
   CHECK_EQ(fixture.sink->heard.size(), 100U);
+}
+
+TEST(descriptors_that_cannot_be_taken_are_a_shortage_of_this_process) {
+  PeerLinkFixture fixture;
+  fixture.connect();
+  fixture.welcome();
+  {
+    const test::NoDescriptors none;
+    CHECK_THROWS(fixture.link.on_event(), OutOfResourcesError, "cannot take the descriptors");
+  }
+  Failure failure;
+  failure.message = "rank 0 ran out of file descriptors";
+  fixture.link.send_failure(failure);
+  CHECK(fixture.next().kind == ControlKind::kFail);
 }
 
 TEST(what_the_peer_said_before_its_end_still_counts) {

@@ -1,6 +1,9 @@
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <set>
 #include <string>
@@ -11,6 +14,8 @@
 #include "control/listener.h"
 #include "control/pending_connections.h"
 #include "control/probe.h"
+#include "patience.h"
+#include "shortages.h"
 
 namespace fastgpu {
 namespace {
@@ -28,13 +33,15 @@ ControlMessage first_of(ControlKind kind, const MemberKey& to, int from = 1) {
 }
 
 struct PendingFixture {
-  explicit PendingFixture(std::size_t limit = 100)
-      : pending(
-            loop, [this](const MemberKey& key) { return known.contains(key); },
-            [this](Link link, ControlMessage first) {
-              taken.emplace_back(std::move(link), std::move(first));
-            },
-            limit) {}
+  explicit PendingFixture(const PendingConnections::Limits& limits = {})
+      : pending(loop,
+                {.is_known = [this](const MemberKey& key) { return known.contains(key); },
+                 .taken =
+                     [this](Link link, ControlMessage first) {
+                       taken.emplace_back(std::move(link), std::move(first));
+                     },
+                 .run_out = [this](const Failure& why) { shortages.push_back(why); }},
+                limits) {}
 
   // A new connection; returns the peer's end.
   Link connect(int type = SOCK_SEQPACKET) {
@@ -52,8 +59,19 @@ struct PendingFixture {
   EventLoop loop;
   std::set<MemberKey> known = {kKnown};
   std::vector<std::pair<Link, ControlMessage>> taken;
+  std::vector<Failure> shortages;
   PendingConnections pending;
 };
+
+// Whether the connection was closed and its peer told why, in these words.
+bool is_refused(Link& link, const std::string& words) {
+  ControlMessage message;
+  if (link.receive(message) != Received::kMessage || message.kind != ControlKind::kFail) {
+    return false;
+  }
+  const bool told = message.failure.message.find(words) != std::string::npos;
+  return told && link.receive(message) == Received::kClosed;
+}
 
 bool is_closed(Link& link) {
   ControlMessage message;
@@ -118,17 +136,83 @@ TEST(parked_connections_are_taken_in_the_order_of_their_arrival) {
 }
 
 TEST(the_oldest_makes_room_for_the_newest) {
-  PendingFixture fixture(/*limit=*/2);
+  PendingFixture fixture({.connections = 2});
   std::vector<Link> links;
   for (int i = 0; i < 4; ++i) links.push_back(fixture.connect());
   CHECK_EQ(fixture.pending.size(), 2U);
-  CHECK(is_closed(links[0]) && is_closed(links[1]));
+  for (const std::size_t dropped : {0, 1}) CHECK(is_refused(links[dropped], "connections wait"));
   links[3].send(first_of(ControlKind::kHello, kKnown));
   fixture.run();
   CHECK_EQ(fixture.taken.size(), 1U);
-  CHECK(fixture.pending.drop_oldest());
-  CHECK(is_closed(links[2]));
-  CHECK(!fixture.pending.drop_oldest());
+}
+
+TEST(a_shortage_spares_connections_that_are_new_or_wait_for_their_group) {
+  const Failure why = make_failure(ErrorKind::kOutOfResources, "ran out of memory");
+  PendingFixture patient;
+  Link fresh = patient.connect();
+  CHECK(!patient.pending.drop_silent(why));
+  PendingFixture fixture({.spared = 0});
+  Link parked = fixture.connect();
+  parked.send(first_of(ControlKind::kHello, kUnknown));
+  fixture.run();
+  CHECK(!fixture.pending.drop_silent(why));
+  Link silent = fixture.connect();
+  CHECK(fixture.pending.drop_silent(why));
+  CHECK(is_refused(silent, "ran out of memory"));
+  CHECK_EQ(fixture.pending.size(), 1U);
+}
+
+// Peers that wait for their group have said so; a stranger of the same host may say nothing.
+TEST(a_silent_connection_makes_room_before_one_that_waits_for_its_group) {
+  PendingFixture fixture({.connections = 2});
+  Link waiting = fixture.connect();
+  waiting.send(first_of(ControlKind::kHello, kUnknown));
+  fixture.run();
+  Link silent = fixture.connect();
+  Link newest = fixture.connect();
+  CHECK(is_refused(silent, "connections wait"));
+  fixture.pending.resume(kUnknown);
+  CHECK_EQ(fixture.taken.size(), 1U);
+}
+
+// However many connections one host opens, they displace each other, not those of another.
+TEST(a_source_with_many_connections_displaces_its_own) {
+  PendingFixture fixture({.connections = 3});
+  uint16_t port = 0;
+  const UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
+  UniqueFd other = dial_tcp({"127.0.0.1", port});
+  UniqueFd accepted;
+  while (!accepted) accepted = accept_connection(listener.get());
+  fixture.pending.add(Link(make_tcp_stream(std::move(accepted))));
+  std::vector<Link> links;
+  for (int i = 0; i < 10; ++i) links.push_back(fixture.connect());
+  CHECK_EQ(fixture.pending.size(), 3U);
+  Link remote(make_tcp_stream(std::move(other)));
+  CHECK(!is_closed(remote));
+  CHECK(is_refused(links[7], "connections wait, 2 of them from process"));
+}
+
+TEST(the_limit_grows_with_the_world) {
+  PendingFixture fixture({.connections = 2});
+  fixture.pending.expect(4);
+  std::vector<Link> links;
+  for (int i = 0; i < 9; ++i) links.push_back(fixture.connect());
+  CHECK_EQ(fixture.pending.size(), 8U);
+  fixture.pending.expect(std::size_t{1} << 40);
+  rlimit files{};
+  CHECK_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  CHECK(fixture.pending.limit() <= std::max<std::size_t>(files.rlim_cur / 2, 8));
+}
+
+TEST(a_connection_that_waits_too_long_is_closed) {
+  PendingFixture fixture({.silent = 0, .parked = 0});
+  Link silent = fixture.connect();
+  Link parked = fixture.connect();
+  parked.send(first_of(ControlKind::kHello, kUnknown));
+  const TimeNs limit = now_ns() + 20 * kSecond;
+  while (fixture.pending.size() > 0 && now_ns() < limit) fixture.loop.run_once(limit);
+  CHECK(is_refused(silent, "sent nothing for 0 s"));
+  CHECK(is_refused(parked, "has not made the group"));
 }
 
 TEST(a_wrong_first_message_closes_the_connection) {
@@ -169,17 +253,39 @@ TEST(a_probe_is_answered_and_its_connection_closed) {
   CHECK(is_closed(link));
 }
 
-TEST(the_limit_fits_the_limit_of_open_files) {
-  const std::size_t limit = PendingConnections::default_limit();
-  CHECK(limit >= 1 && limit <= 4096);
+TEST(a_connection_that_cannot_be_served_for_want_of_descriptors_is_refused) {
+  PendingFixture fixture;
+  Link hello = fixture.connect();
+  ControlMessage first = first_of(ControlKind::kHello, kKnown);
+  first.descriptors.emplace_back(::dup(hello.fd()));
+  hello.send(std::move(first));
+  Link probe = fixture.connect();
+  for (const bool probes : {false, true}) {  // one after the other: a closed connection makes room
+    if (probes) probe.send(first_of(ControlKind::kProbe, {}));
+    const test::NoDescriptors none;
+    fixture.run();
+  }
+  for (Link* link : {&hello, &probe}) CHECK(is_refused(*link, "ran out of file descriptors"));
+  CHECK_EQ(fixture.shortages.size(), 1U);  // a probe concerns no group yet
+  CHECK_EQ(fixture.pending.size(), 0U);
 }
 
 // Accepts whatever waits, then returns.
 struct Listening {
+  explicit Listening(uid_t only_user = ::geteuid(), TimeNs limit = Listener::kShortageLimit)
+      : user(only_user), shortage_limit(limit) {}
+
+  const uid_t user;
+  const TimeNs shortage_limit;
   EventLoop loop;
   std::vector<Link> accepted;
-  Listener listener{loop, [this](Link link) { accepted.push_back(std::move(link)); },
-                    [] { return false; }};
+  std::vector<Failure> shortages;
+  Listener listener{loop,
+                    {.accepted = [this](Link link) { accepted.push_back(std::move(link)); },
+                     .make_room = [](const Failure&) { return false; },
+                     .run_out = [this](const Failure& why) { shortages.push_back(why); }},
+                    user,
+                    shortage_limit};
 
   void accept(std::size_t count) {
     const TimeNs limit = now_ns() + 20 * kSecond;
@@ -194,6 +300,62 @@ TEST(both_sockets_are_accepted_from) {
   const UniqueFd remote = dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})});
   listening.accept(2);
   CHECK(listening.accepted[0].is_unix() != listening.accepted[1].is_unix());
+}
+
+// The other end has this process's own user, so the listener is told to expect another.
+TEST(another_user_may_not_connect_to_the_unix_socket) {
+  Listening listening(::geteuid() + 1);
+  const UniqueFd stranger = dial_unix(listening.listener.unix_name());
+  const UniqueFd remote = dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})});
+  listening.accept(1);
+  CHECK(!listening.accepted[0].is_unix());
+  Link link(UniqueFd(::dup(stranger.get())));
+  CHECK(is_closed(link));
+  CHECK_THROWS(check_user(stranger.get(), ::geteuid() + 1), AuthenticationError,
+               "a process of user " + std::to_string(::geteuid()) +
+                   " is at the other end of a unix socket, and only user " +
+                   std::to_string(::geteuid() + 1) + " may be");
+}
+
+TEST(accepting_goes_on_when_there_are_descriptors_again) {
+  Listening listening;
+  const UniqueFd waiting = dial_unix(listening.listener.unix_name());
+  {
+    const test::NoDescriptors none;
+    listening.loop.run_once(now_ns());
+    CHECK(listening.accepted.empty());
+  }
+  listening.accept(1);  // without another event of the listener
+  CHECK(listening.shortages.empty());
+}
+
+// The kernel wants a descriptor before it looks whether a connection waits.
+TEST(a_process_that_uses_its_last_descriptor_is_not_short) {
+  Listening listening(::geteuid(), /*limit=*/0);
+  test::NoDescriptors none;
+  none.give_back_one();
+  none.give_back_one();
+  const UniqueFd dialled = dial_unix(listening.listener.unix_name());
+  listening.accept(1);
+  listening.loop.run_once(now_ns());
+  CHECK(listening.shortages.empty());
+}
+
+TEST(peers_that_wait_too_long_for_descriptors_are_told_why) {
+  Listening listening(::geteuid(), /*limit=*/0);
+  Link local(dial_unix(listening.listener.unix_name()));
+  Link remote(make_tcp_stream(dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})})));
+  CHECK(test::is_ready(remote.fd(), POLLOUT));
+  {
+    const test::NoDescriptors none;
+    const TimeNs limit = now_ns() + 20 * kSecond;
+    while (listening.shortages.size() < 2 && now_ns() < limit) listening.loop.run_once(limit);
+  }
+  CHECK(listening.accepted.empty());
+  for (Link* link : {&local, &remote}) CHECK(is_refused(*link, "ran out of file descriptors"));
+  CHECK(listening.shortages.front().kind == ErrorKind::kOutOfResources);
+  const UniqueFd next = dial_unix(listening.listener.unix_name());
+  listening.accept(1);
 }
 
 TEST(more_connections_than_one_turn_takes_are_all_accepted) {

@@ -55,15 +55,17 @@ TEST(a_peer_that_opened_nothing_departs_at_once) {
 TEST(a_link_may_end_after_leave_and_before_the_channels) {
   RegistryFixture fixture;
   fixture.registry.leave(with(1), 1, "");
-  fixture.registry.link_ended(with(1), "its process ended");
+  CHECK(fixture.registry.link_ended(with(1), "its process ended"));
   CHECK(fixture.sink->heard.empty());
   fixture.arrive(1, 0);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0", "left 1 "}));
+  fixture.registry.lose_incomplete(with(1));
+  CHECK_EQ(fixture.sink->heard.size(), 2U);
 }
 
 TEST(a_link_that_ends_without_leave_loses_the_peer) {
   RegistryFixture fixture;
-  fixture.registry.link_ended(with(1), "its process ended");
+  CHECK(!fixture.registry.link_ended(with(1), "its process ended"));
   CHECK(fixture.sink->heard == (Heard{"lost 1 its process ended"}));
   CHECK(fixture.registry.find(with(1)) == nullptr);
   CHECK(fixture.registry.find(with(2)) != nullptr);
@@ -81,11 +83,26 @@ TEST(a_peer_departs_once) {
   CHECK(fixture.sink->heard == (Heard{"lost 1 first", "left 2 "}));
 }
 
-TEST(a_peer_that_leaves_with_an_absurd_count_stays) {
+TEST(a_peer_that_leaves_with_an_absurd_count_is_lost_in_the_end) {
   RegistryFixture fixture;
   fixture.registry.leave(with(1), std::numeric_limits<uint32_t>::max(), "");
   fixture.arrive(1, 0);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0"}));
+  CHECK(fixture.registry.link_ended(with(1), "its process ended"));
+  fixture.registry.lose_incomplete(with(1));
+  CHECK_EQ(fixture.sink->heard.back(),
+           "lost 1 it left the group after it had opened 4294967295 channels, but only 1 of them "
+           "arrived");
+}
+
+TEST(a_shortage_fails_the_communicator_and_loses_nobody) {
+  RegistryFixture fixture;
+  const Failure shortage = make_failure(ErrorKind::kOutOfResources, "ran out of memory");
+  fixture.registry.give_up(with(1), shortage);
+  fixture.registry.fail_all(shortage);
+  fixture.registry.give_up(with(1), make_failure(ErrorKind::kPeerLost, "it cannot be reached"));
+  CHECK(fixture.sink->heard == (Heard{"failed -1 ran out of memory", "failed -1 ran out of memory",
+                                      "lost 1 it cannot be reached"}));
 }
 
 TEST(a_lane_opened_twice_is_refused) {

@@ -323,6 +323,15 @@ TEST(a_rank_that_waits_hears_why_another_failed) {
   CHECK(contains(heard("nonsense"), "its record at the store cannot be used"));
 }
 
+TEST(a_rank_that_ran_out_of_a_resource_is_named) {
+  MemoryStore store;
+  RendezvousStore first(store, 0, 2, "pair");
+  first.report(make_failure(ErrorKind::kOutOfResources, "ran out of memory"));
+  RendezvousStore late(store, 1, 2, "pair");
+  CHECK_THROWS(late.wait("rank", 0, kNever), OutOfResourcesError,
+               "could not set up the group: ran out of memory");
+}
+
 TEST(a_failure_is_reported_once_and_the_first_counts) {
   MemoryStore store;
   RendezvousStore first(store, 0, 2, "pair");

@@ -4,13 +4,13 @@
 
 #include <array>
 #include <cstring>
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "check.h"
+#include "shortages.h"
 #include "transport/socket/socket.h"
 
 namespace fastgpu {
@@ -42,11 +42,6 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 std::string text_of(const Message& message) {
   return {reinterpret_cast<const char*>(message.bytes.data()), message.bytes.size()};
-}
-
-std::size_t open_descriptors() {
-  const std::filesystem::directory_iterator all("/proc/self/fd");
-  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
 }
 
 TEST(the_last_words_of_a_peer_that_did_not_listen_arrive) {
@@ -94,7 +89,7 @@ TEST(descriptors_arrive_working_and_close_on_exec) {
 }
 
 TEST(descriptors_do_not_leak) {
-  const std::size_t before = open_descriptors();
+  const std::size_t before = test::open_descriptors();
   {
     const Pair pair = connected();
     const std::array<int, 3> passed = {0, 1, 2};
@@ -103,16 +98,16 @@ TEST(descriptors_do_not_leak) {
       CHECK(send_message(pair.left.get(), bytes_of("m"), passed));
       CHECK(recv_message(pair.right.get(), message) == Received::kMessage);
       CHECK_EQ(message.descriptors.size(), 3U);
-      CHECK_EQ(open_descriptors(), before + 2 + 3);
+      CHECK_EQ(test::open_descriptors(), before + 2 + 3);
     }
     CHECK(send_message(pair.left.get(), bytes_of("never taken"), passed));
   }
-  CHECK_EQ(open_descriptors(), before);
+  CHECK_EQ(test::open_descriptors(), before);
 }
 
 TEST(descriptors_beyond_the_limit_are_refused_and_closed) {
   const Pair pair = connected();
-  const std::size_t before = open_descriptors();
+  const std::size_t before = test::open_descriptors();
   const std::vector<int> passed(kMaxDescriptors + 1, 0);
   CHECK_THROWS(send_message(pair.left.get(), bytes_of("m"), passed), InvalidArgumentError,
                "at most 8 descriptors, not 1 and 9");
@@ -134,7 +129,7 @@ TEST(descriptors_beyond_the_limit_are_refused_and_closed) {
   Message message;
   CHECK_THROWS(recv_message(pair.right.get(), message), PeerLostError, "descriptors");
   message.descriptors.clear();
-  CHECK_EQ(open_descriptors(), before);
+  CHECK_EQ(test::open_descriptors(), before);
 }
 
 TEST(messages_beyond_the_limit_are_refused) {

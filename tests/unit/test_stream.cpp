@@ -11,11 +11,11 @@
 namespace fastgpu {
 namespace {
 
-struct Ends {
+struct StreamEnds {
   std::unique_ptr<Stream> left;
   std::unique_ptr<Stream> right;
 
-  Ends() {
+  StreamEnds() {
     std::array<int, 2> both{};
     CHECK_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, both.data()), 0);
     left = make_tcp_stream(UniqueFd(both[0]));
@@ -34,7 +34,7 @@ Io read(Stream& stream, std::span<char> target, std::size_t* size) {
 }
 
 TEST(parts_are_written_and_read_in_order) {
-  const Ends ends;
+  const StreamEnds ends;
   std::string first = "abc";
   std::string second = "defg";
   const std::array<iovec, 2> from = {iovec{.iov_base = first.data(), .iov_len = 3},
@@ -52,7 +52,7 @@ TEST(parts_are_written_and_read_in_order) {
 }
 
 TEST(an_empty_stream_and_a_full_one_block) {
-  const Ends ends;
+  const StreamEnds ends;
   std::vector<char> bytes(1 << 16);
   std::size_t size = 0;
   CHECK(read(*ends.right, bytes, &size) == Io::kBlocked);
@@ -64,7 +64,7 @@ TEST(an_empty_stream_and_a_full_one_block) {
 }
 
 TEST(a_closed_stream_is_read_to_its_end) {
-  Ends ends;
+  StreamEnds ends;
   std::size_t size = 0;
   CHECK(write(*ends.left, "end", &size) == Io::kMoved);
   ends.left.reset();
@@ -76,7 +76,7 @@ TEST(a_closed_stream_is_read_to_its_end) {
 }
 
 TEST(shutting_down_closes_both_directions_and_wakes_this_side) {
-  const Ends ends;
+  const StreamEnds ends;
   ends.left->shut_down();
   pollfd waiting{.fd = ends.left->fd(), .events = POLLIN, .revents = 0};
   CHECK_EQ(::poll(&waiting, 1, 0), 1);

@@ -294,7 +294,7 @@ ControlMessage failure_message() {
 
 Bytes failure_bytes() {
   return WireBytes()
-      .text("FGG1")
+      .text("FGG2")
       .u8(7)
       .u8(3)
       .u16(10)
@@ -361,7 +361,7 @@ TEST(the_numbers_in_a_control_message_are_fixed) {
   const std::array errors = {ErrorKind::kInvalidArgument, ErrorKind::kPeerLost,
                              ErrorKind::kTimeout,         ErrorKind::kMismatch,
                              ErrorKind::kAborted,         ErrorKind::kAuthentication,
-                             ErrorKind::kRendezvous};
+                             ErrorKind::kRendezvous,      ErrorKind::kOutOfResources};
   for (std::size_t i = 0; i < errors.size(); ++i) CHECK_EQ(static_cast<std::size_t>(errors[i]), i);
 }
 

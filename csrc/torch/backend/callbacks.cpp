@@ -1,14 +1,14 @@
 #include "torch/backend/callbacks.h"
 
-#include <pthread.h>
-
 #include <atomic>
 #include <chrono>
 #include <memory>
 #include <thread>
 #include <utility>
 
+#include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "comm/runtime.h"
 
 namespace fastgpu {
@@ -29,9 +29,11 @@ void CallbackThreads::post(std::function<void()> callback) {
   queue_.push_back(std::move(callback));
   if (stopped_) return;
   posted_.notify_one();
-  if (idle_ < queue_.size() && threads_ < kMaxThreads) {
-    std::thread(&CallbackThreads::run, this).detach();
-    ++threads_;
+  if (idle_ >= queue_.size() || threads_ >= kMaxThreads) return;
+  try {
+    add_thread();
+  } catch (const OutOfResourcesError& error) {  // a thread that is busy now will run it
+    log(LogLevel::kWarn, "no_callback_thread", "reason=" + quoted(error.what()));
   }
 }
 
@@ -42,8 +44,17 @@ void CallbackThreads::stop(TimeNs deadline) {
   stopped_ = true;
 }
 
+void CallbackThreads::start() {
+  const std::lock_guard lock(mutex_);
+  if (threads_ == 0) add_thread();
+}
+
+void CallbackThreads::add_thread() {
+  start_thread("fastgpu-future", [this] { run(); }).detach();
+  ++threads_;
+}
+
 void CallbackThreads::run() {
-  pthread_setname_np(pthread_self(), "fastgpu-future");
   std::unique_lock lock(mutex_);
   while (true) {
     ++idle_;

@@ -22,6 +22,8 @@ class CallbackThreads {
   CallbackThreads(const CallbackThreads&) = delete;
   CallbackThreads& operator=(const CallbackThreads&) = delete;
 
+  // Starts the first thread, before the first post(). Raises OutOfResourcesError.
+  void start();
   // Runs `callback` on one of the threads. Exceptions that it throws are logged.
   void post(std::function<void()> callback);
   // Waits until everything that was posted has run, but not past the deadline. After that no
@@ -32,6 +34,7 @@ class CallbackThreads {
   static constexpr std::size_t kMaxThreads = 64;
 
   explicit CallbackThreads(int made_at_fork) : made_at_fork_(made_at_fork) {}
+  void add_thread();
   void run();
 
   const int made_at_fork_;

@@ -13,7 +13,7 @@ namespace py = pybind11;
 namespace fastgpu {
 namespace {
 
-constexpr auto kKinds = static_cast<std::size_t>(ErrorKind::kRendezvous) + 1;
+constexpr auto kKinds = static_cast<std::size_t>(kLastErrorKind) + 1;
 
 // By ErrorKind; never released.
 std::array<PyObject*, kKinds> exception_classes{};
@@ -47,6 +47,8 @@ const char* class_name(ErrorKind kind) {
       return "AuthenticationError";
     case ErrorKind::kRendezvous:
       return "RendezvousError";
+    case ErrorKind::kOutOfResources:
+      return "OutOfResourcesError";
   }
   return "CommError";
 }

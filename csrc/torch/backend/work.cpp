@@ -129,6 +129,7 @@ void TorchWork::on_end(std::function<void(bool ok)> callback) {
 
 // The future of the outputs or, if `of_result`, of the c10d::WorkResult.
 c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
+  if (!isCompleted()) translated([] { CallbackThreads::shared().start(); });
   c10::intrusive_ptr<c10::ivalue::Future> made;
   {
     const std::lock_guard lock(mutex_);

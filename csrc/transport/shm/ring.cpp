@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/memory_file.h"
 
 namespace fastgpu {
 namespace {
@@ -61,11 +62,7 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
               std::to_string(config.reply_slots) + " reply slots of " +
               std::to_string(config.reply_slot_bytes) + " bytes");
   }
-  UniqueFd fd(::memfd_create("fastgpu-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(file_bytes(config))) != 0 ||
-      ::fcntl(fd.get(), F_ADD_SEALS, kSeals) != 0) {
-    raise_system(ErrorKind::kRendezvous, "cannot make a shared-memory ring", errno);
-  }
+  UniqueFd fd = make_memory_file("fastgpu-ring", file_bytes(config));
   std::byte* page = map(fd.get(), kHeaderBytes);
   auto* words = reinterpret_cast<RingWords*>(page);
   words->slots = config.slots;

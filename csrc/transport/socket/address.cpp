@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/shortage.h"
 #include "transport/socket/socket.h"
 
 namespace fastgpu {
@@ -161,6 +162,7 @@ std::vector<SocketAddress> resolve(const std::string& host, uint16_t port, bool 
   addrinfo* found = nullptr;
   const int status = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
   std::vector<SocketAddress> addresses;
+  if (status == EAI_SYSTEM && is_shortage(errno)) raise_shortage("cannot resolve " + host, errno);
   if (status != 0) {
     *error = ::gai_strerror(status);
     return addresses;
@@ -232,6 +234,7 @@ std::string address_towards(const std::string& host, uint16_t port) {
   for (const SocketAddress& target : resolve(host, port, false, &error)) {
     // Connecting a datagram socket sends nothing; it only looks up the route.
     const UniqueFd probe(::socket(target.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!probe && is_shortage(errno)) raise_shortage("cannot look up a route", errno);
     if (!probe || ::connect(probe.get(), target.get(), target.size) != 0) continue;
     SocketAddress local;
     local.size = sizeof(local.storage);

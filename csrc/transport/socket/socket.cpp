@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "base/shortage.h"
 #include "transport/socket/address.h"
 
 namespace fastgpu {
@@ -106,6 +107,7 @@ UniqueFd listen_tcp(const std::string& address, const PortRange& range, uint16_t
       return socket;
     }
     error = errno;
+    if (is_shortage(error)) raise_shortage("cannot listen for TCP connections", error);
     if (error != EADDRINUSE && error != EACCES) break;
   }
   raise(ErrorKind::kRendezvous,
@@ -124,8 +126,10 @@ UniqueFd dial_tcp(const Endpoint& endpoint) {
     raise_system(ErrorKind::kPeerLost, "cannot open a socket to " + to_string(endpoint), errno);
   set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   if (::connect(socket.get(), target.get(), target.size) != 0 && errno != EINPROGRESS &&
-      errno != EINTR)
+      errno != EINTR) {
+    if (is_shortage(errno)) raise_shortage("cannot connect to " + to_string(endpoint), errno);
     raise(ErrorKind::kPeerLost, to_string(endpoint) + " (" + reason(errno) + ")");
+  }
   return socket;
 }
 
@@ -178,13 +182,11 @@ UniqueFd accept_connection(int listener) {
       case EINVAL:
       case ENOTSOCK:
       case EOPNOTSUPP:
-        raise_system(ErrorKind::kRendezvous, "cannot accept connections", errno);
       case EMFILE:
       case ENFILE:
       case ENOBUFS:
       case ENOMEM:
-        raise(ErrorKind::kRendezvous, "cannot accept a connection: " + reason(errno) +
-                                          "; raise the limit of open files (ulimit -n)");
+        raise_system(ErrorKind::kRendezvous, "cannot accept a connection", errno);
       default:  // this connection failed before it was accepted; the next one may be good
         continue;
     }

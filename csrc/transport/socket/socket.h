@@ -63,8 +63,8 @@ UniqueFd listen_tcp(const std::string& address, const PortRange& range, uint16_t
 UniqueFd dial_tcp(const Endpoint& endpoint);
 // The state of a started connect: 0 connected, EINPROGRESS not yet, else the errno of its failure.
 int dial_result(int socket) noexcept;
-// The next connection to a TCP or unix listener; empty if none waits. Raises RendezvousError if
-// this process has no descriptor left.
+// The next connection to a TCP or unix listener; empty if none waits. Raises OutOfResourcesError
+// if this process has no descriptor left.
 UniqueFd accept_connection(int listener);
 
 // Waits until no process listens at `host`:`port` (a name or an address) any more. Returns false at
@@ -79,14 +79,17 @@ UniqueFd listen_unix(const std::string& name);
 UniqueFd dial_unix(const std::string& name);
 // The process at the other end of a unix socket; 0 if it is in another pid namespace.
 pid_t process_behind(int socket) noexcept;
+// Raises AuthenticationError, and logs a warning, if the other end of a unix socket belongs to
+// another user than `user`: any user of the machine can connect to an abstract socket.
+void check_user(int socket, uid_t user);
 // The other end of a connection, for messages: "process 4711" (unix) or "10.0.0.7".
 std::string describe_peer(int socket);
 
 // One message with descriptors, over a unix socket. A message is never empty. It is sent or
 // received whole or not at all. send_message returns false if it would block, and raises
 // PeerLostError if the peer is gone; the descriptors still belong to the caller. recv_message
-// raises PeerLostError for a message that is too large, or whose descriptors this process cannot
-// take.
+// raises PeerLostError for a message that is too large, and OutOfResourcesError for one whose
+// descriptors this process cannot take.
 inline constexpr std::size_t kMaxMessageBytes = 4096;
 inline constexpr std::size_t kMaxDescriptors = 8;
 struct Message {

@@ -1,11 +1,14 @@
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "base/shortage.h"
 #include "transport/socket/address.h"
 #include "transport/socket/socket.h"
 
@@ -44,12 +47,25 @@ std::vector<UniqueFd> take_descriptors(msghdr& header) {
   return taken;
 }
 
+ucred credentials_of(int socket) noexcept {
+  ucred peer{.pid = 0, .uid = static_cast<uid_t>(-1), .gid = static_cast<gid_t>(-1)};
+  socklen_t size = sizeof peer;
+  ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+  return peer;
+}
+
 }  // namespace
 
-pid_t process_behind(int socket) noexcept {
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+pid_t process_behind(int socket) noexcept { return credentials_of(socket).pid; }
+
+void check_user(int socket, uid_t user) {
+  const uid_t peer = credentials_of(socket).uid;
+  if (peer == user) return;
+  const std::string why = "a process of user " + std::to_string(peer) +
+                          " is at the other end of a unix socket, and only user " +
+                          std::to_string(user) + " may be; run all ranks as one user";
+  log(LogLevel::kWarn, "other_user", "reason=" + quoted(why));
+  raise(ErrorKind::kAuthentication, why);
 }
 
 UniqueFd listen_unix(const std::string& name) {
@@ -70,6 +86,7 @@ UniqueFd dial_unix(const std::string& name) {
     if (errno == EAGAIN) return {};
     raise_system(ErrorKind::kPeerLost, "cannot connect to the unix socket @" + name, errno);
   }
+  check_user(socket.get(), ::geteuid());
   return socket;
 }
 
@@ -129,10 +146,14 @@ Received recv_message(int socket, Message& message) {
     raise(ErrorKind::kPeerLost, "a rank of this host sent a message of more than " +
                                     std::to_string(kMaxMessageBytes) +
                                     " bytes; it may run another version of fastgpu_comm");
-  if ((header.msg_flags & MSG_CTRUNC) != 0)
-    raise(ErrorKind::kPeerLost,
-          "descriptors that a rank of this host sent could not be taken; raise the limit of open "
-          "files (ulimit -n)");
+  if ((header.msg_flags & MSG_CTRUNC) != 0) {
+    if (message.descriptors.size() >= kMaxDescriptors)
+      raise(ErrorKind::kPeerLost, "a rank of this host sent more than " +
+                                      std::to_string(kMaxDescriptors) +
+                                      " descriptors at once; it may run another version of "
+                                      "fastgpu_comm");
+    raise_shortage("cannot take the descriptors that a rank of this host sent", EMFILE);
+  }
   message.bytes.assign(bytes.begin(), bytes.begin() + size);
   return Received::kMessage;
 }

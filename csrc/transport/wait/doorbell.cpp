@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/memory_file.h"
 #include "transport/wait/fence.h"
 
 namespace fastgpu {
@@ -39,15 +40,13 @@ bool is_eventfd(int fd) {
 }  // namespace
 
 Doorbell Doorbell::create() {
-  UniqueFd page_fd(::memfd_create("fastgpu-doorbell", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!page_fd || ::ftruncate(page_fd.get(), kFileBytes) != 0 ||
-      ::fcntl(page_fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
-    raise_system(ErrorKind::kRendezvous, "cannot create the page of a doorbell", errno);
-  }
+  UniqueFd page_fd = make_memory_file("fastgpu-doorbell", kFileBytes);
   UniqueFd event_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!event_fd)
     raise_system(ErrorKind::kRendezvous, "cannot create the eventfd of a doorbell", errno);
-  return {std::move(page_fd), std::move(event_fd)};
+  Doorbell made(page_fd, std::move(event_fd));
+  made.page_fd_ = std::move(page_fd);
+  return made;
 }
 
 Doorbell Doorbell::attach(UniqueFd page_fd, UniqueFd event_fd) {
@@ -60,12 +59,11 @@ Doorbell Doorbell::attach(UniqueFd page_fd, UniqueFd event_fd) {
   if (::fcntl(event_fd.get(), F_SETFL, O_NONBLOCK) != 0) {
     raise_system(ErrorKind::kRendezvous, "cannot use the doorbell that a peer passed", errno);
   }
-  return {std::move(page_fd), std::move(event_fd)};
+  return {page_fd, std::move(event_fd)};
 }
 
-Doorbell::Doorbell(UniqueFd page_fd, UniqueFd event_fd)
-    : page_fd_(std::move(page_fd)), event_fd_(std::move(event_fd)) {
-  void* page = ::mmap(nullptr, kFileBytes, PROT_READ | PROT_WRITE, MAP_SHARED, page_fd_.get(), 0);
+Doorbell::Doorbell(const UniqueFd& page_fd, UniqueFd event_fd) : event_fd_(std::move(event_fd)) {
+  void* page = ::mmap(nullptr, kFileBytes, PROT_READ | PROT_WRITE, MAP_SHARED, page_fd.get(), 0);
   if (page == MAP_FAILED) raise_system(ErrorKind::kRendezvous, "cannot map a doorbell", errno);
   page_ = static_cast<Page*>(page);
 }

@@ -7,7 +7,8 @@
 // Invariant: both sides execute a sequentially consistent fence between their write and their read.
 // So either the owner sees the data in its last look, or the ringer sees that the owner sleeps.
 //
-// Ownership: both sides have their own mapping and descriptors.
+// Ownership: both sides have their own mapping and eventfd. Only the owner keeps a descriptor of
+// the page.
 // Threading: ring() from any thread; the rest by the thread of the owner that sleeps.
 #pragma once
 
@@ -40,10 +41,10 @@ class Doorbell {
   struct Page {
     std::atomic<uint32_t> sleeping;
   };
-  Doorbell(UniqueFd page_fd, UniqueFd event_fd);
+  Doorbell(const UniqueFd& page_fd, UniqueFd event_fd);
   void unmap() noexcept;
 
-  UniqueFd page_fd_;
+  UniqueFd page_fd_;  // the owner's, to be passed to peers
   UniqueFd event_fd_;
   Page* page_ = nullptr;
 };

@@ -2,40 +2,23 @@
 
 #include <sys/epoll.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
-#include <climits>
 
 #include "base/error.h"
+#include "transport/wait/epoll.h"
 
 namespace fastgpu {
-namespace {
 
-// Rounded up: waking before a deadline would mean spinning until it has passed.
-int timeout_ms_until(TimeNs deadline) {
-  if (deadline == kNever) return -1;
-  const TimeNs left = deadline - now_ns();
-  if (left <= 0) return 0;
-  return static_cast<int>(std::min<TimeNs>((left - 1) / kMillisecond + 1, INT_MAX));
-}
-
-void watch(int epoll, int fd, uint32_t events) {
+// Level-triggered, and for input alone: an eventfd is always writable.
+Poller::Poller() : epoll_(make_epoll()), doorbell_(Doorbell::create()) {
   epoll_event event{};
-  event.events = events;
-  event.data.fd = fd;
-  if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
-    raise_system(ErrorKind::kRendezvous, "cannot watch a descriptor", errno);
+  event.events = EPOLLIN;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, doorbell_.event_fd(), &event) != 0)
+    raise_system(ErrorKind::kRendezvous, "cannot watch a doorbell", errno);
 }
 
-}  // namespace
-
-Poller::Poller() : epoll_(::epoll_create1(EPOLL_CLOEXEC)), doorbell_(Doorbell::create()) {
-  if (!epoll_) raise_system(ErrorKind::kRendezvous, "cannot make an epoll set", errno);
-  watch(epoll_.get(), doorbell_.event_fd(), EPOLLIN);
-}
-
-void Poller::add(int fd) { watch(epoll_.get(), fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET); }
+void Poller::add(int fd) { watch_edges(epoll_, fd, static_cast<uint64_t>(fd)); }
 
 void Poller::remove(int fd) noexcept {
   epoll_event unused{};

@@ -1,0 +1,76 @@
+"""Checks of ranks that run out of a resource. Run by test_shortages.py."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import resource
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.events import Events
+
+import fastgpu_comm
+
+SHORT = 1  # the rank that runs out
+
+
+@contextlib.contextmanager
+def soft_limit(kind: int, limit: int) -> Iterator[None]:
+    """Lowers a soft limit of this process for a while."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+
+
+def without_descriptors(spare: int) -> None:
+    """Rank 1 has a few descriptors left when its first collective opens connections.
+
+    Args:
+        spare: How many descriptors rank 1 may still open.
+    """
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = (number for number in itertools.count() if number not in taken)
+    limit = next(itertools.islice(free, spare, None))
+    check_shortage(resource.RLIMIT_NOFILE, limit, "ran out of file descriptors")
+
+
+def without_file_sizes() -> None:
+    """Rank 1 may not make files as large as a ring."""
+    check_shortage(resource.RLIMIT_FSIZE, 8192, "reached the limit of file sizes")
+
+
+def reduce_often() -> None:
+    """Reduces until a failure of another rank has arrived; a rank may finish without its links."""
+    for _ in range(100):
+        dist.all_reduce(torch.ones(100_000))
+
+
+def check_shortage(kind: int, limit: int, words: str) -> None:
+    """Every rank must hear that rank 1 ran out, and of what."""
+    rank, world = me_and_world()
+    events = Events()
+    ready = [f"ready {peer}" for peer in range(world)]
+    with contextlib.ExitStack() as limits:
+        events.set(f"ready {rank}")
+        events.wait(*ready)
+        if rank == SHORT:
+            limits.enter_context(soft_limit(kind, limit))
+        with pytest.raises(fastgpu_comm.OutOfResourcesError) as caught:
+            reduce_often()
+        limits.close()
+    text = str(caught.value)
+    assert words in text, text
+    assert "ulimit" in text, text
+    assert re.search(rf"may have {limit if rank == SHORT else '[0-9]+'} ", text), text
+    assert f"rank {SHORT} " in text, text
+    assert caught.value.peer == SHORT
+    assert caught.value.rank == rank
