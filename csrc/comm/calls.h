@@ -18,12 +18,12 @@ namespace fastgpu {
 // The sizes of input and data follow from the shape: see PlanRequest (plan/build.h).
 struct CollectiveCall {
   CallShape shape;
-  std::string_view op = {};    // the user's call, if this is a part of another one; static storage
+  std::string_view op = {};    // name of the user's call, if this is a part of it; static storage
   double premul_factor = 1.0;  // of PREMUL_SUM
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
-  // With a codec: `count` numbers, or nullptr. What rounding takes from this call is left here, and
-  // is added to the next call that passes the same memory (error feedback).
+  // With a codec: `count` numbers for error feedback, or nullptr. The call adds them to the data,
+  // and leaves its own rounding errors here for the next call.
   float* residual = nullptr;
   std::vector<uint64_t> send_counts;  // for all_to_all: elements by rank; may be empty
   std::vector<uint64_t> recv_counts;

@@ -53,7 +53,8 @@ std::string describe_global_ranks(const std::vector<int>& global_ranks) {
   return differ ? "global ranks " + text : "";
 }
 
-// If this rank fails, the others must not wait for it.
+// Takes part in the rendezvous. A rank that fails reports its error, so that the others stop
+// waiting.
 Peers meet(const RendezvousRequest& request, Store& store, Runtime& runtime) {
   RendezvousStore place(store, request.rank, request.world, request.name);
   try {

@@ -106,7 +106,8 @@ PeerRecord own_record(const RendezvousRequest& request, const Connector& connect
   return record;
 }
 
-// The error of an event that this rank sees: the event, who saw it, what to do.
+// Raises the error of an event that this rank sees. The text has the event, the observer and the
+// advice.
 [[noreturn]] void raise_seen(const RendezvousRequest& request, Failure failure,
                              const std::string& advice) {
   failure.message =
@@ -252,7 +253,7 @@ int find_leader(const RendezvousRequest& request, const std::vector<PeerRecord>&
   return leader;
 }
 
-// Every rank finds the same answer, so that none waits for one that has failed.
+// Every rank checks all records, so all ranks raise the same error and none is left waiting.
 void check_transports(const RendezvousRequest& request, const Peers& peers) {
   const std::vector<PeerRecord>& records = peers.records;
   for (std::size_t rank = 0; rank < records.size(); ++rank) {

@@ -35,7 +35,7 @@ std::optional<std::string> RendezvousStore::wait(const char* what, int rank, Tim
 }
 
 // The earlier use has ended if every rank has all its values; a report then has no reader. A
-// process of this rank that still waits there is a duplicate of this one.
+// process that still waits there has the same rank as this process: a duplicate.
 void RendezvousStore::find_predecessor() {
   const ProcessName mine = this_process();
   std::string reason = "it has given up this attempt and begun another";

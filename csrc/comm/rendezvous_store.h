@@ -29,12 +29,12 @@ class RendezvousStore {
   // could not set up the group.
   std::optional<std::string> wait(const char* what, int rank, TimeNs deadline);
 
-  // Tells the other ranks that this one could not set up the group, unless another rank has failed
-  // before. Returns when the ranks that have joined know, but after a second at most: the process
+  // Tells the other ranks that this rank could not set up the group, unless an earlier failure is
+  // reported. Returns when the ranks that have joined know, but after a second at most: the process
   // that serves the store may end now.
   void report(const Failure& failure) noexcept;
 
-  // The process that used the store before as this rank, if it is not this process.
+  // The last process before this one that used the store as the same rank, if there was one.
   const std::optional<ProcessName>& predecessor() const noexcept { return predecessor_; }
 
  private:

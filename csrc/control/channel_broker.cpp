@@ -16,7 +16,7 @@ std::vector<UniqueFd> ChannelBroker::own_doorbell() const {
   return descriptors;
 }
 
-// A mapped page keeps its inode number, so no other page has the same one.
+// Inode numbers identify pages, because a number is not reused while its page is mapped.
 std::shared_ptr<Doorbell> ChannelBroker::doorbell_of(pid_t process, UniqueFd page, UniqueFd event) {
   struct stat status{};
   ::fstat(page.get(), &status);

@@ -5,8 +5,8 @@
 // Threading: the event loop's thread.
 // Invariants:
 // 1. A sink hears on_departed() at most once for each peer.
-// 2. A peer that leaves in order departs when every channel that it opened has arrived. The
-//    connector loses it if one of them does not come.
+// 2. A peer that leaves in order departs when every channel that it opened has arrived. If a
+//    channel does not come in time, the connector declares the peer lost.
 // 3. A peer opens each lane at most once.
 // 4. Calls that name a communicator that is not (or no longer) attached change nothing.
 #pragma once

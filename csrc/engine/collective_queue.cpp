@@ -232,8 +232,8 @@ void CollectiveQueue::check_deadlines(TimeNs now) {
   }
 }
 
-// What an operation waits for, and the peer that is most likely to hold it up. A peer that has sent
-// nothing of the operation is more likely the late one than a peer that takes part.
+// Describes the wait of an operation, and finds the peer that is most likely late: one that has
+// sent nothing of the operation before one that takes part.
 std::string CollectiveQueue::describe_wait(const Operation& operation, int* suspect) const {
   std::set<int> silent;
   std::set<int> begun;

@@ -52,7 +52,8 @@ class FailureLatch {
 };
 
 // The failure of an operation that was pending when the latch took `first`. It has the operation's
-// own name and number. If `first` tells of another operation, its text ends with this one.
+// own name and number. The text names this operation at its end if
+// `first` is about another one.
 Failure failure_for(const Failure& first, std::string_view op, int64_t sequence = -1);
 
 }  // namespace fastgpu

@@ -189,8 +189,8 @@ void LaneRun::copy(const Step& step) const {
   if (step.reduce || source != target) sink.take(target, source, size_bytes);
 }
 
-// The residual belongs to the elements of data: to this rank's part of other ranks' shards, and in
-// its own shard to the sum. Either way it is what this rank still owes to the sum.
+// The residual has a number for each element of data. In the shards of other ranks these are errors
+// of this rank's contribution, in its own shard errors of the sum. The next sum needs both.
 void LaneRun::encode(const Step& step) const {
   const Task& task = operation_->task;
   const auto* source = reinterpret_cast<const float*>(operation_->source(step.source));

@@ -29,7 +29,7 @@ namespace fastgpu {
 
 struct Task {
   Call call;
-  std::string_view op;  // the user's call, if this is a part of another one; static storage
+  std::string_view op;  // name of the user's call, if this is a part of it; static storage
   std::array<uint64_t, 2> key{};  // the packed call, which every frame carries
   uint32_t element_size = 1;
   int rank = 0;  // mine, for messages

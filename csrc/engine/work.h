@@ -18,7 +18,7 @@ namespace fastgpu {
 
 class Work {
  public:
-  // `timeout_ns` is for a work whose time runs only while somebody waits for it: a message's.
+  // `timeout_ns` is for messages, whose time runs only during a wait.
   explicit Work(TimeNs timeout_ns = kNever) : timeout_ns_(timeout_ns) {}
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;

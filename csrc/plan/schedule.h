@@ -44,8 +44,8 @@ enum class Verb : uint8_t {
 };
 inline constexpr int kVerbCount = 3;
 
-// What a copy does to the bytes. An encoded region is in scratch; its size follows from the number
-// of elements (base/codec.h), and it is decoded as a whole.
+// Whether a copy encodes or decodes. An encoded region is in scratch; its size follows from the
+// number of elements (base/codec.h), and it is decoded as a whole.
 enum class Coding : uint8_t { kPlain, kEncode, kDecode };
 
 // A frame is the unit that a send moves to a receive. An empty frame has only a header, which names

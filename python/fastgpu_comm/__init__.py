@@ -89,7 +89,7 @@ def _end() -> None:
 
 
 def _why_the_program_ends() -> str:
-    # An uncaught exception stays here; an interactive session keeps those that it survived, too.
+    # The uncaught exception. An interactive session also keeps the exceptions that it survived.
     error = getattr(sys, "last_value", None)
     if error is None or hasattr(sys, "ps1"):
         return "its program ended without destroy_process_group(); look at its log"

@@ -1,5 +1,5 @@
-// A point-to-point message: a send or a receive, as its caller gave it. Its time-out runs only
-// while somebody waits for it (Work::start_time): a posted receive may stay idle for days.
+// A point-to-point message: a send or a receive, as its caller gave it. The time-out runs only
+// during a wait (Work::start_time): a posted receive may stay idle for days.
 // Ownership: shared by the queue and its streams until it ends. Threading: filled by the caller,
 // then the polling thread's, but for the Work.
 #pragma once

@@ -88,7 +88,7 @@ class PeerStream {
   static FrameHeader pack(const Header& header, uint64_t payload_bytes);
   static Header unpack(const FrameHeader& frame);
   static bool is_control(Kind kind) { return kind == Kind::kCts || kind == Kind::kCredit; }
-  // What an eager message takes from the budget.
+  // The budget that an eager message takes.
   static uint64_t cost(uint64_t size_bytes) { return size_bytes + kEagerOverhead; }
 
   bool poll_out();

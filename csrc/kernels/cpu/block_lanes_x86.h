@@ -1,5 +1,5 @@
-// Codes and float32 by AVX2 or AVX-512 register: what kernels/cpu/block_lanes.h does by compiler
-// vectors elsewhere, in fewer instructions.
+// Converts codes and float32 by AVX2 or AVX-512 registers. It replaces the compiler's vectors of
+// kernels/cpu/block_lanes.h, and takes fewer instructions.
 //
 // Included by block_lanes.h if the instruction set has it.
 #pragma once

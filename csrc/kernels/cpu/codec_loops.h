@@ -138,7 +138,7 @@ FASTGPU_INLINE void store_group(const int8_t* codes, std::byte* target, std::siz
   }
 }
 
-// What encoding with or without feedback reads: source + residual, or the source alone.
+// The input of an encoding: source + residual with feedback, else the source.
 template <typename Format, bool kFeedback>
 struct Values {
   const float* source;

@@ -38,7 +38,7 @@ class EncodedTwoShot {
       for (int ahead = 1; ahead < subset_.size(); ++ahead) {
         steps_.send(rank_of(shifted(subset_.index, ahead, subset_.size())), sum);
       }
-      steps_.decode(sum, chunks[chunk]);  // so that the owner has what the others get
+      steps_.decode(sum, chunks[chunk]);  // the owner, too, ends with the rounded sum
     }
   }
 

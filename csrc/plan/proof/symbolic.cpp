@@ -7,7 +7,7 @@ namespace fastgpu {
 namespace {
 
 constexpr std::size_t kWordBits = 64;
-// In place of a node's right term: what became of the left one.
+// In place of a node's right term: the left one was rounded, or is encoded.
 constexpr int kRounded = -2;
 constexpr int kEncoded = -3;
 

@@ -33,7 +33,7 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
   config.store_port = address.port;
   try {
     config.options = options.resolve();
-  } catch (const CommError& error) {  // the other ranks must not wait for this one
+  } catch (const CommError& error) {  // tell the waiting ranks
     RendezvousStore(adapted, rank, size, config.name).report(error.failure());
     throw;
   }

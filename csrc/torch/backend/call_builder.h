@@ -57,8 +57,8 @@ class CallBuilder {
 
   // Starts an operation on the packed tensors. A call may start several operations.
   void run(CollectiveCall call);
-  // From now on run() only collects, and finish() starts the operations: a bad argument of one of
-  // them is found before another one has begun.
+  // From now on run() only collects, and finish() starts the operations. So every argument is
+  // checked before the first operation begins.
   void collect() { collects_ = true; }
   void send(int peer, int tag, const at::Tensor& tensor);
   void recv(int peer, int tag, const at::Tensor& tensor);

@@ -13,7 +13,7 @@
 
 namespace fastgpu {
 
-// A forked process has none of its parent's threads, so it gets an object of its own.
+// A forked process has none of the parent's threads, so the first call there makes a new object.
 CallbackThreads& CallbackThreads::shared() {
   static std::atomic<CallbackThreads*> shared{nullptr};
   CallbackThreads* current = shared.load();

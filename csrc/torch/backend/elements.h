@@ -33,7 +33,7 @@ struct Reduction {
 Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op);
 
 void check_dense_cpu(const std::string& op, const at::Tensor& tensor);
-// The same for a tensor that the call writes, on this rank or on another.
+// As check_dense_cpu(), for a tensor that the call writes on some rank.
 void check_writable(const std::string& op, const at::Tensor& tensor);
 void check_same_dtype(const std::string& op, const at::Tensor& one, const at::Tensor& other);
 // `list` must have `wanted` tensors: one per `per`, which is "rank" or "input".

@@ -35,7 +35,7 @@ void check_all_alike(const char* op, const TensorList& list, const at::Tensor& l
   }
 }
 
-// The tensor as one view per rank, which follow each other in memory.
+// Cuts the tensor into one view per rank. The views are adjacent in memory.
 TensorList parts_of(const char* op, const at::Tensor& whole, int world) {
   if (!whole.is_contiguous() || whole.numel() % world != 0) {
     raise_invalid(op, "the output must be contiguous and have a multiple of " +

@@ -1,6 +1,6 @@
-// The time that addEphemeralTimeout() adds to the time-outs of later calls. What is added ends when
-// the first call that was made after it ends.
-// Ownership: shared by the backend and its calls in flight. Thread safety: all calls, any thread.
+// The time that addEphemeralTimeout() adds to the time-outs of later calls. An addition ends
+// together with the first call that was made after it. Ownership: shared by the backend and its
+// calls in flight. Thread safety: all calls, any thread.
 #pragma once
 
 #include <atomic>
@@ -18,8 +18,8 @@ class ExtraTime {
   // To be added to the time-out of a new call.
   int64_t active_ms() const { return active_ms_.load(std::memory_order_relaxed); }
 
-  // Called for each call that was made: what was added since the last call, for give_back() when
-  // the call ends.
+  // Returns the time that was added since the last call. Each new call takes this, and its end
+  // calls give_back() with the result.
   int64_t take() {
     if (active_ms() == 0) return 0;
     const std::lock_guard lock(mutex_);

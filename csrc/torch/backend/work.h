@@ -31,7 +31,7 @@ class TorchWork final : public c10d::Work {
   // Makes the value of the future a list of lists with so many outputs each.
   void set_future_lists(std::size_t outputs_each) { outputs_each_ = outputs_each; }
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_ = timeout_ms; }
-  // What completion hooks get as the identity of this call.
+  // The number by which completion hooks know this call.
   void set_completion_key(uint64_t key) { completion_key_ = key; }
   // Adds the operations and outputs of `other`.
   void absorb(const TorchWork& other);

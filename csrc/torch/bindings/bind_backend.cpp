@@ -55,7 +55,7 @@ void bind_backend(py::module_& module) {
   });
   backend.def("_set_default_timeout", &TorchBackend::setTimeout, py::arg("timeout"));
   backend.def("comm_split_count", &TorchBackend::split_count);
-  // What torch binds itself from 2.14 and 2.15 on.
+  // torch 2.14 and 2.15 bind these themselves.
 #if !FASTGPU_TORCH_SINCE(14)
   backend.def("_add_ephemeral_timeout", &TorchBackend::addEphemeralTimeout, py::arg("timeout"));
   backend.def("register_abort_hook", &TorchBackend::registerAbortHook, py::arg("hook_id"),

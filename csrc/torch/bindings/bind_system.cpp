@@ -1,4 +1,4 @@
-// What `fastgpu-comm env` reports of this build and this machine. Communication does not need it.
+// Facts about this build and this machine for `fastgpu-comm env`. Communication does not need them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-// What the control thread and the engine share in their use of epoll.
+// Calls of epoll for the control thread and the engine.
 // Thread safety: free functions without state.
 #pragma once
 
