@@ -1,7 +1,6 @@
 // For tests of shortages: limits of this process, and errors of a child process that has them.
 #pragma once
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -9,7 +8,9 @@
 
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,11 +22,8 @@
 namespace fastgpu::test {
 
 inline std::size_t open_descriptors() {
-  DIR* const folder = ::opendir("/proc/self/fd");
-  std::size_t count = 0;
-  while (::readdir(folder) != nullptr) ++count;
-  ::closedir(folder);
-  return count - 3;  // without ".", ".." and the folder's own
+  const std::filesystem::directory_iterator all("/proc/self/fd");
+  return static_cast<std::size_t>(std::distance(begin(all), end(all))) - 1;  // without its own
 }
 
 // Lowers the limit of open files until it is destroyed.
