@@ -58,10 +58,8 @@ class NoDescriptors {
 };
 
 // The text of the OutOfResourcesError that `body` raises in a child process, "other: ..." for
-// another error, or how else the child ended. The sanitizer's check of virtual tables opens a pipe,
-// which the child may not.
-__attribute__((no_sanitize("vptr"))) inline std::string shortage_in_child(
-    const std::function<void()>& body) {
+// another error, or how else the child ended.
+inline std::string shortage_in_child(const std::function<void()>& body) {
   std::array<int, 2> ends{};
   CHECK_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const UniqueFd reader(ends[0]);
