@@ -63,6 +63,12 @@ def test_a_killed_rank_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def _default_signals() -> None:
+    """Undoes nohup and the shell's `&`, under which a program starts with signals ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("command", [["bench", "all_reduce", "-n", "100000000"], ["train"]])
 @pytest.mark.parametrize(
     ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
@@ -80,6 +86,7 @@ def test_a_signal_ends_the_command_and_its_ranks(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_default_signals,
     )
     assert process.stdout is not None
     while not re.match("# .*ranks|ranks", process.stdout.readline()):  # the ranks run
