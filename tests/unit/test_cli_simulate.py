@@ -191,7 +191,13 @@ def test_ctrl_c_ends_a_simulation_at_once() -> None:
     command = [sys.executable, "-m", "fastgpu_comm", "simulate", "all_reduce"]
     what = ["--ranks", "4096", "--algorithm", "ring", "--max-steps", "100000000"]
     terminal, other_end = pty.openpty()  # the progress bar shows that the simulation runs
-    process = subprocess.Popen([*command, *what], stderr=other_end, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, *what],
+        stderr=other_end,
+        start_new_session=True,
+        # nohup and the shell's `&` start the tests with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     os.close(other_end)
     shown = b""
     while b"simulating" not in shown:
