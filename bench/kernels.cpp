@@ -26,8 +26,8 @@ namespace {
 
 using Body = std::function<void()>;
 
-// Of each body, the best of many short trials, so that an interrupted trial does not count. The
-// bodies take turns, so that a change of the machine's speed concerns all of them.
+// Returns the best of many short trials for each body, so that an interrupted trial does not count.
+// The bodies take turns, so that a change of the machine's speed concerns all of them.
 std::vector<double> gigabytes_a_second(std::size_t size_bytes, const std::vector<Body>& bodies) {
   using Clock = std::chrono::steady_clock;
   constexpr int kTrials = 60;

@@ -5,8 +5,8 @@
     torchrun --nproc-per-node 2 examples/trainer.py gloo        two, over another backend
 
 The processes share each batch, so the steps are the same for any number of processes. A run that
-was stopped continues at the next start, from its checkpoints. A run that ends removes them, so that
-the next one starts anew.
+was stopped continues at the next start, from its checkpoints. A completed run removes the
+checkpoints, and the next run starts from step 0.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MATRIX = ROOT / "build" / "matrix"
 TABLE = ROOT / "bench" / "results" / "torch_matrix.md"
 VERSIONS = ("2.11.0", "2.13.0", "2.14.1", "2.15.0")
-# What builds and tests the package, in the versions of requirements.txt.
+# Packages to build and test with, in the versions of requirements.txt.
 PACKAGES = ("scikit_build_core", "cmake", "ninja", "rich", "numpy", "matplotlib", "tensorboard")
 TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "expecttest")
 # The tests whose subject is this package and torch together.

@@ -62,7 +62,7 @@ class EqualToGloo(str):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one test on one backend."""
+    """The result of one test on one backend."""
 
     verdict: str  # "passed", "failed" or "skipped"
     reason: str = ""
@@ -158,7 +158,7 @@ def _skipped_by_decorator(case: type[unittest.TestCase], name: str) -> bool:
 
 
 def run_test(case: type[unittest.TestCase], name: str, log: Path) -> Outcome:
-    """Runs one test; what it prints goes to the file `log`."""
+    """Runs one test; its output goes to the file `log`."""
     result = unittest.TestResult()
     started = time.monotonic()
     with _output_to(log):

@@ -53,8 +53,7 @@ std::string describe_global_ranks(const std::vector<int>& global_ranks) {
   return differ ? "global ranks " + text : "";
 }
 
-// Takes part in the rendezvous. A rank that fails reports its error, so that the others stop
-// waiting.
+// Takes part in the rendezvous. Reports an error of this rank to the ranks that wait.
 Peers meet(const RendezvousRequest& request, Store& store, Runtime& runtime) {
   RendezvousStore place(store, request.rank, request.world, request.name);
   try {

@@ -54,8 +54,7 @@ void check_codec(const CollectiveCall& call) {
   const CallShape& shape = call.shape;
   if (shape.codec != Codec::kNone && !has_codec(shape)) {
     refuse(call, "codec " + std::string(name_of(shape.codec)) +
-                     " is for SUM, AVG and PREMUL_SUM of "
-                     "float32, not for " +
+                     " is for SUM, AVG and PREMUL_SUM of float32, not for " +
                      std::string(name_of(shape.reduce_op)) + " of " +
                      std::string(name_of(shape.dtype)) + "; leave the codec out");
   }

@@ -253,7 +253,8 @@ int find_leader(const RendezvousRequest& request, const std::vector<PeerRecord>&
   return leader;
 }
 
-// Every rank checks all records, so all ranks raise the same error and none is left waiting.
+// This and check_reachable(): every rank checks all records, so all ranks raise the same error and
+// none is left waiting.
 void check_transports(const RendezvousRequest& request, const Peers& peers) {
   const std::vector<PeerRecord>& records = peers.records;
   for (std::size_t rank = 0; rank < records.size(); ++rank) {
@@ -274,7 +275,6 @@ void check_transports(const RendezvousRequest& request, const Peers& peers) {
   }
 }
 
-// The same holds here.
 void check_reachable(const RendezvousRequest& request, const Peers& peers) {
   for (std::size_t rank = 0; rank < peers.records.size(); ++rank) {
     const PeerRecord& record = peers.records[rank];

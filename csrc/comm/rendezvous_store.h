@@ -34,7 +34,7 @@ class RendezvousStore {
   // that serves the store may end now.
   void report(const Failure& failure) noexcept;
 
-  // The last process before this one that used the store as the same rank, if there was one.
+  // The process that used the store last as the same rank, if another process did.
   const std::optional<ProcessName>& predecessor() const noexcept { return predecessor_; }
 
  private:

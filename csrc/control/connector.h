@@ -14,9 +14,8 @@
 // 1. There is at most one link for each pair of ranks and direction of dialling.
 // 2. The control thread never waits for a peer.
 // 3. A violation of the protocol ends the connection on which it happened, and no other.
-// 4. A shortage of this process fails its communicators, and their peers are told so. It never
-// makes
-//    a peer lost.
+// 4. A shortage of this process fails its communicators, whose peers are told the reason. No peer
+//    is declared lost because of it.
 #pragma once
 
 #include <cstdint>

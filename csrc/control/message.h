@@ -34,8 +34,7 @@ struct ControlMessage {
   int from = kNoRank;  // ranks in the communicator
   int to = kNoRank;
   uint32_t number = 0;
-  Failure failure;                    // of kFail: kind, peer, op, sequence and message; of kLeave:
-                                      // message
+  Failure failure;  // kFail: kind, peer, op, sequence and message; kLeave: message
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
 };
 

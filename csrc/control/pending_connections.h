@@ -7,9 +7,8 @@
 // Ownership: owns the links of these connections. Threading: the event loop's thread.
 // Invariants:
 // 1. Of a parked connection only the first message was read.
-// 2. There are at most `limit` connections here. To make room for a new one, the source that has
-// the
-//    most of them loses one, so that a stranger cannot displace the peers on other hosts.
+// 2. There are at most `limit` connections here. To make room for a new one, one is closed of the
+//    source with the most, so that a stranger cannot displace the peers on other hosts.
 #pragma once
 
 #include <cstddef>

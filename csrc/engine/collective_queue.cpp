@@ -232,8 +232,8 @@ void CollectiveQueue::check_deadlines(TimeNs now) {
   }
 }
 
-// Describes the wait of an operation, and finds the peer that is most likely late: one that has
-// sent nothing of the operation before one that takes part.
+// Describes the wait of an operation, and finds the peer that is most likely late. Peers that have
+// sent no frame of the operation are suspected first.
 std::string CollectiveQueue::describe_wait(const Operation& operation, int* suspect) const {
   std::set<int> silent;
   std::set<int> begun;

@@ -51,9 +51,8 @@ class FailureLatch {
   std::atomic<const Failure*> latched_{nullptr};
 };
 
-// The failure of an operation that was pending when the latch took `first`. It has the operation's
-// own name and number. The text names this operation at its end if
-// `first` is about another one.
+// The failure of an operation that was pending when the latch took `first`: the same failure with
+// the operation's name and number. If these differ from those of `first`, the text ends with them.
 Failure failure_for(const Failure& first, std::string_view op, int64_t sequence = -1);
 
 }  // namespace fastgpu

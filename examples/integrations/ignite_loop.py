@@ -2,8 +2,8 @@
 
     FASTGPU_REPLACE_GLOO=1 torchrun --nproc-per-node 2 ignite_loop.py
 
-`auto_model` wraps the model in DistributedDataParallel only for backends that it knows. With any
-other it returns the model as it is: each process trains on its own, and nothing says so.
+`auto_model` wraps the model in DistributedDataParallel only for known backends. With another
+backend it returns the unwrapped model: each process trains on its own, and nothing says so.
 """
 
 import ignite.distributed as idist

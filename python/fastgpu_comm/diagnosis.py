@@ -1,7 +1,7 @@
 """Collects what a bug report needs: versions, backend, processor, network, limits and settings.
 
-Nothing secret: it reads the environment variables that it names and no others, and it reports
-neither host names nor paths.
+Nothing secret: the report has no host names and no paths, and of the environment only the variables
+that it lists.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _limits() -> Section:
 
 
 def _settings() -> Section:
-    """Returns the value of each FASTGPU_ variable, where it comes from, and what is wrong with it.
+    """Returns each FASTGPU_ variable with its value, its source and its error, if any.
 
     The value of an unknown variable is not reported.
     """

@@ -138,7 +138,7 @@ def decide(devices: Mapping[str, str], ballots: Sequence[Ballot]) -> Verdict:
     if objections:
         return Verdict("", "; ".join(objections))
     chosen = {**devices, "cpu": "fastgpu"}
-    # gloo takes CUDA tensors too. Where no rank has CUDA, a second backend would only cost time.
+    # gloo takes CUDA tensors too. If no rank has CUDA, a second backend would only cost time.
     if chosen.get("cuda") == "gloo" and not any(ballot.has_cuda for ballot in ballots):
         del chosen["cuda"]
     return Verdict(",".join(f"{device}:{backend}" for device, backend in chosen.items()), "")

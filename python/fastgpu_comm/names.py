@@ -28,7 +28,7 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """Returns the error for a name that is not one of `known`.
 
     Args:
-        kind: What the name should be, such as "collective".
+        kind: The kind of name, such as "collective".
         name: What the user wrote.
         known: The names that exist.
     """

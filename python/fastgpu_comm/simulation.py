@@ -103,7 +103,7 @@ class Point:
         algorithm: The name; "auto" for the choice that the library makes.
         predicted_us: The price by which `auto` chooses; it ignores slow ranks and links.
         simulated_us: Until the last rank finishes; None if there are too many steps to simulate.
-        way: What `auto` chose, such as "direct in 1 step" or "tree, 2 lanes"; else the name.
+        way: For `auto` the choice, such as "direct in 1 step" or "tree, 2 lanes"; else the name.
     """
 
     world: int

@@ -102,7 +102,7 @@ def failure_hooks() -> None:
 
 
 def time_estimates() -> None:
-    """Calls are priced, not carried out: one rank alone makes them, and its tensors stay."""
+    """Calls are priced, not carried out: rank 0 makes them alone, and no tensor changes."""
     rank, world = me_and_world()
     if rank == 0:
         estimates = []

@@ -1,4 +1,4 @@
-"""Checks of setting up a group: what the other ranks hear of one that fails, and who listens."""
+"""Checks of setting up a group: errors that reach every rank, and listening sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAR_S = 600
 
 
 def fails_alone(wording: str, environment: dict[str, str]) -> None:
-    """One rank cannot set up a group: the others hear which one, where and why, and go on."""
+    """One rank cannot set up a group: the others' errors name it, and a new group works."""
     rank, world = me_and_world()
     guilty = world - 1
     kept = dict(os.environ)

@@ -53,7 +53,7 @@ def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
 
 
 def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
-    """Rank 0 alone fails, on a file that it cannot open, while rank 1 waits for it."""
+    """Rank 0 cannot open a file, while rank 1 waits in a collective."""
     (tmp_path / "metrics.jsonl").mkdir()
     done = run([*OWN_RANKS, *COMMAND, BACKEND, "--out", str(tmp_path)])
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Messages whose ranks part ways, wait long or disagree: what arrives, and which errors say why."""
+"""Messages between ranks that leave early, wait long or disagree about dtype and size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch asks of backends from 2.14 on, most of which works on every version."""
+"""Functions of backends that torch 2.14 and 2.15 call; most work with every version."""
 
 from __future__ import annotations
 

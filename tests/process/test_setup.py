@@ -115,7 +115,7 @@ def started(commands: list[list[str]], environment: dict[str, str]) -> Iterator[
 
 
 def errors_of(joining: list[tuple[int, int, int]]) -> list[str]:
-    """What each rank writes to standard error; each is (rank, world, seconds that it is late)."""
+    """Returns the standard error of each process, given as (rank, world, delay in seconds)."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     commands = [
         [JOIN, str(rank), str(world), str(store.port), str(late)] for rank, world, late in joining

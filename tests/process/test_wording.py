@@ -1,4 +1,4 @@
-"""Names and texts: what users read, and what torch's tests and other programs look for."""
+"""Names and texts for users, for torch's own tests and for other programs."""
 
 from __future__ import annotations
 

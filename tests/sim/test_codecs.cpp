@@ -56,7 +56,7 @@ double error_of_steps(Codec codec, bool feedback) {
 // Without feedback the same rounding is lost in every step. With it, what is missing at the end is
 // no more than the residuals of the last step: at most a code's step for every rank and the owner.
 TEST(feedback_pays_back_what_rounding_took) {
-  constexpr double kLargest = 5;  // of a normal distribution, within 20,000 numbers
+  constexpr double kLargest = 5;  // no smaller than any of 20,000 normally distributed numbers
   for (const auto& [codec, levels] : {std::pair(Codec::kInt8, 128), std::pair(Codec::kInt4, 8)}) {
     const double once = kLargest * (kWorld - 1) / levels + kLargest * kWorld / levels;
     CHECK(error_of_steps(codec, true) < 1.1 * once);

@@ -70,8 +70,7 @@ TEST(a_part_of_a_call_has_the_name_of_the_call) {
   });
 }
 
-// A receive that nobody waits for outlives its time-out, and so does a wait with a limit of its
-// own.
+// The time-out of a receive does not run before a wait, nor during a wait with a limit.
 void check_idle_receive(Communicator& communicator, bool by_future) {
   std::byte token{};
   MessageCall message;

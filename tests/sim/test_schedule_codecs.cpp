@@ -35,7 +35,7 @@ TEST(all_worlds_counts_and_chunks_are_proven) {
         if (number % kStride != 0) continue;
         PlanRequest request = encoded(world, count, static_cast<Codec>(codec));
         request.lanes = static_cast<int>(1 + number % 3);
-        // Of a single element in short tensors; a long one would be thousands of chunks.
+        // One element per chunk only in short tensors: a long one would have thousands of chunks.
         request.chunk_bytes = count < 100 && number % 5 == 0 ? 4 : 4 * (40 + number % 97);
         const VerifyOptions options{static_cast<int>(number % 4), number + 1, {}};
         CHECK_EQ(verify(request, options).counterexample, "");

@@ -175,7 +175,7 @@ TEST(a_silent_connection_makes_room_before_one_that_waits_for_its_group) {
   CHECK_EQ(fixture.taken.size(), 1U);
 }
 
-// However many connections one host opens, they displace each other, not those of another.
+// The connections of one host displace each other, never those of another host.
 TEST(a_source_with_many_connections_displaces_its_own) {
   PendingFixture fixture({.connections = 3});
   uint16_t port = 0;

@@ -298,7 +298,7 @@ TEST(an_interface_that_does_not_exist_is_named_as_the_user_gave_it) {
                "FASTGPU_INTERFACE is 'no-such-interface', but no interface matches");
 }
 
-// What rank 0 hears of a failure of rank 1.
+// The error of rank 0 for a failure that rank 1 has reported as `text`.
 std::string heard(const std::string& text) {
   MemoryStore store;
   store.set("fastgpu/1/failed", text);

@@ -74,7 +74,7 @@ TEST(a_process_without_descriptors_says_so) {
               "\"ulimit -n");
 }
 
-// Whatever the first descriptor is that cannot be had.
+// The limit grows by one per turn, so that each descriptor of a runtime is once the missing one.
 TEST(a_runtime_short_of_any_descriptor_says_so) {
   bool enough = false;
   for (rlim_t limit = 0; !enough; ++limit) {

@@ -17,7 +17,7 @@ from fastgpu_comm import native
 
 MODULE: Any = importlib.import_module(native.Backend.__module__)
 STUB = ast.parse((ROOT / "python" / "fastgpu_comm" / "_native.pyi").read_text())
-# The stub of the module and of each class in it, with what it describes.
+# The stub of the module and of each class, each with the object that the stub describes.
 OWNERS: list[tuple[ast.Module | ast.ClassDef, Any]] = [
     (STUB, MODULE),
     *((node, getattr(MODULE, node.name)) for node in STUB.body if isinstance(node, ast.ClassDef)),

@@ -1,4 +1,4 @@
-"""What a new user may get wrong in Python is answered in words, never with pybind's signatures."""
+"""Mistakes of a new user in Python get errors in words, never signatures of pybind."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ TEST(credit_frames_return_budget) {
   peer.post(true, 1, memory);
   CHECK_EQ(peer.take(), hex(eager(1).wire()));
   CHECK_EQ(peer.take(), hex(MessageHeader{.kind = kCredit, .size_bytes = 8 * kCost}.wire()));
-  // And in the other direction: what the budget does not cover is announced.
+  // In the other direction, a message beyond the budget is announced.
   uint64_t id = 2;
   for (uint64_t left = PeerStream::kEagerBudget - kCost; left >= kCost; left -= kCost) {
     CHECK(peer.post(true, 1, memory)->done());

@@ -1,6 +1,6 @@
-// The time that addEphemeralTimeout() adds to the time-outs of later calls. An addition ends
-// together with the first call that was made after it. Ownership: shared by the backend and its
-// calls in flight. Thread safety: all calls, any thread.
+// The time that addEphemeralTimeout() adds to the time-outs of later calls. An addition ends when
+// the first call after it ends.
+// Ownership: shared by the backend and its calls in flight. Thread safety: all calls, any thread.
 #pragma once
 
 #include <atomic>

@@ -53,7 +53,7 @@ std::vector<InterfaceAddress> match_interfaces(const std::string& pattern,
 // there is no route.
 std::string address_towards(const std::string& host, uint16_t port);
 
-// A socket that listens on one address of this host. Its port is in *port. Raises
+// Listens on one address of this host. Returns the socket, and its port in *port. Raises
 // RendezvousError, which names the address and the range, if no port of the range is free there.
 UniqueFd listen_tcp(const std::string& address, const PortRange& range, uint16_t* port);
 

@@ -1,7 +1,7 @@
 """The text of a benchmark's table: the measures of nccl-tests, with p99 and the backends' ratio.
 
-Each kind of call has a section. Its heading has what is the same in all its lines, and it has only
-the columns that it needs, so that a line fits 100 columns.
+Each kind of call has a section. The heading has the values that all lines share, and columns that a
+section does not need are left out, so that a line fits 100 columns.
 """
 
 from __future__ import annotations
