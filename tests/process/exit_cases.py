@@ -252,3 +252,19 @@ def forks_after_its_groups(place: Place) -> None:
         for rank in ranks:
             rank.join()
         assert [rank.exitcode for rank in ranks] == [0, 0]
+
+
+def after_training_over_gloo(place: Place) -> None:
+    """Training leaves the group to no one, so gloo's threads end with it and not at the exit."""
+    from fastgpu_comm.trainer import Datasets, Trainer, TrainerSettings, classification
+
+    store = dist.FileStore(str(place.folder / "store"), place.world)
+    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world)
+    model = torch.nn.Linear(2, 2)
+    samples = [(torch.ones(2), torch.tensor(1))] * 8
+    settings = TrainerSettings(steps=2, batch_size=4, folder=None, tensorboard=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Trainer(model, optimizer, Datasets(samples, samples), classification, settings).fit()
+    dist.destroy_process_group()
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads), threads

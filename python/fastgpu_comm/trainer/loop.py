@@ -15,6 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the default group of the moment of import as their default argument. DDP
+# imports it, by way of torch._dynamo, and the group would outlive destroy_process_group(). A thread
+# of gloo that drops a tensor while the interpreter shuts down aborts the process.
+import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
