@@ -9,7 +9,7 @@ compared, and a ratio is the median over the rounds. The programs are:
 - `private` and `symmetric`: fastgpu below torch, with buffers in private or symmetric memory, and
   with each rank pinned to a core, as MPI's launchers do;
 - `fastgpu` and `gloo`: the backends, called through torch.distributed;
-- the MPIs;
+- the MPIs, called from C and, as `NAME behind torch`, from the same Python calls as the backends;
 - `floor`: the least time that two processes need (bench/bounds.cpp).
 
 `--before CHECKOUT` compares with another checkout of fastgpu instead, in which
@@ -29,6 +29,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peers_report import BEFORE, write_changes, write_report
+from peers_report import BEFORE, BEHIND_TORCH, write_changes, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "bench"
@@ -114,32 +115,39 @@ def build_own() -> None:
         raise SystemExit(f"{CORE} does not exist, and cmake is missing to build it")
 
 
-def mpi_peer(name: str, compiler: str, launcher: str) -> Peer:
-    """Compiles the MPI program with `compiler`; returns the peer that runs it."""
+def mpi_peers(name: str, compiler: str, launcher: str) -> list[Peer]:
+    """Compiles for an MPI; returns the programs that call it from C and behind torch."""
     BUILT.mkdir(parents=True, exist_ok=True)
     program = BUILT / f"mpi_collectives_{name}"
+    library = BUILT / f"mpi_library_{name}.so"
     home = Path(shutil.which(compiler) or compiler).parent.parent
     environment = {}
     if home != Path("/usr"):  # not installed by the system, so it needs its paths
         environment = {"PATH": f"{home}/bin:{os.environ['PATH']}", "I_MPI_ROOT": str(home)}
-    source = str(ROOT / "bench" / "mpi_collectives.c")
-    libraries = f"-Wl,-rpath,{home}/lib"
-    subprocess.run(
-        [compiler, "-O2", source, "-o", str(program), libraries],
-        env=os.environ | environment,
-        check=True,
-    )
+    for source, built, more in (
+        ("mpi_collectives.c", program, []),
+        ("mpi_library.c", library, ["-shared", "-fPIC"]),
+    ):
+        words = [compiler, "-O2", *more, str(ROOT / "bench" / source), "-o", str(built)]
+        subprocess.run([*words, f"-Wl,-rpath,{home}/lib"], env=os.environ | environment, check=True)
     version = subprocess.run(
         [launcher, "--version"], env=os.environ | environment, capture_output=True, text=True
     ).stdout
     is_open_mpi = "Open MPI" in version or "OpenRTE" in version
-    return Peer(
-        name,
-        [launcher, *(["--allow-run-as-root"] if is_open_mpi else []), "-n", "{ranks}"],
-        environment,
-        oversubscribe=["--oversubscribe"] if is_open_mpi else [],
-        program=[str(program)],
-    )
+    command = [launcher, *(["--allow-run-as-root"] if is_open_mpi else []), "-n", "{ranks}"]
+    oversubscribe = ["--oversubscribe"] if is_open_mpi else []
+    rank = [sys.executable, str(ROOT / "bench" / "torch_rank.py"), "--mpi", f"{name}={library}"]
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        Peer(name, command, environment, oversubscribe, [str(program)]),
+        Peer(f"{name}{BEHIND_TORCH}", command, environment | store, oversubscribe, rank),
+    ]
+
+
+def free_port() -> int:
+    """Returns a TCP port of this host that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
@@ -160,7 +168,7 @@ def find_peers(named: Sequence[str]) -> tuple[list[Peer], list[str]]:
         missing.append("Intel MPI: pip install impi-rt impi-devel, then --mpi intel=MPICC,MPIEXEC")
     for name, programs in found.items():
         compiler, _, launcher = programs.partition(",")
-        peers.append(mpi_peer(name, compiler, launcher))
+        peers += mpi_peers(name, compiler, launcher)
     return peers, missing
 
 

@@ -11,6 +11,7 @@ from fastgpu_comm.bench import markdown
 from fastgpu_comm.bench.sizes import format_size
 
 OWN = ("private", "symmetric", "fastgpu")
+BEHIND_TORCH = "_behind_torch"  # ends the names of MPIs that were called through torch
 FLOORS = ("floor_private", "floor_symmetric")
 EXPLANATION = """\
     python bench/peers.py
@@ -19,7 +20,8 @@ Times are in microseconds: the median over rounds of the median over a round's c
 takes as long as its slowest rank. All programs ran in every round. A ratio compares times of the
 same round, and the table has its median over rounds. `private` and `symmetric` are fastgpu below
 torch, with buffers in private or symmetric memory; `fastgpu` and `gloo` are called through
-torch.distributed. Sizes are those of nccl-tests. Every result was checked. `floor` is the least
+torch.distributed, and an MPI `behind torch` follows the same call, made on a backend that does
+nothing. Sizes are those of nccl-tests. Every result was checked. `floor` is the least
 time that two processes need to copy, add and synchronise (bench/bounds.cpp). `least` compares the
 fastest round with the fastest round of any peer. Two processors of a virtual machine may be two
 threads of one core at one time, and distant cores at another; then the medians mix both cases, and
@@ -52,8 +54,22 @@ class Rows:
             self.peers[row["peer"]] = None
 
     def others(self) -> list[str]:
-        """Returns the peers that are neither fastgpu nor a floor."""
-        return [peer for peer in self.peers if peer not in (*OWN, *FLOORS)]
+        """Returns the peers of fastgpu below torch."""
+        return [
+            peer
+            for peer in self.peers
+            if peer not in (*OWN, *FLOORS) and not peer.endswith(BEHIND_TORCH)
+        ]
+
+    def behind_torch(self) -> list[str]:
+        """Returns the MPIs that were called through torch."""
+        return [peer for peer in self.peers if peer.endswith(BEHIND_TORCH)]
+
+    def spread(self, entry: Entry, peer: str) -> tuple[float, float] | None:
+        """Returns the least and the greatest time of a peer's rounds, each a start of its own."""
+        rounds = self.entries[entry].values()
+        times = [time_us(rows[peer]) for rows in rounds if peer in rows]
+        return (min(times), max(times)) if times else None
 
     def median(self, entry: Entry, peer: str, value: Value) -> float | None:
         """Returns the median over rounds of a peer's value, or None if it was not measured."""
@@ -138,6 +154,33 @@ def everyone(rows: Rows) -> str:
     return markdown.table(["", *(name.replace("_", " ") for name in names)], lines)
 
 
+def through_torch(rows: Rows) -> str:
+    """Returns a table of fastgpu and the MPIs, all called through torch.distributed."""
+    peers = rows.behind_torch()
+    head = ["", "fastgpu"]
+    for peer in peers:
+        mpi = peer.removesuffix(BEHIND_TORCH)
+        head += [mpi, f"fastgpu / {mpi}"]
+    lines = []
+    for entry in rows.entries:
+        if all(rows.median(entry, peer, time_us) is None for peer in peers):
+            continue
+        cells = [label(entry), with_spread(rows, entry, "fastgpu")]
+        for peer in peers:
+            cells += [with_spread(rows, entry, peer), number(rows.ratio(entry, "fastgpu", [peer]))]
+        lines.append(cells)
+    return markdown.table(head, lines)
+
+
+def with_spread(rows: Rows, entry: Entry, peer: str) -> str:
+    """Returns the median of a peer's rounds, between the least and the greatest."""
+    spread = rows.spread(entry, peer)
+    if spread is None:
+        return "-"
+    median = number(rows.median(entry, peer, time_us))
+    return f"{number(spread[0])} .. {median} .. {number(spread[1])}"
+
+
 def processors(rows: Rows) -> str:
     """Returns a table of processor seconds per 10^9 bytes, for sizes of 64 KiB and more."""
     names = [peer for peer in (*OWN, *rows.others()) if peer in rows.peers]
@@ -182,11 +225,16 @@ def write_report(path: Path, rows: Sequence[dict[str, Any]], missing: Sequence[s
         parts.append("Not measured, because not installed: " + "; ".join(missing) + ".\n")
     for ranks in sorted({row["ranks"] for row in rows}):
         of_ranks = Rows(row for row in rows if row["ranks"] == ranks)
+        behind = []
+        if of_ranks.behind_torch():
+            behind = ["Through torch.distributed, us: least .. median .. greatest of the starts:\n"]
+            behind.append(through_torch(of_ranks))
         parts += [
             f"## {ranks} ranks\n",
             comparison(of_ranks),
             "All times, us:\n",
             everyone(of_ranks),
+            *behind,
             "Processor seconds (user and system, all ranks) per 10^9 bytes of buffer:\n",
             processors(of_ranks),
         ]

@@ -4,19 +4,29 @@
 
 It makes the same calls and prints the same lines as fastgpu_bench_core and bench/mpi_collectives.c,
 so that bench/peers.py can compare them. The backends take turns in the same processes.
+
+    mpiexec -n 2 python bench/torch_rank.py --mpi NAME=LIBRARY ENTRY ...
+
+It calls an MPI (bench/mpi_library.c) instead, as a backend would: behind the same call of
+torch.distributed, made on torch's backend `fake`, which does nothing. That call has tensors of one
+element, because `fake` copies some.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import dataclasses
 import datetime
 import json
+import os
 import resource
 import sys
 import time
 
 import torch
 import torch.distributed as dist
+from torch.testing._internal.distributed import fake_pg  # noqa: F401  (registers the backend)
 
 import fastgpu_comm
 from fastgpu_comm import launch
@@ -34,12 +44,53 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+class Mpi:
+    """An MPI library that bench/mpi_library.c was compiled with.
+
+    Attributes:
+        name: The name in the report.
+    """
+
+    def __init__(self, name: str, path: str) -> None:
+        """Joins the job of mpiexec and sets the environment as torchrun would."""
+        self.name = name
+        self._library = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        rank, ranks = ctypes.c_int(), ctypes.c_int()
+        self._check(self._library.mpi_join(ctypes.byref(rank), ctypes.byref(ranks)))
+        os.environ |= {"RANK": str(rank.value), "WORLD_SIZE": str(ranks.value)}
+
+    def behind(self, name: str, case: Case, fake: dist.ProcessGroup) -> Call:
+        """Returns the call of a collective: torch's on a group of `fake`, then MPI's."""
+        call = PREPARE[name](case)
+        torch_call = PREPARE[name](dataclasses.replace(case, group=fake, count=1)).run
+        function = getattr(self._library, f"mpi_{name}")
+        tensors = call.inputs[0].tensor, call.outputs[0].tensor
+        source, target = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+
+        def run() -> None:
+            torch_call()
+            self._check(function(source, target, case.count))
+
+        return dataclasses.replace(call, run=run)
+
+    def leave(self) -> None:
+        """Leaves the job."""
+        self._check(self._library.mpi_leave())
+
+    def _check(self, error: int) -> None:
+        if error:
+            raise RuntimeError(f"{self.name} returned the error {error}")
+
+
 class Rank:
     """Measures entries as one rank of a job."""
 
-    def __init__(self, job: Job, seconds: float, touch: bool) -> None:
-        """Takes the time per entry and backend, and whether to write inputs before each call."""
-        self._job = job
+    def __init__(self, job: Job, seconds: float, touch: bool, mpi: Mpi | None) -> None:
+        """Takes the time per entry and backend, and whether to write inputs before each call.
+
+        With `mpi`, that library is measured, and not the backends.
+        """
+        self._job, self._mpi = job, mpi
         self._seconds, self._touch = seconds, touch
 
     def measure(self, entry: str) -> None:
@@ -47,7 +98,10 @@ class Rank:
         job = self._job
         name, dtype_name, size = entry.split(":")
         collective, dtype = COLLECTIVES[name], getattr(torch, dtype_name)
-        for backend, group in job.groups.items():
+        groups = job.groups
+        if self._mpi is not None:
+            groups = {f"{self._mpi.name}_behind_torch": job.groups["fastgpu"]}
+        for peer, group in groups.items():
             case = Case(
                 group=group,
                 rank=job.rank,
@@ -58,12 +112,15 @@ class Rank:
                 count=collective.count(int(size), dtype.itemsize, job.world_size),
                 in_place=collective.placements[0] == "in",
             )
-            call = PREPARE[name](case)
+            if self._mpi is None:
+                call = PREPARE[name](case)
+            else:
+                call = self._mpi.behind(name, case, job.groups["fake"])
             wrong = job.exchange.total(call.check(0.0))
             separate = self._touch or not collective.synchronizes
             times, cpu = self._times(call, group, separate)
             row = {
-                "peer": backend,
+                "peer": peer,
                 "op": name,
                 "dtype": dtype_name,
                 "bytes": int(size),
@@ -114,15 +171,20 @@ def main() -> int:
     parser.add_argument("--backends", default="fastgpu,gloo")
     parser.add_argument("--seconds", type=float, default=0.25, help="per entry and backend")
     parser.add_argument("--touch", action="store_true", help="write the inputs before each call")
+    parser.add_argument("--mpi", metavar="NAME=LIBRARY", help="measure this MPI; under its mpiexec")
     arguments = parser.parse_args()
+    assert fastgpu_comm.__name__ in sys.modules  # it registers the backend
+    mpi = Mpi(*arguments.mpi.split("=", 1)) if arguments.mpi else None
     if not launch.is_rank():
         return launch.launch([sys.executable, *sys.argv], arguments.ranks)
-    assert fastgpu_comm.__name__ in sys.modules  # it registers the backend
-    job = Job(arguments.backends.split(","), TIMEOUT)
-    rank = Rank(job, arguments.seconds, arguments.touch)
+    job = Job(["fastgpu", "fake"] if mpi else arguments.backends.split(","), TIMEOUT)
+    rank = Rank(job, arguments.seconds, arguments.touch, mpi)
     for entry in arguments.entries:
-        rank.measure(entry)
+        if mpi is None or entry.split(":")[1] == "float32":
+            rank.measure(entry)
     job.leave()
+    if mpi is not None:
+        mpi.leave()
     return 0
 
 
