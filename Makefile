@@ -83,13 +83,14 @@ test: lint test-cpp test-python
 
 build: $(extension)
 
-# torch first and alone: its version decides which of its many dependencies are wanted.
+# torch first and alone: its version decides which of its many dependencies are wanted. Python
+# compiles a module at its first import; few of torch's are ever imported.
 $(dependencies): requirements.txt
 	tools/check_system.sh $(PYTHON)
 	@echo "== making $(VENV) with the versions in requirements.txt"
 	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
-	$(bin)/python -m pip install --quiet -r requirements.txt
+	$(bin)/python -m pip install --quiet --no-compile $$(grep '^torch==' requirements.txt)
+	$(bin)/python -m pip install --quiet --no-compile -r requirements.txt
 	touch $@
 
 # scikit-build-core keeps build/extension, so that only what changed is compiled.
@@ -138,8 +139,9 @@ cross-check:
 	  { echo "missing: apt-get install -y g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }
 	$(MAKE) test-aarch64
 
+# Two at a time: many tests wait, and each has up to 64 ranks of its own.
 test-python: $(extension)
-	python -m pytest $(ARGS)
+	python -m pytest -n 2 --dist worksteal $(ARGS)
 
 docs-check: $(dependencies)
 	python -m pytest tests/unit/test_docs.py

@@ -193,7 +193,7 @@ for _ in range(int(sys.argv[1])):
     assert total.item() == dist.get_world_size()
     dist.destroy_process_group()
 """
-ROUNDS = 40
+ROUNDS = 20
 
 
 @pytest.mark.parametrize("world", [2, 4])
