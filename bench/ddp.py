@@ -1,0 +1,312 @@
+"""Times training steps of DistributedDataParallel: fastgpu's codecs and gloo, on several links.
+
+    python bench/ddp.py                             # every link
+    python bench/ddp.py --links 1gbit --rounds 3    # one link
+    python bench/ddp.py --links 1gbit --write       # replace its lines in bench/results/ddp.md
+
+Two ranks of one thread train copies of a GPT of 25 million parameters (101 MB of gradients). On
+`loopback` both are on one host. On the other links each is on a host of its own: a network
+namespace of this machine, joined by a virtual cable (veth) whose rate `tc` limits.
+
+The variants take turns in the same processes: each makes some steps in every round, in another
+order each round. A step takes as long as on its slowest rank. `compute` is the same step without
+communication, so `exposed` is the time that communication adds to it. `sent` are the bytes that
+left a host in a step, from the counters of its interface, and `link` is the time of those bytes at
+the link's rate: no step can add less, unless backward hides it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn import functional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.process import netns  # noqa: E402  found in ROOT
+
+import fastgpu_comm  # noqa: E402
+from fastgpu_comm.bench import markdown  # noqa: E402
+from fastgpu_comm.gloo import ignore_environment  # noqa: E402
+from fastgpu_comm.trainer.gpt import Gpt, GptShape  # noqa: E402
+
+PAGE = ROOT / "bench" / "results" / "ddp.md"
+PORT = 29500  # free, because the namespaces are new
+SHAPE = GptShape(context=64, layers=8, width=512, heads=8)
+BATCH = 1
+COMPUTE = "compute"
+TIMEOUT = datetime.timedelta(seconds=300)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link between the ranks.
+
+    Attributes:
+        rate: The rate as `tc` writes it; None: not limited.
+        bits_per_second: The same rate as a number; 0 if not limited.
+        burst: The bytes that a host may send ahead of the rate, enough to hide timer delays.
+        steps: How many steps a variant makes in a round.
+        hosts: How many hosts the two ranks are on.
+    """
+
+    rate: str | None
+    bits_per_second: float
+    burst: str
+    steps: int
+    hosts: int = 2
+
+
+LINKS = {
+    "loopback": Link(None, 0, "", 3, hosts=1),
+    "unlimited": Link(None, 0, "", 3),
+    "10gbit": Link("10gbit", 10e9, "2mb", 3),
+    "1gbit": Link("1gbit", 1e9, "256kb", 2),
+    "100mbit": Link("100mbit", 1e8, "128kb", 1),
+}
+
+
+def fastgpu(module: nn.Module, codec: str | None) -> nn.Module:
+    """Wraps a module in fastgpu's DistributedDataParallel."""
+    group = dist.new_group(backend="fastgpu", timeout=TIMEOUT)
+    return fastgpu_comm.DistributedDataParallel(module, process_group=group, codec=codec)
+
+
+def gloo(module: nn.Module, hook: str | None) -> nn.Module:
+    """Wraps a module in torch's DistributedDataParallel over gloo, with one of torch's hooks."""
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    one_bucket = {"bucket_cap_mb": 1000} if hook == "PowerSGD" else {}
+    model = nn.parallel.DistributedDataParallel(module, process_group=group, **one_bucket)
+    if hook == "fp16":
+        model.register_comm_hook(group, default_hooks.fp16_compress_hook)
+    elif hook == "PowerSGD":
+        state = powerSGD_hook.PowerSGDState(
+            group, matrix_approximation_rank=2, start_powerSGD_iter=2
+        )
+        model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    return model
+
+
+VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    COMPUTE: lambda module: module,
+    "fastgpu": lambda module: fastgpu(module, None),
+    "fastgpu fp16": lambda module: fastgpu(module, "fp16"),
+    "fastgpu int8": lambda module: fastgpu(module, "int8"),
+    "fastgpu int4": lambda module: fastgpu(module, "int4"),
+    "gloo": lambda module: gloo(module, None),
+    "gloo fp16 hook": lambda module: gloo(module, "fp16"),
+    "gloo PowerSGD hook": lambda module: gloo(module, "PowerSGD"),
+}
+
+
+def bytes_sent() -> int:
+    """Returns the bytes that this host has sent over its cable; 0 where it has none."""
+    counter = Path(f"/sys/class/net/{netns.INTERFACE}/statistics/tx_bytes")
+    return int(counter.read_text()) if counter.exists() else 0
+
+
+class Rank:
+    """The models of one rank, and their steps."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Makes a model for each variant, with the same parameters."""
+        torch.set_num_threads(1)
+        self._models = {}
+        for name in names:
+            torch.manual_seed(0)
+            self._models[name] = VARIANTS[name](Gpt(SHAPE))
+        self._generator = torch.Generator().manual_seed(1 + dist.get_rank())
+        for name in names:  # buckets are rebuilt, and PowerSGD begins
+            self._train(name, 3)
+
+    def _batch(self) -> Tensor:
+        return torch.randint(256, (BATCH, SHAPE.context + 1), generator=self._generator)
+
+    def _train(self, name: str, steps: int) -> None:
+        model = self._models[name]
+        for _ in range(steps):
+            text = self._batch()
+            scores = model(text[:, :-1])
+            functional.cross_entropy(scores.flatten(0, 1), text[:, 1:].flatten()).backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter.sub_(parameter.grad, alpha=1e-4)
+                    parameter.grad = None
+
+    def round(self, order: Sequence[str], steps: int) -> dict[str, dict[str, float]]:
+        """Returns the seconds and the sent bytes of a step of each variant."""
+        found = {}
+        for name in order:
+            dist.barrier()
+            sent, start = bytes_sent(), time.perf_counter()
+            self._train(name, steps)
+            spent = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
+            sent = bytes_sent() - sent
+            dist.all_reduce(spent, dist.ReduceOp.MAX)
+            found[name] = {"seconds": spent.item() / steps, "bytes": sent / steps}
+        return found
+
+
+def be_rank(names: Sequence[str], rounds: int, steps: int) -> None:
+    """Measures as one rank; rank 0 prints a line of JSON."""
+    ignore_environment()  # fastgpu is compared with the real gloo
+    dist.init_process_group("fastgpu", timeout=TIMEOUT)
+    rank = Rank(names)
+    shuffle = random.Random(0)
+    found = []
+    for _ in range(rounds):
+        order = list(names)
+        shuffle.shuffle(order)
+        found.append(rank.round(order, steps))
+    if dist.get_rank() == 0:
+        print("@@" + json.dumps(found), flush=True)
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort a process that ends
+
+
+def measure(link: Link, names: Sequence[str], rounds: int) -> list[dict[str, dict[str, float]]]:
+    """Runs a rank on each host; returns what each variant took in each round."""
+    command = [sys.executable, __file__, "--rank", "--variants", ",".join(names)]
+    command += ["--rounds", str(rounds), "--steps", str(link.steps)]
+    with netns.hosts(link.hosts, rate=link.rate, burst=link.burst) as hosts:
+        ranks = []
+        with tempfile.TemporaryFile("w+") as output:
+            for rank in range(2):
+                environment = os.environ | {
+                    "RANK": str(rank),
+                    "WORLD_SIZE": "2",
+                    "MASTER_ADDR": hosts[0].address,
+                    "MASTER_PORT": str(PORT),
+                    "GLOO_SOCKET_IFNAME": netns.INTERFACE,
+                    "OMP_NUM_THREADS": "1",
+                }
+                environment.setdefault("FASTGPU_LOG", "error")  # no warning of a shared machine
+                host = hosts[rank % link.hosts]
+                ranks.append(
+                    subprocess.Popen(host.command(command), env=environment, stdout=output)
+                )
+            try:
+                statuses = [process.wait() for process in ranks]
+            finally:
+                for process in ranks:
+                    process.kill()
+            output.seek(0)
+            printed = output.read()
+    if any(statuses):
+        raise SystemExit(f"bench/ddp.py: the ranks ended with {statuses}")
+    found: list[dict[str, dict[str, float]]] = json.loads(printed.split("@@", 1)[1])
+    return found
+
+
+def rows(name: str, found: Sequence[dict[str, dict[str, float]]]) -> Iterator[list[str]]:
+    """Yields the cells of a link's lines."""
+
+    def median(variant: str, value: str) -> float:
+        return statistics.median(round_[variant][value] for round_ in found)
+
+    def ratio(variant: str, other: str) -> str:
+        if other not in found[0]:
+            return ""
+        ratios = [round_[other]["seconds"] / round_[variant]["seconds"] for round_ in found]
+        return f"{statistics.median(ratios):.2f}"
+
+    for variant in found[0]:
+        seconds, sent = median(variant, "seconds"), median(variant, "bytes")
+        exposed = [r[variant]["seconds"] - r[COMPUTE]["seconds"] for r in found]
+        rate = LINKS[name].bits_per_second
+        cells = [name, variant, f"{seconds:.3f}"]
+        if variant == COMPUTE:
+            yield [*cells, "", "", "", "", ""]
+            continue
+        cells += [f"{statistics.median(exposed):.3f}", f"{sent / 1e6:.1f}" if sent else ""]
+        cells.append(f"{sent * 8 / rate:.3f}" if rate else "")
+        yield [*cells, ratio(variant, "gloo"), ratio(variant, "gloo PowerSGD hook")]
+
+
+def kept(measured: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the cells in the written page of links other than `measured`."""
+    for line in PAGE.read_text().splitlines() if PAGE.exists() else []:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in set(LINKS) - set(measured):
+            yield cells
+
+
+def page(table: Sequence[Sequence[str]]) -> str:
+    """Returns the page."""
+    head = ["link", "variant", "step, s", "exposed, s", "sent, MB", "link, s"]
+    head += ["gloo over it", "gloo PowerSGD over it"]
+    ordered = sorted(table, key=lambda row: list(LINKS).index(row[0]))
+    return f"""\
+# Training steps of DistributedDataParallel
+
+    python bench/ddp.py --write
+
+{markdown.machine_list()}
+Two ranks of one thread train a GPT of 25 million parameters (101 MB of gradients); SGD. Times are
+seconds of a step: the median over rounds, in which all variants took turns in the same processes.
+`exposed` is what communication adds to the step without it (`compute`). `sent` left a host in a
+step, counted by its interface; `link` is the time of those bytes at the link's rate. The last two
+columns are medians of ratios within a round; the PowerSGD hook has rank 2 and one bucket.
+
+{markdown.table(head, ordered, left=2)}"""
+
+
+def parse() -> argparse.Namespace:
+    """Returns the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--links", default=",".join(LINKS), help="default: %(default)s")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.links.split(",") if name not in LINKS]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: the links are {', '.join(LINKS)}")
+    return arguments
+
+
+def main() -> None:
+    """Measures the links in the arguments."""
+    arguments = parse()
+    wanted = arguments.variants.split(",")
+    names = [name for name in VARIANTS if name in wanted]
+    if arguments.rank:
+        be_rank(names, arguments.rounds, arguments.steps)
+    reason = netns.unavailable(shaped=True)
+    if reason is not None:
+        print(f"skipped: {reason}")
+        return
+    links = arguments.links.split(",")
+    table: list[list[Any]] = []
+    for link in links:
+        table += rows(link, measure(LINKS[link], names, arguments.rounds))
+        print(page(table[-len(names) :]), flush=True)
+    if arguments.write:
+        PAGE.write_text(page([*kept(links), *table]))
+
+
+if __name__ == "__main__":
+    main()
