@@ -11,6 +11,7 @@
 #include "torch/backend/call_builder.h"
 #include "torch/backend/errors.h"
 #include "torch/backend/store.h"
+#include "torch/backend/symmetric_tensor.h"
 
 namespace fastgpu {
 
@@ -156,6 +157,13 @@ c10::intrusive_ptr<c10d::Backend> TorchBackend::split(
   last_split_store_ = store;
   last_split_ = c10::weak_intrusive_ptr<c10d::Backend>(child);
   return child;
+}
+
+at::Tensor TorchBackend::allocateTensor(long size, at::TensorOptions options) {
+  return translated([&] {
+    return symmetric_tensor({static_cast<int64_t>(size)},
+                            c10::typeMetaToScalarType(options.dtype()));
+  });
 }
 
 TorchBackend::WorkPtr TorchBackend::barrier(const c10d::BarrierOptions& opts) {

@@ -1,0 +1,277 @@
+#include "torch/reducer/gradient_reducer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "base/clock.h"
+#include "torch/backend/call_builder.h"
+#include "torch/backend/errors.h"
+
+namespace fastgpu {
+namespace {
+
+// Members of the Reducer that only its subclasses may name. A pointer to member needs no object of
+// the subclass.
+struct ReducerFields : c10d::Reducer {
+  static const std::vector<Bucket>& buckets(const c10d::Reducer& reducer) {
+    return reducer.*&ReducerFields::buckets_;
+  }
+  static int divisor(const c10d::Reducer& reducer) { return reducer.*&ReducerFields::div_factor_; }
+
+  // A bucket is found by its memory. A rank that has joined (torch's join()) passes zeros of its
+  // own instead, with the right index.
+  static std::size_t index_of(const c10d::Reducer& reducer, const c10d::GradBucket& bucket) {
+    const at::Tensor& buffer = bucket.getBuffer();
+    const auto& all = buckets(reducer);
+    if (buffer.is_sparse()) return bucket.getIndex();
+    const auto same = std::ranges::find_if(all, [&](const Bucket& each) {
+      return each.gradients.defined() && !each.gradients.is_sparse() &&
+             each.gradients.is_alias_of(buffer);
+    });
+    return same == all.end() ? bucket.getIndex() : static_cast<std::size_t>(same - all.begin());
+  }
+};
+
+// Consecutive parameters of a bucket that have the same encoding.
+struct Span {
+  std::size_t first = 0;  // position in the bucket
+  std::size_t last = 0;   // the one after
+  std::size_t offset = 0;
+  std::size_t count = 0;  // of elements
+};
+
+std::vector<Span> spans_of(const GradientReducer::Indices& parameters,
+                           const std::vector<std::size_t>& lengths,
+                           const std::vector<GradientReducer::Encoding>& encodings) {
+  std::vector<Span> spans;
+  std::size_t offset = 0;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const bool joins =
+        i > 0 && encodings[parameters[i]] == encodings[parameters[spans.back().first]];
+    if (!joins) spans.push_back({.first = i, .last = i, .offset = offset, .count = 0});
+    ++spans.back().last;
+    spans.back().count += lengths[i];
+    offset += lengths[i];
+  }
+  return spans;
+}
+
+}  // namespace
+
+struct GradientReducer::Pass {
+  const TimeNs began = now_ns();
+  mutable std::mutex mutex;          // guards buckets
+  std::vector<BucketStats> buckets;  // by index
+};
+
+// What the Reducer owns. It outlives no Reducer, so the reference is valid whenever it is called.
+class GradientReducer::Hook final
+    : public c10d::CppCommHookInterface<std::shared_ptr<GradientReducer>> {
+ public:
+  Hook(std::shared_ptr<GradientReducer> owner, const c10d::Reducer& reducer)
+      : CppCommHookInterface(std::move(owner)), reducer_(reducer) {}
+
+  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
+    return state_->reduce(reducer_, bucket);
+  }
+
+ private:
+  const c10d::Reducer& reducer_;
+};
+
+GradientReducer::GradientReducer(BackendPtr backend, std::vector<Encoding> encodings,
+                                 Weighting weighting)
+    : backend_(std::move(backend)),
+      encodings_(std::move(encodings)),
+      weighting_(weighting),
+      residuals_(encodings_.size()),
+      copies_(encodings_.size()) {}
+
+void GradientReducer::attach(c10d::Reducer& reducer) {
+  reducer.register_comm_hook(std::make_unique<Hook>(shared_from_this(), reducer));
+}
+
+std::vector<GradientReducer::Indices> GradientReducer::buckets_of(const c10d::Reducer& reducer) {
+  std::vector<Indices> buckets;
+  for (const auto& bucket : ReducerFields::buckets(reducer)) {
+    buckets.push_back(bucket.variable_indices);
+  }
+  return buckets;
+}
+
+GradientReducer::Indices GradientReducer::parameters_of(const c10d::Reducer& reducer,
+                                                        const c10d::GradBucket& bucket) {
+  const std::size_t index = ReducerFields::index_of(reducer, bucket);
+  return ReducerFields::buckets(reducer).at(index).variable_indices;
+}
+
+bool GradientReducer::split_buckets(c10d::Reducer& reducer) const {
+  std::vector<Indices> split;
+  bool changed = false;
+  for (const Indices& bucket : buckets_of(reducer)) {
+    const std::size_t first = split.size();
+    for (const std::size_t parameter : bucket) {
+      const auto same = std::find_if(
+          split.begin() + static_cast<int64_t>(first), split.end(),
+          [&](const Indices& other) { return encodings_[other.front()] == encodings_[parameter]; });
+      same != split.end() ? same->push_back(parameter) : split.push_back({parameter});
+    }
+    changed = changed || split.size() > first + 1;
+  }
+  if (changed) reducer.initialize_buckets(std::move(split));
+  return changed;
+}
+
+void GradientReducer::announce_weight(double weight) {
+  const at::NoGradGuard no_grad;
+  TensorList sum{at::full({1}, weight, at::kDouble)};
+  announced_.push_back({weight, sum.front(), backend_->allreduce(sum, c10d::AllreduceOptions())});
+}
+
+// What this rank's gradients are multiplied by before they are added. Waits for the sum of the
+// weights, which was started before the forward pass.
+double GradientReducer::factor(int divisor) {
+  if (weighting_ == Weighting::kNone) return 1.0 / (divisor > 0 ? divisor : backend_->getSize());
+  if (!announced_.empty()) {
+    double own = 0;
+    double total = 0;
+    for (const Announced& each : std::exchange(announced_, {})) {
+      each.work->wait(kNoTimeout);
+      own += each.weight;
+      total += each.sum.item<double>();
+    }
+    factor_ = total > 0 ? (weighting_ == Weighting::kMean ? own : 1.0) / total : 0.0;
+  }
+  if (!factor_.has_value()) {
+    raise_invalid("DistributedDataParallel",
+                  "this backward pass has no weight: with weighted=, call set_weight(n) before the "
+                  "forward pass whose gradients are reduced");
+  }
+  return *factor_;
+}
+
+// One tensor with the residuals of parameters that follow each other in a bucket. They are moved
+// together in memory if they are apart, which happens when the buckets have changed.
+at::Tensor GradientReducer::joined_residual(std::span<const std::size_t> parameters,
+                                            std::span<const std::size_t> lengths) {
+  int64_t count = 0;
+  bool joined = true;
+  const float* next = nullptr;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const at::Tensor& residual = residuals_[parameters[i]];
+    const float* data = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
+    joined = joined && data != nullptr && (i == 0 || data == next);
+    if (joined) next = data + lengths[i];
+    count += static_cast<int64_t>(lengths[i]);
+  }
+  if (joined) {
+    const at::Tensor& first = residuals_[parameters.front()];
+    return first.as_strided({count}, {1}, first.storage_offset());
+  }
+  at::Tensor whole = at::zeros({count}, at::kFloat);
+  int64_t offset = 0;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    at::Tensor& residual = residuals_[parameters[i]];
+    at::Tensor part = whole.narrow(0, offset, static_cast<int64_t>(lengths[i]));
+    if (residual.defined()) part.copy_(residual);
+    residual = part;
+    offset += part.numel();
+  }
+  return whole;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Reducer& reducer,
+                                                                c10d::GradBucket& bucket) {
+  const at::NoGradGuard no_grad;
+  const std::size_t index = ReducerFields::index_of(reducer, bucket);
+  const auto& buckets = ReducerFields::buckets(reducer);
+  if (index == 0 || pass_ == nullptr) pass_ = std::make_shared<Pass>();
+  const double factor = this->factor(ReducerFields::divisor(reducer));
+  if (index + 1 == buckets.size()) factor_.reset();
+  const at::Tensor& gradients = bucket.getBuffer();
+  if (gradients.is_sparse()) return reduce_sparse(gradients, factor);
+  // The empty share of a rank may be NaN, as the mean over no samples is.
+  if (factor == 0) at::Tensor(gradients).zero_();
+
+  const auto& layout = buckets[index];
+  CallBuilder builder(*backend_, {c10d::OpType::ALLREDUCE, "fastgpu:all_reduce"}, {gradients});
+  builder.collect();
+  BucketStats stats{.parameters = layout.variable_indices};
+  for (const Span& span : spans_of(layout.variable_indices, layout.lengths, encodings_)) {
+    const Encoding encoding = encodings_[layout.variable_indices[span.first]];
+    const at::Tensor part =
+        gradients.narrow(0, static_cast<int64_t>(span.offset), static_cast<int64_t>(span.count));
+    CollectiveCall call = builder.call(Collective::kAllReduce, reducible_of(builder.op(), part));
+    call.shape.reduce_op = ReduceOp::kPremulSum;
+    call.premul_factor = factor;
+    call.data = builder.packed().update(part);
+    if (backend_->getSize() > 1) call.shape.codec = encoding.codec;
+    if (call.shape.codec != Codec::kNone && encoding.feedback) {
+      const std::size_t parameters = span.last - span.first;
+      const at::Tensor residual =
+          joined_residual(std::span(layout.variable_indices).subspan(span.first, parameters),
+                          std::span(layout.lengths).subspan(span.first, parameters));
+      if (keeps_copies_) {
+        for (std::size_t i = span.first; i < span.last; ++i) {
+          const std::size_t parameter = layout.variable_indices[i];
+          copies_[parameter] = residuals_[parameter].clone();
+        }
+      }
+      call.residual = reinterpret_cast<float*>(builder.packed().update(residual));
+    }
+    stats.codec = name_of(encoding.codec);
+    stats.size_bytes += part.nbytes();
+    stats.encoded_bytes += call.shape.codec == Codec::kNone
+                               ? part.nbytes()
+                               : encoded_bytes(call.shape.codec, span.count);
+    builder.run(std::move(call));
+  }
+  const auto work = builder.finish({gradients});
+  {
+    const std::lock_guard lock(pass_->mutex);
+    stats.launched_ns = now_ns() - pass_->began;
+    if (pass_->buckets.size() <= index) pass_->buckets.resize(index + 1);
+    pass_->buckets[index] = std::move(stats);
+  }
+  static_cast<TorchWork&>(*work).on_end([pass = pass_, index](bool) {
+    const std::lock_guard lock(pass->mutex);
+    pass->buckets[index].done_ns = now_ns() - pass->began;
+  });
+  return work->getFuture();
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce_sparse(const at::Tensor& gradient,
+                                                                       double factor) {
+  TensorList gradients{gradient};
+  gradients.front().mul_(factor);
+  return backend_->allreduce(gradients, c10d::AllreduceOptions())->getFuture();
+}
+
+void GradientReducer::set_residual(std::size_t parameter, const at::Tensor& residual) {
+  residuals_.at(parameter) = residual.clone();
+}
+
+void GradientReducer::scale_residuals(double factor) {
+  for (at::Tensor& residual : residuals_) {
+    if (residual.defined()) residual.mul_(factor);
+  }
+}
+
+void GradientReducer::undo() {
+  for (std::size_t i = 0; i < residuals_.size(); ++i) {
+    if (copies_[i].defined()) residuals_[i].copy_(copies_[i]);
+    copies_[i].reset();
+  }
+}
+
+std::vector<GradientReducer::BucketStats> GradientReducer::stats() const {
+  if (pass_ == nullptr) return {};
+  const std::lock_guard lock(pass_->mutex);
+  return pass_->buckets;
+}
+
+}  // namespace fastgpu
