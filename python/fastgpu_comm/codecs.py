@@ -36,9 +36,9 @@ class Codec:
 
     def __post_init__(self) -> None:
         """Refuses an unknown name."""
-        if self.name not in _NAMES:
-            hint = names.suggestion(str(self.name), _NAMES)
-            raise ValueError(f"no codec {self.name!r}; there are {', '.join(_NAMES)}.{hint}")
+        if self.name not in NAMES:
+            hint = names.suggestion(str(self.name), NAMES)
+            raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")
 
     def encode(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Encodes float32 numbers.
@@ -85,7 +85,7 @@ class Codec:
         return target
 
 
-_NAMES = ("fp16", "bf16", "int8", "int4")
+NAMES = ("fp16", "bf16", "int8", "int4")
 
 # The 16-bit codecs lose less than the gradient's own noise, and never round a small number to zero.
 fp16 = Codec("fp16", feedback=False)

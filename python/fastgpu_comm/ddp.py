@@ -8,6 +8,8 @@ only if `codec` or `weighted` is given.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -65,6 +67,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._gradients: Any = None  # native.GradientReducer, if there is a codec or a weighting
         self._names: list[str] = []  # by the Reducer's index of the parameter
         self._reduced: list[torch.nn.Parameter] = []
+        self._codecs: list[codecs.Codec | None] = []
         self._weight: float | None = None  # announced with the next forward that synchronises
         self._scaler: torch.amp.GradScaler | None = None
         self._scale = 1.0
@@ -73,6 +76,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "mixed_precision registers a communication hook, and so do codec and weighted; use "
                 "torch.autocast instead"
             )
+        # `init_sync` is the fifth of torch's arguments after the module.
+        self._compares = bool(kwargs.get("init_sync", args[4] if len(args) > 4 else True))
         super().__init__(module, *args, **kwargs)
         if self._hooked and self._gradients is None:
             raise ValueError(
@@ -81,20 +86,48 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             )
 
     @property
+    def measures(self) -> bool:
+        """Whether `stats` returns anything: with `codec` or `weighted`."""
+        return self._hooked
+
+    @property
     def _hooked(self) -> bool:
         return self._codec is not None or self._weighted is not None
 
-    def _ddp_init_helper(self, parameters: list[torch.nn.Parameter], *args: Any) -> None:
-        """Makes the Reducer. torch's constructor calls it, and unpickling."""
-        with _named_parameters():
-            super()._ddp_init_helper(parameters, *args)
+    def _build_params_for_reducer(self) -> tuple[list[torch.nn.Parameter], list[bool]]:
+        """Lists the parameters. torch's constructor then compares their shapes between ranks."""
+        parameters, sparse = super()._build_params_for_reducer()
         names = self._build_debug_param_to_name_mapping(parameters)
         self._reduced = parameters
         self._names = [names[index].removeprefix(".") for index in range(len(parameters))]
-        if self._hooked:
-            self._attach(expect_sparse=args[0])
+        self._codecs = [
+            None if is_sparse else codecs.choose(self._codec, name, parameter)
+            for name, parameter, is_sparse in zip(self._names, parameters, sparse, strict=True)
+        ]
+        if self._compares and dist.get_backend(self.process_group) == "fastgpu":
+            self._compares = False
+            compare_parameters(self.process_group, self._describe())
+        return parameters, sparse
 
-    def _attach(self, expect_sparse: list[bool]) -> None:
+    def _describe(self) -> list[str]:
+        """Describes what must be the same on every rank of each parameter."""
+        described = []
+        for name, parameter, codec in zip(self._names, self._reduced, self._codecs, strict=True):
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            described.append(
+                f"{name}: {dtype}, shape {list(parameter.shape)}, strides "
+                f"{list(parameter.stride())}, codec {codec.name if codec else 'none'}"
+            )
+        return described
+
+    def _ddp_init_helper(self, *args: Any) -> None:
+        """Makes the Reducer. torch's constructor calls it, and unpickling."""
+        with _named_parameters():
+            super()._ddp_init_helper(*args)
+        if self._hooked:
+            self._attach()
+
+    def _attach(self) -> None:
         from fastgpu_comm import native
 
         if self._use_python_reducer:
@@ -103,10 +136,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "optimize_ddp to True instead of 'python_reducer'"
             )
         backend = self._backend()
-        encodings = []
-        for name, parameter, sparse in zip(self._names, self._reduced, expect_sparse, strict=True):
-            codec = None if sparse else codecs.choose(self._codec, name, parameter)
-            encodings.append(("none", False) if codec is None else (codec.name, codec.feedback))
+        encodings = [
+            ("none", False) if codec is None else (codec.name, codec.feedback)
+            for codec in self._codecs
+        ]
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
         self._gradients.attach(self.reducer)
         self._gradients.split_buckets(self.reducer)
@@ -307,6 +340,33 @@ def _in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if torch.empty_like(parameter).stride() == parameter.stride():
         return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
     return flat.view(parameter.shape)
+
+
+def compare_parameters(group: dist.ProcessGroup, mine: list[str]) -> None:
+    """Checks that the parameters are the same on all ranks. A collective.
+
+    Args:
+        group: The process group.
+        mine: A description of each parameter that requires a gradient.
+
+    Raises:
+        RuntimeError: They differ; on every rank it names the first parameter that does.
+    """
+    world = dist.get_world_size(group)
+    digests: list[Any] = [None] * world
+    dist.all_gather_object(digests, hashlib.sha256(repr(mine).encode()).digest(), group=group)
+    if len(set(digests)) == 1:
+        return
+    models: list[Any] = [None] * world
+    dist.all_gather_object(models, mine, group=group)
+    other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+    pairs = itertools.zip_longest(models[0], models[other], fillvalue="no parameter")
+    here, there = next((a, b) for a, b in pairs if a != b)
+    raise RuntimeError(
+        f"DDP expects same model across all ranks, but Rank 0 has {len(models[0])} params, while "
+        f"rank {other} has {len(models[other])}. The first that appears not to match: "
+        f"[{here}] on rank 0, [{there}] on rank {other}."
+    )
 
 
 @contextlib.contextmanager
