@@ -7,18 +7,16 @@ only if `codec` or `weighted` is given.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import collections
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import codecs
+from fastgpu_comm import codecs, reduced
 from fastgpu_comm.backend import backend_of
 
 WEIGHTINGS = (None, "mean", "sum")
@@ -37,6 +35,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         *args: Any,
         codec: codecs.Codec | str | codecs.Policy | None = None,
         weighted: str | None = None,
+        bucket_plan: list[list[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         """Wraps a module, as torch's class does. A collective.
@@ -51,6 +50,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
                 float32 gradients are ever compressed. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
+            bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
+                torch does not rebuild the buckets then. Must be the same on all ranks.
 
         Raises:
             TypeError: `codec` is none of the above.
@@ -69,6 +70,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._reduced: list[torch.nn.Parameter] = []
         self._codecs: list[codecs.Codec | None] = []
         self._weight: float | None = None  # announced with the next forward that synchronises
+        self._plan = bucket_plan
         self._scaler: torch.amp.GradScaler | None = None
         self._scale = 1.0
         if self._hooked and kwargs.get("mixed_precision") is not None:
@@ -106,26 +108,32 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         ]
         if self._compares and dist.get_backend(self.process_group) == "fastgpu":
             self._compares = False
-            compare_parameters(self.process_group, self._describe())
+            described = reduced.describe(self._names, parameters, self._codecs)
+            settings = f"weighted {self._weighted}, bucket_plan {self._plan}"
+            reduced.compare(self.process_group, described, settings)
         return parameters, sparse
-
-    def _describe(self) -> list[str]:
-        """Describes what must be the same on every rank of each parameter."""
-        described = []
-        for name, parameter, codec in zip(self._names, self._reduced, self._codecs, strict=True):
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            described.append(
-                f"{name}: {dtype}, shape {list(parameter.shape)}, strides "
-                f"{list(parameter.stride())}, codec {codec.name if codec else 'none'}"
-            )
-        return described
 
     def _ddp_init_helper(self, *args: Any) -> None:
         """Makes the Reducer. torch's constructor calls it, and unpickling."""
-        with _named_parameters():
+        with reduced.named_in_errors():
             super()._ddp_init_helper(*args)
+        if self._plan is not None:
+            self._set_plan(self._plan)
         if self._hooked:
             self._attach()
+
+    def _set_plan(self, plan: list[list[str]]) -> None:
+        from fastgpu_comm import native
+
+        indices = {name: index for index, name in enumerate(self._names)}
+        planned = collections.Counter(itertools.chain(*plan))
+        for name in {**indices, **planned}:
+            if name not in indices:
+                raise ValueError(f"bucket_plan has {name!r}, which is no parameter of this model")
+            if planned[name] != 1:
+                raise ValueError(f"bucket_plan has {name!r} {planned[name]} times; it must be once")
+        native.set_buckets(self.reducer, [[indices[name] for name in bucket] for bucket in plan])
+        self._plan = plan
 
     def _attach(self) -> None:
         from fastgpu_comm import native
@@ -186,6 +194,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def _update_process_group(self, new_process_group: Any) -> None:
         super()._update_process_group(new_process_group)
+        if self._plan is not None:
+            self._set_plan(self._plan)
         if self._gradients is not None and self.process_group is new_process_group:
             self._gradients.set_backend(self._backend())
 
@@ -284,19 +294,24 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         Returns:
             `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
-            `scale`: the loss scale that the residuals are in.
+            `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
+            if torch has not rebuilt them yet.
         """
         residuals = {}
         if self._gradients is not None:
             for index, name in enumerate(self._names):
                 flat = self._gradients.residual(index)
                 if flat is not None:
-                    view = _in_shape(flat, self._reduced[index])
+                    view = reduced.in_shape(flat, self._reduced[index])
                     residuals[name] = view.clone(memory_format=torch.contiguous_format)
-        return {"residuals": residuals, "scale": self._scale}
+        final = self._plan is not None or self._has_rebuilt_buckets
+        plan = self.bucket_plan() if final else None
+        return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `reducer_state_dict` returned. Parameters that it lacks start from zero.
+
+        All ranks must call it, between an optimizer step and the next forward pass.
 
         Raises:
             ValueError: It has a parameter that this model lacks or has in another shape; nothing
@@ -312,10 +327,12 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                     f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the "
                     f"parameter of shape {tuple(shapes[name])}"
                 )
+        if state["bucket_plan"] is not None and self._gradients is not None:
+            self._set_plan(state["bucket_plan"])
         for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
             if name in residuals:
                 flat = torch.empty(parameter.numel())
-                _in_shape(flat, parameter).copy_(residuals[name])
+                reduced.in_shape(flat, parameter).copy_(residuals[name])
                 self._gradients.set_residual(index, flat * (self._scale / state["scale"]))
             elif self._gradients is not None and self._gradients.residual(index) is not None:
                 self._gradients.set_residual(index, torch.zeros(parameter.numel()))
@@ -333,49 +350,3 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         residuals = state.pop("_saved_residuals")
         super().__setstate__(state)
         self.load_reducer_state_dict(residuals)
-
-
-def _in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Views a flat tensor as torch's buckets view gradients: with the parameter's strides."""
-    if torch.empty_like(parameter).stride() == parameter.stride():
-        return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
-    return flat.view(parameter.shape)
-
-
-def compare_parameters(group: dist.ProcessGroup, mine: list[str]) -> None:
-    """Checks that the parameters are the same on all ranks. A collective.
-
-    Args:
-        group: The process group.
-        mine: A description of each parameter that requires a gradient.
-
-    Raises:
-        RuntimeError: They differ; on every rank it names the first parameter that does.
-    """
-    world = dist.get_world_size(group)
-    digests: list[Any] = [None] * world
-    dist.all_gather_object(digests, hashlib.sha256(repr(mine).encode()).digest(), group=group)
-    if len(set(digests)) == 1:
-        return
-    models: list[Any] = [None] * world
-    dist.all_gather_object(models, mine, group=group)
-    other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
-    pairs = itertools.zip_longest(models[0], models[other], fillvalue="no parameter")
-    here, there = next((a, b) for a, b in pairs if a != b)
-    raise RuntimeError(
-        f"DDP expects same model across all ranks, but Rank 0 has {len(models[0])} params, while "
-        f"rank {other} has {len(models[other])}. The first that appears not to match: "
-        f"[{here}] on rank 0, [{there}] on rank {other}."
-    )
-
-
-@contextlib.contextmanager
-def _named_parameters() -> Iterator[None]:
-    """A Reducer made inside names parameters in its errors: it reads the debug level only then."""
-    level = dist.get_debug_level()
-    if level == dist.DebugLevel.OFF:
-        dist.set_debug_level(dist.DebugLevel.INFO)
-    try:
-        yield
-    finally:
-        dist.set_debug_level(level)

@@ -34,6 +34,7 @@ try:
     from fastgpu_comm._native import interfaces as interfaces
     from fastgpu_comm._native import measured_constants as measured_constants
     from fastgpu_comm._native import parameters_of as parameters_of
+    from fastgpu_comm._native import set_buckets as set_buckets
     from fastgpu_comm._native import single_copy_is_slow as single_copy_is_slow
     from fastgpu_comm._native import usable_instruction_sets as usable_instruction_sets
     from fastgpu_comm._native import variables as variables

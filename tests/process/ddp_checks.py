@@ -148,6 +148,60 @@ def refusals() -> None:
     dist.destroy_process_group(gloo)
 
 
+def differing_models() -> None:
+    """Every rank names the first parameter or setting that differs, and the group stays usable."""
+    rank, _ = me_and_world()
+    odd = rank == 1
+    cases: list[tuple[nn.Module, dict[str, Any], str]] = [
+        (nn.Linear(4, 5 + odd), {}, r"\[weight: float32, shape \[5, 4\].*\[6, 4\]"),
+        (nn.Linear(4, 5, bias=not odd), {}, r"Rank 0 has 2 params.* 1\..*\[bias: .*no parameter"),
+        (nn.Linear(4, 5).to(torch.float64 if odd else torch.float32), {}, "weight: float64"),
+        (nn.Linear(4, 5), {"codec": lambda *_: "int8" if odd else None}, "codec int8"),
+        (nn.Linear(4, 5), {"weighted": "sum" if odd else "mean"}, "weighted sum"),
+    ]
+    for module, options, message in cases:
+        with pytest.raises(RuntimeError, match=message):
+            DistributedDataParallel(module, **options)
+    # Names also where torch's Reducer finds the error.
+    with pytest.raises(RuntimeError, match=r"module .*doesn't have any parameter|not needed"):
+        DistributedDataParallel(nn.Tanh())
+    dist.barrier()
+
+
+def interplay() -> None:
+    """Activation checkpoints, autocast and torch.compile."""
+    rank, _ = me_and_world()
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(96, 96), nn.Linear(96, 96)
+
+        def forward(self, x: torch.Tensor, reentrant: bool) -> torch.Tensor:
+            y: torch.Tensor = torch.utils.checkpoint.checkpoint(
+                self.b, self.a(x).tanh(), use_reentrant=reentrant
+            )
+            return y
+
+    x = torch.randn(4, 96, generator=torch.Generator().manual_seed(rank))
+    for reentrant in (False, True):
+        model = DistributedDataParallel(Checkpointed(), codec="int8", static_graph=reentrant)
+        for _ in range(3):
+            model.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = model(x, reentrant).float().square().mean()
+            loss.backward()
+            same_everywhere(gradients(model))
+    model = DistributedDataParallel(net(), codec="int8")
+    compiled: Any = torch.compile(model, backend="eager")
+    for step in range(3):
+        model.zero_grad()
+        loss_of(compiled, inputs(step, rank)).backward()
+        same_everywhere(gradients(model))
+    assert model.stats()
+
+
 def buckets_in_symmetric_memory() -> None:
     """The class of torch takes its buckets from the backend."""
     from fastgpu_comm.backend import backend_of

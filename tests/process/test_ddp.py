@@ -14,17 +14,25 @@ TWO_RANKS = (
     kept.uncompressed,
     kept.buckets_in_symmetric_memory,
     kept.refusals,
+    kept.differing_models,
+    kept.interplay,
     kept.unused,
     kept.joined,
     checks.policies,
     checks.state,
+    checks.bucket_plans,
     checks.residuals_follow_parameters,
     checks.feedback_matters,
     checks.not_finite,
     checks.scaler,
     checks.joined_with_weights,
 )
-THREE_RANKS = (checks.residuals_follow_parameters, kept.joined, checks.joined_with_weights)
+THREE_RANKS = (
+    checks.residuals_follow_parameters,
+    checks.shrunken_group,
+    kept.joined,
+    checks.joined_with_weights,
+)
 
 
 @pytest.mark.parametrize("check", TWO_RANKS, ids=lambda check: check.__name__)

@@ -133,6 +133,12 @@ void bind_reducer(py::module_& module) {
       [](const TorchReducer& reducer) { return GradientReducer::buckets_of(*reducer); },
       py::arg("reducer"));
   module.def(
+      "set_buckets",
+      [](const TorchReducer& reducer, const std::vector<GradientReducer::Indices>& buckets) {
+        GradientReducer::set_buckets(*reducer, buckets);
+      },
+      py::arg("reducer"), py::arg("buckets"), no_gil);
+  module.def(
       "parameters_of",
       [](const TorchReducer& reducer, const c10d::GradBucket& bucket) {
         return GradientReducer::parameters_of(*reducer, bucket);

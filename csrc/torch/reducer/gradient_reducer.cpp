@@ -22,6 +22,10 @@ struct ReducerFields : c10d::Reducer {
   }
   static int divisor(const c10d::Reducer& reducer) { return reducer.*&ReducerFields::div_factor_; }
 
+  static void set_rebuilt(c10d::Reducer& reducer) {
+    reducer.*& ReducerFields::has_rebuilt_bucket_ = true;
+  }
+
   // A bucket is found by its memory. A rank that has joined (torch's join()) passes zeros of its
   // own instead, with the right index.
   static std::size_t index_of(const c10d::Reducer& reducer, const c10d::GradBucket& bucket) {
@@ -107,6 +111,11 @@ GradientReducer::Indices GradientReducer::parameters_of(const c10d::Reducer& red
                                                         const c10d::GradBucket& bucket) {
   const std::size_t index = ReducerFields::index_of(reducer, bucket);
   return ReducerFields::buckets(reducer).at(index).variable_indices;
+}
+
+void GradientReducer::set_buckets(c10d::Reducer& reducer, const std::vector<Indices>& buckets) {
+  reducer.initialize_buckets(buckets);
+  ReducerFields::set_rebuilt(reducer);
 }
 
 bool GradientReducer::split_buckets(c10d::Reducer& reducer) const {
@@ -200,7 +209,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   const auto& layout = buckets[index];
   CallBuilder builder(*backend_, {c10d::OpType::ALLREDUCE, "fastgpu:all_reduce"}, {gradients});
   builder.collect();
-  BucketStats stats{.parameters = layout.variable_indices};
+  BucketStats stats;
+  stats.parameters = layout.variable_indices;
   for (const Span& span : spans_of(layout.variable_indices, layout.lengths, encodings_)) {
     const Encoding encoding = encodings_[layout.variable_indices[span.first]];
     const at::Tensor part =

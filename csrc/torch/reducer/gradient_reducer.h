@@ -11,8 +11,8 @@
 // static graph.
 //
 // Ownership: the Reducer's hook and Python share it. Threading: the Reducer calls reduce() on a
-// thread that runs backward, with its lock held; stats() may be called on any thread. Everything
-// else is called while no backward pass runs.
+// thread that runs backward, with its lock held. Everything else is called while no backward pass
+// runs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -59,6 +59,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   static std::vector<Indices> buckets_of(const c10d::Reducer& reducer);
   // Those of a bucket that a hook is called with.
   static Indices parameters_of(const c10d::Reducer& reducer, const c10d::GradBucket& bucket);
+  // Sets the buckets, which must hold every parameter once. torch does not rebuild them then. If
+  // they change later, another hook's GradBucket::getParameters() is wrong.
+  static void set_buckets(c10d::Reducer& reducer, const std::vector<Indices>& buckets);
   // Splits the buckets that hold parameters of different encodings; returns whether there were any.
   // All ranks must do it at the same step, between a backward pass and the next forward.
   bool split_buckets(c10d::Reducer& reducer) const;

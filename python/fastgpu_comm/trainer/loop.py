@@ -361,7 +361,7 @@ class Trainer:
         self._early_stop.best, self._early_stop.stale = state["early_stop"]
         self.step = state["step"]
         generators = state["generators"]
-        residuals = dict(enumerate(state["residuals"])).get(self.ranks.rank)
+        residuals = dict(enumerate(state.get("residuals", []))).get(self.ranks.rank)
         if isinstance(self.model, DistributedDataParallel) and residuals is not None:
             self.model.load_reducer_state_dict(residuals)
         if len(generators) == self.ranks.world:
