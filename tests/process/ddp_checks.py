@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
-from tests.process.ddp_models import gradients, inputs, loss_of, net, same_everywhere
+from tests.process.ddp_models import WIDTH, gradients, inputs, loss_of, net, same_everywhere
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
@@ -127,6 +127,28 @@ def joined() -> None:
         )
 
 
+def joined_with_weights() -> None:
+    """Under join() a rank that has no more inputs has weight 0."""
+    rank, _ = me_and_world()
+    model = DistributedDataParallel(nn.Linear(96, 96, bias=False), codec="int8", weighted="mean")
+    with torch.no_grad():
+        model.module.weight.fill_(0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with model.join():
+        for _ in range(1 + rank):
+            optimizer.zero_grad()
+            model.set_weight(1 + rank)
+            model(torch.ones(1, 96)).sum().backward()
+            optimizer.step()
+    # Whoever takes part, the mean gradient is 1.
+    torch.testing.assert_close(
+        model.module.weight.detach(),
+        torch.full((96, 96), -float(dist.get_world_size())),
+        rtol=0.02,
+        atol=0.02,
+    )
+
+
 def refusals() -> None:
     """What does not go together is refused by name, on every rank, before anything is sent."""
     gloo = dist.new_group(backend="gloo")
@@ -230,6 +252,7 @@ def hooks_over_gloo(codec: str) -> None:
     from fastgpu_comm import hooks
 
     rank, _ = me_and_world()
+    owed = torch.zeros(WIDTH, WIDTH)  # the exact gradients of 2.weight, less what was delivered
     options: dict[str, Any] = {"bucket_cap_mb": 0.02}
     model, exact = TorchDDP(net(), **options), TorchDDP(net(), **options)
     state = hooks.CodecState(model, codec)
@@ -244,4 +267,9 @@ def hooks_over_gloo(codec: str) -> None:
                 torch.testing.assert_close(mine, other)
             else:
                 assert 0 < float((mine - other).norm()) < 0.4 * float(other.norm())
+        pair = [dict(each.module.named_parameters())["2.weight"].grad for each in (exact, model)]
+        owed += pair[0] - pair[1]
     assert set(state.state_dict()) == ({"2.weight"} if codec.startswith("int") else set())
+    for kept in state.state_dict().values():
+        dist.all_reduce(kept)
+        torch.testing.assert_close(kept.view_as(owed), owed, rtol=1e-3, atol=1e-6)

@@ -25,13 +25,13 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.not_finite,
     checks.scaler,
-    checks.joined_with_weights,
+    kept.joined_with_weights,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
     kept.joined,
-    checks.joined_with_weights,
+    kept.joined_with_weights,
 )
 
 
