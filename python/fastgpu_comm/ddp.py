@@ -1,8 +1,8 @@
 """DistributedDataParallel: torch's own, with codecs, error feedback and weights.
 
 It is a subclass of torch's class and keeps torch's Reducer, which watches the backward pass and
-fills the buckets. What is added is a communication hook in C++ (csrc/torch/reducer), registered
-only if `codec` or `weighted` is given.
+fills the buckets. It adds a communication hook in C++ (csrc/torch/reducer), and registers it only
+if `codec` or `weighted` is given.
 """
 
 from __future__ import annotations
@@ -314,8 +314,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         All ranks must call it, between an optimizer step and the next forward pass.
 
         Raises:
-            ValueError: It has a parameter that this model lacks or has in another shape; nothing
-                has changed then.
+            ValueError: The state has an unknown parameter, or one of another shape; nothing has
+                changed then.
         """
         residuals: dict[str, torch.Tensor] = state["residuals"]
         shapes = {name: p.shape for name, p in zip(self._names, self._reduced, strict=True)}

@@ -58,7 +58,7 @@ class CodecState:
         self.encoded = [each is not None for each in chosen]
         self.reducer = model.reducer
         self.group = model.process_group
-        # By parameter: what this rank's encoding lost, and what the shards' owner lost of the sum.
+        # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
         self.residuals: dict[str, torch.Tensor] = {}
         self.bytes_sent = 0
 

@@ -17,7 +17,7 @@ from fastgpu_comm.codecs import Codec
 def describe(
     names: Sequence[str], parameters: Sequence[torch.Tensor], codecs: Sequence[Codec | None]
 ) -> list[str]:
-    """Describes what must be the same on every rank of each parameter."""
+    """Describes each parameter by the properties that all ranks must agree on."""
     described = []
     for name, parameter, codec in zip(names, parameters, codecs, strict=True):
         dtype = str(parameter.dtype).removeprefix("torch.")

@@ -74,7 +74,7 @@ def modes(codec: str) -> None:
             assert error < 0.4 * norm
         plan = model.bucket_plan()
         assert sorted(itertools.chain(*plan)) == sorted(dict(model.module.named_parameters()))
-        assert ["2.weight"] in plan  # the one that is large enough, in a bucket of its own
+        assert ["2.weight"] in plan  # the only one large enough for a codec
 
 
 def unused() -> None:
@@ -140,7 +140,7 @@ def joined_with_weights() -> None:
             model.set_weight(1 + rank)
             model(torch.ones(1, 96)).sum().backward()
             optimizer.step()
-    # Whoever takes part, the mean gradient is 1.
+    # The mean gradient is 1 in each step, for any number of ranks that take part.
     torch.testing.assert_close(
         model.module.weight.detach(),
         torch.full((96, 96), -float(dist.get_world_size())),
@@ -150,7 +150,7 @@ def joined_with_weights() -> None:
 
 
 def refusals() -> None:
-    """What does not go together is refused by name, on every rank, before anything is sent."""
+    """Bad combinations of arguments are refused by name, on every rank."""
     gloo = dist.new_group(backend="gloo")
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"codec": "int7"}, ValueError, "int7.*int8"),

@@ -69,7 +69,7 @@ def feedback_matters() -> None:
 
 
 def bytes_on_the_wire(codec: str) -> None:
-    """What travels is what the codec says, counted by the backend; the rest is uncompressed."""
+    """The backend sends as many bytes as the codec takes; a bias travels uncompressed."""
     _, world = me_and_world()
     count = world * 64 * 96
     model = DistributedDataParallel(nn.Linear(count // 96, 96), codec=codec)
@@ -148,7 +148,7 @@ def _residuals_follow(cap_mb: float) -> None:
             total[name] += getattr(module, name).grad
             dist.all_reduce(kept[name])
             assert float(kept[name].abs().max()) > scale / 100
-            # What was delivered and what is kept is all there ever was.
+            # Nothing is lost: the results and the residuals add up to the exact gradients.
             torch.testing.assert_close(
                 (total[name] + kept[name]) / scale, exact, rtol=1e-4, atol=1e-4
             )

@@ -141,8 +141,8 @@ void GradientReducer::announce_weight(double weight) {
   announced_.push_back({weight, sum.front(), backend_->allreduce(sum, c10d::AllreduceOptions())});
 }
 
-// What this rank's gradients are multiplied by before they are added. Waits for the sum of the
-// weights, which was started before the forward pass.
+// The factor of this rank's gradients, applied before the sum. Waits for the sum of the weights,
+// which was started before the forward pass.
 double GradientReducer::factor(int divisor) {
   if (weighting_ == Weighting::kNone) return 1.0 / (divisor > 0 ? divisor : backend_->getSize());
   if (!announced_.empty()) {
@@ -163,8 +163,8 @@ double GradientReducer::factor(int divisor) {
   return *factor_;
 }
 
-// One tensor with the residuals of parameters that follow each other in a bucket. They are moved
-// together in memory if they are apart, which happens when the buckets have changed.
+// The residuals of consecutive parameters of a bucket, as one tensor. If the buckets have changed,
+// the residuals are apart in memory and are moved together.
 at::Tensor GradientReducer::joined_residual(std::span<const std::size_t> parameters,
                                             std::span<const std::size_t> lengths) {
   int64_t count = 0;

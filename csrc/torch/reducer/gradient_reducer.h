@@ -1,6 +1,6 @@
 // Reduces the gradient buckets of fastgpu_comm.DistributedDataParallel. torch's c10d::Reducer fills
-// the buckets and decides when each is ready; this class is the communication hook that it then
-// calls. The hook starts the all_reduce, in the bucket's own memory, and returns.
+// the buckets, and calls this class, its communication hook, when a bucket is full. The hook starts
+// the all_reduce, in the bucket's own memory, and returns.
 //
 // A parameter may have a codec, and a residual: the part of its gradients that encoding has lost so
 // far, in the units of the result. The next all_reduce adds it.
