@@ -284,11 +284,12 @@ def weights(codec: str | None) -> None:
         for mine, other in zip(gradients(mean), gradients(whole), strict=True):
             torch.testing.assert_close(mine, other, **tolerance)
     # A rank without samples, whose mean is NaN.
-    mean.zero_grad()
-    mean.set_weight(0 if rank == 0 else 5)
-    loss_of(mean, inputs(0, rank, 0 if rank == 0 else 5)).backward()
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients(mean))
-    same_everywhere(gradients(mean))
+    for each in (mean, model):
+        each.zero_grad()
+        each.set_weight(0 if rank == 0 else 5)
+        loss_of(each, inputs(0, rank, 0 if rank == 0 else 5)).backward()
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients(each))
+        same_everywhere(gradients(each))
     with pytest.raises(ValueError, match="set_weight"):
         mean(inputs(0, rank))
     mean.eval()
@@ -368,6 +369,17 @@ def policies() -> None:
     half = DistributedDataParallel(net().to(torch.bfloat16), codec="int8")
     half(inputs(0, rank).to(torch.bfloat16)).sum().backward()
     assert {bucket["codec"] for bucket in half.stats()} == {"none"}
+    # The codec of the group is for calls of programs, not for buckets that shall be exact.
+    options = fastgpu_comm.Options(codec="int4")
+    group: Any = dist.new_group(backend="fastgpu", pg_options=options)
+    wide = DistributedDataParallel(
+        nn.Linear(200, 200),
+        codec=lambda *_: None,
+        process_group=group,
+        gradient_as_bucket_view=True,
+    )
+    wide(torch.full((1, 200), 1 / 3)).sum().backward()
+    assert bool((gradients(wide)[0] == torch.tensor(1 / 3)).all())
     sparse = DistributedDataParallel(
         nn.Sequential(nn.Embedding(100, 64, sparse=True), nn.Linear(64, 96)), codec="int8"
     )

@@ -153,7 +153,7 @@ double GradientReducer::factor(int divisor) {
       own += each.weight;
       total += each.sum.item<double>();
     }
-    factor_ = total > 0 ? (weighting_ == Weighting::kMean ? own : 1.0) / total : 0.0;
+    factor_ = own > 0 ? (weighting_ == Weighting::kMean ? own : 1.0) / total : 0.0;
   }
   if (!factor_.has_value()) {
     raise_invalid("DistributedDataParallel",
@@ -193,17 +193,22 @@ at::Tensor GradientReducer::joined_residual(std::span<const std::size_t> paramet
   return whole;
 }
 
+void GradientReducer::begin_pass() {
+  pass_ = std::make_shared<Pass>();
+  copies_.assign(encodings_.size(), {});
+}
+
 c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Reducer& reducer,
                                                                 c10d::GradBucket& bucket) {
   const at::NoGradGuard no_grad;
   const std::size_t index = ReducerFields::index_of(reducer, bucket);
   const auto& buckets = ReducerFields::buckets(reducer);
-  if (index == 0 || pass_ == nullptr) pass_ = std::make_shared<Pass>();
+  if (index == 0 || pass_ == nullptr) begin_pass();
   const double factor = this->factor(ReducerFields::divisor(reducer));
   if (index + 1 == buckets.size()) factor_.reset();
   const at::Tensor& gradients = bucket.getBuffer();
   if (gradients.is_sparse()) return reduce_sparse(gradients, factor);
-  // The empty share of a rank may be NaN, as the mean over no samples is.
+  // The mean over no samples is NaN.
   if (factor == 0) at::Tensor(gradients).zero_();
 
   const auto& layout = buckets[index];
@@ -263,6 +268,7 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce_sparse(const at:
 
 void GradientReducer::set_residual(std::size_t parameter, const at::Tensor& residual) {
   residuals_.at(parameter) = residual.clone();
+  copies_.at(parameter).reset();
 }
 
 void GradientReducer::scale_residuals(double factor) {

@@ -97,6 +97,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   c10::intrusive_ptr<c10::ivalue::Future> reduce(const c10d::Reducer& reducer,
                                                  c10d::GradBucket& bucket);
   c10::intrusive_ptr<c10::ivalue::Future> reduce_sparse(const at::Tensor& gradient, double factor);
+  void begin_pass();
   double factor(int divisor);
   at::Tensor joined_residual(std::span<const std::size_t> parameters,
                              std::span<const std::size_t> lengths);
