@@ -40,6 +40,7 @@ ReducerPtr make_reducer(GradientReducer::BackendPtr backend,
                         const std::vector<std::pair<std::string, bool>>& encodings,
                         const std::optional<std::string>& weighted) {
   std::vector<GradientReducer::Encoding> made;
+  made.reserve(encodings.size());
   for (const auto& [codec, feedback] : encodings) made.push_back({codec_of(codec), feedback});
   return std::make_shared<GradientReducer>(std::move(backend), std::move(made),
                                            weighting_of(weighted));
