@@ -23,7 +23,8 @@ struct ReducerFields : c10d::Reducer {
   static int divisor(const c10d::Reducer& reducer) { return reducer.*&ReducerFields::div_factor_; }
 
   static void set_rebuilt(c10d::Reducer& reducer) {
-    reducer.*& ReducerFields::has_rebuilt_bucket_ = true;
+    bool c10d::Reducer::* const rebuilt = &ReducerFields::has_rebuilt_bucket_;
+    reducer.*rebuilt = true;
   }
 
   // A bucket is found by its memory. A rank that has joined (torch's join()) passes zeros of its
@@ -40,30 +41,6 @@ struct ReducerFields : c10d::Reducer {
   }
 };
 
-// Consecutive parameters of a bucket that have the same encoding.
-struct Span {
-  std::size_t first = 0;  // position in the bucket
-  std::size_t last = 0;   // the one after
-  std::size_t offset = 0;
-  std::size_t count = 0;  // of elements
-};
-
-std::vector<Span> spans_of(const GradientReducer::Indices& parameters,
-                           const std::vector<std::size_t>& lengths,
-                           const std::vector<GradientReducer::Encoding>& encodings) {
-  std::vector<Span> spans;
-  std::size_t offset = 0;
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const bool joins =
-        i > 0 && encodings[parameters[i]] == encodings[parameters[spans.back().first]];
-    if (!joins) spans.push_back({.first = i, .last = i, .offset = offset, .count = 0});
-    ++spans.back().last;
-    spans.back().count += lengths[i];
-    offset += lengths[i];
-  }
-  return spans;
-}
-
 }  // namespace
 
 struct GradientReducer::Pass {
@@ -72,7 +49,7 @@ struct GradientReducer::Pass {
   std::vector<BucketStats> buckets;  // by index
 };
 
-// What the Reducer owns. It outlives no Reducer, so the reference is valid whenever it is called.
+// The hook object, which the Reducer owns. So the reference is valid whenever it is called.
 class GradientReducer::Hook final
     : public c10d::CppCommHookInterface<std::shared_ptr<GradientReducer>> {
  public:
@@ -163,24 +140,20 @@ double GradientReducer::factor(int divisor) {
   return *factor_;
 }
 
-// The residuals of consecutive parameters of a bucket, as one tensor. If the buckets have changed,
-// the residuals are apart in memory and are moved together.
-at::Tensor GradientReducer::joined_residual(std::span<const std::size_t> parameters,
-                                            std::span<const std::size_t> lengths) {
+// The residuals of a bucket's parameters, as one tensor. If the buckets have changed, the residuals
+// are apart in memory and are moved together.
+at::Tensor GradientReducer::joined_residual(const Indices& parameters,
+                                            const std::vector<std::size_t>& lengths) {
+  const at::Tensor& first = residuals_[parameters.front()];
   int64_t count = 0;
-  bool joined = true;
-  const float* next = nullptr;
+  bool joined = first.defined();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const at::Tensor& residual = residuals_[parameters[i]];
-    const float* data = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
-    joined = joined && data != nullptr && (i == 0 || data == next);
-    if (joined) next = data + lengths[i];
+    joined = joined && residual.defined() && residual.is_alias_of(first) &&
+             residual.storage_offset() == first.storage_offset() + count;
     count += static_cast<int64_t>(lengths[i]);
   }
-  if (joined) {
-    const at::Tensor& first = residuals_[parameters.front()];
-    return first.as_strided({count}, {1}, first.storage_offset());
-  }
+  if (joined) return first.as_strided({count}, {1}, first.storage_offset());
   at::Tensor whole = at::zeros({count}, at::kFloat);
   int64_t offset = 0;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -201,62 +174,54 @@ void GradientReducer::begin_pass() {
 c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Reducer& reducer,
                                                                 c10d::GradBucket& bucket) {
   const at::NoGradGuard no_grad;
-  const std::size_t index = ReducerFields::index_of(reducer, bucket);
   const auto& buckets = ReducerFields::buckets(reducer);
+  const std::size_t index = ReducerFields::index_of(reducer, bucket);
   if (index == 0 || pass_ == nullptr) begin_pass();
   const double factor = this->factor(ReducerFields::divisor(reducer));
   if (index + 1 == buckets.size()) factor_.reset();
   const at::Tensor& gradients = bucket.getBuffer();
   if (gradients.is_sparse()) return reduce_sparse(gradients, factor);
-  // The mean over no samples is NaN.
-  if (factor == 0) at::Tensor(gradients).zero_();
+  if (factor == 0) at::Tensor(gradients).zero_();  // the mean over no samples is NaN
 
-  const auto& layout = buckets[index];
+  const Indices& parameters = buckets[index].variable_indices;
+  const Encoding encoding = backend_->getSize() > 1 ? encodings_[parameters.front()] : Encoding();
   CallBuilder builder(*backend_, {c10d::OpType::ALLREDUCE, "fastgpu:all_reduce"}, {gradients});
-  builder.collect();
-  BucketStats stats;
-  stats.parameters = layout.variable_indices;
-  for (const Span& span : spans_of(layout.variable_indices, layout.lengths, encodings_)) {
-    const Encoding encoding = encodings_[layout.variable_indices[span.first]];
-    const at::Tensor part =
-        gradients.narrow(0, static_cast<int64_t>(span.offset), static_cast<int64_t>(span.count));
-    CollectiveCall call = builder.call(Collective::kAllReduce, reducible_of(builder.op(), part));
-    call.shape.reduce_op = ReduceOp::kPremulSum;
-    call.premul_factor = factor;
-    call.data = builder.packed().update(part);
-    if (backend_->getSize() > 1) call.shape.codec = encoding.codec;
-    if (call.shape.codec != Codec::kNone && encoding.feedback) {
-      const std::size_t parameters = span.last - span.first;
-      const at::Tensor residual =
-          joined_residual(std::span(layout.variable_indices).subspan(span.first, parameters),
-                          std::span(layout.lengths).subspan(span.first, parameters));
-      if (keeps_copies_) {
-        for (std::size_t i = span.first; i < span.last; ++i) {
-          const std::size_t parameter = layout.variable_indices[i];
-          copies_[parameter] = residuals_[parameter].clone();
-        }
-      }
-      call.residual = reinterpret_cast<float*>(builder.packed().update(residual));
+  CollectiveCall call = builder.call(Collective::kAllReduce, reducible_of(builder.op(), gradients));
+  call.shape.reduce_op = ReduceOp::kPremulSum;
+  call.premul_factor = factor;
+  call.shape.codec = encoding.codec;
+  call.data = builder.packed().update(gradients);
+  if (encoding.feedback) {
+    const at::Tensor residual = joined_residual(parameters, buckets[index].lengths);
+    call.residual = reinterpret_cast<float*>(builder.packed().update(residual));
+    if (keeps_copies_) {
+      for (const std::size_t each : parameters) copies_[each] = residuals_[each].clone();
     }
-    stats.codec = name_of(encoding.codec);
-    stats.size_bytes += part.nbytes();
-    stats.encoded_bytes += call.shape.codec == Codec::kNone
-                               ? part.nbytes()
-                               : encoded_bytes(call.shape.codec, span.count);
-    builder.run(std::move(call));
   }
+  builder.run(std::move(call));
   const auto work = builder.finish({gradients});
+  BucketStats stats;
+  stats.parameters = parameters;
+  stats.codec = name_of(encoding.codec);
+  stats.size_bytes = gradients.nbytes();
+  stats.encoded_bytes = encoding.codec == Codec::kNone
+                            ? stats.size_bytes
+                            : encoded_bytes(encoding.codec, stats.size_bytes / sizeof(float));
+  record(index, std::move(stats), static_cast<TorchWork&>(*work));
+  return work->getFuture();
+}
+
+void GradientReducer::record(std::size_t index, BucketStats stats, TorchWork& work) {
+  stats.launched_ns = now_ns() - pass_->began;
   {
     const std::lock_guard lock(pass_->mutex);
-    stats.launched_ns = now_ns() - pass_->began;
     if (pass_->buckets.size() <= index) pass_->buckets.resize(index + 1);
     pass_->buckets[index] = std::move(stats);
   }
-  static_cast<TorchWork&>(*work).on_end([pass = pass_, index](bool) {
+  work.on_end([pass = pass_, index](bool) {
     const std::lock_guard lock(pass->mutex);
     pass->buckets[index].done_ns = now_ns() - pass->began;
   });
-  return work->getFuture();
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce_sparse(const at::Tensor& gradient,
@@ -287,7 +252,9 @@ void GradientReducer::undo() {
 std::vector<GradientReducer::BucketStats> GradientReducer::stats() const {
   if (pass_ == nullptr) return {};
   const std::lock_guard lock(pass_->mutex);
-  return pass_->buckets;
+  std::vector<BucketStats> done = pass_->buckets;
+  std::erase_if(done, [](const BucketStats& bucket) { return bucket.parameters.empty(); });
+  return done;
 }
 
 }  // namespace fastgpu

@@ -21,7 +21,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 #include <vector>
@@ -48,7 +47,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     kSum,   // the sum of the gradients, divided by the sum of the weights
   };
 
-  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU.
+  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU. Only
+  // a codec has a residual. The parameters of a bucket must have one encoding: split_buckets().
   GradientReducer(BackendPtr backend, std::vector<Encoding> encodings, Weighting weighting);
 
   // Registers the hook. Raises c10::Error if the Reducer has one.
@@ -87,7 +87,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     int64_t launched_ns = 0;  // since the first bucket of the pass
     int64_t done_ns = 0;      // likewise; 0 while it is under way
   };
-  // Of the last backward pass.
+  // Of the last backward pass, without sparse gradients.
   std::vector<BucketStats> stats() const;
 
  private:
@@ -99,8 +99,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   c10::intrusive_ptr<c10::ivalue::Future> reduce_sparse(const at::Tensor& gradient, double factor);
   void begin_pass();
   double factor(int divisor);
-  at::Tensor joined_residual(std::span<const std::size_t> parameters,
-                             std::span<const std::size_t> lengths);
+  at::Tensor joined_residual(const Indices& parameters, const std::vector<std::size_t>& lengths);
+  void record(std::size_t index, BucketStats stats, TorchWork& work);
 
   BackendPtr backend_;
   const std::vector<Encoding> encodings_;
