@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.ddp_models import WIDTH, gradients, inputs, loss_of, net, same_everywhere
+from tests.process.shortage_checks import soft_limit
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
@@ -236,6 +238,10 @@ def buckets_in_symmetric_memory() -> None:
     gradient = next(model.parameters()).grad
     assert gradient is not None
     assert _is_memory_file(gradient.data_ptr())
+    with soft_limit(resource.RLIMIT_FSIZE, 8192):  # then they are in ordinary memory
+        large = TorchDDP(nn.Linear(4096, 2048, bias=False), gradient_as_bucket_view=True)
+    large(torch.ones(1, 4096)).sum().backward()
+    assert not _is_memory_file(gradients(large)[0].data_ptr())
 
 
 def _is_memory_file(address: int) -> bool:
