@@ -233,8 +233,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
           then be of any size. With means they must be of one size on a rank, because autograd adds
           their gradients unweighted, and the loss must be divided by their number.
 
-        The weights are added up over the ranks while the forward pass runs. A rank with weight 0
-        contributes nothing, not even a NaN. If all weights are 0, so are the gradients.
+        The weights are added up over the ranks while the forward pass runs, and count in the next
+        backward pass. A rank with weight 0 contributes nothing, not even a NaN. If all weights are
+        0, so are the gradients.
 
         Raises:
             ValueError: The weight is negative or not finite, or there is no `weighted`.
