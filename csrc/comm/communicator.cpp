@@ -151,8 +151,11 @@ std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
   check_process();
   const uint64_t size_bytes = call.shape.count * size_of(call.shape.dtype);
   const bool small = size_bytes <= kSmallBytes;
-  if (size_bytes >= kLeastEncodedBytes && has_codec(call.shape)) {
-    if (call.shape.codec == Codec::kNone) call.shape.codec = config_.options.codec;
+  // The group's codec is for the calls of programs. DistributedDataParallel chooses for itself.
+  const bool follows_group = call.shape.codec == Codec::kNone && has_codec(call.shape) &&
+                             call.shape.reduce_op != ReduceOp::kPremulSum;
+  if (follows_group && size_bytes >= kLeastEncodedBytes) {
+    call.shape.codec = config_.options.codec;
   }
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
   if (call.synchronous || small) {

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _BACKEND = "fastgpu"
+_PUBLIC_MODULES = ("codecs", "hooks")
 
 
 def __getattr__(name: str) -> Any:
     """Loads the public names when the first of them is used."""
+    if name in _PUBLIC_MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     # `from fastgpu_comm import cli` asks here for `cli` before it imports the submodule.
     if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is None:
         names = _public_names()

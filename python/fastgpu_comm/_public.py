@@ -3,9 +3,12 @@
 This is the only list of them: `fastgpu_comm` looks up its attributes here.
 """
 
+from fastgpu_comm import codecs as codecs
+from fastgpu_comm import hooks as hooks
 from fastgpu_comm.backend import empty as empty
 from fastgpu_comm.backend import monitored_barrier as monitored_barrier
 from fastgpu_comm.backend import stats as stats
+from fastgpu_comm.ddp import DistributedDataParallel as DistributedDataParallel
 from fastgpu_comm.errors import AbortedError as AbortedError
 from fastgpu_comm.errors import AuthenticationError as AuthenticationError
 from fastgpu_comm.errors import CollectiveMismatchError as CollectiveMismatchError

@@ -38,6 +38,9 @@ def create(group: Any, options: Options | None) -> Backend:
     """
     from fastgpu_comm import native
 
+    # DistributedDataParallel then takes the memory of its buckets from the backend: symmetric
+    # memory, from which the ranks of a host reduce in place. torch's own default is "1".
+    os.environ.setdefault("DDP_DISABLE_COMM_MEM", "0")
     if isinstance(options, native.Options):
         options = copy.copy(options)
     elif options is None or isinstance(options, TorchBackend.Options):

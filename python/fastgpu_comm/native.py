@@ -17,18 +17,24 @@ if reason is not None:
 try:
     from fastgpu_comm._native import Backend as Backend
     from fastgpu_comm._native import Constants as Constants
+    from fastgpu_comm._native import GradientReducer as GradientReducer
     from fastgpu_comm._native import Machine as Machine
     from fastgpu_comm._native import Options as Options
     from fastgpu_comm._native import SlowLink as SlowLink
     from fastgpu_comm._native import WorldPlan as WorldPlan
     from fastgpu_comm._native import algorithms_of as algorithms_of
+    from fastgpu_comm._native import buckets_of as buckets_of
     from fastgpu_comm._native import check_variable as check_variable
     from fastgpu_comm._native import collectives as collectives
     from fastgpu_comm._native import compiler as compiler
+    from fastgpu_comm._native import decode as decode
     from fastgpu_comm._native import empty as empty
+    from fastgpu_comm._native import encode as encode
     from fastgpu_comm._native import instruction_set as instruction_set
     from fastgpu_comm._native import interfaces as interfaces
     from fastgpu_comm._native import measured_constants as measured_constants
+    from fastgpu_comm._native import parameters_of as parameters_of
+    from fastgpu_comm._native import set_buckets as set_buckets
     from fastgpu_comm._native import single_copy_is_slow as single_copy_is_slow
     from fastgpu_comm._native import usable_instruction_sets as usable_instruction_sets
     from fastgpu_comm._native import variables as variables

@@ -29,14 +29,17 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    [[*OWN_RANKS, *COMMAND, BACKEND], [*TORCHRUN, "-m", *COMMAND, "gloo"]],
+    [
+        [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8"],
+        [*TORCHRUN, "-m", *COMMAND, "gloo"],
+    ],
     ids=["own ranks", "torchrun"],
 )
 def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run([*command, "--out", str(out)])
     assert done.returncode == 0, done.stderr
-    backend = command[-1]
+    backend = BACKEND if BACKEND in command else "gloo"
     for words in (
         f"2 over {backend}",
         "The model writes:",
@@ -85,6 +88,8 @@ def test_an_earlier_run_is_not_overwritten_but_resumed(tmp_path: Path) -> None:
         (["--batch", "2", "--accumulation", "3"], "--accumulation 3 is above --batch 2"),
         (["--seed", "-1"], "'-1' is not a whole number from 0"),
         (["--precision", "fp8"], "no precision 'fp8'. The choice is: fp32, bf16, fp16"),
+        (["--codec", "int9"], "no codec 'int9'. Did you mean 'int8'?"),
+        (["--codec", "int8", "--backend", "gloo"], "--codec int8 needs --backend fastgpu"),
         (["--device", "gpu"], "no device 'gpu'. Did you mean 'cpu'?"),
         (["--out", "/proc/self/out"], "cannot make the folder /proc/self/out"),
         (["--nproc", "1000000000"], "1000000000 ranks do not fit into the memory of this host"),

@@ -116,11 +116,14 @@ def test_each_rank_has_random_numbers_of_its_own(job: Job) -> None:
     assert [seen["seed"] for seen in job.seen("uneven_ranks")] == [0, 1, 2]
 
 
-def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(job: Job) -> None:
-    through = losses(job.folder / "resumed" / "through")
+@pytest.mark.parametrize("case", ["resumed", "resumed_with_codec"])
+def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(job: Job, case: str) -> None:
+    through = losses(job.folder / case / "through")
     assert through.keys() == set(range(1, 8))
-    assert losses(job.folder / "resumed" / "stopped") == through
-    for seen in job.seen("resumed"):
+    assert losses(job.folder / case / "stopped") == through
+    (record, *_) = read(job.folder / case / "through" / "metrics.jsonl")
+    assert 0 < record["communication_share"] < 1
+    for seen in job.seen(case):
         assert len(seen["same"]) == 6
         assert all(seen["same"])
 

@@ -18,6 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+import fastgpu_comm
 from fastgpu_comm import Trainer
 from fastgpu_comm.trainer import Datasets, Outcome, TrainerSettings, TrainResult, classification
 
@@ -128,7 +129,12 @@ def ranks_without_samples(folder: Path) -> dict[str, Any]:
     return {"samples": result.samples, "weights": [p.tolist() for p in model.parameters()]}
 
 
-def resumed(folder: Path) -> dict[str, Any]:
+def resumed_with_codec(folder: Path) -> dict[str, Any]:
+    """The same with gradients that keep residuals, if the backend has codecs."""
+    return resumed(folder, "int4" if dist.get_backend() == "fastgpu" else None)
+
+
+def resumed(folder: Path, codec: str | None = None) -> dict[str, Any]:
     """A run that never stopped, and one that was interrupted and taken up again.
 
     The model is large enough for several of DDP's buckets, which it regroups after a pass.
@@ -136,7 +142,8 @@ def resumed(folder: Path) -> dict[str, Any]:
     settings = {"checkpoint_every": 4, "steps": 7}
 
     def fresh() -> nn.Module:
-        return DistributedDataParallel(network(dropout=0.5, width=300), bucket_cap_mb=0.1)
+        module = network(dropout=0.5, width=300)
+        return fastgpu_comm.DistributedDataParallel(module, bucket_cap_mb=0.1, codec=codec)
 
     through, calls = fresh(), 0
     train(through, folder / "through", **settings)
@@ -196,8 +203,8 @@ def disagreement(folder: Path) -> dict[str, Any]:
 
 
 CASES = (
-    two_of_three_ranks, hook_of_its_own, uneven_ranks, ranks_without_samples, resumed, damaged,
-    early_stop, disagreement,
+    two_of_three_ranks, hook_of_its_own, uneven_ranks, ranks_without_samples, resumed,
+    resumed_with_codec, damaged, early_stop, disagreement,
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 #include "torch/backend/backend.h"
 
+#include <ATen/ops/empty.h>
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "torch/backend/call_builder.h"
 #include "torch/backend/errors.h"
 #include "torch/backend/store.h"
+#include "torch/backend/symmetric_tensor.h"
 
 namespace fastgpu {
 
@@ -156,6 +158,16 @@ c10::intrusive_ptr<c10d::Backend> TorchBackend::split(
   last_split_store_ = store;
   last_split_ = c10::weak_intrusive_ptr<c10d::Backend>(child);
   return child;
+}
+
+// Falls back on ordinary memory: a limit on files must not keep torch's own class from training.
+at::Tensor TorchBackend::allocateTensor(long size, at::TensorOptions options) {
+  try {
+    return symmetric_tensor({static_cast<int64_t>(size)},
+                            c10::typeMetaToScalarType(options.dtype()));
+  } catch (const CommError&) {
+    return at::empty({static_cast<int64_t>(size)}, options);
+  }
 }
 
 TorchBackend::WorkPtr TorchBackend::barrier(const c10d::BarrierOptions& opts) {

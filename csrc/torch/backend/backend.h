@@ -79,6 +79,11 @@ class TorchBackend final : public c10d::Backend {
       const c10::intrusive_ptr<c10d::Backend::Options>& opts) override;
   int split_count() const { return split_count_; }
 
+  // DistributedDataParallel takes the memory of its buckets from here, unless the environment has
+  // DDP_DISABLE_COMM_MEM=1, which is torch's default.
+  bool supportsTensorAlloc(c10::DeviceIndex index) override { return index < 0; }  // the CPU
+  at::Tensor allocateTensor(long size, at::TensorOptions options = {}) override;
+
   WorkPtr broadcast(TensorList& tensors, const c10d::BroadcastOptions& opts) override;
   WorkPtr allreduce(TensorList& tensors, const c10d::AllreduceOptions& opts) override;
   WorkPtr allreduce_sparse(TensorList& tensors, const c10d::AllreduceOptions& opts) override;

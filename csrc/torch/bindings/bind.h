@@ -9,6 +9,7 @@ void bind_options(pybind11::module_& module);
 void bind_backend(pybind11::module_& module);
 void bind_memory(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
+void bind_reducer(pybind11::module_& module);
 void bind_system(pybind11::module_& module);
 
 }  // namespace fastgpu

@@ -23,5 +23,6 @@ PYBIND11_MODULE(_native, module) {
   fastgpu::bind_backend(module);
   fastgpu::bind_memory(module);
   fastgpu::bind_plan(module);
+  fastgpu::bind_reducer(module);
   fastgpu::bind_system(module);
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("cpu", "cuda")
+CODECS = ("none", "fp16", "bf16", "int8", "int4")
 
 DESCRIPTION = """\
 Trains a small byte-level GPT, data parallel, on a text that every machine has: the source files of
@@ -48,6 +49,13 @@ def add_parser(subparsers: Any) -> None:
             "fp32",
             "NAME",
             "precision of the forward pass: " + ", ".join(PRECISIONS),
+        ),
+        (
+            "--codec",
+            name_of("codec", CODECS),
+            "none",
+            "NAME",
+            "how gradients travel between ranks: " + ", ".join(CODECS),
         ),
         ("--device", name_of("device", DEVICES), "cpu", "NAME", "device of every rank: cpu, cuda"),
         ("--seed", count(0, 2**32 - 1), 0, "N", "seed of the weights and the samples' order"),
@@ -110,6 +118,8 @@ def _problems(arguments: argparse.Namespace) -> list[str]:
         )
     if arguments.device == "cuda" and not torch.cuda.is_available():
         problems.append("--device cuda needs a GPU, and torch finds none: use --device cpu")
+    if arguments.codec != "none" and arguments.backend != "fastgpu":
+        problems.append(f"--codec {arguments.codec} needs --backend fastgpu")
     if arguments.resume and arguments.out is None:
         problems.append("--resume needs --out, the folder of the run to continue")
     earlier = arguments.out and CheckpointFolder(arguments.out / "checkpoints", 1).steps()
@@ -140,6 +150,7 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
             accumulation=arguments.accumulation,
             seed=arguments.seed,
             precision=arguments.precision,
+            codec=None if arguments.codec == "none" else arguments.codec,
             clip_norm=1.0,
             evaluate_every=max(1, arguments.steps // 5),
             folder=arguments.out or _new_folder(arguments.backend),

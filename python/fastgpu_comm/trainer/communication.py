@@ -1,7 +1,8 @@
 """Measures the time and the bytes of the gradients' all-reduce on this rank.
 
 A communication hook of DistributedDataParallel takes the times. It does what DDP does by default:
-it divides the bucket by the number of ranks, then all-reduces it. For each backward pass:
+it divides the bucket by the number of ranks, then all-reduces it. A model with a codec measures
+itself (`fastgpu_comm.DistributedDataParallel.stats`). For each backward pass:
 
     launch     t0 --- the call of all_reduce --- t1            the pass is blocked
     transfer   t0 ------------------------------------- t2     t2: the bucket's future completes
@@ -68,11 +69,18 @@ class GradientTraffic:
         self._waited_s = 0.0
         self._rounds = 0
         self._counter = _bytes_counted(self._group)
-        self._timed = gradients[0].device.type == "cpu" and self._register(model)
+        self._measured: fastgpu_comm.DistributedDataParallel | None = None
+        if isinstance(model, fastgpu_comm.DistributedDataParallel) and model.measures:
+            self._measured = model
+        on_cpu = gradients[0].device.type == "cpu"
+        self._timed = on_cpu and (self._measured is not None or self._register(model))
 
     def after_backward(self) -> None:
         """Adds the times of a backward pass that all-reduced the gradients."""
         self._rounds += 1
+        for bucket in self._measured.stats() if self._measured is not None else []:
+            self._launches.append((bucket["launched_s"], bucket["launched_s"]))
+            self._completions.append((bucket["launched_s"], bucket["done_s"]))
         if not self._launches:
             return
         last_launch = max(end for _, end in self._launches)

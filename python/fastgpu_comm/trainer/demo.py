@@ -114,7 +114,8 @@ def _announce(
     count = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"ranks      {world} over {options.backend}, each on {device.type} with "
-        f"{torch.get_num_threads()} thread(s)\n"
+        f"{torch.get_num_threads()} thread(s)"
+        f"{f', gradients as {settings.codec}' if settings.codec else ''}\n"
         f"text       the library of Python {platform.python_version()}: {train_bytes / 1e6:.1f} MB "
         f"for training, {validation_bytes / 1e6:.2f} MB of other files for validation\n"
         f"model      GPT over bytes: {shape.layers} layers, width {shape.width}, context "

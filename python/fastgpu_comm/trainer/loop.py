@@ -21,9 +21,10 @@ import torch.distributed as dist
 # of gloo that drops a tensor while the interpreter shuts down aborts the process.
 import torch.distributed.nn.functional
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as TorchDDP
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from fastgpu_comm.ddp import DistributedDataParallel
 from fastgpu_comm.trainer import random_state
 from fastgpu_comm.trainer.checkpoint import CheckpointError, CheckpointFolder, decode
 from fastgpu_comm.trainer.communication import GradientTraffic
@@ -45,9 +46,9 @@ class Trainer:
     All ranks create a Trainer and call the same methods in the same order, from one thread. `fit`
     may be called once. The model may be
 
-    - a plain module: it is wrapped in torch's DistributedDataParallel over the default process
+    - a plain module: it is wrapped in fastgpu_comm.DistributedDataParallel over the default process
       group, or trained in this process only if torch.distributed is not initialised;
-    - a DistributedDataParallel, or an instance of a subclass, over any process group.
+    - a DistributedDataParallel of torch, or an instance of a subclass, over any process group.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class Trainer:
                 "steps on gradients alone, such as AdamW or SGD."
             )
         self.settings = settings
-        self.model = _wrap(model)
+        self.model = _wrap(model, settings.codec)
         self.module: nn.Module = model
         self.step = 0
         group = None
         self._traffic: GradientTraffic | None = None
-        if isinstance(self.model, DistributedDataParallel):
+        if isinstance(self.model, TorchDDP):
             self.module = self.model.module
             group = self.model.process_group
             self._traffic = GradientTraffic(self.model)
@@ -109,6 +110,8 @@ class Trainer:
         self._datasets = datasets
         self._objective = objective
         self._precision = Precision(settings.precision, self._device)
+        if isinstance(self.model, DistributedDataParallel) and self._precision.scaler is not None:
+            self.model.follow_scaler(self._precision.scaler)
         self._order = BatchOrder(len(datasets.train), settings.batch_size, settings.seed)
         self._early_stop = EarlyStop(settings.patience, settings.min_improvement)
         self._recorder = Recorder(settings, self.ranks, self._traffic)
@@ -212,7 +215,7 @@ class Trainer:
             self._tally.add(outcome, samples)
 
     def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
-        if isinstance(self.model, DistributedDataParallel):
+        if isinstance(self.model, TorchDDP):
             return self.model.no_sync()
         return contextlib.nullcontext()
 
@@ -273,6 +276,7 @@ class Trainer:
 
     def _save(self) -> None:
         generators = self.ranks.gather(random_state.save(self._device))
+        residuals = self.ranks.gather(self._residuals())
         checkpoints = self._checkpoints()
         if checkpoints is None:
             return
@@ -286,6 +290,7 @@ class Trainer:
             "order": self._order.state_dict(),
             "early_stop": (self._early_stop.best, self._early_stop.stale),
             "generators": generators,
+            "residuals": residuals,
         }
         checkpoints.write(self.step, state)
 
@@ -303,6 +308,12 @@ class Trainer:
             raise CheckpointError(
                 f"The checkpoint of step {state.get('step')} does not match this run: {error}"
             ) from error
+
+    def _residuals(self) -> dict[str, Any] | None:
+        """Returns what this rank's gradients lost to their codec, or None without a codec."""
+        if isinstance(self.model, DistributedDataParallel) and self.model.measures:
+            return self.model.reducer_state_dict()
+        return None
 
     def _find_checkpoint(self) -> tuple[bytes | None, str | None]:
         """Returns, on rank 0, the checkpoint to resume from, or the reason why there is none."""
@@ -355,6 +366,9 @@ class Trainer:
         self._early_stop.best, self._early_stop.stale = state["early_stop"]
         self.step = state["step"]
         generators = state["generators"]
+        residuals = dict(enumerate(state.get("residuals", []))).get(self.ranks.rank)
+        if isinstance(self.model, DistributedDataParallel) and residuals is not None:
+            self.model.load_reducer_state_dict(residuals)
         if len(generators) == self.ranks.world:
             random_state.restore(generators[self.ranks.rank], self._device)
         elif self.ranks.rank == 0:
@@ -366,10 +380,15 @@ class Trainer:
             )
 
 
-def _wrap(model: nn.Module) -> nn.Module:
-    if isinstance(model, DistributedDataParallel) or not dist.is_initialized():
+def _wrap(model: nn.Module, codec: str | None) -> nn.Module:
+    if codec is not None and isinstance(model, TorchDDP):
+        raise ValueError(
+            "TrainerSettings.codec is for a model that the trainer wraps; pass the codec to "
+            "fastgpu_comm.DistributedDataParallel instead."
+        )
+    if isinstance(model, TorchDDP) or not dist.is_initialized():
         return model
-    return DistributedDataParallel(model)
+    return DistributedDataParallel(model, codec=codec)
 
 
 def _is_due(step: int, every: int | None, last: bool) -> bool:

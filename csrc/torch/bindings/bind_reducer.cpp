@@ -1,0 +1,153 @@
+#include <ATen/ATen.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "codec/codec.h"
+#include "torch/bindings/bind.h"
+#include "torch/reducer/gradient_reducer.h"
+
+namespace py = pybind11;
+
+namespace fastgpu {
+namespace {
+
+using ReducerPtr = std::shared_ptr<GradientReducer>;
+using TorchReducer = std::shared_ptr<c10d::Reducer>;
+
+Codec codec_of(const std::string& name) {
+  for (int i = 0; i < kCodecCount; ++i) {
+    if (name_of(static_cast<Codec>(i)) == name) return static_cast<Codec>(i);
+  }
+  raise(ErrorKind::kInvalidArgument, "no codec '" + name + "'");
+}
+
+GradientReducer::Weighting weighting_of(const std::optional<std::string>& name) {
+  using Weighting = GradientReducer::Weighting;
+  if (!name.has_value()) return Weighting::kNone;
+  if (*name == "mean") return Weighting::kMean;
+  if (*name == "sum") return Weighting::kSum;
+  raise(ErrorKind::kInvalidArgument, "weighted is '" + *name + "'; allowed: 'mean', 'sum', None");
+}
+
+// `encodings`: by parameter the codec's name, and whether the parameter has a residual.
+ReducerPtr make_reducer(GradientReducer::BackendPtr backend,
+                        const std::vector<std::pair<std::string, bool>>& encodings,
+                        const std::optional<std::string>& weighted) {
+  std::vector<GradientReducer::Encoding> made;
+  made.reserve(encodings.size());
+  for (const auto& [codec, feedback] : encodings) made.push_back({codec_of(codec), feedback});
+  return std::make_shared<GradientReducer>(std::move(backend), std::move(made),
+                                           weighting_of(weighted));
+}
+
+const CodecKernels& kernels_of(const std::string& codec) {
+  const CodecKernels* kernels = find_codec(codec_of(codec));
+  if (kernels == nullptr) raise(ErrorKind::kInvalidArgument, "codec 'none' encodes nothing");
+  return *kernels;
+}
+
+// The bindings' callers pass contiguous float32 tensors on the CPU.
+at::Tensor encode(const std::string& codec, const at::Tensor& source,
+                  const std::optional<at::Tensor>& residual) {
+  const CodecKernels& kernels = kernels_of(codec);
+  const auto count = static_cast<std::size_t>(source.numel());
+  const auto size_bytes = static_cast<int64_t>(encoded_bytes(codec_of(codec), count));
+  at::Tensor encoded = at::empty({size_bytes}, at::kByte);
+  auto* target = reinterpret_cast<std::byte*>(encoded.mutable_data_ptr<uint8_t>());
+  const auto* values = source.const_data_ptr<float>();
+  if (residual.has_value()) {
+    kernels.encode_feedback(values, residual->mutable_data_ptr<float>(), target, count);
+  } else {
+    kernels.encode(values, target, count);
+  }
+  return encoded;
+}
+
+void decode(const std::string& codec, const at::Tensor& encoded, const at::Tensor& target,
+            bool add) {
+  const CodecKernels& kernels = kernels_of(codec);
+  const auto count = static_cast<std::size_t>(target.numel());
+  const auto wanted = static_cast<int64_t>(encoded_bytes(codec_of(codec), count));
+  if (encoded.numel() != wanted) {
+    raise(ErrorKind::kInvalidArgument, std::to_string(count) + " elements take " +
+                                           std::to_string(wanted) + " bytes in " + codec +
+                                           ", not " + std::to_string(encoded.numel()));
+  }
+  const auto* source = reinterpret_cast<const std::byte*>(encoded.const_data_ptr<uint8_t>());
+  (add ? kernels.decode_add : kernels.decode)(source, target.mutable_data_ptr<float>(), count);
+}
+
+py::dict dict_of(const GradientReducer::BucketStats& stats) {
+  py::dict result;
+  result["parameters"] = stats.parameters;
+  result["codec"] = stats.codec;
+  result["bytes"] = stats.size_bytes;
+  result["encoded_bytes"] = stats.encoded_bytes;
+  result["launched_s"] = static_cast<double>(stats.launched_ns) * 1e-9;
+  result["done_s"] = static_cast<double>(stats.done_ns) * 1e-9;
+  return result;
+}
+
+}  // namespace
+
+void bind_reducer(py::module_& module) {
+  const py::call_guard<py::gil_scoped_release> no_gil;
+  py::class_<GradientReducer, ReducerPtr>(module, "GradientReducer")
+      .def(py::init(&make_reducer), py::arg("backend"), py::arg("encodings"), py::arg("weighted"))
+      .def(
+          "attach",
+          [](GradientReducer& self, const TorchReducer& reducer) { self.attach(*reducer); },
+          py::arg("reducer"))
+      .def("set_backend", &GradientReducer::set_backend, py::arg("backend"))
+      .def(
+          "split_buckets",
+          [](const GradientReducer& self, const TorchReducer& reducer) {
+            return self.split_buckets(*reducer);
+          },
+          py::arg("reducer"), no_gil)
+      .def("announce_weight", &GradientReducer::announce_weight, py::arg("weight"), no_gil)
+      .def(
+          "residual",
+          [](const GradientReducer& self, std::size_t parameter) -> std::optional<at::Tensor> {
+            const at::Tensor& residual = self.residual(parameter);
+            return residual.defined() ? std::optional(residual) : std::nullopt;
+          },
+          py::arg("parameter"))
+      .def("set_residual", &GradientReducer::set_residual, py::arg("parameter"),
+           py::arg("residual"))
+      .def("scale_residuals", &GradientReducer::scale_residuals, py::arg("factor"))
+      .def("keep_copies", &GradientReducer::keep_copies, py::arg("keep"))
+      .def("undo", &GradientReducer::undo)
+      .def("stats", [](const GradientReducer& self) {
+        py::list buckets;
+        for (const auto& bucket : self.stats()) buckets.append(dict_of(bucket));
+        return buckets;
+      });
+  module.def(
+      "buckets_of",
+      [](const TorchReducer& reducer) { return GradientReducer::buckets_of(*reducer); },
+      py::arg("reducer"));
+  module.def(
+      "set_buckets",
+      [](const TorchReducer& reducer, const std::vector<GradientReducer::Indices>& buckets) {
+        GradientReducer::set_buckets(*reducer, buckets);
+      },
+      py::arg("reducer"), py::arg("buckets"), no_gil);
+  module.def(
+      "parameters_of",
+      [](const TorchReducer& reducer, const c10d::GradBucket& bucket) {
+        return GradientReducer::parameters_of(*reducer, bucket);
+      },
+      py::arg("reducer"), py::arg("bucket"));
+  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"), no_gil);
+  module.def("decode", &decode, py::arg("codec"), py::arg("encoded"), py::arg("target"),
+             py::arg("add"), no_gil);
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,123 @@
+// Reduces the gradient buckets of fastgpu_comm.DistributedDataParallel. torch's c10d::Reducer fills
+// the buckets, and calls this class, its communication hook, when a bucket is full. The hook starts
+// the all_reduce, in the bucket's own memory, and returns.
+//
+// A parameter may have a codec, and a residual: the part of its gradients that encoding has lost so
+// far, in the units of the result. The next all_reduce adds it.
+//
+// Parameters are known by their index in the Reducer, which says what is in a bucket. Two things in
+// a GradBucket must not be used (torch 2.13). getParameters() lists the parameters of an earlier
+// bucket, once buckets were rebuilt twice. getIndex() is 0 for every bucket in the first pass of a
+// static graph.
+//
+// Ownership: the Reducer's hook and Python share it. Threading: the Reducer calls reduce() on a
+// thread that runs backward, with its lock held. Everything else is called while no backward pass
+// runs.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+#include <vector>
+
+#include "base/codec.h"
+#include "torch/backend/backend.h"
+
+namespace fastgpu {
+
+class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
+ public:
+  using BackendPtr = c10::intrusive_ptr<TorchBackend>;
+  using Indices = std::vector<std::size_t>;
+
+  struct Encoding {
+    Codec codec = Codec::kNone;
+    bool feedback = false;  // keep a residual
+    bool operator==(const Encoding&) const = default;
+  };
+  // What the result is:
+  enum class Weighting : uint8_t {
+    kNone,  // the mean over the ranks, as without a hook
+    kMean,  // the sum of weight * gradient, divided by the sum of the weights
+    kSum,   // the sum of the gradients, divided by the sum of the weights
+  };
+
+  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU. Only
+  // a codec has a residual. The parameters of a bucket must have one encoding: split_buckets().
+  GradientReducer(BackendPtr backend, std::vector<Encoding> encodings, Weighting weighting);
+
+  // Registers the hook. Raises c10::Error if the Reducer has one.
+  void attach(c10d::Reducer& reducer);
+  void set_backend(BackendPtr backend) { backend_ = std::move(backend); }
+
+  // The parameters of each bucket, in the order of their gradients in its memory.
+  static std::vector<Indices> buckets_of(const c10d::Reducer& reducer);
+  // Those of a bucket that a hook is called with.
+  static Indices parameters_of(const c10d::Reducer& reducer, const c10d::GradBucket& bucket);
+  // Sets the buckets, which must hold every parameter once. torch does not rebuild them then. If
+  // they change later, another hook's GradBucket::getParameters() is wrong.
+  static void set_buckets(c10d::Reducer& reducer, const std::vector<Indices>& buckets);
+  // Splits the buckets that hold parameters of different encodings; returns whether there were any.
+  // All ranks must do it at the same step, between a backward pass and the next forward.
+  bool split_buckets(c10d::Reducer& reducer) const;
+
+  // Starts to add up the ranks' weights of the coming backward pass. Several announcements before
+  // one backward pass add up.
+  void announce_weight(double weight);
+
+  // A flat tensor, in the order of the parameter's memory; undefined while there is none.
+  const at::Tensor& residual(std::size_t parameter) const { return residuals_.at(parameter); }
+  void set_residual(std::size_t parameter, const at::Tensor& residual);
+  void scale_residuals(double factor);
+  // Whether to copy each residual before a backward pass changes it, so that undo() can restore the
+  // residuals of before the last backward pass.
+  void keep_copies(bool keep) { keeps_copies_ = keep; }
+  void undo();
+
+  struct BucketStats {
+    Indices parameters;
+    std::string codec;
+    uint64_t size_bytes = 0;
+    uint64_t encoded_bytes = 0;
+    int64_t launched_ns = 0;  // since the first bucket of the pass
+    int64_t done_ns = 0;      // likewise; 0 while it is under way
+  };
+  // Of the last backward pass, without sparse gradients.
+  std::vector<BucketStats> stats() const;
+
+ private:
+  class Hook;
+  struct Pass;  // the measurements of one backward pass
+
+  c10::intrusive_ptr<c10::ivalue::Future> reduce(const c10d::Reducer& reducer,
+                                                 c10d::GradBucket& bucket);
+  c10::intrusive_ptr<c10::ivalue::Future> reduce_sparse(const at::Tensor& gradient, double factor);
+  void begin_pass();
+  double factor(int divisor);
+  at::Tensor joined_residual(const Indices& parameters, const std::vector<std::size_t>& lengths);
+  void record(std::size_t index, BucketStats stats, TorchWork& work);
+
+  BackendPtr backend_;
+  const std::vector<Encoding> encodings_;
+  const Weighting weighting_;
+
+  struct Announced {
+    double weight;
+    at::Tensor sum;
+    c10::intrusive_ptr<c10d::Work> work;
+  };
+  std::vector<Announced> announced_;
+  std::optional<double> factor_;  // by the weights, for the rest of the backward pass
+
+  std::vector<at::Tensor> residuals_;  // by parameter
+  std::vector<at::Tensor> copies_;     // of residuals, from before the last backward pass
+  bool keeps_copies_ = false;
+  std::shared_ptr<Pass> pass_;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,142 @@
+"""The codecs that shorten float32 gradients, and the policies that choose one for a parameter.
+
+    DistributedDataParallel(model, codec="int8")                  a name
+    DistributedDataParallel(model, codec=codecs.int4)             an object of this module
+    DistributedDataParallel(model, codec=lambda name, shape, dtype: ...)   a policy
+
+docs/compression.md defines what each codec does to the numbers and how many bytes it takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from fastgpu_comm import names
+
+# Smaller parameters are reduced uncompressed: they add nothing to the traffic.
+LEAST_ELEMENTS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """A codec of float32 numbers.
+
+    Attributes:
+        name: "fp16", "bf16", "int8" or "int4".
+        feedback: Error feedback: every rank keeps what encoding took from its gradients, a float32
+            per element, and adds it to the gradients of the next step.
+    """
+
+    name: str
+    feedback: bool
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown name."""
+        if self.name not in NAMES:
+            hint = names.suggestion(str(self.name), NAMES)
+            raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")
+
+    def encode(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Encodes float32 numbers.
+
+        Args:
+            values: A contiguous float32 tensor on the CPU.
+            residual: A contiguous tensor of the same shape, for error feedback: it is added to the
+                values, and the error of the encoding is left in it.
+
+        Returns:
+            The encoded bytes, a uint8 tensor of one dimension.
+        """
+        from fastgpu_comm import native
+
+        _check("values", values)
+        if residual is not None:
+            _check("residual", residual)
+            if residual.numel() != values.numel():
+                raise ValueError(
+                    f"residual has {residual.numel()} elements, and values has {values.numel()}; "
+                    "both must have the same number"
+                )
+        return native.encode(self.name, values, residual)
+
+    def decode(
+        self, encoded: torch.Tensor, target: torch.Tensor, *, add: bool = False
+    ) -> torch.Tensor:
+        """Decodes `encode`'s result into `target`, or adds it to `target`; returns `target`.
+
+        Args:
+            encoded: The bytes, a contiguous uint8 tensor.
+            target: A contiguous float32 tensor on the CPU, with as many elements as were encoded.
+            add: Whether to add to the target's numbers.
+
+        Raises:
+            InvalidArgumentError: The number of bytes does not fit the target.
+        """
+        from fastgpu_comm import native
+
+        _check("target", target)
+        if encoded.dtype != torch.uint8 or not encoded.is_contiguous():
+            raise ValueError("encoded must be a contiguous uint8 tensor")
+        native.decode(self.name, encoded, target, add)
+        return target
+
+
+NAMES = ("fp16", "bf16", "int8", "int4")
+
+# The 16-bit codecs lose less than the gradient's own noise, and never round a small number to zero.
+fp16 = Codec("fp16", feedback=False)
+bf16 = Codec("bf16", feedback=False)
+int8 = Codec("int8", feedback=True)
+int4 = Codec("int4", feedback=True)
+
+_BY_NAME = {codec.name: codec for codec in (fp16, bf16, int8, int4)}
+
+# From a parameter's name, shape and dtype. None or "none" means uncompressed.
+Policy: TypeAlias = Callable[[str, torch.Size, torch.dtype], "Codec | str | None"]
+
+
+def find(codec: Codec | str | None) -> Codec | None:
+    """Returns the codec of that name; None for None and "none".
+
+    Raises:
+        TypeError: `codec` is neither a codec nor a name.
+        ValueError: There is no codec of that name; the message lists those that there are.
+    """
+    if codec is None or codec == "none" or isinstance(codec, Codec):
+        return None if codec == "none" else codec  # type: ignore[return-value]
+    if not isinstance(codec, str):
+        raise TypeError(f"codec must be a name, a Codec or a policy function, not {codec!r}")
+    return _BY_NAME.get(codec) or Codec(codec, feedback=True)  # which refuses it
+
+
+def for_matrices(codec: Codec | str) -> Policy:
+    """Returns the policy that a codec alone stands for.
+
+    It encodes the parameters with two or more dimensions and at least `LEAST_ELEMENTS` elements.
+    Biases and norms stay exact: they are small, and sensitive.
+    """
+    found = find(codec)
+
+    def policy(name: str, shape: torch.Size, dtype: torch.dtype) -> Codec | None:
+        large = len(shape) >= 2 and shape.numel() >= LEAST_ELEMENTS
+        return found if large else None
+
+    return policy
+
+
+def choose(codec: Codec | str | Policy | None, name: str, parameter: torch.Tensor) -> Codec | None:
+    """Returns the codec of one parameter. Only float32 gradients are ever encoded."""
+    if codec is None:
+        return None
+    policy = codec if callable(codec) else for_matrices(codec)
+    found = find(policy(name, parameter.shape, parameter.dtype))
+    return found if parameter.dtype == torch.float32 else None
+
+
+def _check(name: str, tensor: torch.Tensor) -> None:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(f"{name} must be a contiguous float32 tensor on the CPU")

@@ -1,0 +1,353 @@
+"""DistributedDataParallel: torch's own, with codecs, error feedback and weights.
+
+It is a subclass of torch's class and keeps torch's Reducer, which watches the backward pass and
+fills the buckets. It adds a communication hook in C++ (csrc/torch/reducer), and registers it only
+if `codec` or `weighted` is given.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn import parallel
+
+from fastgpu_comm import codecs, reduced
+from fastgpu_comm.backend import backend_of
+
+WEIGHTINGS = (None, "mean", "sum")
+
+
+class DistributedDataParallel(parallel.DistributedDataParallel):
+    """torch's DistributedDataParallel with compressed gradients and weighted means.
+
+    Without `codec` and `weighted` it behaves as torch's class, except that its errors always name
+    parameters, as torch's do with TORCH_DISTRIBUTED_DEBUG=INFO.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *args: Any,
+        codec: codecs.Codec | str | codecs.Policy | None = None,
+        weighted: str | None = None,
+        bucket_plan: list[list[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Wraps a module, as torch's class does. A collective.
+
+        Args:
+            module: The module.
+            args: The other arguments are those of torch's class.
+            kwargs: See `args`.
+            codec: How gradients travel: a name ("fp16", "bf16", "int8", "int4"), an object of
+                `fastgpu_comm.codecs`, or a function that returns either, or None, for a
+                parameter's name, shape and dtype. A name or object is used for parameters with two
+                or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
+                float32 gradients are ever compressed. Must be the same on all ranks.
+            weighted: "mean" or "sum": see `set_weight`.
+            bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
+                torch does not rebuild the buckets then. Must be the same on all ranks.
+
+        Raises:
+            TypeError: `codec` is none of the above.
+            ValueError: The codec or weighting is unknown, or this model, process group or another
+                argument does not allow one.
+        """
+        if weighted not in WEIGHTINGS:
+            raise ValueError(f"weighted is {weighted!r}; allowed: 'mean', 'sum', None")
+        if codec is not None and not callable(codec):
+            codec = codecs.find(codec)
+        # Before torch's constructor, which calls _ddp_init_helper.
+        self._codec = codec
+        self._weighted = weighted
+        self._gradients: Any = None  # native.GradientReducer, if there is a codec or a weighting
+        self._names: list[str] = []  # by the Reducer's index of the parameter
+        self._reduced: list[torch.nn.Parameter] = []
+        self._codecs: list[codecs.Codec | None] = []
+        self._weight: float | None = None  # announced with the next forward that synchronises
+        self._plan = bucket_plan
+        self._scaler: torch.amp.GradScaler | None = None
+        self._scale = 1.0
+        if self._hooked and kwargs.get("mixed_precision") is not None:
+            raise ValueError(
+                "mixed_precision registers a communication hook, and so do codec and weighted; use "
+                "torch.autocast instead"
+            )
+        # `init_sync` is the fifth of torch's arguments after the module.
+        self._compares = bool(kwargs.get("init_sync", args[4] if len(args) > 4 else True))
+        super().__init__(module, *args, **kwargs)
+        if self._hooked and self._gradients is None:
+            raise ValueError(
+                "codec and weighted have no effect if delay_all_reduce_named_params names all "
+                "parameters; leave them out"
+            )
+
+    @property
+    def measures(self) -> bool:
+        """Whether `stats` returns anything: with `codec` or `weighted`."""
+        return self._hooked
+
+    @property
+    def _hooked(self) -> bool:
+        return self._codec is not None or self._weighted is not None
+
+    def _build_params_for_reducer(self) -> tuple[list[torch.nn.Parameter], list[bool]]:
+        """Lists the parameters. torch's constructor then compares their shapes between ranks."""
+        parameters, sparse = super()._build_params_for_reducer()
+        names = self._build_debug_param_to_name_mapping(parameters)
+        self._reduced = parameters
+        self._names = [names[index].removeprefix(".") for index in range(len(parameters))]
+        self._codecs = [
+            None if is_sparse else codecs.choose(self._codec, name, parameter)
+            for name, parameter, is_sparse in zip(self._names, parameters, sparse, strict=True)
+        ]
+        if self._compares and dist.get_backend(self.process_group) == "fastgpu":
+            self._compares = False
+            described = reduced.describe(self._names, parameters, self._codecs)
+            settings = f"weighted {self._weighted}, bucket_plan {self._plan}"
+            reduced.compare(self.process_group, described, settings)
+        return parameters, sparse
+
+    def _ddp_init_helper(self, *args: Any) -> None:
+        """Makes the Reducer. torch's constructor calls it, and unpickling."""
+        with reduced.named_in_errors():
+            super()._ddp_init_helper(*args)
+        if self._plan is not None:
+            self._set_plan(self._plan)
+        if self._hooked:
+            self._attach()
+
+    def _set_plan(self, plan: list[list[str]]) -> None:
+        from fastgpu_comm import native
+
+        indices = {name: index for index, name in enumerate(self._names)}
+        planned = collections.Counter(itertools.chain(*plan))
+        for name in {**indices, **planned}:
+            if name not in indices:
+                raise ValueError(f"bucket_plan has {name!r}, which is no parameter of this model")
+            if planned[name] != 1:
+                raise ValueError(f"bucket_plan has {name!r} {planned[name]} times; it must be once")
+        native.set_buckets(self.reducer, [[indices[name] for name in bucket] for bucket in plan])
+        self._plan = plan
+
+    def _attach(self) -> None:
+        from fastgpu_comm import native
+
+        if self._use_python_reducer:
+            raise ValueError(
+                "codec and weighted need torch's C++ Reducer: set torch._dynamo.config."
+                "optimize_ddp to True instead of 'python_reducer'"
+            )
+        backend = self._backend()
+        encodings = [
+            ("none", False) if codec is None else (codec.name, codec.feedback)
+            for codec in self._codecs
+        ]
+        self._gradients = native.GradientReducer(backend, encodings, self._weighted)
+        self._gradients.attach(self.reducer)
+        self._gradients.split_buckets(self.reducer)
+        assert self.logger is not None
+        self.logger._set_comm_hook_name("fastgpu_comm")
+
+    def _backend(self) -> Any:
+        try:
+            if self.device_type != "cpu":
+                raise ValueError(f"the parameters are on {self.device_type}, not on the CPU")
+            return backend_of(self.process_group)
+        except ValueError as error:
+            raise ValueError(
+                f"codec and weighted need a process group of fastgpu: {error}. For other groups "
+                "there are the communication hooks of fastgpu_comm.hooks."
+            ) from None
+
+    @torch._disable_dynamo(recursive=False)
+    def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        if self._gradients is None:
+            return super()._pre_forward(*inputs, **kwargs)
+        reduces = torch.is_grad_enabled() and self.require_backward_grad_sync
+        if self._weighted and reduces and self.training and self._weight is None:
+            raise ValueError(
+                f"weighted={self._weighted!r}: call set_weight(n) before each forward pass"
+            )
+        if self._scaler is not None:
+            self._follow_scale(self._scaler.get_scale())
+        prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
+        if torch.is_grad_enabled():
+            self._gradients.split_buckets(self.reducer)
+        if reduces and self._weight is not None:
+            weight, self._weight = self._weight, None
+            self._gradients.announce_weight(weight)
+        return prepared
+
+    def _match_all_reduce_for_bwd_pass(self) -> None:
+        """Takes part in a backward pass of the other ranks, after this rank has joined."""
+        if self._gradients is not None:
+            self._gradients.split_buckets(self.reducer)
+            if self._weighted:
+                self._gradients.announce_weight(0.0)
+        super()._match_all_reduce_for_bwd_pass()
+
+    def _update_process_group(self, new_process_group: Any) -> None:
+        super()._update_process_group(new_process_group)
+        if self._plan is not None:
+            self._set_plan(self._plan)
+        if self._gradients is not None and self.process_group is new_process_group:
+            self._gradients.set_backend(self._backend())
+
+    def register_comm_hook(self, state: object, hook: Any) -> None:
+        """Registers a communication hook of the user's, as torch's class does.
+
+        Raises:
+            RuntimeError: There is a hook already, which is also so with `codec` or `weighted`.
+        """
+        self._refuse_second_hook()
+        super().register_comm_hook(state, hook)
+
+    def _register_builtin_comm_hook(self, comm_hook_type: Any) -> None:
+        self._refuse_second_hook()
+        super()._register_builtin_comm_hook(comm_hook_type)
+
+    def _refuse_second_hook(self) -> None:
+        if self._gradients is not None:
+            raise RuntimeError(
+                "register_comm_hook or register_builtin_comm_hook can only be called once, and "
+                "codec and weighted have registered a hook. Leave them out to use another hook, or "
+                "an optimizer that runs in the backward pass."
+            )
+
+    def set_weight(self, weight: float) -> None:
+        """Sets the weight of the next forward pass: its number of samples or tokens.
+
+        With w the sum of a rank's weights since gradients were last reduced:
+
+        - `weighted="mean"`: the result is sum(w * gradient) / sum(w) over the ranks. It is the
+          gradient of the mean over all samples if each rank's gradient is that of the mean over
+          its own samples, as with the usual losses.
+        - `weighted="sum"`: the result is sum(gradient) / sum(w). It is the gradient of the mean
+          over all samples if each loss is a sum over samples. Micro-batches under `no_sync` may
+          then be of any size. With means they must be of one size on a rank, because autograd adds
+          their gradients unweighted, and the loss must be divided by their number.
+
+        The weights are added up over the ranks while the forward pass runs, and count in the next
+        backward pass. A rank with weight 0 contributes nothing, not even a NaN. If all weights are
+        0, so are the gradients.
+
+        Raises:
+            ValueError: The weight is negative or not finite, or there is no `weighted`.
+        """
+        if self._weighted is None:
+            raise ValueError("set_weight needs DistributedDataParallel(..., weighted='mean'|'sum')")
+        weight = float(weight)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight is {weight}; it must be a finite number of at least 0")
+        self._weight = weight + (self._weight or 0.0)
+
+    def follow_scaler(self, scaler: torch.amp.GradScaler) -> None:
+        """Keeps the residuals right under a GradScaler. Call it before training.
+
+        When the scaler lowers its scale, it has skipped the last step because of gradients that
+        were not finite: the residuals return to their values before that step. Residuals are
+        multiplied by any change of the scale. Costs a copy of the residuals in each step.
+        """
+        self._scaler = scaler
+        self._scale = scaler.get_scale()
+        if self._gradients is not None:
+            self._gradients.keep_copies(scaler.is_enabled())
+
+    def _follow_scale(self, scale: float) -> None:
+        if scale == self._scale:
+            return
+        if scale < self._scale:
+            self._gradients.undo()
+        self._gradients.scale_residuals(scale / self._scale)
+        self._scale = scale
+
+    def bucket_plan(self) -> list[list[str]]:
+        """Returns the names of the parameters in each bucket, in the order of the reductions."""
+        from fastgpu_comm import native
+
+        buckets = native.buckets_of(self.reducer)
+        return [[self._names[index] for index in bucket] for bucket in buckets]
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Returns the measurements of the last backward pass on this rank, by bucket.
+
+        Returns:
+            For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
+            `encoded_bytes` of one copy of them on the wire, `launched_s` and `done_s`: when the
+            reduction was started and complete, in seconds since the pass reduced its first bucket.
+            Empty without `codec` or `weighted`.
+        """
+        if self._gradients is None:
+            return []
+        buckets: list[dict[str, Any]] = self._gradients.stats()
+        for bucket in buckets:
+            bucket["parameters"] = [self._names[index] for index in bucket["parameters"]]
+        return buckets
+
+    def reducer_state_dict(self) -> dict[str, Any]:
+        """Returns the residuals of this rank, for a checkpoint. Each rank saves its own.
+
+        Returns:
+            `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
+            `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
+            if torch has not rebuilt them yet.
+        """
+        residuals = {}
+        if self._gradients is not None:
+            for index, name in enumerate(self._names):
+                flat = self._gradients.residual(index)
+                if flat is not None:
+                    view = reduced.in_shape(flat, self._reduced[index])
+                    residuals[name] = view.clone(memory_format=torch.contiguous_format)
+        final = self._plan is not None or self._has_rebuilt_buckets
+        plan = self.bucket_plan() if final else None
+        return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+
+    def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `reducer_state_dict` returned. Parameters that it lacks start from zero.
+
+        All ranks must call it, between an optimizer step and the next forward pass.
+
+        Raises:
+            ValueError: The state has an unknown parameter, or one of another shape; nothing has
+                changed then.
+        """
+        residuals: dict[str, torch.Tensor] = state["residuals"]
+        shapes = {name: p.shape for name, p in zip(self._names, self._reduced, strict=True)}
+        for name, residual in residuals.items():
+            if self._gradients is None or name not in shapes:
+                raise ValueError(f"the state has a residual of {name!r}, which has none here")
+            if residual.shape != shapes[name]:
+                raise ValueError(
+                    f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the "
+                    f"parameter of shape {tuple(shapes[name])}"
+                )
+        if state["bucket_plan"] is not None and self._gradients is not None:
+            self._set_plan(state["bucket_plan"])
+        for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
+            if name in residuals:
+                flat = torch.empty(parameter.numel())
+                reduced.in_shape(flat, parameter).copy_(residuals[name])
+                self._gradients.set_residual(index, flat * (self._scale / state["scale"]))
+            elif self._gradients is not None and self._gradients.residual(index) is not None:
+                self._gradients.set_residual(index, torch.zeros(parameter.numel()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles the module and the residuals, if the process group is the default one."""
+        attributes: dict[str, Any] = super().__getstate__()
+        attributes["_gradients"] = None
+        attributes["_scaler"] = None
+        attributes["_saved_residuals"] = self.reducer_state_dict()
+        return attributes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a new Reducer, with the pickled residuals."""
+        residuals = state.pop("_saved_residuals")
+        super().__setstate__(state)
+        self.load_reducer_state_dict(residuals)

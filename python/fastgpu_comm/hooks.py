@@ -1,0 +1,198 @@
+"""Communication hooks that compress the gradients of torch's own DistributedDataParallel.
+
+They run over any process group for CPU tensors, such as gloo:
+
+    model = torch.nn.parallel.DistributedDataParallel(module)
+    model.register_comm_hook(hooks.CodecState(model, "int8"), hooks.codec_hook)
+
+Over the backend `fastgpu`, `fastgpu_comm.DistributedDataParallel(module, codec="int8")` does the
+same faster: it encodes on other threads and chunk by chunk.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
+from torch.nn import parallel
+
+from fastgpu_comm import codecs
+
+
+class CodecState:
+    """The codec of each parameter of a model, and the residuals.
+
+    Residuals belong to parameters, and stay with them when torch rebuilds its buckets.
+    """
+
+    def __init__(
+        self,
+        model: parallel.DistributedDataParallel,
+        codec: codecs.Codec | str | codecs.Policy,
+    ) -> None:
+        """Chooses the codecs.
+
+        Args:
+            model: The model that the hook will be registered with.
+            codec: As for `fastgpu_comm.DistributedDataParallel`. A policy must give all parameters
+                the same codec or none.
+
+        Raises:
+            ValueError: The codec is unknown, or the parameters have different ones.
+        """
+        parameters, _ = model._build_params_for_reducer()
+        names = model._build_debug_param_to_name_mapping(parameters)
+        self.names = [names[index].removeprefix(".") for index in range(len(parameters))]
+        chosen = [
+            codecs.choose(codec, name, parameter)
+            for name, parameter in zip(self.names, parameters, strict=True)
+        ]
+        used = {each for each in chosen if each is not None}
+        if len(used) > 1:
+            raise ValueError(
+                "codec_hook takes one codec for all parameters that it encodes, not "
+                + ", ".join(sorted(each.name for each in used))
+            )
+        self.codec = used.pop() if used else None
+        self.encoded = [each is not None for each in chosen]
+        self.reducer = model.reducer
+        self.group = model.process_group
+        # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
+        self.residuals: dict[str, torch.Tensor] = {}
+        self.bytes_sent = 0
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns copies of this rank's residuals, by name of the parameter, flat."""
+        return {name: residual.clone() for name, residual in self.residuals.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what `state_dict` returned."""
+        self.residuals = {name: residual.clone() for name, residual in state.items()}
+
+
+def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
+    """Reduces a bucket to the mean over the ranks. Register it with torch's class.
+
+    Parameters without a codec are all-reduced. The others are encoded, and travel twice: to the
+    rank that adds up a share of them, and as the rounded sum to every rank. The hook waits for the
+    first exchange, so that all ranks start their collectives in one order.
+    """
+    from fastgpu_comm import native
+
+    buffer = bucket.buffer()
+    world = state.group.size()
+    if buffer.is_sparse or state.codec is None or world == 1:
+        work: Any = dist.all_reduce(buffer.div_(world), group=state.group, async_op=True)
+        return _first_of(work.get_future())
+    # Not bucket.parameters() nor bucket.index(), which may be wrong: csrc/torch/reducer.
+    indices = native.parameters_of(state.reducer, bucket)
+    gradients = bucket.gradients()
+    exact = [g for i, g in zip(indices, gradients, strict=True) if not state.encoded[i]]
+    named = [
+        (state.names[i], g) for i, g in zip(indices, gradients, strict=True) if state.encoded[i]
+    ]
+    futures = []
+    if exact:
+        futures.append(_reduce_exactly(state, exact, world))
+    if named:
+        futures.append(_reduce_encoded(state, named, world))
+
+    def finish(collected: Future[list[Future[None]]]) -> torch.Tensor:
+        for future in collected.value():
+            future.wait()  # done already; raises its error
+        return buffer
+
+    return torch.futures.collect_all(futures).then(finish)
+
+
+def _reduce_exactly(state: CodecState, gradients: list[torch.Tensor], world: int) -> Future[None]:
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).div_(world)
+    state.bytes_sent += 2 * (world - 1) * flat.nbytes // world
+    work: Any = dist.all_reduce(flat, group=state.group, async_op=True)
+    done: Future[None] = work.get_future().then(lambda future: _spread(flat, gradients, future))
+    return done
+
+
+def _reduce_encoded(
+    state: CodecState, named: list[tuple[str, torch.Tensor]], world: int
+) -> Future[None]:
+    codec = state.codec
+    assert codec is not None
+    gradients = [gradient for _, gradient in named]
+    count = sum(gradient.numel() for gradient in gradients)
+    share = -(-count // world)
+    flat = torch.zeros(share * world)
+    torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat[:count])
+    flat.div_(world)
+    residual = _gather_residuals(state, named, flat.numel()) if codec.feedback else None
+    shares = flat.view(world, share)
+    errors: Any = [None] * world if residual is None else residual.view(world, share)
+    rank = state.group.rank()
+
+    # This rank adds up share `rank`. Its own part of that is not rounded, so zeros travel.
+    zeros = codec.encode(torch.zeros(share))
+    outgoing = torch.cat(
+        [
+            zeros if peer == rank else codec.encode(shares[peer], errors[peer])
+            for peer in range(world)
+        ]
+    )
+    incoming = torch.empty_like(outgoing)
+    dist.all_to_all_single(incoming, outgoing, group=state.group)
+    total = torch.zeros(share)
+    for peer, part in enumerate(incoming.view(world, -1)):
+        if peer == rank:
+            total.add_(shares[rank])
+        else:
+            codec.decode(part, total, add=True)
+    mine = codec.encode(total, errors[rank])
+    sums = torch.empty(mine.numel() * world, dtype=torch.uint8)
+    state.bytes_sent += 2 * (world - 1) * mine.numel()
+    work: Any = dist.all_gather_into_tensor(sums, mine, group=state.group, async_op=True)
+
+    def finish(future: Future[Any]) -> None:
+        future.value()
+        for target, part in zip(shares, sums.view(world, -1), strict=True):
+            codec.decode(part, target)
+        _spread(flat, gradients, future)
+        if residual is not None:
+            _keep_residuals(state, named, residual)
+
+    done: Future[None] = work.get_future().then(finish)
+    return done
+
+
+def _gather_residuals(
+    state: CodecState, named: list[tuple[str, torch.Tensor]], length: int
+) -> torch.Tensor:
+    residual = torch.zeros(length)
+    offset = 0
+    for name, gradient in named:
+        if name in state.residuals:
+            residual[offset : offset + gradient.numel()] = state.residuals[name]
+        offset += gradient.numel()
+    return residual
+
+
+def _keep_residuals(
+    state: CodecState, named: list[tuple[str, torch.Tensor]], residual: torch.Tensor
+) -> None:
+    offset = 0
+    for name, gradient in named:
+        state.residuals[name] = residual[offset : offset + gradient.numel()]
+        offset += gradient.numel()
+
+
+def _spread(flat: torch.Tensor, gradients: list[torch.Tensor], future: Future[Any]) -> None:
+    """Copies a flat tensor into the gradients that it was made of."""
+    future.value()  # raises the error of a failed collective
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()
+
+
+def _first_of(future: Future[list[torch.Tensor]]) -> Future[torch.Tensor]:
+    first: Future[torch.Tensor] = future.then(lambda done: done.value()[0])
+    return first

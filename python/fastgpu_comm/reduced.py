@@ -1,0 +1,76 @@
+"""The parameters whose gradients DistributedDataParallel reduces: compared and named."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fastgpu_comm.codecs import Codec
+
+
+def describe(
+    names: Sequence[str], parameters: Sequence[torch.Tensor], codecs: Sequence[Codec | None]
+) -> list[str]:
+    """Describes each parameter by the properties that all ranks must agree on."""
+    described = []
+    for name, parameter, codec in zip(names, parameters, codecs, strict=True):
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        described.append(
+            f"{name}: {dtype}, shape {list(parameter.shape)}, strides "
+            f"{list(parameter.stride())}, codec {codec.name if codec else 'none'}"
+        )
+    return described
+
+
+def compare(group: dist.ProcessGroup, parameters: list[str], settings: str) -> None:
+    """Checks that parameters and settings are the same on all ranks. A collective.
+
+    Args:
+        group: The process group.
+        parameters: A description of each parameter that requires a gradient.
+        settings: A description of what else must be the same.
+
+    Raises:
+        RuntimeError: They differ; on every rank it names the first parameter that does.
+    """
+    mine = [settings, *parameters]
+    world = dist.get_world_size(group)
+    digests: list[Any] = [None] * world
+    dist.all_gather_object(digests, hashlib.sha256(repr(mine).encode()).digest(), group=group)
+    if len(set(digests)) == 1:
+        return
+    models: list[Any] = [None] * world
+    dist.all_gather_object(models, mine, group=group)
+    other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+    pairs = itertools.zip_longest(models[0], models[other], fillvalue="no parameter")
+    here, there = next((a, b) for a, b in pairs if a != b)
+    raise RuntimeError(
+        f"DDP expects same model across all ranks, but Rank 0 has {len(models[0]) - 1} params, "
+        f"while rank {other} has {len(models[other]) - 1}. The first that appears not to match: "
+        f"[{here}] on rank 0, [{there}] on rank {other}."
+    )
+
+
+@contextlib.contextmanager
+def named_in_errors() -> Iterator[None]:
+    """A Reducer made inside names parameters in its errors: it reads the debug level only then."""
+    level = dist.get_debug_level()
+    if level == dist.DebugLevel.OFF:
+        dist.set_debug_level(dist.DebugLevel.INFO)
+    try:
+        yield
+    finally:
+        dist.set_debug_level(level)
+
+
+def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Views a flat tensor as torch's buckets view gradients: with the parameter's strides."""
+    if torch.empty_like(parameter).stride() == parameter.stride():
+        return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
+    return flat.view(parameter.shape)

@@ -1,0 +1,281 @@
+"""Checks of what DistributedDataParallel keeps of torch's class. Run by test_ddp.py."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.ddp_models import WIDTH, gradients, inputs, loss_of, net, same_everywhere
+from tests.process.shortage_checks import soft_limit
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel as TorchDDP
+
+from fastgpu_comm import DistributedDataParallel, codecs
+
+
+def uncompressed() -> None:
+    """Without codec and weights: the gradients of torch's class on gloo, and no hook."""
+    rank, _ = me_and_world()
+    gloo = dist.new_group(backend="gloo")
+    ours, torchs = DistributedDataParallel(net()), TorchDDP(net(), process_group=gloo)
+    for step in range(3):
+        for model in (ours, torchs):
+            model.zero_grad()
+            loss_of(model, inputs(step, rank)).backward()
+        for mine, other in zip(gradients(ours), gradients(torchs), strict=True):
+            assert torch.equal(mine, other)
+    assert calls_no_hook(ours)
+    dist.destroy_process_group(gloo)
+    # A user's own hook still works, and a second one is refused by torch.
+    hooked = DistributedDataParallel(net())
+    calls = []
+
+    def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch dislikes annotations in quotes
+        calls.append(bucket.index())
+        work: Any = dist.all_reduce(bucket.buffer(), dist.ReduceOp.AVG, async_op=True)
+        return work.get_future().then(lambda future: future.value()[0])
+
+    hooked.register_comm_hook(None, hook)
+    loss_of(hooked, inputs(0, rank)).backward()
+    assert calls
+    same_everywhere(gradients(hooked))
+
+
+def calls_no_hook(model: Any) -> bool:
+    return not model._get_ddp_logging_data().get("comm_hook")
+
+
+def modes(codec: str) -> None:
+    """Every mode of torch's class: the same bits on all ranks, close to the exact gradients."""
+    rank, _ = me_and_world()
+    for views, set_to_none, static in itertools.product((False, True), repeat=3):
+        options: dict[str, Any] = {"gradient_as_bucket_view": views, "static_graph": static}
+        model = DistributedDataParallel(net(), codec=codec, bucket_cap_mb=0.02, **options)
+        exact = TorchDDP(net(), bucket_cap_mb=0.02, **options)
+        for step in range(4):
+            for each in (model, exact):
+                each.zero_grad(set_to_none=set_to_none)
+                if not static:  # torch refuses to accumulate in the first step of a static graph
+                    with each.no_sync():
+                        loss_of(each, inputs(step, rank)).backward()
+                loss_of(each, inputs(step, rank + 100)).backward()
+            same_everywhere(gradients(model))
+            error = norm = 0.0
+            for mine, other in zip(gradients(model), gradients(exact), strict=True):
+                if mine.dim() == 1 or mine.numel() < codecs.LEAST_ELEMENTS:
+                    torch.testing.assert_close(mine, other)
+                else:
+                    assert not torch.equal(mine, other)
+                    error += float((mine - other).norm())
+                    norm += float(other.norm())
+            assert error < 0.4 * norm
+        plan = model.bucket_plan()
+        assert sorted(itertools.chain(*plan)) == sorted(dict(model.module.named_parameters()))
+        assert ["2.weight"] in plan  # the only one large enough for a codec
+
+
+def unused() -> None:
+    """find_unused_parameters: a parameter that no rank uses keeps grad None."""
+    rank, _ = me_and_world()
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = (nn.Linear(96, 96) for _ in range(3))
+
+        def forward(self, x: torch.Tensor, use_b: bool) -> torch.Tensor:
+            y: torch.Tensor = self.a(x)
+            return y + self.b(x) if use_b else y
+
+    model = DistributedDataParallel(Branches(), codec="int8", find_unused_parameters=True)
+    for step in range(3):
+        model.zero_grad()
+        model(torch.ones(2, 96), rank == step % 2).sum().backward()
+        assert model.module.c.weight.grad is None
+        same_everywhere(gradients(model))
+    strict = DistributedDataParallel(Branches(), codec="int8")
+    strict(torch.ones(2, 96), False).sum().backward()
+    with pytest.raises(RuntimeError, match=r"b\.weight"):
+        strict(torch.ones(2, 96), False)
+
+
+def joined() -> None:
+    """Uneven inputs under join(), divided either way, as torch's class divides."""
+    rank, world = me_and_world()
+    for initial in (True, False):
+        results = []
+        for kind in (TorchDDP, DistributedDataParallel):
+            options: dict[str, Any] = {} if kind is TorchDDP else {"codec": "int8"}
+            model = kind(nn.Linear(96, 96, bias=False), **options)
+            with torch.no_grad():
+                model.module.weight.fill_(1.0)
+            optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+            with model.join(divide_by_initial_world_size=initial):
+                for _ in range(2 + rank):
+                    optimizer.zero_grad()
+                    model(torch.ones(1, 96)).sum().backward()
+                    optimizer.step()
+            same_everywhere(list(model.parameters()))
+            results.append(model.module.weight.detach().clone())
+        torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.02)
+        assert float(results[0].mean()) == pytest.approx(
+            1 - 2 - sum((r + 0.0) / (world if initial else r) for r in range(1, world))
+        )
+
+
+def joined_with_weights() -> None:
+    """Under join() a rank that has no more inputs has weight 0."""
+    rank, _ = me_and_world()
+    model = DistributedDataParallel(nn.Linear(96, 96, bias=False), codec="int8", weighted="mean")
+    with torch.no_grad():
+        model.module.weight.fill_(0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with model.join():
+        for _ in range(1 + rank):
+            optimizer.zero_grad()
+            model.set_weight(1 + rank)
+            model(torch.ones(1, 96)).sum().backward()
+            optimizer.step()
+    # The mean gradient is 1 in each step, for any number of ranks that take part.
+    torch.testing.assert_close(
+        model.module.weight.detach(),
+        torch.full((96, 96), -float(dist.get_world_size())),
+        rtol=0.02,
+        atol=0.02,
+    )
+
+
+def refusals() -> None:
+    """Bad combinations of arguments are refused by name, on every rank."""
+    gloo = dist.new_group(backend="gloo")
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"codec": "int7"}, ValueError, "int7.*int8"),
+        ({"codec": 8}, TypeError, "codec must be"),
+        ({"weighted": "median"}, ValueError, "median"),
+        ({"codec": "int8", "process_group": gloo}, ValueError, "fastgpu_comm.hooks"),
+        ({"codec": "int8", "mixed_precision": object()}, ValueError, "mixed_precision"),
+    ]
+    for options, error, message in cases:
+        with pytest.raises(error, match=message):
+            DistributedDataParallel(net(), **options)
+    model = DistributedDataParallel(net(), codec="int8")
+    with pytest.raises(RuntimeError, match="can only be called once"):
+        model.register_comm_hook(None, lambda state, bucket: None)
+    with pytest.raises(ValueError, match="weighted"):
+        model.set_weight(3)
+    dist.destroy_process_group(gloo)
+
+
+def differing_models() -> None:
+    """Every rank names the first parameter or setting that differs, and the group stays usable."""
+    rank, _ = me_and_world()
+    odd = rank == 1
+    cases: list[tuple[nn.Module, dict[str, Any], str]] = [
+        (nn.Linear(4, 5 + odd), {}, r"\[weight: float32, shape \[5, 4\].*\[6, 4\]"),
+        (nn.Linear(4, 5, bias=not odd), {}, r"Rank 0 has 2 params.* 1\..*\[bias: .*no parameter"),
+        (nn.Linear(4, 5).to(torch.float64 if odd else torch.float32), {}, "weight: float64"),
+        (nn.Linear(4, 5), {"codec": lambda *_: "int8" if odd else None}, "codec int8"),
+        (nn.Linear(4, 5), {"weighted": "sum" if odd else "mean"}, "weighted sum"),
+    ]
+    for module, options, message in cases:
+        with pytest.raises(RuntimeError, match=message):
+            DistributedDataParallel(module, **options)
+    # Names also where torch's Reducer finds the error.
+    with pytest.raises(RuntimeError, match=r"module .*doesn't have any parameter|not needed"):
+        DistributedDataParallel(nn.Tanh())
+    dist.barrier()
+
+
+def interplay() -> None:
+    """Activation checkpoints, autocast and torch.compile."""
+    rank, _ = me_and_world()
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(96, 96), nn.Linear(96, 96)
+
+        def forward(self, x: torch.Tensor, reentrant: bool) -> torch.Tensor:
+            y: torch.Tensor = torch.utils.checkpoint.checkpoint(
+                self.b, self.a(x).tanh(), use_reentrant=reentrant
+            )
+            return y
+
+    x = torch.randn(4, 96, generator=torch.Generator().manual_seed(rank))
+    for reentrant in (False, True):
+        model = DistributedDataParallel(Checkpointed(), codec="int8", static_graph=reentrant)
+        for _ in range(3):
+            model.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = model(x, reentrant).float().square().mean()
+            loss.backward()
+            same_everywhere(gradients(model))
+    model = DistributedDataParallel(net(), codec="int8")
+    compiled: Any = torch.compile(model, backend="eager")
+    for step in range(3):
+        model.zero_grad()
+        loss_of(compiled, inputs(step, rank)).backward()
+        same_everywhere(gradients(model))
+    assert model.stats()
+
+
+def buckets_in_symmetric_memory() -> None:
+    """The class of torch takes its buckets from the backend."""
+    from fastgpu_comm.backend import backend_of
+
+    rank, _ = me_and_world()
+    backend: Any = backend_of()
+    assert backend.supports_tensor_alloc(torch.device("cpu"))
+    model = TorchDDP(net(), gradient_as_bucket_view=True)
+    loss_of(model, inputs(0, rank)).backward()
+    gradient = next(model.parameters()).grad
+    assert gradient is not None
+    assert _is_memory_file(gradient.data_ptr())
+    with soft_limit(resource.RLIMIT_FSIZE, 8192):  # then they are in ordinary memory
+        large = TorchDDP(nn.Linear(4096, 2048, bias=False), gradient_as_bucket_view=True)
+    large(torch.ones(1, 4096)).sum().backward()
+    assert not _is_memory_file(gradients(large)[0].data_ptr())
+
+
+def _is_memory_file(address: int) -> bool:
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+            if start <= address < end:
+                return "memfd" in line
+    return False
+
+
+def hooks_over_gloo(codec: str) -> None:
+    """The codecs as hooks of torch's class over gloo."""
+    from fastgpu_comm import hooks
+
+    rank, _ = me_and_world()
+    owed = torch.zeros(WIDTH, WIDTH)  # the exact gradients of 2.weight, less what was delivered
+    options: dict[str, Any] = {"bucket_cap_mb": 0.02}
+    model, exact = TorchDDP(net(), **options), TorchDDP(net(), **options)
+    state = hooks.CodecState(model, codec)
+    model.register_comm_hook(state, hooks.codec_hook)
+    for step in range(4):
+        for each in (model, exact):
+            each.zero_grad()
+            loss_of(each, inputs(step, rank)).backward()
+        same_everywhere(gradients(model))
+        for mine, other in zip(gradients(model), gradients(exact), strict=True):
+            if mine.dim() == 1 or mine.numel() < codecs.LEAST_ELEMENTS:
+                torch.testing.assert_close(mine, other)
+            else:
+                assert 0 < float((mine - other).norm()) < 0.4 * float(other.norm())
+        pair = [dict(each.module.named_parameters())["2.weight"].grad for each in (exact, model)]
+        owed += pair[0] - pair[1]
+    assert set(state.state_dict()) == ({"2.weight"} if codec.startswith("int") else set())
+    for kept in state.state_dict().values():
+        dist.all_reduce(kept)
+        torch.testing.assert_close(kept.view_as(owed), owed, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,65 @@
+"""fastgpu_comm.codecs: names, policies, and encoding from Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import fastgpu_comm
+from fastgpu_comm import codecs
+
+BITS = {"fp16": 16, "bf16": 16, "int8": 8.25, "int4": 4.5}
+
+
+@pytest.mark.parametrize("name", codecs.NAMES)
+def test_it_decodes_what_it_encodes(name: str) -> None:
+    codec = codecs.find(name)
+    assert codec is not None
+    values = torch.randn(64, 96, generator=torch.Generator().manual_seed(1))
+    encoded = codec.encode(values)
+    assert encoded.numel() * 8 == values.numel() * BITS[name]
+    decoded = codec.decode(encoded, torch.empty(64, 96))
+    assert 0 < float((decoded - values).norm()) < 0.15 * float(values.norm())
+    twice = codec.decode(encoded, decoded.clone(), add=True)
+    assert torch.equal(twice, 2 * decoded)
+
+
+def test_a_residual_holds_what_encoding_lost() -> None:
+    values, residual = torch.randn(1000), torch.zeros(1000)
+    total = torch.zeros(1000)
+    for _ in range(10):
+        codecs.int4.decode(codecs.int4.encode(values, residual), total, add=True)
+    torch.testing.assert_close(total + residual, 10 * values, rtol=1e-5, atol=1e-4)
+
+
+def test_names_and_policies() -> None:
+    assert fastgpu_comm.codecs.int8 is codecs.find("int8") is codecs.find(codecs.int8)
+    assert codecs.find(None) is codecs.find("none") is None
+    with pytest.raises(ValueError, match=r"no codec 'int9'; there are fp16.*Did you mean 'int8'"):
+        codecs.find("int9")
+    nothing: Any = 8
+    with pytest.raises(TypeError, match="codec must be"):
+        codecs.find(nothing)
+    chosen = [
+        codecs.choose("int8", "weight", torch.zeros(shape, dtype=dtype))
+        for shape, dtype in (
+            ((64, 64), torch.float32),
+            ((64, 63), torch.float32),
+            ((8192,), torch.float32),
+            ((64, 64), torch.bfloat16),
+        )
+    ]
+    assert chosen == [codecs.int8, None, None, None]
+
+
+def test_wrong_tensors_are_refused() -> None:
+    with pytest.raises(ValueError, match="values must be a contiguous float32"):
+        codecs.int8.encode(torch.zeros(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="residual has 3 elements, and values has 4"):
+        codecs.int8.encode(torch.zeros(4), torch.zeros(3))
+    with pytest.raises(ValueError, match="encoded must be"):
+        codecs.int8.decode(torch.zeros(4), torch.zeros(4))
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="4 elements take 6 bytes"):
+        codecs.int8.decode(torch.zeros(4, dtype=torch.uint8), torch.zeros(4))
