@@ -229,7 +229,7 @@ def rows(name: str, found: Sequence[dict[str, dict[str, float]]]) -> Iterator[li
         ratios = [round_[other]["seconds"] / round_[variant]["seconds"] for round_ in found]
         return f"{statistics.median(ratios):.2f}"
 
-    for variant in found[0]:
+    for variant in (variant for variant in VARIANTS if variant in found[0]):
         seconds, sent = median(variant, "seconds"), median(variant, "bytes")
         exposed = [r[variant]["seconds"] - r[COMPUTE]["seconds"] for r in found]
         rate = LINKS[name].bits_per_second
