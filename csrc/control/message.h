@@ -17,24 +17,26 @@
 namespace fastgpu {
 
 enum class ControlKind : uint8_t {
-  kHello = 1,    // dialler -> acceptor: opens a link (unix: with the doorbell of the dialler)
-  kWelcome = 2,  // the answer (unix: with the doorbell of the acceptor)
+  kHello = 1,    // opens a link: the process `text` dials (unix: and passes its doorbell)
+  kWelcome = 2,  // the answer of the process `text` (unix: with its doorbell)
   kRing = 3,     // unix: the ring of lane `number`
   kStream = 4,   // TCP: the first message of a connection that then carries lane `number`
-  kSegment = 5,  // unix: segment `number` of the sender's symmetric memory
-  kLeave = 6,    // the sender leaves, for the reason in failure.message; it has opened `number`
-                 // channels to the receiver
+  kSegment = 5,  // unix: segment `number` of the sender's symmetric memory, for all groups
+  kLeave = 6,    // the sender leaves, for the reason `text`; it has opened `number` channels to the
+                 // receiver
   kFail = 7,     // the sender's communicator failed, with `failure`
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
 };
 
 struct ControlMessage {
   ControlKind kind = ControlKind::kHello;
+  // The next four: only in the messages of a communicator (kRing, kStream, kLeave, kFail).
   uint64_t communicator = 0;
-  int from = kNoRank;  // ranks in the communicator
+  uint32_t generation = 0;
+  int from = kNoRank;
   int to = kNoRank;
   uint32_t number = 0;
-  Failure failure;  // kFail: kind, peer, op, sequence and message; kLeave: message
+  Failure failure;  // kFail: kind, peer, op, sequence and message; other kinds: message is `text`
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
 };
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "transport/tcp/tcp.h"
 
 namespace fastgpu {
 
@@ -22,7 +23,7 @@ void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
   Opening& opening = openings_[id];
   opening.pair = pair;
   opening.lane = lane;
-  opening.link.connect(make_tcp_stream(std::move(socket)));
+  opening.link = Link(make_tcp_stream(std::move(socket)));
   try {
     opening.watch = loop_.watch(opening.link.fd(), [this, id] { finish_when_sent(id); });
   } catch (const CommError& error) {
@@ -32,6 +33,7 @@ void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
   ControlMessage message;
   message.kind = ControlKind::kStream;
   message.communicator = pair.member.communicator;
+  message.generation = pair.member.generation;
   message.from = pair.member.rank;
   message.to = pair.peer;
   message.number = static_cast<uint32_t>(lane);
@@ -49,7 +51,7 @@ void StreamOpener::finish_when_sent(uint64_t id) {
     if (!opening.link.all_sent()) return;
     opening.watch.reset();
     registry_.channel_opened(opening.pair, opening.lane,
-                             broker_.stream_sender(opening.link.release_stream()));
+                             make_tcp_sender(opening.link.release_stream(), engine_));
   } catch (const OutOfResourcesError& error) {
     registry_.give_up(opening.pair, error.failure());
   } catch (const CommError& error) {  // the end of the peer's control link says more

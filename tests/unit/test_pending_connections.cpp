@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,12 +21,14 @@ namespace fastgpu {
 namespace {
 
 constexpr MemberKey kKnown{.communicator = 5, .rank = 0};
-constexpr MemberKey kUnknown{.communicator = 6, .rank = 0};
+constexpr MemberKey kExpected{.communicator = 6, .rank = 0};
+constexpr MemberKey kUnknown{.communicator = 7, .rank = 0};
 
 ControlMessage first_of(ControlKind kind, const MemberKey& to, int from = 1) {
   ControlMessage message;
   message.kind = kind;
   message.communicator = to.communicator;
+  message.generation = to.generation;
   message.from = from;
   message.to = to.rank;
   return message;
@@ -35,7 +37,10 @@ ControlMessage first_of(ControlKind kind, const MemberKey& to, int from = 1) {
 struct PendingFixture {
   explicit PendingFixture(const PendingConnections::Limits& limits = {})
       : pending(loop,
-                {.is_known = [this](const MemberKey& key) { return known.contains(key); },
+                {.state_of =
+                     [this](const MemberKey& key) {
+                       return states.contains(key) ? states.at(key) : Registry::State::kUnknown;
+                     },
                  .taken =
                      [this](Link link, ControlMessage first) {
                        taken.emplace_back(std::move(link), std::move(first));
@@ -55,9 +60,14 @@ struct PendingFixture {
     return Link(make_tcp_stream(UniqueFd(both[1])));
   }
   void run() { loop.run_once(now_ns()); }
+  void attach(const MemberKey& key) {
+    states[key] = Registry::State::kAttached;
+    pending.resume(key);
+  }
 
   EventLoop loop;
-  std::set<MemberKey> known = {kKnown};
+  std::map<MemberKey, Registry::State> states = {{kKnown, Registry::State::kAttached},
+                                                 {kExpected, Registry::State::kExpected}};
   std::vector<std::pair<Link, ControlMessage>> taken;
   std::vector<Failure> shortages;
   PendingConnections pending;
@@ -91,44 +101,76 @@ TEST(a_hello_and_a_stream_reach_their_communicator) {
   CHECK_EQ(fixture.pending.size(), 0U);
 }
 
-TEST(a_parked_connection_is_taken_once_its_communicator_exists) {
+TEST(a_hello_is_taken_before_any_group_exists) {
   PendingFixture fixture;
-  Link link = fixture.connect();
-  link.send(first_of(ControlKind::kHello, kUnknown));
-  link.send(first_of(ControlKind::kLeave, kUnknown));  // not read before
+  fixture.states.clear();
+  Link hello = fixture.connect();
+  hello.send(first_of(ControlKind::kHello, {}));
   fixture.run();
-  CHECK(fixture.taken.empty());
+  CHECK_EQ(fixture.taken.size(), 1U);
+}
+
+TEST(a_parked_stream_is_taken_once_its_communicator_exists) {
+  PendingFixture fixture;
+  Link link = fixture.connect(SOCK_STREAM);
+  link.send(first_of(ControlKind::kStream, kExpected));
+  link.send(first_of(ControlKind::kLeave, kExpected));  // not read before
+  fixture.run();
   fixture.pending.resume(kKnown);
   CHECK(fixture.taken.empty());
   CHECK_EQ(fixture.pending.size(), 1U);
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 1U);
-  CHECK(fixture.taken[0].second.kind == ControlKind::kHello);
+  CHECK(fixture.taken[0].second.kind == ControlKind::kStream);
   ControlMessage next;
   CHECK(fixture.taken[0].first.receive(next) == Received::kMessage);
   CHECK(next.kind == ControlKind::kLeave);
 }
 
-TEST(a_parked_connection_stays_when_its_peer_ends) {
+TEST(a_parked_stream_is_closed_when_its_communicator_is_no_longer_expected) {
+  PendingFixture fixture;
+  Link link = fixture.connect(SOCK_STREAM);
+  link.send(first_of(ControlKind::kStream, kExpected));
+  fixture.run();
+  fixture.states.erase(kExpected);
+  fixture.pending.resume(kExpected);
+  CHECK(is_closed(link));
+  CHECK(fixture.taken.empty());
+}
+
+TEST(a_stream_of_a_group_that_is_not_here_is_closed) {
+  MemberKey stale = kKnown;
+  stale.generation = 1;
+  for (const MemberKey& key : {kUnknown, stale, MemberKey{kKnown.communicator, 1}}) {
+    PendingFixture fixture;
+    Link link = fixture.connect(SOCK_STREAM);
+    link.send(first_of(ControlKind::kStream, key));
+    fixture.run();
+    CHECK(is_closed(link));
+    CHECK(fixture.taken.empty());
+  }
+}
+
+TEST(a_parked_stream_stays_when_its_peer_ends) {
   PendingFixture fixture;
   {
-    Link link = fixture.connect();
-    link.send(first_of(ControlKind::kHello, kUnknown));
+    Link link = fixture.connect(SOCK_STREAM);
+    link.send(first_of(ControlKind::kStream, kExpected));
   }
   fixture.run();
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 1U);
 }
 
-TEST(parked_connections_are_taken_in_the_order_of_their_arrival) {
+TEST(parked_streams_are_taken_in_the_order_of_their_arrival) {
   PendingFixture fixture;
   std::vector<Link> links;
   for (int from = 1; from < 10; ++from) {
-    links.push_back(fixture.connect());
-    links.back().send(first_of(ControlKind::kHello, kUnknown, from));
+    links.push_back(fixture.connect(SOCK_STREAM));
+    links.back().send(first_of(ControlKind::kStream, kExpected, from));
   }
   fixture.run();
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 9U);
   for (int from = 1; from < 10; ++from) {
     CHECK_EQ(fixture.taken[static_cast<std::size_t>(from - 1)].second.from, from);
@@ -152,8 +194,8 @@ TEST(a_shortage_spares_connections_that_are_new_or_wait_for_their_group) {
   Link fresh = patient.connect();
   CHECK(!patient.pending.drop_silent(why));
   PendingFixture fixture({.spared = 0});
-  Link parked = fixture.connect();
-  parked.send(first_of(ControlKind::kHello, kUnknown));
+  Link parked = fixture.connect(SOCK_STREAM);
+  parked.send(first_of(ControlKind::kStream, kExpected));
   fixture.run();
   CHECK(!fixture.pending.drop_silent(why));
   Link silent = fixture.connect();
@@ -165,13 +207,13 @@ TEST(a_shortage_spares_connections_that_are_new_or_wait_for_their_group) {
 // Peers that wait for their group have said so; a stranger of the same host may say nothing.
 TEST(a_silent_connection_makes_room_before_one_that_waits_for_its_group) {
   PendingFixture fixture({.connections = 2});
-  Link waiting = fixture.connect();
-  waiting.send(first_of(ControlKind::kHello, kUnknown));
+  Link waiting = fixture.connect(SOCK_STREAM);
+  waiting.send(first_of(ControlKind::kStream, kExpected));
   fixture.run();
   Link silent = fixture.connect();
   Link newest = fixture.connect();
   CHECK(is_refused(silent, "connections wait"));
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 1U);
 }
 
@@ -204,15 +246,15 @@ TEST(the_limit_grows_with_the_world) {
   CHECK(fixture.pending.limit() <= std::max<std::size_t>(files.rlim_cur / 2, 8));
 }
 
-TEST(a_connection_that_waits_too_long_is_closed) {
-  PendingFixture fixture({.silent = 0, .parked = 0});
+TEST(a_connection_that_is_silent_too_long_is_closed) {
+  PendingFixture fixture({.silent = 0});
   Link silent = fixture.connect();
-  Link parked = fixture.connect();
-  parked.send(first_of(ControlKind::kHello, kUnknown));
+  Link parked = fixture.connect(SOCK_STREAM);
+  parked.send(first_of(ControlKind::kStream, kExpected));
   const TimeNs limit = now_ns() + 20 * kSecond;
-  while (fixture.pending.size() > 0 && now_ns() < limit) fixture.loop.run_once(limit);
+  while (fixture.pending.size() > 1 && now_ns() < limit) fixture.loop.run_once(limit);
   CHECK(is_refused(silent, "sent nothing for 0 s"));
-  CHECK(is_refused(parked, "has not made the group"));
+  CHECK(!is_closed(parked));
 }
 
 TEST(a_wrong_first_message_closes_the_connection) {

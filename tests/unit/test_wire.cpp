@@ -12,7 +12,7 @@
 
 #include "base/call.h"
 #include "check.h"
-#include "control/link.h"
+#include "control/peer_link.h"
 #include "engine/messages/message_queue.h"
 #include "transport/memory_channel.h"
 #include "unit/wire_bytes.h"
@@ -281,6 +281,7 @@ ControlMessage failure_message() {
   ControlMessage message;
   message.kind = ControlKind::kFail;
   message.communicator = 0x0807060504030201;
+  message.generation = 0x14131211;
   message.from = 3;
   message.to = 0x0201;
   message.number = 0x04030201;
@@ -294,7 +295,7 @@ ControlMessage failure_message() {
 
 Bytes failure_bytes() {
   return WireBytes()
-      .text("FGG2")
+      .text("FGG3")
       .u8(7)
       .u8(3)
       .u16(10)
@@ -305,7 +306,7 @@ Bytes failure_bytes() {
       .u32(5)
       .u64(0x0102030405060708)
       .u32(3)
-      .u32(0)
+      .u32(0x14131211)
       .text("all_reducewhy")
       .bytes();
 }
@@ -340,6 +341,7 @@ TEST(a_control_message_is_read_from_the_same_bytes) {
     const ControlMessage expected = failure_message();
     CHECK_EQ(message.kind, expected.kind);
     CHECK_EQ(message.communicator, expected.communicator);
+    CHECK_EQ(message.generation, expected.generation);
     CHECK_EQ(message.from, expected.from);
     CHECK_EQ(message.to, expected.to);
     CHECK_EQ(message.number, expected.number);
@@ -350,6 +352,36 @@ TEST(a_control_message_is_read_from_the_same_bytes) {
     CHECK_EQ(message.failure.message, expected.failure.message);
     CHECK(link.receive(message) == Received::kNothing);
   }
+}
+
+// The hello is the example of docs/wire.md.
+TEST(a_link_opens_with_a_hello_and_then_carries_the_messages_of_a_member) {
+  auto [mine, raw] = socket_pair(SOCK_STREAM);
+  EventLoop loop;
+  Poller poller;
+  const SymmetricHeap heap;
+  Registry registry(loop, kSecond);
+  PeerLink link({"fastgpu-8-0", false}, "fastgpu-4711-0123456789abcdef", registry, poller, heap,
+                [](uint32_t) {});
+  link.set_dialling();
+  link.send_leave({{.communicator = 5, .rank = 2, .generation = 9}, 7}, "it is done");
+  link.connect(std::move(mine));
+  CHECK_EQ(
+      hex(read_all(raw)),
+      "4d 00 00 00 46 47 47 33 01 04 00 00 00 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff "
+      "00 00 00 00 ff ff ff ff ff ff ff ff ff ff ff ff 1d 00 00 00 00 00 00 00 "
+      "66 61 73 74 67 70 75 2d 34 37 31 31 2d 30 31 32 33 34 35 36 37 38 39 61 62 63 64 65 66");
+  const Bytes welcome = WireControl{.kind = kWelcomeKind, .text = "fastgpu-8-0"}.stream();
+  CHECK_EQ(::send(raw.get(), welcome.data(), welcome.size(), 0),
+           static_cast<ssize_t>(welcome.size()));
+  CHECK(link.on_event() == PeerLink::Next::kWait);
+  CHECK_EQ(hex(read_all(raw)), hex(WireControl{.kind = kLeaveKind,
+                                               .communicator = 5,
+                                               .generation = 9,
+                                               .from = 2,
+                                               .to = 7,
+                                               .text = "it is done"}
+                                       .stream()));
 }
 
 TEST(the_numbers_in_a_control_message_are_fixed) {
