@@ -267,17 +267,6 @@ TEST(a_channel_to_a_rank_that_has_left_unheard_tells_so) {
            "failed 1 rank 1 has left the groups that it had with this rank");
 }
 
-TEST(an_open_link_shows_that_memory_can_be_mapped) {
-  Rank left(0);
-  Rank right(1);
-  open_channels(left, right, kGroup, true, 0);
-  left.settle();
-  const NoDescriptors none;
-  CHECK(left.connector.probe(right.connector.unix_name(), now_ns() + 20 * kSecond));
-  CHECK_THROWS(left.connector.probe("fastgpu-no-such-process", now_ns() + 20 * kSecond),
-               OutOfResourcesError, "ran out of file descriptors");
-}
-
 TEST(memory_can_be_mapped_within_a_machine) {
   Rank left(0);
   Rank right(1);

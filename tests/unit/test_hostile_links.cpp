@@ -261,6 +261,15 @@ TEST(a_peer_that_sends_without_pause_does_not_hold_up_others) {
   flood.join();
 }
 
+// The peer answers no probe, but it has opened a link.
+TEST(an_open_link_takes_the_place_of_a_probe) {
+  Hostile hostile;
+  Link link = hostile.dial(true);
+  link.send(hostile.hello(true));
+  Hostile::receive(link);
+  CHECK(hostile.victim.connector.probe(Hostile::kName, now_ns() + 20 * kSecond));
+}
+
 // The victim's probe of a hostile process: its memory is empty, or it is no memory.
 TEST(a_hostile_answer_to_a_probe_is_no_shared_memory) {
   for (const int what : {0, 1, 2}) {

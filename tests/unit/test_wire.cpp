@@ -12,7 +12,7 @@
 
 #include "base/call.h"
 #include "check.h"
-#include "control/peer_link.h"
+#include "control/link.h"
 #include "engine/messages/message_queue.h"
 #include "transport/memory_channel.h"
 #include "unit/wire_bytes.h"
@@ -352,36 +352,6 @@ TEST(a_control_message_is_read_from_the_same_bytes) {
     CHECK_EQ(message.failure.message, expected.failure.message);
     CHECK(link.receive(message) == Received::kNothing);
   }
-}
-
-// The hello is the example of docs/wire.md.
-TEST(a_link_opens_with_a_hello_and_then_carries_the_messages_of_a_member) {
-  auto [mine, raw] = socket_pair(SOCK_STREAM);
-  EventLoop loop;
-  Poller poller;
-  const SymmetricHeap heap;
-  Registry registry(loop, kSecond);
-  PeerLink link({"fastgpu-8-0", false}, "fastgpu-4711-0123456789abcdef", registry, poller, heap,
-                [](uint32_t) {});
-  link.set_dialling();
-  link.send_leave({{.communicator = 5, .rank = 2, .generation = 9}, 7}, "it is done");
-  link.connect(std::move(mine));
-  CHECK_EQ(
-      hex(read_all(raw)),
-      "4d 00 00 00 46 47 47 33 01 04 00 00 00 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff "
-      "00 00 00 00 ff ff ff ff ff ff ff ff ff ff ff ff 1d 00 00 00 00 00 00 00 "
-      "66 61 73 74 67 70 75 2d 34 37 31 31 2d 30 31 32 33 34 35 36 37 38 39 61 62 63 64 65 66");
-  const Bytes welcome = WireControl{.kind = kWelcomeKind, .text = "fastgpu-8-0"}.stream();
-  CHECK_EQ(::send(raw.get(), welcome.data(), welcome.size(), 0),
-           static_cast<ssize_t>(welcome.size()));
-  CHECK(link.on_event() == PeerLink::Next::kWait);
-  CHECK_EQ(hex(read_all(raw)), hex(WireControl{.kind = kLeaveKind,
-                                               .communicator = 5,
-                                               .generation = 9,
-                                               .from = 2,
-                                               .to = 7,
-                                               .text = "it is done"}
-                                       .stream()));
 }
 
 TEST(the_numbers_in_a_control_message_are_fixed) {
