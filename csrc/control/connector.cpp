@@ -2,10 +2,8 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <future>
-#include <limits>
 #include <memory>
 #include <utility>
 
@@ -139,12 +137,11 @@ void Connector::take_hello(Link link, ControlMessage hello) {
 }
 
 void Connector::take_stream(Link link, const ControlMessage& message) {
-  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
-  const PairKey pair{{message.communicator, message.to, message.generation}, message.from};
-  const int lane = static_cast<int>(std::min(message.number, kMost));
+  const PairKey pair = message.pair();
   registry_.check_peer(pair);
   try {
-    registry_.channel_arrived(pair, lane, make_tcp_receiver(link.release_stream(), engine_));
+    registry_.channel_arrived(pair, message.lane(),
+                              make_tcp_receiver(link.release_stream(), engine_));
   } catch (const OutOfResourcesError& error) {
     registry_.give_up(pair, error.failure());
   }
@@ -207,8 +204,14 @@ void Connector::on_dialled(const LinkKey& key, UniqueFd socket, const Failure& w
 
 // The loop reports the socket at once if there is something to read already.
 void Connector::watch(const LinkKey& key) {
-  PeerLink& link = links_.at(key);
-  link.set_watch(loop_.watch(link.fd(), [this, key] { on_event(key); }));
+  const auto found = links_.find(key);
+  if (found == links_.end() || found->second.fd() < 0) return;
+  try {
+    found->second.set_watch(loop_.watch(found->second.fd(), [this, key] { on_event(key); }));
+  } catch (const OutOfResourcesError& error) {
+    give_up(key, error.failure());
+    loop_.call_after(kShortageRetryInterval, [this, key] { watch(key); });
+  }
 }
 
 void Connector::on_event(const LinkKey& key) {

@@ -1,7 +1,9 @@
 #include "control/message.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <string_view>
 
 #include "base/text.h"
@@ -38,6 +40,22 @@ bool is_possible(const WireMessage& wire, std::size_t size) {
 }
 
 }  // namespace
+
+int ControlMessage::lane() const {
+  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
+  return static_cast<int>(std::min(number, kMost));
+}
+
+ControlMessage message_to(const PairKey& pair, ControlKind kind, uint32_t number) {
+  ControlMessage message;
+  message.kind = kind;
+  message.communicator = pair.member.communicator;
+  message.generation = pair.member.generation;
+  message.from = pair.member.rank;
+  message.to = pair.peer;
+  message.number = number;
+  return message;
+}
 
 std::vector<std::byte> encode(const ControlMessage& message) {
   const std::string_view op = cut(message.failure.op, kMaxOpBytes);

@@ -5,6 +5,7 @@
 // Invariant: decode() accepts any bytes. It returns a message within the limits below, or raises.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -28,6 +29,23 @@ enum class ControlKind : uint8_t {
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
 };
 
+// A rank of this process in a communicator.
+struct MemberKey {
+  uint64_t communicator = 0;
+  int rank = kNoRank;
+  uint32_t generation = 0;  // of the membership; 0 is the first
+
+  auto operator<=>(const MemberKey&) const = default;
+};
+
+// A rank of this process and a peer.
+struct PairKey {
+  MemberKey member;
+  int peer = kNoRank;
+
+  auto operator<=>(const PairKey&) const = default;
+};
+
 struct ControlMessage {
   ControlKind kind = ControlKind::kHello;
   // The next four: only in the messages of a communicator (kRing, kStream, kLeave, kFail).
@@ -38,7 +56,15 @@ struct ControlMessage {
   uint32_t number = 0;
   Failure failure;  // kFail: kind, peer, op, sequence and message; other kinds: message is `text`
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
+
+  // As the receiver sees it.
+  MemberKey receiver() const { return {communicator, to, generation}; }
+  PairKey pair() const { return {receiver(), from}; }
+  int lane() const;  // of kRing and kStream
 };
+
+// From a rank of this process to a peer.
+ControlMessage message_to(const PairKey& pair, ControlKind kind, uint32_t number = 0);
 
 inline constexpr std::size_t kMaxOpBytes = 64;
 inline constexpr std::size_t kMaxTextBytes = 1500;

@@ -13,27 +13,6 @@ namespace {
 // So that a peer that sends without pause does not hold up the other links.
 constexpr int kMessagesATime = 64;
 
-// A message between processes.
-ControlMessage message_of(ControlKind kind, uint32_t number = 0) {
-  ControlMessage message;
-  message.kind = kind;
-  message.number = number;
-  return message;
-}
-
-ControlMessage message_of(ControlKind kind, const PairKey& pair, uint32_t number = 0) {
-  ControlMessage message = message_of(kind, number);
-  message.communicator = pair.member.communicator;
-  message.generation = pair.member.generation;
-  message.from = pair.member.rank;
-  message.to = pair.peer;
-  return message;
-}
-
-MemberKey receiver_of(const ControlMessage& message) {
-  return {message.communicator, message.to, message.generation};
-}
-
 }  // namespace
 
 PeerLink::PeerLink(LinkKey key, std::string name, Registry& registry, Poller& engine,
@@ -89,7 +68,8 @@ void PeerLink::close() {
 }
 
 ControlMessage PeerLink::greeting(ControlKind kind) const {
-  ControlMessage message = message_of(kind);
+  ControlMessage message;
+  message.kind = kind;
   message.failure.message = name_;
   if (key_.is_unix) message.descriptors = shm_.own_doorbell();
   return message;
@@ -109,7 +89,7 @@ void PeerLink::open() {
 
 void PeerLink::open_ring(const PairKey& pair, int lane) {
   UniqueFd memory = create_shm_ring(ShmRingConfig{});
-  ControlMessage message = message_of(ControlKind::kRing, pair, static_cast<uint32_t>(lane));
+  ControlMessage message = message_to(pair, ControlKind::kRing, static_cast<uint32_t>(lane));
   message.descriptors.push_back(duplicate(memory.get(), "a shared-memory ring"));
   registry_.count_opened(pair);
   send(std::move(message));
@@ -118,21 +98,23 @@ void PeerLink::open_ring(const PairKey& pair, int lane) {
 }
 
 void PeerLink::send_segment(uint32_t segment) {
-  if (sent_segments_.contains(segment)) return;
-  ControlMessage message = message_of(ControlKind::kSegment, segment);
+  if (state_ == State::kIdle || sent_segments_.contains(segment)) return;
+  ControlMessage message;
+  message.kind = ControlKind::kSegment;
+  message.number = segment;
   message.descriptors.push_back(shm_.segment(segment));
   sent_segments_.insert(segment);
   send(std::move(message));
 }
 
 void PeerLink::send_failure(const PairKey& pair, const Failure& failure) {
-  ControlMessage message = message_of(ControlKind::kFail, pair);
+  ControlMessage message = message_to(pair, ControlKind::kFail);
   message.failure = failure;
   send(std::move(message));
 }
 
 void PeerLink::send_leave(const PairKey& pair, const std::string& why) {
-  ControlMessage message = message_of(ControlKind::kLeave, pair, registry_.opened(pair));
+  ControlMessage message = message_to(pair, ControlKind::kLeave, registry_.opened(pair));
   message.failure.message = why;
   send(std::move(message));
 }
@@ -215,7 +197,7 @@ void PeerLink::handle_refusal(const Failure& failure) {
 }
 
 void PeerLink::handle_member(ControlMessage message) {
-  const PairKey pair{receiver_of(message), message.from};
+  const PairKey pair = message.pair();
   switch (registry_.state(pair.member)) {
     case Registry::State::kExpected:
       return hold(std::move(message));
@@ -227,7 +209,7 @@ void PeerLink::handle_member(ControlMessage message) {
   }
   registry_.check_peer(pair, key_);
   if (message.kind == ControlKind::kRing) {
-    return shm_.take_ring(pair, message, hand_back_ ? ::getpid() : link_.peer_process());
+    return shm_.take_ring(message, hand_back_ ? ::getpid() : link_.peer_process());
   }
   if (message.kind == ControlKind::kFail) return registry_.fail(pair, std::move(message.failure));
   registry_.leave(pair, message.number, message.failure.message);
@@ -246,7 +228,7 @@ void PeerLink::hold(ControlMessage message) {
 void PeerLink::resume(const MemberKey& key) {
   const auto first = std::stable_partition(
       held_.begin(), held_.end(),
-      [&](const ControlMessage& message) { return receiver_of(message) != key; });
+      [&](const ControlMessage& message) { return message.receiver() != key; });
   std::vector<ControlMessage> messages(std::make_move_iterator(first),
                                        std::make_move_iterator(held_.end()));
   held_.erase(first, held_.end());

@@ -88,7 +88,7 @@ void PendingConnections::sort(uint64_t id, ControlMessage first) {
   if (first.kind != ControlKind::kStream || is_unix) {
     raise_violation("its first message has kind " + std::to_string(static_cast<int>(first.kind)));
   }
-  switch (events_.state_of({first.communicator, first.to, first.generation})) {
+  switch (events_.state_of(first.receiver())) {
     case Registry::State::kAttached:
       return take(id, std::move(first));
     case Registry::State::kExpected:
@@ -117,9 +117,7 @@ void PendingConnections::take(uint64_t id, ControlMessage first) {
 void PendingConnections::resume(const MemberKey& key) {
   std::vector<uint64_t> ids;
   for (const auto& [id, connection] : connections_) {
-    const auto& first = connection.first;
-    if (first && MemberKey{first->communicator, first->to, first->generation} == key)
-      ids.push_back(id);
+    if (connection.first && connection.first->receiver() == key) ids.push_back(id);
   }
   for (const uint64_t id : ids) {
     guard(id, [&] { sort(id, std::move(*connections_.at(id).first)); });

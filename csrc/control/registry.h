@@ -15,7 +15,6 @@
 // 4. Calls that name a communicator that is not attached change nothing.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -28,6 +27,7 @@
 #include "base/error.h"
 #include "control/dialler.h"
 #include "control/event_loop.h"
+#include "control/message.h"
 #include "transport/channel.h"
 
 namespace fastgpu {
@@ -45,23 +45,6 @@ class ConnectionSink {
   virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
   // `peer` reports the failure; kNoRank if this process does.
   virtual void on_failed(int peer, const Failure& failure) = 0;
-};
-
-// A rank of this process in a communicator.
-struct MemberKey {
-  uint64_t communicator = 0;
-  int rank = kNoRank;
-  uint32_t generation = 0;  // of the membership; 0 is the first
-
-  auto operator<=>(const MemberKey&) const = default;
-};
-
-// A rank of this process and a peer.
-struct PairKey {
-  MemberKey member;
-  int peer = kNoRank;
-
-  auto operator<=>(const PairKey&) const = default;
 };
 
 class Registry {

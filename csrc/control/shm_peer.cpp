@@ -1,7 +1,5 @@
 #include "control/shm_peer.h"
 
-#include <algorithm>
-#include <limits>
 #include <string>
 
 namespace fastgpu {
@@ -38,12 +36,12 @@ void ShmPeer::take_segment(ControlMessage& message) {
   engine_.wake();  // receivers that wait for the segment look again
 }
 
-void ShmPeer::take_ring(const PairKey& pair, ControlMessage& message, pid_t sender) {
+void ShmPeer::take_ring(ControlMessage& message, pid_t sender) {
   if (!doorbell_ || message.descriptors.size() != 1) {
     raise_violation("a ring came without its descriptor");
   }
-  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
-  const int lane = static_cast<int>(std::min(message.number, kMost));
+  const PairKey pair = message.pair();
+  const int lane = message.lane();
   registry_.channel_arrived(pair, lane,
                             make_shm_receiver(std::move(message.descriptors[0]), doorbell_,
                                               end_of(pair, lane), segments_, &heap_, sender));

@@ -43,7 +43,7 @@ class ShmPeer {
   // `message`; `sender` is the process that made it, as the kernel names it.
   void take_doorbell(ControlMessage& message);
   void take_segment(ControlMessage& message);
-  void take_ring(const PairKey& pair, ControlMessage& message, pid_t sender);
+  void take_ring(ControlMessage& message, pid_t sender);
   // The communicators get the senders of the rings that were added, once the doorbell is here.
   void add_ring(const PairKey& pair, int lane, UniqueFd ring);
   void make_senders();

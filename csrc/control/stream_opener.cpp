@@ -30,15 +30,8 @@ void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
     openings_.erase(id);
     return registry_.give_up(pair, error.failure());
   }
-  ControlMessage message;
-  message.kind = ControlKind::kStream;
-  message.communicator = pair.member.communicator;
-  message.generation = pair.member.generation;
-  message.from = pair.member.rank;
-  message.to = pair.peer;
-  message.number = static_cast<uint32_t>(lane);
   registry_.count_opened(pair);
-  opening.link.queue(std::move(message));
+  opening.link.queue(message_to(pair, ControlKind::kStream, static_cast<uint32_t>(lane)));
   finish_when_sent(id);
 }
 
