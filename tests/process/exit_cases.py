@@ -74,9 +74,7 @@ def with_a_pending_collective(place: Place) -> None:
         work = dist.all_reduce(torch.ones(100_000), async_op=True)
         assert work is not None
         work.get_future()
-        store.set("pending", "")
-    else:
-        store.wait(["pending"])
+    place.meet(store)
 
 
 def with_a_pending_callback(place: Place) -> None:
