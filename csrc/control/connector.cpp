@@ -242,7 +242,7 @@ void Connector::end_link(const LinkKey& key, const std::string& why) {
   drop(key);
 }
 
-// What a link holds stays for the communicators that it is for.
+// A link that holds messages stays until their communicators have taken them.
 void Connector::drop(const LinkKey& key) {
   PeerLink& link = links_.at(key);
   link.close();

@@ -6,8 +6,8 @@
 //   Dialler  -> PeerLink, StreamOpener            connections that this process opens
 //   PeerLink -> ShmPeer -> Registry               control messages become channels and departures
 //
-// All communicators use the same links: there is one to each process that was ever needed, and it
-// stays until that process ends.
+// All communicators use the same links. A link is opened at first need, and stays until the process
+// at its other end ends.
 //
 // Peers can connect while the engine is busy or asleep, because the control thread touches no data.
 //
@@ -63,8 +63,9 @@ class Connector {
   // the answer or the deadline. Raises OutOfResourcesError.
   bool probe(const std::string& unix_name, TimeNs deadline);
 
-  // Before the peers can know that this rank has read their records: from now on they may speak of
-  // the communicator, and are held until attach(). `peers` is by rank, and names the processes.
+  // Call it before this rank tells its peers that it has read their records. From then on they may
+  // name the communicator; their messages are held until attach(). `peers` is by rank, and need
+  // only name the processes.
   void expect(const MemberKey& key, std::vector<PeerAddress> peers);
   // Takes part in a communicator; `peers` is by rank.
   void attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,

@@ -60,8 +60,8 @@ class Registry {
   void detach(const MemberKey& key) { members_.erase(key); }
   State state(const MemberKey& key) const;
 
-  // Whether the link can be that of a peer: of an attached communicator, or of one that is
-  // expected, for which it is not known yet whether the peer is reached over unix sockets.
+  // Whether a peer may use the link. The peers of a communicator that is only expected may use
+  // either kind of link.
   bool knows(const LinkKey& link) const;
   // The peers of an attached communicator that have not departed.
   std::vector<PairKey> peers_of(const MemberKey& key) const;

@@ -1,5 +1,5 @@
-// What this process and one other process of its host share: doorbells, symmetric memory, and the
-// rings of all their groups.
+// The memory that this process shares with another process of its host: doorbells, symmetric
+// memory, and the rings of all their groups.
 //
 // Ownership: the channels belong to their communicators. Threading: the event loop's thread.
 // Invariants:
