@@ -38,8 +38,6 @@ OperationBuilder::Config builder_config(const CommunicatorConfig& config,
           .single_copy = config.options.single_copy};
 }
 
-uint64_t id_of(const Topology& topology) { return topology.records[0].communicator; }
-
 // "global ranks 4, 5, 6", for a group whose ranks are not those of the default group; else empty.
 std::string describe_global_ranks(const std::vector<int>& global_ranks) {
   constexpr std::size_t kShown = 16;
@@ -109,8 +107,8 @@ Communicator::Communicator(const CommunicatorConfig& config, Topology topology, 
   // The connector may hold the channels a little longer than this exists.
   channels_ = std::make_shared<ChannelSet>(
       runtime.engine(), config.world, lanes + 1,  // the last one is the messages'
-      [&connector, id = id_of(*topology_), rank = config.rank](int peer, int lane) {
-        connector.open(id, rank, peer, lane);
+      [&connector, member = topology_->member](int peer, int lane) {
+        connector.open({member, peer}, lane);
       },
       [latch = latch_, &engine = runtime.engine(), rank = config.rank](int peer,
                                                                        const Failure& failure) {
@@ -130,7 +128,7 @@ Communicator::~Communicator() { shutdown(); }
 
 void Communicator::join() {
   runtime_.engine().share_machine(share_of(*topology_));  // first: shutdown() takes it back
-  runtime_.connector().attach(id_of(*topology_), config_.rank, channels_, topology_->addresses);
+  runtime_.connector().attach(topology_->member, channels_, topology_->addresses);
   runtime_.engine().add(collectives_);
   runtime_.engine().add(messages_);
 }
@@ -281,7 +279,7 @@ void Communicator::on_first_failure(Failure& failure) {
   }
   failure.rank = config_.rank;
   log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));
-  runtime_.connector().fail(id_of(*topology_), config_.rank, failure);
+  runtime_.connector().fail(topology_->member, failure);
   channels_->hang_up();
   failure.message = with_advice(failure.message, failure.kind);
 }
@@ -311,7 +309,7 @@ void Communicator::shutdown(const std::string& why) {
     if (collectives_->busy() || messages_->busy()) {
       abort("while operations were pending, " + why);
     }
-    runtime_.connector().detach(id_of(*topology_), config_.rank, why);
+    runtime_.connector().detach(topology_->member, why);
     Failure destroyed;
     destroyed.kind = ErrorKind::kAborted;
     destroyed.message = "the process group was destroyed";
@@ -365,7 +363,7 @@ void Communicator::set_description(const std::string& description) {
   description_ = description;
 }
 
-uint64_t Communicator::id() const { return id_of(*topology_); }
+uint64_t Communicator::id() const { return topology_->member.communicator; }
 
 uint64_t Communicator::sequence() const { return collectives_->sequence(); }
 

@@ -230,7 +230,7 @@ std::vector<int> gather_leaders(const RendezvousRequest& request, RendezvousStor
 
 // The lowest rank whose memory this rank can map; this rank, if there is none below it.
 int find_leader(const RendezvousRequest& request, const std::vector<PeerRecord>& records,
-                const Connector& connector) {
+                Connector& connector) {
   const PeerRecord& mine = records[static_cast<std::size_t>(request.rank)];
   if (request.options.transport == Transport::kTcp) return request.rank;
   std::string refused;
@@ -324,23 +324,43 @@ std::vector<std::vector<Endpoint>> exchange_endpoints(const RendezvousRequest& r
   return endpoints;
 }
 
+std::vector<PeerAddress> processes_of(const std::vector<PeerRecord>& records) {
+  std::vector<PeerAddress> processes(records.size());
+  for (std::size_t rank = 0; rank < records.size(); ++rank) {
+    processes[rank].unix_name = records[rank].unix_name;
+  }
+  return processes;
+}
+
+// Finds out who reaches whom by shared memory, and the TCP addresses if that is not everybody.
+void find_ways(const RendezvousRequest& request, RendezvousStore& store, Connector& connector,
+               const std::vector<std::string>& addresses, Peers& peers) {
+  store.set("leader", std::to_string(find_leader(request, peers.records, connector)));
+  peers.leaders = gather_leaders(request, store);
+  check_transports(request, peers);
+  peers.endpoints.resize(peers.records.size());
+  if (std::ranges::all_of(peers.leaders, [](int leader) { return leader == 0; })) return;
+  peers.endpoints = exchange_endpoints(request, addresses, store, connector);
+  check_reachable(request, peers);
+}
+
 }  // namespace
 
 Peers rendezvous(const RendezvousRequest& request, RendezvousStore& store, Connector& connector) {
   // First, so that a wrong value is an error even where no address is needed.
   const std::vector<std::string> addresses = own_addresses(request);
   Peers peers;
-  connector.expect(connections_of(request));
+  connector.expect_connections(connections_of(request));
   store.set("rank", to_text(own_record(request, connector)));
   peers.records = gather_records(request, store);
-  store.set("leader", std::to_string(find_leader(request, peers.records, connector)));
-  peers.leaders = gather_leaders(request, store);
-  check_transports(request, peers);
-  peers.endpoints.resize(peers.records.size());
-  const bool one_host = std::ranges::all_of(peers.leaders, [](int leader) { return leader == 0; });
-  if (one_host) return peers;
-  peers.endpoints = exchange_endpoints(request, addresses, store, connector);
-  check_reachable(request, peers);
+  peers.member = {.communicator = peers.records[0].communicator, .rank = request.rank};
+  connector.expect(peers.member, processes_of(peers.records));
+  try {
+    find_ways(request, store, connector, addresses, peers);
+  } catch (...) {
+    connector.detach(peers.member, "");
+    throw;
+  }
   return peers;
 }
 

@@ -29,8 +29,9 @@ struct RendezvousRequest {
   TimeNs deadline = kNever;
 };
 
-// The result of the rendezvous, by rank.
+// The result of the rendezvous. The vectors are by rank.
 struct Peers {
+  MemberKey member;  // this rank, which the connector expects; detach() takes that back
   std::vector<PeerRecord> records;
   std::vector<int> leaders;  // the lowest rank whose memory the rank can map: itself, if no other
   // Where the process listens for TCP, best first. Empty if all ranks are on one host.

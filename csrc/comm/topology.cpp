@@ -38,6 +38,7 @@ PeerAddress address_of(const PeerRecord& mine, const PeerRecord& peer, bool same
 
 Topology topology_of(int rank, Peers peers) {
   Topology topology;
+  topology.member = peers.member;
   topology.records = std::move(peers.records);
   topology.host_of = hosts_of(peers.leaders);
   const PeerRecord& mine = topology.records[static_cast<std::size_t>(rank)];

@@ -14,6 +14,7 @@
 namespace fastgpu {
 
 struct Topology {
+  MemberKey member;  // this rank
   // By rank. Hosts are numbered in the order of their lowest ranks.
   std::vector<PeerRecord> records;
   std::vector<int> host_of;

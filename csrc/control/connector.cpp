@@ -2,16 +2,16 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <future>
-#include <limits>
+#include <memory>
 #include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "control/probe.h"
+#include "transport/tcp/tcp.h"
 
 namespace fastgpu {
 namespace {
@@ -19,18 +19,18 @@ namespace {
 constexpr TimeNs kDetachLimit = kSecond;
 constexpr TimeNs kShortageRetryInterval = 100 * kMillisecond;
 
-void log_ended(const CommError& error) {
-  log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
-}
+constexpr const char* kEnded =
+    "its process ended or its connection broke; its output, or that of the launcher, may say why";
 
 }  // namespace
 
 Connector::Connector(Poller& engine, const SymmetricHeap& heap, TimeNs leave_limit)
-    : leave_limit_(leave_limit),
-      broker_(engine, heap),
+    : engine_(engine),
+      heap_(heap),
+      registry_(loop_, leave_limit),
       dialler_(loop_),
-      opener_(loop_, dialler_, registry_, broker_),
-      pending_(loop_, {.is_known = [this](const MemberKey& key) { return registry_.has(key); },
+      opener_(loop_, dialler_, registry_, engine),
+      pending_(loop_, {.state_of = [this](const MemberKey& key) { return registry_.state(key); },
                        .taken =
                            [this](Link link, ControlMessage first) {
                              take_connection(std::move(link), std::move(first));
@@ -48,37 +48,47 @@ Connector::~Connector() {
   thread_.join();
 }
 
-bool Connector::probe(const std::string& unix_name, TimeNs deadline) const {
-  return can_map_memory_of(unix_name, deadline);
+bool Connector::probe(const std::string& unix_name, TimeNs deadline) {
+  bool is_linked = false;  // then each has mapped the other one's doorbell
+  run_and_wait(
+      [&] {
+        const auto found = links_.find({unix_name, true});
+        is_linked = found != links_.end() && found->second.state() == PeerLink::State::kOpen;
+      },
+      kNever);
+  return is_linked || can_map_memory_of(unix_name, deadline);
 }
 
-void Connector::expect(std::size_t connections) {
+void Connector::expect_connections(std::size_t connections) {
   loop_.post([this, connections] { pending_.expect(connections); });
 }
 
-void Connector::attach(uint64_t communicator, int rank, std::shared_ptr<ConnectionSink> sink,
+void Connector::expect(const MemberKey& key, std::vector<PeerAddress> peers) {
+  run_and_wait([&] { registry_.expect(key, std::move(peers)); }, kNever);
+}
+
+void Connector::attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
                        std::vector<PeerAddress> peers) {
-  const MemberKey key{communicator, rank};
   run_and_wait(
       [&] {
         registry_.attach(key, std::move(sink), std::move(peers));
-        pending_.resume(key);
+        resume(key);
       },
       kNever);
 }
 
-void Connector::open(uint64_t communicator, int rank, int peer, int lane) {
-  loop_.post([=, this] { open_channel({{communicator, rank}, peer}, lane); });
+void Connector::open(const PairKey& pair, int lane) {
+  loop_.post([=, this] { open_channel(pair, lane); });
 }
 
-void Connector::fail(uint64_t communicator, int rank, const Failure& failure) {
+void Connector::fail(const MemberKey& key, const Failure& failure) {
   loop_.post([=, this] {
-    for_each_link({communicator, rank}, [&](PeerLink& link) { link.send_failure(failure); });
+    tell_peers(key, [&](PeerLink& link, const PairKey& pair) { link.send_failure(pair, failure); });
   });
 }
 
-void Connector::detach(uint64_t communicator, int rank, const std::string& why) {
-  run_and_wait([=, this] { leave({communicator, rank}, why); }, now_ns() + kDetachLimit);
+void Connector::detach(const MemberKey& key, const std::string& why) {
+  run_and_wait([=, this] { leave(key, why); }, now_ns() + kDetachLimit);
 }
 
 // The command may be run after this has returned, unless the deadline is kNever.
@@ -95,43 +105,46 @@ void Connector::run_and_wait(const std::function<void()>& command, TimeNs deadli
 }
 
 void Connector::take_connection(Link link, ControlMessage first) {
-  const PairKey pair{{first.communicator, first.to}, first.from};
   const std::string from = describe_peer(link.fd());
   try {
-    registry_.check_peer(pair);
     if (first.kind == ControlKind::kStream) {
-      take_stream(std::move(link), first, pair);
+      take_stream(std::move(link), first);
     } else {
-      take_hello(std::move(link), std::move(first), pair);
+      take_hello(std::move(link), std::move(first));
     }
-  } catch (const OutOfResourcesError& error) {
-    registry_.give_up(pair, error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
         "from=" + quoted(from) + " reason=" + quoted(error.what()));
   }
 }
 
-void Connector::take_hello(Link link, ControlMessage hello, const PairKey& pair) {
-  const PeerLink::Key key{.pair = pair, .is_dialled = false};
-  if (links_.contains(key)) {
-    raise_violation("a second hello came from rank " + std::to_string(pair.peer));
+void Connector::take_hello(Link link, ControlMessage hello) {
+  const LinkKey key{hello.failure.message, link.is_unix()};
+  const bool is_known = links_.contains(key) || registry_.knows(key);
+  if (!is_known || key.process == unix_name()) {
+    return refuse(std::move(link), make_failure(ErrorKind::kPeerLost,
+                                                "has left the groups that it had with this rank"));
   }
+  PeerLink& found = link_of(key);
   try {
-    add_link(key).accept(std::move(link), std::move(hello));
-    watch(key);
-  } catch (const OutOfResourcesError&) {  // the link stays, so that the peer can be told
-    throw;
+    if (found.accept(std::move(link), std::move(hello))) watch(key);
+  } catch (const OutOfResourcesError& error) {
+    give_up(key, error.failure());
   } catch (const CommError&) {
-    links_.erase(key);
+    if (found.state() == PeerLink::State::kIdle) drop(key);
     throw;
   }
 }
 
-void Connector::take_stream(Link link, const ControlMessage& message, const PairKey& pair) {
-  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
-  const int lane = static_cast<int>(std::min(message.number, kMost));
-  registry_.channel_arrived(pair, lane, broker_.stream_receiver(link.release_stream()));
+void Connector::take_stream(Link link, const ControlMessage& message) {
+  const PairKey pair = message.pair();
+  registry_.check_peer(pair);
+  try {
+    registry_.channel_arrived(pair, message.lane(),
+                              make_tcp_receiver(link.release_stream(), engine_));
+  } catch (const OutOfResourcesError& error) {
+    registry_.give_up(pair, error.failure());
+  }
 }
 
 void Connector::open_channel(const PairKey& pair, int lane) {
@@ -139,115 +152,134 @@ void Connector::open_channel(const PairKey& pair, int lane) {
   if (found == nullptr) return;
   const PeerAddress address = *found;
   try {
-    ensure_link(pair, address);
+    ensure_link(address);
     if (!address.shared_memory) return opener_.open(pair, lane);
-    const auto link = links_.find({.pair = pair, .is_dialled = true});
-    if (link != links_.end()) link->second.open_ring(lane);  // else the socket refused at once
+    const auto link = links_.find(address.link());
+    if (link != links_.end()) link->second.open_ring(pair, lane);  // else it cannot be reached
   } catch (const CommError& error) {
     registry_.give_up(pair, error.failure());
   }
 }
 
-// Dials the link, unless it exists.
-void Connector::ensure_link(const PairKey& pair, const PeerAddress& address) {
-  const PeerLink::Key key{.pair = pair, .is_dialled = true};
-  if (links_.contains(key)) return;
-  const bool is_unix = address.shared_memory;
-  add_link(key).say_hello(is_unix);
-  dialler_.dial(address, [this, key, is_unix](UniqueFd socket, const Failure& why) {
-    on_dialled(key, std::move(socket), is_unix, why);
+PeerLink& Connector::link_of(const LinkKey& key) {
+  const auto share = [this, key](uint32_t segment) {  // called by the engine
+    loop_.post([this, key, segment] {
+      guard(key, [segment](PeerLink& link) { link.send_segment(segment); });
+    });
+  };
+  return links_.try_emplace(key, key, unix_name(), registry_, engine_, heap_, share).first->second;
+}
+
+// Dials the link, unless it is there.
+void Connector::ensure_link(const PeerAddress& address) {
+  const LinkKey key = address.link();
+  PeerLink& link = link_of(key);
+  if (link.state() != PeerLink::State::kIdle) return;
+  if (key.process == unix_name()) {
+    return link.open_to_self([this, key](ControlMessage message) {
+      loop_.post([this, key, held = std::make_shared<ControlMessage>(std::move(message))] {
+        guard(key, [&](PeerLink& self) { self.handle(std::move(*held)); });
+      });
+    });
+  }
+  link.set_dialling();
+  dialler_.dial(address, [this, key](UniqueFd socket, const Failure& why) {
+    on_dialled(key, std::move(socket), why);
   });
 }
 
-void Connector::on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix,
-                           const Failure& why) {
+void Connector::on_dialled(const LinkKey& key, UniqueFd socket, const Failure& why) {
   const auto found = links_.find(key);
-  if (found == links_.end()) return;
-  if (!socket) {
-    links_.erase(found);
-    return registry_.give_up(key.pair, why);
-  }
+  // A hello of the peer may have come first.
+  if (found == links_.end() || found->second.state() != PeerLink::State::kDialling) return;
   try {
-    found->second.connect(std::move(socket), is_unix);
+    if (!socket) raise(why);
+    found->second.connect(std::move(socket));
     watch(key);
   } catch (const CommError& error) {
-    registry_.give_up(key.pair, error.failure());
+    give_up(key, error.failure());
+    drop(key);
   }
-}
-
-PeerLink& Connector::add_link(const PeerLink::Key& key) {
-  const auto share = [this, key](uint32_t segment) {  // called by the engine
-    loop_.post([this, key, segment] {
-      const auto found = links_.find(key);
-      if (found == links_.end()) return;
-      try {
-        found->second.send_segment(segment);
-      } catch (const CommError& error) {
-        on_error(key.pair, error);
-      }
-    });
-  };
-  return links_.try_emplace(key, key, registry_, broker_, share).first->second;
 }
 
 // The loop reports the socket at once if there is something to read already.
-void Connector::watch(const PeerLink::Key& key) {
-  PeerLink& link = links_.at(key);
-  link.set_watch(loop_.watch(link.fd(), [this, key] { on_event(key); }));
+void Connector::watch(const LinkKey& key) {
+  const auto found = links_.find(key);
+  if (found == links_.end() || found->second.fd() < 0) return;
+  try {
+    found->second.set_watch(loop_.watch(found->second.fd(), [this, key] { on_event(key); }));
+  } catch (const OutOfResourcesError& error) {
+    give_up(key, error.failure());
+    loop_.call_after(kShortageRetryInterval, [this, key] { watch(key); });
+  }
 }
 
-void Connector::on_event(const PeerLink::Key& key) {
+void Connector::on_event(const LinkKey& key) {
+  guard(key, [&](PeerLink& link) {
+    const PeerLink::Next next = link.on_event();
+    if (next == PeerLink::Next::kMore) loop_.post([this, key] { on_event(key); });
+    if (next == PeerLink::Next::kEnd) end_link(key, kEnded);
+  });
+}
+
+// Uses the link, if there is one, and ends it if the peer breaks the protocol.
+void Connector::guard(const LinkKey& key, const std::function<void(PeerLink& link)>& body) {
   const auto found = links_.find(key);
   if (found == links_.end()) return;
   try {
-    const PeerLink::State state = found->second.on_event();
-    if (state == PeerLink::State::kOpen) return;
-    if (state == PeerLink::State::kMore) return loop_.post([this, key] { on_event(key); });
-    end_link(key,
-             "its process ended or its connection broke; its output, or that of the launcher, may "
-             "say why");
-  } catch (const OutOfResourcesError& error) {  // the link is intact: by it the peer is told
-    registry_.give_up(key.pair, error.failure());
+    body(found->second);
+  } catch (const OutOfResourcesError& error) {  // the link is intact: by it the peers are told
+    give_up(key, error.failure());
     loop_.call_after(kShortageRetryInterval, [this, key] { on_event(key); });
   } catch (const CommError& error) {
-    log_ended(error);
+    log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
     end_link(key, error.what());
   }
 }
 
-void Connector::end_link(const PeerLink::Key& key, const std::string& why) {
-  links_.erase(key);
-  if (!registry_.link_ended(key.pair, why)) return;
-  loop_.call_after(leave_limit_, [this, pair = key.pair] { registry_.lose_incomplete(pair); });
+void Connector::end_link(const LinkKey& key, const std::string& why) {
+  for (const PairKey& pair : registry_.peers_behind(key)) registry_.link_ended(pair, why);
+  drop(key);
 }
 
-// Reports a shortage. A broken connection needs no report: its own event follows.
-void Connector::on_error(const PairKey& pair, const CommError& error) {
-  log_ended(error);
-  if (error.failure().kind == ErrorKind::kOutOfResources) registry_.give_up(pair, error.failure());
+// A link that holds messages stays until their communicators have taken them.
+void Connector::drop(const LinkKey& key) {
+  PeerLink& link = links_.at(key);
+  link.close();
+  if (!link.holds_any()) links_.erase(key);
+}
+
+void Connector::give_up(const LinkKey& key, const Failure& why) {
+  for (const PairKey& pair : registry_.peers_behind(key)) registry_.give_up(pair, why);
+}
+
+// The communicator is attached now, or no longer expected.
+void Connector::resume(const MemberKey& key) {
+  std::vector<LinkKey> links;
+  for (const auto& [link_key, link] : links_) {
+    if (link.holds_any()) links.push_back(link_key);
+  }
+  for (const LinkKey& link_key : links) {
+    guard(link_key, [&](PeerLink& link) {
+      link.resume(key);
+      if (link.state() == PeerLink::State::kIdle) end_link(link_key, kEnded);
+    });
+  }
+  pending_.resume(key);
 }
 
 void Connector::leave(const MemberKey& key, const std::string& why) {
-  for_each_link(key, [&](PeerLink& link) { link.send_leave(why); });
-  std::vector<PeerLink::Key> links;
-  for (const auto& [link_key, link] : links_) {
-    if (link_key.pair.member == key) links.push_back(link_key);
-  }
+  tell_peers(key, [&](PeerLink& link, const PairKey& pair) { link.send_leave(pair, why); });
   registry_.detach(key);
-  broker_.forget(key);
-  for (const PeerLink::Key& link : links) {
-    if (links_.at(link).is_connected()) on_event(link);  // ends it, unless messages wait
-  }
+  for (auto& [link_key, link] : links_) link.forget(key);
+  resume(key);
 }
 
-void Connector::for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what) {
-  for (auto& [link_key, link] : links_) {
-    if (link_key.pair.member != key) continue;
-    try {
-      what(link);
-    } catch (const CommError& error) {
-      on_error(link_key.pair, error);
-    }
+void Connector::tell_peers(const MemberKey& key,
+                           const std::function<void(PeerLink&, const PairKey&)>& tell) {
+  for (const PairKey& pair : registry_.peers_of(key)) {
+    const PeerAddress* address = registry_.find(pair);  // lost by now, if its link has ended
+    if (address != nullptr) guard(address->link(), [&](PeerLink& link) { tell(link, pair); });
   }
 }
 

@@ -4,14 +4,18 @@
 // The connector owns one control thread with its event loop, and ties together what runs there:
 //   Listener -> PendingConnections -> PeerLink    connections that peers open
 //   Dialler  -> PeerLink, StreamOpener            connections that this process opens
-//   PeerLink -> ChannelBroker -> Registry         control messages become channels and departures
+//   PeerLink -> ShmPeer -> Registry               control messages become channels and departures
+//
+// All communicators use the same links. A link is opened at first need, and stays until the process
+// at its other end ends.
 //
 // Peers can connect while the engine is busy or asleep, because the control thread touches no data.
 //
 // Ownership: one connector for each process. Channels belong to the communicator that gets them.
 // Threading: all public calls from any thread. Sinks are called on the control thread.
 // Invariants:
-// 1. There is at most one link for each pair of ranks and direction of dialling.
+// 1. There is at most one link to a process (two if some groups reach it by unix socket, and
+//    others over TCP). Its end loses the ranks of that process in every communicator.
 // 2. The control thread never waits for a peer.
 // 3. A violation of the protocol ends the connection on which it happened, and no other.
 // 4. A shortage of this process fails its communicators, whose peers are told the reason. No peer
@@ -26,7 +30,6 @@
 #include <thread>
 #include <vector>
 
-#include "control/channel_broker.h"
 #include "control/dialler.h"
 #include "control/event_loop.h"
 #include "control/listener.h"
@@ -41,7 +44,7 @@ namespace fastgpu {
 
 class Connector {
  public:
-  // How long after the end of a link the last channels of a peer that leaves may arrive.
+  // How long after kLeave the last channels of a peer may arrive.
   static constexpr TimeNs kLeaveLimit = 10 * kSecond;
 
   Connector(Poller& engine, const SymmetricHeap& heap, TimeNs leave_limit = kLeaveLimit);
@@ -55,53 +58,60 @@ class Connector {
     return listener_.listen(address, range);
   }
   // Before a communicator is announced to its peers: they will open up to so many connections.
-  void expect(std::size_t connections);
+  void expect_connections(std::size_t connections);
   // Whether this process can map memory of the process that listens on `unix_name`. Blocks until
   // the answer or the deadline. Raises OutOfResourcesError.
-  bool probe(const std::string& unix_name, TimeNs deadline) const;
+  bool probe(const std::string& unix_name, TimeNs deadline);
 
-  // Takes part in a communicator as `rank`; `peers` is by rank. Connections that peers have already
-  // opened to it are accepted now.
-  void attach(uint64_t communicator, int rank, std::shared_ptr<ConnectionSink> sink,
+  // Call it before this rank tells its peers that it has read their records. From then on they may
+  // name the communicator; their messages are held until attach(). `peers` is by rank, and need
+  // only name the processes.
+  void expect(const MemberKey& key, std::vector<PeerAddress> peers);
+  // Takes part in a communicator; `peers` is by rank.
+  void attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
               std::vector<PeerAddress> peers);
   // Opens the channel of one lane to a peer. The sink receives the channel, or is told that the
   // peer departed.
-  void open(uint64_t communicator, int rank, int peer, int lane);
+  void open(const PairKey& pair, int lane);
   // Tells every linked peer that this communicator failed.
-  void fail(uint64_t communicator, int rank, const Failure& failure);
+  void fail(const MemberKey& key, const Failure& failure);
   // Tells every linked peer that this rank leaves, and forgets the communicator. `why` completes
   // "rank 3 has left the group: ...". Waits for the control thread to do so, but at most a second;
   // if it takes longer, the sink may still be called after this returns.
-  void detach(uint64_t communicator, int rank, const std::string& why);
+  void detach(const MemberKey& key, const std::string& why);
 
  private:
   void run_and_wait(const std::function<void()>& command, TimeNs deadline);
   void take_connection(Link link, ControlMessage first);
-  void take_hello(Link link, ControlMessage hello, const PairKey& pair);
-  void take_stream(Link link, const ControlMessage& message, const PairKey& pair);
+  void take_hello(Link link, ControlMessage hello);
+  void take_stream(Link link, const ControlMessage& message);
   void open_channel(const PairKey& pair, int lane);
-  void ensure_link(const PairKey& pair, const PeerAddress& address);
-  void on_dialled(const PeerLink::Key& key, UniqueFd socket, bool is_unix, const Failure& why);
-  PeerLink& add_link(const PeerLink::Key& key);
-  void watch(const PeerLink::Key& key);
-  void on_event(const PeerLink::Key& key);
-  void end_link(const PeerLink::Key& key, const std::string& why);
-  void on_error(const PairKey& pair, const CommError& error);
+  PeerLink& link_of(const LinkKey& key);
+  void ensure_link(const PeerAddress& address);
+  void on_dialled(const LinkKey& key, UniqueFd socket, const Failure& why);
+  void watch(const LinkKey& key);
+  void on_event(const LinkKey& key);
+  void guard(const LinkKey& key, const std::function<void(PeerLink& link)>& body);
+  void end_link(const LinkKey& key, const std::string& why);
+  void drop(const LinkKey& key);
+  void give_up(const LinkKey& key, const Failure& why);
+  void resume(const MemberKey& key);
   void leave(const MemberKey& key, const std::string& why);
-  void for_each_link(const MemberKey& key, const std::function<void(PeerLink&)>& what);
+  void tell_peers(const MemberKey& key,
+                  const std::function<void(PeerLink& link, const PairKey& pair)>& tell);
 
-  const TimeNs leave_limit_;
+  Poller& engine_;
+  const SymmetricHeap& heap_;
 
   // Only the control thread uses these fields, except where their headers allow more. The order
   // matters for destruction: watches must end before loop_.
   EventLoop loop_;
   Registry registry_;
-  ChannelBroker broker_;
   Dialler dialler_;
   StreamOpener opener_;
   PendingConnections pending_;
   Listener listener_;
-  std::map<PeerLink::Key, PeerLink> links_;
+  std::map<LinkKey, PeerLink> links_;
   std::thread thread_;
 };
 

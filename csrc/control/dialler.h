@@ -6,6 +6,7 @@
 // Invariant: every dial() calls its callback once, unless the dialler is destroyed first.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -21,11 +22,21 @@
 
 namespace fastgpu {
 
-// How to reach a rank: by shared memory through its unix socket, else over TCP.
+// Identifies the control link with a process.
+struct LinkKey {
+  std::string process;   // the name of its unix socket
+  bool is_unix = false;  // else TCP
+
+  auto operator<=>(const LinkKey&) const = default;
+};
+
+// How to reach a rank: by shared memory through the unix socket of its process, else over TCP.
 struct PeerAddress {
   bool shared_memory = false;
   std::string unix_name;
   std::vector<Endpoint> endpoints;  // best first
+
+  LinkKey link() const { return {unix_name, shared_memory}; }
 };
 
 class Dialler {

@@ -1,7 +1,6 @@
 // One connection for control messages. Over a unix socket a message is one packet, which may carry
 // descriptors. Over a stream it is a length and that many bytes.
 //
-// A link may be used before it is connected: messages then wait in its queue.
 // Ownership: the link owns its socket or stream. Threading: one thread at a time.
 // Invariants:
 // 1. Messages leave in the order of send().
@@ -28,9 +27,9 @@ class Link {
   Link() = default;  // not connected
   explicit Link(UniqueFd unix_socket) : socket_(std::move(unix_socket)) {}
   explicit Link(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  Link(UniqueFd socket, bool is_unix)
+      : Link(is_unix ? Link(std::move(socket)) : Link(make_tcp_stream(std::move(socket)))) {}
 
-  void connect(UniqueFd unix_socket) { socket_ = std::move(unix_socket); }
-  void connect(std::unique_ptr<Stream> stream) { stream_ = std::move(stream); }
   bool is_connected() const noexcept { return socket_ || stream_ != nullptr; }
   bool is_unix() const noexcept { return static_cast<bool>(socket_); }
   // To watch for input and output; -1 if not connected.

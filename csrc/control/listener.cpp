@@ -93,13 +93,12 @@ void Listener::accept_from(const UniqueFd& listener, bool is_unix) {
 }
 
 void Listener::hand_over(UniqueFd socket, bool is_unix) {
-  if (!is_unix) return events_.accepted(Link(make_tcp_stream(std::move(socket))));
   try {
-    check_user(socket.get(), user_);
+    if (is_unix) check_user(socket.get(), user_);
   } catch (const AuthenticationError&) {  // logged by check_user
     return;
   }
-  events_.accepted(Link(std::move(socket)));
+  events_.accepted(Link(std::move(socket), is_unix));
 }
 
 void Listener::on_shortage(const UniqueFd& listener, bool is_unix, const Failure& why) {
@@ -122,7 +121,7 @@ void Listener::refuse_all(const UniqueFd& listener, bool is_unix, const Failure&
   spare_.reset();
   try {
     while (UniqueFd socket = accept_connection(listener.get())) {
-      refuse(is_unix ? Link(std::move(socket)) : Link(make_tcp_stream(std::move(socket))), why);
+      refuse(Link(std::move(socket), is_unix), why);
     }
   } catch (const CommError& error) {  // another thread took the spare descriptor
     log(LogLevel::kError, "refuse_failed", "reason=" + quoted(error.what()));

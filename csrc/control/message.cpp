@@ -1,7 +1,9 @@
 #include "control/message.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <string_view>
 
 #include "base/text.h"
@@ -9,7 +11,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr uint32_t kMagic = 0x32474746;  // "FGG2": the protocol's name and version
+constexpr uint32_t kMagic = 0x33474746;  // "FGG3": the protocol's name and version
 
 // The fixed part. `op` and the message text follow.
 struct WireMessage {
@@ -24,7 +26,7 @@ struct WireMessage {
   int32_t failure_peer;
   int64_t failure_sequence;
   uint32_t text_size;
-  uint32_t reserved;
+  uint32_t generation;
 };
 static_assert(sizeof(WireMessage) == 48);
 static_assert(sizeof(WireMessage) + kMaxOpBytes + kMaxTextBytes <= kMaxControlBytes);
@@ -39,6 +41,22 @@ bool is_possible(const WireMessage& wire, std::size_t size) {
 
 }  // namespace
 
+int ControlMessage::lane() const {
+  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
+  return static_cast<int>(std::min(number, kMost));
+}
+
+ControlMessage message_to(const PairKey& pair, ControlKind kind, uint32_t number) {
+  ControlMessage message;
+  message.kind = kind;
+  message.communicator = pair.member.communicator;
+  message.generation = pair.member.generation;
+  message.from = pair.member.rank;
+  message.to = pair.peer;
+  message.number = number;
+  return message;
+}
+
 std::vector<std::byte> encode(const ControlMessage& message) {
   const std::string_view op = cut(message.failure.op, kMaxOpBytes);
   const std::string_view text = cut(message.failure.message, kMaxTextBytes);
@@ -48,6 +66,7 @@ std::vector<std::byte> encode(const ControlMessage& message) {
   wire.failure_kind = static_cast<uint8_t>(message.failure.kind);
   wire.op_size = static_cast<uint16_t>(op.size());
   wire.communicator = message.communicator;
+  wire.generation = message.generation;
   wire.from = message.from;
   wire.to = message.to;
   wire.number = message.number;
@@ -72,6 +91,7 @@ ControlMessage decode(std::span<const std::byte> bytes) {
   ControlMessage message;
   message.kind = static_cast<ControlKind>(wire.kind);
   message.communicator = wire.communicator;
+  message.generation = wire.generation;
   message.from = wire.from;
   message.to = wire.to;
   message.number = wire.number;

@@ -5,6 +5,7 @@
 // Invariant: decode() accepts any bytes. It returns a message within the limits below, or raises.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -17,26 +18,53 @@
 namespace fastgpu {
 
 enum class ControlKind : uint8_t {
-  kHello = 1,    // dialler -> acceptor: opens a link (unix: with the doorbell of the dialler)
-  kWelcome = 2,  // the answer (unix: with the doorbell of the acceptor)
+  kHello = 1,    // opens a link: the process `text` dials (unix: and passes its doorbell)
+  kWelcome = 2,  // the answer of the process `text` (unix: with its doorbell)
   kRing = 3,     // unix: the ring of lane `number`
   kStream = 4,   // TCP: the first message of a connection that then carries lane `number`
-  kSegment = 5,  // unix: segment `number` of the sender's symmetric memory
-  kLeave = 6,    // the sender leaves, for the reason in failure.message; it has opened `number`
-                 // channels to the receiver
+  kSegment = 5,  // unix: segment `number` of the sender's symmetric memory, for all groups
+  kLeave = 6,    // the sender leaves, for the reason `text`; it has opened `number` channels to the
+                 // receiver
   kFail = 7,     // the sender's communicator failed, with `failure`
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
 };
 
+// A rank of this process in a communicator.
+struct MemberKey {
+  uint64_t communicator = 0;
+  int rank = kNoRank;
+  uint32_t generation = 0;  // of the membership; 0 is the first
+
+  auto operator<=>(const MemberKey&) const = default;
+};
+
+// A rank of this process and a peer.
+struct PairKey {
+  MemberKey member;
+  int peer = kNoRank;
+
+  auto operator<=>(const PairKey&) const = default;
+};
+
 struct ControlMessage {
   ControlKind kind = ControlKind::kHello;
+  // The next four: only in the messages of a communicator (kRing, kStream, kLeave, kFail).
   uint64_t communicator = 0;
-  int from = kNoRank;  // ranks in the communicator
+  uint32_t generation = 0;
+  int from = kNoRank;
   int to = kNoRank;
   uint32_t number = 0;
-  Failure failure;  // kFail: kind, peer, op, sequence and message; kLeave: message
+  Failure failure;  // kFail: kind, peer, op, sequence and message; other kinds: message is `text`
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
+
+  // As the receiver sees it.
+  MemberKey receiver() const { return {communicator, to, generation}; }
+  PairKey pair() const { return {receiver(), from}; }
+  int lane() const;  // of kRing and kStream
 };
+
+// From a rank of this process to a peer.
+ControlMessage message_to(const PairKey& pair, ControlKind kind, uint32_t number = 0);
 
 inline constexpr std::size_t kMaxOpBytes = 64;
 inline constexpr std::size_t kMaxTextBytes = 1500;

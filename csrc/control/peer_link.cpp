@@ -1,111 +1,131 @@
 #include "control/peer_link.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <limits>
-#include <string>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "transport/shm/shm.h"
 
 namespace fastgpu {
 namespace {
 
 // So that a peer that sends without pause does not hold up the other links.
 constexpr int kMessagesATime = 64;
-// A process numbers its segments from 0, so no honest peer comes near this.
-constexpr uint32_t kMaxSegments = 4096;
-
-int lane_of(const ControlMessage& message) {
-  constexpr auto kMost = static_cast<uint32_t>(std::numeric_limits<int>::max());
-  return static_cast<int>(std::min(message.number, kMost));
-}
 
 }  // namespace
 
-PeerLink::PeerLink(const Key& key, Registry& registry, ChannelBroker& broker,
-                   ChannelBroker::ShareSegment share)
-    : key_(key), registry_(registry), broker_(broker), share_(std::move(share)) {
-  peer_.pair = key.pair;
-}
+PeerLink::PeerLink(LinkKey key, std::string name, Registry& registry, Poller& engine,
+                   const SymmetricHeap& heap, ShmPeer::ShareSegment share)
+    : key_(std::move(key)),
+      name_(std::move(name)),
+      registry_(registry),
+      shm_(registry, engine, heap, std::move(share)) {}
 
-void PeerLink::say_hello(bool is_unix) {
-  ControlMessage hello = message_of(ControlKind::kHello);
-  if (is_unix) hello.descriptors = broker_.own_doorbell();
-  send(std::move(hello));
-}
-
-void PeerLink::connect(UniqueFd socket, bool is_unix) {
-  if (is_unix) {
-    link_.connect(std::move(socket));
-  } else {
-    link_.connect(make_tcp_stream(std::move(socket)));
-  }
-  peer_.process = link_.peer_process();
+void PeerLink::connect(UniqueFd socket) {
+  ControlMessage hello = greeting(ControlKind::kHello);
+  link_ = Link(std::move(socket), key_.is_unix);
+  link_.queue(std::move(hello));
   try_flush();
 }
 
-void PeerLink::accept(Link link, ControlMessage hello) {
-  link_ = std::move(link);
-  peer_.process = link_.peer_process();
-  ControlMessage welcome = message_of(ControlKind::kWelcome);
-  if (link_.is_unix()) {
-    take_doorbell(hello);
-    peer_.segments = std::make_shared<PeerSegments>();
-    welcome.descriptors = broker_.own_doorbell();
+bool PeerLink::accept(Link link, ControlMessage hello) {
+  if (state_ == State::kOpen) return false;
+  if (state_ == State::kDialling && name_ < key_.process) {
+    spare_ = std::move(link);
+    return false;
   }
+  ControlMessage welcome;
   try {
-    send(std::move(welcome));
-  } catch (const OutOfResourcesError&) {
+    welcome = greeting(ControlKind::kWelcome);
+    take_doorbell(hello);
+  } catch (const OutOfResourcesError& error) {
+    refuse(std::move(link), error.failure());
     throw;
-  } catch (const CommError& error) {  // the peer has ended, but what it sent still counts
-    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
   }
+  watch_.reset();
+  link_ = std::move(link);
+  link_.queue(std::move(welcome));
+  open();
+  return true;
 }
 
-void PeerLink::open_ring(int lane) {
-  UniqueFd ring = create_shm_ring(ShmRingConfig{});
-  ControlMessage message = message_of(ControlKind::kRing, static_cast<uint32_t>(lane));
-  message.descriptors.push_back(duplicate(ring.get(), "a shared-memory ring"));
-  registry_.count_opened(key_.pair);
+void PeerLink::open_to_self(HandBack hand_back) {
+  hand_back_ = std::move(hand_back);
+  ControlMessage own = greeting(ControlKind::kHello);
+  take_doorbell(own);
+  open();
+}
+
+void PeerLink::close() {
+  watch_.reset();
+  link_ = Link();
+  spare_ = Link();
+  shm_.disconnect();
+  waiting_.clear();
+  sent_segments_.clear();
+  state_ = State::kIdle;
+}
+
+ControlMessage PeerLink::greeting(ControlKind kind) const {
+  ControlMessage message;
+  message.kind = kind;
+  message.failure.message = name_;
+  if (key_.is_unix) message.descriptors = shm_.own_doorbell();
+  return message;
+}
+
+void PeerLink::take_doorbell(ControlMessage& message) {
+  if (key_.is_unix) shm_.take_doorbell(message);
+}
+
+void PeerLink::open() {
+  state_ = State::kOpen;
+  spare_ = Link();
+  for (; !waiting_.empty(); waiting_.pop_front()) send(std::move(waiting_.front()));
+  try_flush();
+  shm_.make_senders();
+}
+
+void PeerLink::open_ring(const PairKey& pair, int lane) {
+  UniqueFd memory = create_shm_ring(ShmRingConfig{});
+  ControlMessage message = message_to(pair, ControlKind::kRing, static_cast<uint32_t>(lane));
+  message.descriptors.push_back(duplicate(memory.get(), "a shared-memory ring"));
+  registry_.count_opened(pair);
   send(std::move(message));
-  if (peer_.doorbell) {
-    make_sender(lane, std::move(ring));
-  } else {
-    waiting_rings_.emplace_back(lane, std::move(ring));
-  }
+  shm_.add_ring(pair, lane, std::move(memory));
+  if (state_ == State::kOpen) shm_.make_senders();
 }
 
 void PeerLink::send_segment(uint32_t segment) {
-  ControlMessage message = message_of(ControlKind::kSegment, segment);
-  message.descriptors.push_back(broker_.segment(segment));
+  if (state_ == State::kIdle || sent_segments_.contains(segment)) return;
+  ControlMessage message;
+  message.kind = ControlKind::kSegment;
+  message.number = segment;
+  message.descriptors.push_back(shm_.segment(segment));
+  sent_segments_.insert(segment);
   send(std::move(message));
 }
 
-void PeerLink::send_failure(const Failure& failure) {
-  ControlMessage message = message_of(ControlKind::kFail);
+void PeerLink::send_failure(const PairKey& pair, const Failure& failure) {
+  ControlMessage message = message_to(pair, ControlKind::kFail);
   message.failure = failure;
   send(std::move(message));
 }
 
-void PeerLink::send_leave(const std::string& why) {
-  is_leaving_ = true;
-  ControlMessage message = message_of(ControlKind::kLeave, registry_.opened(key_.pair));
+void PeerLink::send_leave(const PairKey& pair, const std::string& why) {
+  ControlMessage message = message_to(pair, ControlKind::kLeave, registry_.opened(pair));
   message.failure.message = why;
   send(std::move(message));
 }
 
-ControlMessage PeerLink::message_of(ControlKind kind, uint32_t number) const {
-  ControlMessage message;
-  message.kind = kind;
-  message.communicator = key_.pair.member.communicator;
-  message.from = key_.pair.member.rank;
-  message.to = key_.pair.peer;
-  message.number = number;
-  return message;
+void PeerLink::send(ControlMessage message) {
+  if (state_ == State::kIdle) return;  // the peer has ended
+  if (state_ == State::kDialling) return waiting_.push_back(std::move(message));
+  if (hand_back_) return hand_back_(std::move(message));
+  link_.queue(std::move(message));
+  try_flush();
 }
-
-void PeerLink::send(ControlMessage message) { link_.send(std::move(message)); }
 
 // A broken connection is no error here: the peer may have said why it ended, so everything that it
 // sent must be read first.
@@ -121,94 +141,98 @@ bool PeerLink::try_flush() {
   }
 }
 
-PeerLink::State PeerLink::on_event() {
+PeerLink::Next PeerLink::on_event() {
   const bool can_send = try_flush();
-  if (is_leaving_) return can_send && !link_.all_sent() ? State::kOpen : State::kEnded;
-  return read_messages(can_send);
-}
-
-PeerLink::State PeerLink::read_messages(bool can_send) {
   for (int i = 0; i < kMessagesATime; ++i) {
     ControlMessage message;
     const Received received = link_.receive(message);
-    if (received == Received::kNothing) return can_send ? State::kOpen : State::kEnded;
-    if (received == Received::kClosed) return State::kEnded;
+    if (received == Received::kNothing) return can_send ? Next::kWait : Next::kEnd;
+    if (received == Received::kClosed) return Next::kEnd;
     handle(std::move(message));
   }
-  return State::kMore;
+  return Next::kMore;
 }
 
 void PeerLink::handle(ControlMessage message) {
+  const bool is_open = state_ == State::kOpen;
   switch (message.kind) {
     case ControlKind::kWelcome:
-      return handle_welcome(std::move(message));
-    case ControlKind::kRing:
-      return handle_ring(std::move(message));
+      if (!is_open) return handle_welcome(std::move(message));
+      break;
     case ControlKind::kSegment:
-      return handle_segment(std::move(message));
-    case ControlKind::kLeave:
-      return registry_.leave(key_.pair, message.number, message.failure.message);
+      if (is_open) return shm_.take_segment(message);
+      break;
     case ControlKind::kFail:
-      return handle_fail(std::move(message));
+      if (!is_open) return handle_refusal(message.failure);
+      return handle_member(std::move(message));
+    case ControlKind::kRing:
+    case ControlKind::kLeave:
+      if (is_open) return handle_member(std::move(message));
+      break;
     case ControlKind::kHello:
     case ControlKind::kStream:
     case ControlKind::kProbe:
       break;
   }
-  raise_violation("a message of kind " + std::to_string(static_cast<int>(message.kind)) +
-                  " came on an open link");
-}
-
-void PeerLink::take_doorbell(ControlMessage& message) {
-  if (message.descriptors.size() != 2) {
-    raise_violation("a hello or welcome came without the two descriptors of a doorbell");
-  }
-  peer_.doorbell = broker_.doorbell_of(peer_.process, std::move(message.descriptors[0]),
-                                       std::move(message.descriptors[1]));
-}
-
-void PeerLink::handle_fail(ControlMessage message) {
-  Failure failure = std::move(message.failure);
-  const bool is_refusal = message.from == kNoRank;
-  if (is_refusal) {
-    failure.peer = key_.pair.peer;
-    failure.message = "rank " + std::to_string(failure.peer) + " " + failure.message;
-  }
-  registry_.fail(key_.pair, std::move(failure));
+  raise_violation("a message of kind " + std::to_string(static_cast<int>(message.kind)) + " came " +
+                  (is_open ? "on an open link" : "in place of a welcome"));
 }
 
 void PeerLink::handle_welcome(ControlMessage message) {
-  if (!key_.is_dialled || is_welcome_) raise_violation("a welcome answers no hello");
-  is_welcome_ = true;
-  if (!link_.is_unix()) return;
+  if (message.failure.message != key_.process) {
+    raise_violation("the process " + message.failure.message + " answers in place of " +
+                    key_.process);
+  }
   take_doorbell(message);
-  for (auto& [lane, ring] : waiting_rings_) make_sender(lane, std::move(ring));
-  waiting_rings_.clear();
+  open();
 }
 
-void PeerLink::handle_ring(ControlMessage message) {
-  if (key_.is_dialled || !link_.is_unix() || message.descriptors.size() != 1) {
-    raise_violation("a ring came without its descriptor, or from the acceptor of the link");
+void PeerLink::handle_refusal(const Failure& failure) {
+  for (const PairKey& pair : registry_.peers_behind(key_)) {
+    Failure refusal = failure;
+    refusal.peer = pair.peer;
+    refusal.message = "rank " + std::to_string(pair.peer) + " " + failure.message;
+    registry_.fail(pair, std::move(refusal));
   }
-  const int lane = lane_of(message);
-  registry_.channel_arrived(key_.pair, lane,
-                            broker_.ring_receiver(peer_, lane, std::move(message.descriptors[0])));
 }
 
-void PeerLink::handle_segment(ControlMessage message) {
-  if (key_.is_dialled || !link_.is_unix() || message.descriptors.size() != 1 ||
-      message.number >= kMaxSegments) {
-    raise_violation("segment " + std::to_string(message.number) +
-                    " of symmetric memory came without its descriptor, from the acceptor of the "
-                    "link, or with too large a number");
+void PeerLink::handle_member(ControlMessage message) {
+  const PairKey pair = message.pair();
+  switch (registry_.state(pair.member)) {
+    case Registry::State::kExpected:
+      return hold(std::move(message));
+    case Registry::State::kUnknown:  // it has ended here
+      if (message.kind == ControlKind::kRing) send_leave(pair, "");
+      return;
+    case Registry::State::kAttached:
+      break;
   }
-  peer_.segments->add(message.number, std::move(message.descriptors[0]));
-  broker_.wake_engine();
+  registry_.check_peer(pair, key_);
+  if (message.kind == ControlKind::kRing) {
+    return shm_.take_ring(message, hand_back_ ? ::getpid() : link_.peer_process());
+  }
+  if (message.kind == ControlKind::kFail) return registry_.fail(pair, std::move(message.failure));
+  registry_.leave(pair, message.number, message.failure.message);
 }
 
-void PeerLink::make_sender(int lane, UniqueFd ring) {
-  registry_.channel_opened(key_.pair, lane,
-                           broker_.ring_sender(peer_, lane, std::move(ring), share_));
+void PeerLink::hold(ControlMessage message) {
+  if (held_.size() == kMostHeld) {
+    raise(ErrorKind::kPeerLost,
+          "it sent more than " + std::to_string(kMostHeld) +
+              " messages for groups that this process has not made yet; make the groups in the "
+              "same order on every rank");
+  }
+  held_.push_back(std::move(message));
+}
+
+void PeerLink::resume(const MemberKey& key) {
+  const auto first = std::stable_partition(
+      held_.begin(), held_.end(),
+      [&](const ControlMessage& message) { return message.receiver() != key; });
+  std::vector<ControlMessage> messages(std::make_move_iterator(first),
+                                       std::make_move_iterator(held_.end()));
+  held_.erase(first, held_.end());
+  for (ControlMessage& message : messages) handle_member(std::move(message));
 }
 
 }  // namespace fastgpu

@@ -1,87 +1,106 @@
-// The control link of one pair of ranks, in the direction in which it was dialled. It speaks the
-// protocol of docs/wire.md, "Control messages", from the hello on.
+// The control link with a process: one connection for the messages of all communicators that this
+// process shares with it. It speaks the protocol of docs/wire.md, "Control messages".
 //
-// Ownership: owns its connection; the channels that it opens belong to the communicator.
+// A link is opened by the first message to the process, or by that process, and lasts as long as
+// both. Messages wait in it until it is open. If both processes dial at once, the connection of the
+// process with the smaller name becomes the link. A process needs no connection to itself: its
+// messages are handed back to it.
+//
+// Ownership: owns its connection; the channels that it opens belong to their communicators.
 // Threading: the event loop's thread.
 // Invariants:
-// 1. A violation of the protocol by the peer raises PeerLostError; then the link must be destroyed.
-//    A shortage of this process raises OutOfResourcesError, and the link can still be used.
-// 2. Only the dialler opens rings and passes segments; only the acceptor sends a welcome, once.
-// 3. A ring carries data only after its sender has the doorbell of the receiver.
+// 1. A violation of the protocol by the peer raises PeerLostError; then the link must be closed. A
+//    shortage of this process raises OutOfResourcesError, and the link can still be used.
+// 2. Nothing but the hello leaves before the link is open, so a connection can be exchanged for the
+//    other one without loss.
+// 3. The peer speaks for its own ranks only.
+// 4. Messages of a communicator that is expected are held until it is attached, in their order.
 #pragma once
 
-#include <compare>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
-#include <memory>
+#include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "control/channel_broker.h"
 #include "control/event_loop.h"
 #include "control/link.h"
 #include "control/registry.h"
+#include "control/shm_peer.h"
 
 namespace fastgpu {
 
 class PeerLink {
  public:
-  struct Key {
-    PairKey pair;
-    bool is_dialled = false;  // by this rank
-
-    auto operator<=>(const Key&) const = default;
+  enum class State : uint8_t { kIdle, kDialling, kOpen };
+  enum class Next : uint8_t {
+    kWait,  // nothing more to read now
+    kMore,  // there may be more to read: call on_event() again soon
+    kEnd,   // the connection has ended
   };
-  enum class State : uint8_t {
-    kOpen,   // nothing more to read now
-    kMore,   // there may be more to read: call on_event() again soon
-    kEnded,  // the peer closed it, or has left and everything is sent
-  };
+  // Posts a message of this process to itself; handle() gets it.
+  using HandBack = std::function<void(ControlMessage message)>;
 
-  PeerLink(const Key& key, Registry& registry, ChannelBroker& broker,
-           ChannelBroker::ShareSegment share);
+  static constexpr std::size_t kMostHeld = 1024;  // messages
 
-  // The dialler's end: say_hello() comes first, and what is sent before connect() waits.
-  void say_hello(bool is_unix);
-  void connect(UniqueFd socket, bool is_unix);
-  // The acceptor's end: takes the connection on which the hello came.
-  void accept(Link link, ControlMessage hello);
-  bool is_connected() const noexcept { return link_.is_connected(); }
+  // `name` is this process's.
+  PeerLink(LinkKey key, std::string name, Registry& registry, Poller& engine,
+           const SymmetricHeap& heap, ShmPeer::ShareSegment share);
+
+  State state() const noexcept { return state_; }
   int fd() const noexcept { return link_.fd(); }
   void set_watch(EventLoop::Watch watch) { watch_ = std::move(watch); }
 
-  void open_ring(int lane);
-  void send_segment(uint32_t segment);
-  void send_failure(const Failure& failure);
-  // Says goodbye and why; the link has ended (State::kEnded) once that is sent.
-  void send_leave(const std::string& why);
+  // The caller dials: connect() follows, unless accept() comes first.
+  void set_dialling() noexcept { state_ = State::kDialling; }
+  void connect(UniqueFd socket);
+  // The peer has dialled. Returns false if its connection is not wanted, or not yet, because that
+  // of this process comes first.
+  bool accept(Link link, ControlMessage hello);
+  void open_to_self(HandBack hand_back);
+  // Ends the connection. What is held stays.
+  void close();
 
-  State on_event();
+  // Each waits until the link is open.
+  void open_ring(const PairKey& pair, int lane);
+  void send_segment(uint32_t segment);
+  void send_failure(const PairKey& pair, const Failure& failure);
+  void send_leave(const PairKey& pair, const std::string& why);
+
+  Next on_event();
+  void handle(ControlMessage message);
+  // Handles what was held for a communicator that is attached now, or drops it if it is unknown.
+  void resume(const MemberKey& key);
+  bool holds_any() const noexcept { return !held_.empty(); }
+  // The communicator has ended.
+  void forget(const MemberKey& key) { shm_.forget(key); }
 
  private:
-  ControlMessage message_of(ControlKind kind, uint32_t number = 0) const;
   void send(ControlMessage message);
   bool try_flush();
-  State read_messages(bool can_send);
-  void handle(ControlMessage message);
+  // A hello or welcome.
+  ControlMessage greeting(ControlKind kind) const;
   void take_doorbell(ControlMessage& message);
-  void handle_fail(ControlMessage message);
+  void open();
   void handle_welcome(ControlMessage message);
-  void handle_ring(ControlMessage message);
-  void handle_segment(ControlMessage message);
-  void make_sender(int lane, UniqueFd ring);
+  void handle_refusal(const Failure& failure);
+  void handle_member(ControlMessage message);
+  void hold(ControlMessage message);
 
-  const Key key_;
+  const LinkKey key_;
+  const std::string name_;
   Registry& registry_;
-  ChannelBroker& broker_;
-  const ChannelBroker::ShareSegment share_;
+  ShmPeer shm_;
+  State state_ = State::kIdle;
   Link link_;
   EventLoop::Watch watch_;  // after link_: destroyed before it
-  bool is_welcome_ = false;
-  bool is_leaving_ = false;
-  ChannelBroker::RingPeer peer_;
-  std::vector<std::pair<int, UniqueFd>> waiting_rings_;  // by lane; until the welcome
+  Link spare_;              // the peer's connection that lost; open until the peer knows that
+  HandBack hand_back_;
+  std::deque<ControlMessage> waiting_;  // until the link is open
+  std::vector<ControlMessage> held_;
+  std::set<uint32_t> sent_segments_;
 };
 
 }  // namespace fastgpu

@@ -52,38 +52,51 @@ void PendingConnections::add(Link link) {
 }
 
 void PendingConnections::read_first(uint64_t id) {
-  const auto found = connections_.find(id);
-  if (found == connections_.end()) return;
-  try {
+  guard(id, [&] {
     ControlMessage first;
-    const Received received = found->second.link.receive(first);
-    if (received == Received::kNothing) return;
-    if (received == Received::kMessage) return sort(id, std::move(first));
+    const Received received = connections_.at(id).link.receive(first);
+    if (received == Received::kMessage) sort(id, std::move(first));
+    if (received == Received::kClosed) connections_.erase(id);
+  });
+}
+
+// Closes the connection if it cannot be served.
+void PendingConnections::guard(uint64_t id, const std::function<void()>& body) {
+  if (!connections_.contains(id)) return;
+  try {
+    body();
   } catch (const OutOfResourcesError& error) {
     close(id, error.failure());
-    return events_.run_out(error.failure());
+    events_.run_out(error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
-        "from=" + quoted(found->second.source) + " reason=" + quoted(error.what()));
+        "from=" + quoted(connections_.at(id).source) + " reason=" + quoted(error.what()));
+    connections_.erase(id);
   }
-  connections_.erase(id);
 }
 
 void PendingConnections::sort(uint64_t id, ControlMessage first) {
   Connection& connection = connections_.at(id);
-  if (first.kind == ControlKind::kProbe && connection.link.is_unix()) {
-    connection.watch.reset();
+  connection.watch.reset();
+  const bool is_unix = connection.link.is_unix();
+  if (first.kind == ControlKind::kProbe && is_unix) {
     answer_probe(std::move(connection.link));
     connections_.erase(id);
     return;
   }
-  const bool is_stream = first.kind == ControlKind::kStream && !connection.link.is_unix();
-  if (first.kind != ControlKind::kHello && !is_stream) {
+  if (first.kind == ControlKind::kHello) return take(id, std::move(first));
+  if (first.kind != ControlKind::kStream || is_unix) {
     raise_violation("its first message has kind " + std::to_string(static_cast<int>(first.kind)));
   }
-  if (events_.is_known({first.communicator, first.to})) return take(id, std::move(first));
-  connection.watch.reset();
-  connection.first = std::move(first);
+  switch (events_.state_of(first.receiver())) {
+    case Registry::State::kAttached:
+      return take(id, std::move(first));
+    case Registry::State::kExpected:
+      connection.first = std::move(first);
+      return;
+    case Registry::State::kUnknown:
+      raise(ErrorKind::kPeerLost, "it names a group that this process does not have");
+  }
 }
 
 // The peer reads the answer after the close, too.
@@ -96,9 +109,7 @@ void PendingConnections::answer_probe(Link link) {
 }
 
 void PendingConnections::take(uint64_t id, ControlMessage first) {
-  Connection& connection = connections_.at(id);
-  connection.watch.reset();
-  Link link = std::move(connection.link);
+  Link link = std::move(connections_.at(id).link);
   connections_.erase(id);
   events_.taken(std::move(link), std::move(first));
 }
@@ -106,11 +117,11 @@ void PendingConnections::take(uint64_t id, ControlMessage first) {
 void PendingConnections::resume(const MemberKey& key) {
   std::vector<uint64_t> ids;
   for (const auto& [id, connection] : connections_) {
-    const auto& first = connection.first;
-    if (first && first->communicator == key.communicator && first->to == key.rank)
-      ids.push_back(id);
+    if (connection.first && connection.first->receiver() == key) ids.push_back(id);
   }
-  for (const uint64_t id : ids) take(id, std::move(*connections_.at(id).first));
+  for (const uint64_t id : ids) {
+    guard(id, [&] { sort(id, std::move(*connections_.at(id).first)); });
+  }
 }
 
 void PendingConnections::close(uint64_t id, const Failure& why) {
@@ -166,19 +177,13 @@ void PendingConnections::close_late() {
   const TimeNs now = now_ns();
   std::vector<uint64_t> late;
   for (const auto& [id, connection] : connections_) {
-    const TimeNs limit = connection.first ? limits_.parked : limits_.silent;
-    if (now - connection.since >= limit) late.push_back(id);
+    if (!connection.first && now - connection.since >= limits_.silent) late.push_back(id);
   }
   for (const uint64_t id : late) {
-    const Connection& connection = connections_.at(id);
-    const std::string why = connection.first
-                                ? "has not made the group that a peer has waited for, for " +
-                                      std::to_string(limits_.parked / kSecond) +
-                                      " s; make the groups in the same order on every rank"
-                                : "closed a connection that sent nothing for " +
-                                      std::to_string(limits_.silent / kSecond) + " s";
+    const std::string why = "closed a connection that sent nothing for " +
+                            std::to_string(limits_.silent / kSecond) + " s";
     log(LogLevel::kWarn, "connection_closed",
-        "from=" + quoted(connection.source) + " reason=" + quoted("this process " + why));
+        "from=" + quoted(connections_.at(id).source) + " reason=" + quoted("this process " + why));
     close(id, make_failure(ErrorKind::kPeerLost, why));
   }
 }

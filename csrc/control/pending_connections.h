@@ -1,6 +1,6 @@
-// Accepted connections, from accept until a communicator takes them. The first message of a
-// connection says what it is for: a probe is answered at once; a hello or a stream is handed to its
-// communicator, or waits ("is parked") while that communicator does not exist here yet.
+// Accepted connections, from accept until their first message says what they are for: a probe is
+// answered, a hello is handed over, and a stream, too, once its communicator exists here. While
+// that is only expected, the stream waits ("is parked").
 //
 // Anybody who can reach the port may connect, so the number of connections and the time that each
 // may take are limited.
@@ -28,18 +28,16 @@ namespace fastgpu {
 class PendingConnections {
  public:
   struct Events {
-    // Whether a communicator exists here.
-    std::function<bool(const MemberKey& key)> is_known;
-    // A connection of a communicator, with its first message: kHello, or kStream over TCP.
+    std::function<Registry::State(const MemberKey& key)> state_of;
+    // With its first message: kHello, or kStream over TCP of an attached communicator.
     std::function<void(Link link, ControlMessage first)> taken;
     // This process is short of a resource, and a connection was lost by that.
     std::function<void(const Failure& why)> run_out;
   };
   struct Limits {
-    std::size_t connections = 64;   // grows with the world: see expect()
-    TimeNs silent = 10 * kSecond;   // until the first message
-    TimeNs spared = kSecond;        // the same, if descriptors are short
-    TimeNs parked = 300 * kSecond;  // until the communicator exists
+    std::size_t connections = 64;  // grows with the world: see expect()
+    TimeNs silent = 10 * kSecond;  // until the first message
+    TimeNs spared = kSecond;       // the same, if descriptors are short
   };
 
   PendingConnections(EventLoop& loop, Events events);
@@ -49,7 +47,8 @@ class PendingConnections {
   // then wait here, but at most half the descriptors that this process may open.
   void expect(std::size_t connections);
   void add(Link link);
-  // Hands over the parked connections of a communicator that exists now.
+  // Hands over the parked connections of a communicator that exists now, or closes them if it is
+  // no longer expected.
   void resume(const MemberKey& key);
   // Closes the connection that has been silent longest, if that is at least `limits.spared`.
   bool drop_silent(const Failure& why);
@@ -65,6 +64,7 @@ class PendingConnections {
     EventLoop::Watch watch;               // after link: destroyed before it
   };
 
+  void guard(uint64_t id, const std::function<void()>& body);
   void read_first(uint64_t id);
   void sort(uint64_t id, ControlMessage first);
   void answer_probe(Link link);

@@ -1,5 +1,6 @@
 #include "control/registry.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "control/message.h"
@@ -11,12 +12,22 @@ std::size_t index_of(int rank) { return static_cast<std::size_t>(rank); }
 
 }  // namespace
 
+void Registry::expect(const MemberKey& key, std::vector<PeerAddress> addresses) {
+  members_[key].addresses = std::move(addresses);
+}
+
 void Registry::attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
                       std::vector<PeerAddress> addresses) {
   Member& member = members_[key];
   member.sink = std::move(sink);
   member.peers = std::vector<Peer>(addresses.size());
   member.addresses = std::move(addresses);
+}
+
+Registry::State Registry::state(const MemberKey& key) const {
+  const auto found = members_.find(key);
+  if (found == members_.end()) return State::kUnknown;
+  return found->second.sink == nullptr ? State::kExpected : State::kAttached;
 }
 
 // nullptr if the communicator is not attached, or has no such rank.
@@ -31,6 +42,39 @@ Registry::Member* Registry::member_of(const PairKey& pair) {
   return const_cast<Member*>(std::as_const(*this).member_of(pair));
 }
 
+bool Registry::knows(const LinkKey& link) const {
+  if (link.process.empty()) return false;  // as the address of the rank itself
+  return std::ranges::any_of(members_, [&](const auto& entry) {
+    const Member& member = entry.second;
+    return std::ranges::any_of(member.addresses, [&](const PeerAddress& address) {
+      if (member.sink == nullptr) return address.unix_name == link.process;
+      return address.link() == link;
+    });
+  });
+}
+
+std::vector<PairKey> Registry::peers_of(const MemberKey& key) const {
+  std::vector<PairKey> pairs;
+  const auto found = members_.find(key);
+  if (found == members_.end()) return pairs;
+  const std::vector<Peer>& peers = found->second.peers;
+  for (std::size_t peer = 0; peer < peers.size(); ++peer) {
+    const auto rank = static_cast<int>(peer);
+    if (rank != key.rank && !peers[peer].has_departed) pairs.push_back({key, rank});
+  }
+  return pairs;
+}
+
+std::vector<PairKey> Registry::peers_behind(const LinkKey& link) const {
+  std::vector<PairKey> pairs;
+  for (const auto& [key, member] : members_) {
+    for (const PairKey& pair : peers_of(key)) {
+      if (member.addresses[index_of(pair.peer)].link() == link) pairs.push_back(pair);
+    }
+  }
+  return pairs;
+}
+
 const PeerAddress* Registry::find(const PairKey& pair) const {
   const Member* member = member_of(pair);
   if (member == nullptr || member->peers[index_of(pair.peer)].has_departed) return nullptr;
@@ -39,13 +83,20 @@ const PeerAddress* Registry::find(const PairKey& pair) const {
 
 void Registry::check_peer(const PairKey& pair) const {
   const auto found = members_.find(pair.member);
-  if (found == members_.end()) return;
+  if (found == members_.end() || found->second.sink == nullptr) return;
   const auto world = found->second.peers.size();
   if (pair.peer < 0 || index_of(pair.peer) >= world || pair.peer == pair.member.rank) {
     raise_violation("a connection to rank " + std::to_string(pair.member.rank) +
                     " claims to come from rank " + std::to_string(pair.peer) + " of a group with " +
                     std::to_string(world) + " ranks");
   }
+}
+
+void Registry::check_peer(const PairKey& pair, const LinkKey& link) const {
+  check_peer(pair);
+  const Member* member = member_of(pair);
+  if (member == nullptr || member->addresses[index_of(pair.peer)].link() == link) return;
+  raise_violation("it speaks for rank " + std::to_string(pair.peer) + ", which is another process");
 }
 
 void Registry::channel_opened(const PairKey& pair, int lane, std::unique_ptr<SendChannel> channel) {
@@ -81,17 +132,16 @@ void Registry::leave(const PairKey& pair, uint32_t opened, const std::string& wh
   Member* member = member_of(pair);
   if (member == nullptr) return;
   Peer& peer = member->peers[index_of(pair.peer)];
+  if (peer.leaves_after) return;
   peer.leaves_after = opened;
   peer.leaves_why = why;
   depart_if_complete(*member, pair.peer);
+  if (!peer.has_departed) loop_.call_after(leave_limit_, [this, pair] { lose_incomplete(pair); });
 }
 
-bool Registry::link_ended(const PairKey& pair, const std::string& why) {
+void Registry::link_ended(const PairKey& pair, const std::string& why) {
   const Member* member = member_of(pair);
-  if (member == nullptr) return false;
-  const Peer& peer = member->peers[index_of(pair.peer)];
-  if (!peer.leaves_after) lose(pair, why);
-  return !peer.has_departed;
+  if (member != nullptr && !member->peers[index_of(pair.peer)].leaves_after) lose(pair, why);
 }
 
 void Registry::lose(const PairKey& pair, const std::string& why) {
@@ -109,12 +159,13 @@ void Registry::lose_incomplete(const PairKey& pair) {
 
 void Registry::give_up(const PairKey& pair, const Failure& why) {
   if (why.kind != ErrorKind::kOutOfResources) return lose(pair, why.message);
-  const auto found = members_.find(pair.member);
-  if (found != members_.end()) found->second.sink->on_failed(kNoRank, why);
+  if (Member* member = member_of(pair)) member->sink->on_failed(kNoRank, why);
 }
 
 void Registry::fail_all(const Failure& why) {
-  for (const auto& [key, member] : members_) member.sink->on_failed(kNoRank, why);
+  for (const auto& [key, member] : members_) {
+    if (member.sink != nullptr) member.sink->on_failed(kNoRank, why);
+  }
 }
 
 void Registry::fail(const PairKey& pair, Failure failure) {

@@ -1,17 +1,20 @@
 // The communicators of this process and their peers: the channels that were opened, and the peers
 // that left or are lost. Each communicator is told through a ConnectionSink.
 //
+// A communicator is first expected, then attached. No peer opens a channel or speaks of a
+// communicator before it is expected here, because each rank waits at the rendezvous until all
+// others expect it.
+//
 // Ownership: shares the sinks with their communicators.
 // Threading: the event loop's thread.
 // Invariants:
 // 1. A sink hears on_departed() at most once for each peer.
-// 2. A peer that leaves in order departs when every channel that it opened has arrived. If a
-//    channel does not come in time, the connector declares the peer lost.
+// 2. A peer that leaves in order departs when every channel that it opened has arrived. If one does
+//    not arrive within `leave_limit`, the peer is lost.
 // 3. A peer opens each lane at most once.
-// 4. Calls that name a communicator that is not (or no longer) attached change nothing.
+// 4. Calls that name a communicator that is not attached change nothing.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,8 +23,11 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "control/dialler.h"
+#include "control/event_loop.h"
+#include "control/message.h"
 #include "transport/channel.h"
 
 namespace fastgpu {
@@ -41,33 +47,32 @@ class ConnectionSink {
   virtual void on_failed(int peer, const Failure& failure) = 0;
 };
 
-// A rank of this process in a communicator.
-struct MemberKey {
-  uint64_t communicator = 0;
-  int rank = kNoRank;
-
-  auto operator<=>(const MemberKey&) const = default;
-};
-
-// A rank of this process and a peer.
-struct PairKey {
-  MemberKey member;
-  int peer = kNoRank;
-
-  auto operator<=>(const PairKey&) const = default;
-};
-
 class Registry {
  public:
+  enum class State : uint8_t { kUnknown, kExpected, kAttached };
+
+  Registry(EventLoop& loop, TimeNs leave_limit) : loop_(loop), leave_limit_(leave_limit) {}
+
+  // `addresses` is by rank. Here it need only name the processes.
+  void expect(const MemberKey& key, std::vector<PeerAddress> addresses);
   void attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
               std::vector<PeerAddress> addresses);
   void detach(const MemberKey& key) { members_.erase(key); }
-  bool has(const MemberKey& key) const { return members_.contains(key); }
+  State state(const MemberKey& key) const;
 
+  // Whether a peer may use the link. The peers of a communicator that is only expected may use
+  // either kind of link.
+  bool knows(const LinkKey& link) const;
+  // The peers of an attached communicator that have not departed.
+  std::vector<PairKey> peers_of(const MemberKey& key) const;
+  // The peers, in all attached communicators, that the link reaches and that have not departed.
+  std::vector<PairKey> peers_behind(const LinkKey& link) const;
   // How to reach the peer; nullptr if it has departed, or is no peer of an attached communicator.
   const PeerAddress* find(const PairKey& pair) const;
-  // Raises PeerLostError if the communicator has no such peer.
+  // Raises PeerLostError if the attached communicator has no such peer.
   void check_peer(const PairKey& pair) const;
+  // The same if the link does not reach it.
+  void check_peer(const PairKey& pair, const LinkKey& link) const;
 
   // This rank opened a channel to the peer, by which it now sends.
   void channel_opened(const PairKey& pair, int lane, std::unique_ptr<SendChannel> channel);
@@ -78,14 +83,11 @@ class Registry {
   // if the sink does.
   void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
 
-  // kLeave has arrived: the peer leaves, and has opened `opened` channels.
+  // kLeave has arrived: the peer leaves, and has opened `opened` channels. The first one counts.
   void leave(const PairKey& pair, uint32_t opened, const std::string& why);
-  // A link with the peer ended. The peer is lost, unless kLeave had arrived. Returns true if it
-  // leaves and some of its channels have not arrived.
-  bool link_ended(const PairKey& pair, const std::string& why);
+  // The link with the peer's process ended. The peer is lost, unless kLeave had arrived.
+  void link_ended(const PairKey& pair, const std::string& why);
   void lose(const PairKey& pair, const std::string& why);
-  // The peer leaves, and the rest of its channels did not come in time.
-  void lose_incomplete(const PairKey& pair);
   // This process cannot connect to the peer, or not serve it. The communicator fails if this
   // process is short of a resource; else the peer is lost.
   void give_up(const PairKey& pair, const Failure& why);
@@ -103,16 +105,19 @@ class Registry {
     bool has_departed = false;
   };
   struct Member {
-    std::shared_ptr<ConnectionSink> sink;
-    std::vector<PeerAddress> addresses;  // by rank
-    std::vector<Peer> peers;             // by rank
+    std::shared_ptr<ConnectionSink> sink;  // nullptr while it is expected
+    std::vector<PeerAddress> addresses;    // by rank
+    std::vector<Peer> peers;               // by rank
   };
 
   Member* member_of(const PairKey& pair);
   const Member* member_of(const PairKey& pair) const;
+  void lose_incomplete(const PairKey& pair);
   static void depart_if_complete(Member& member, int peer);
   static void depart(Member& member, int peer, bool in_order, const std::string& why);
 
+  EventLoop& loop_;
+  const TimeNs leave_limit_;
   std::map<MemberKey, Member> members_;
 };
 

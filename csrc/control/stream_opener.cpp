@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "transport/tcp/tcp.h"
 
 namespace fastgpu {
 
@@ -22,21 +23,15 @@ void StreamOpener::announce(const PairKey& pair, int lane, UniqueFd socket) {
   Opening& opening = openings_[id];
   opening.pair = pair;
   opening.lane = lane;
-  opening.link.connect(make_tcp_stream(std::move(socket)));
+  opening.link = Link(make_tcp_stream(std::move(socket)));
   try {
     opening.watch = loop_.watch(opening.link.fd(), [this, id] { finish_when_sent(id); });
   } catch (const CommError& error) {
     openings_.erase(id);
     return registry_.give_up(pair, error.failure());
   }
-  ControlMessage message;
-  message.kind = ControlKind::kStream;
-  message.communicator = pair.member.communicator;
-  message.from = pair.member.rank;
-  message.to = pair.peer;
-  message.number = static_cast<uint32_t>(lane);
   registry_.count_opened(pair);
-  opening.link.queue(std::move(message));
+  opening.link.queue(message_to(pair, ControlKind::kStream, static_cast<uint32_t>(lane)));
   finish_when_sent(id);
 }
 
@@ -49,7 +44,7 @@ void StreamOpener::finish_when_sent(uint64_t id) {
     if (!opening.link.all_sent()) return;
     opening.watch.reset();
     registry_.channel_opened(opening.pair, opening.lane,
-                             broker_.stream_sender(opening.link.release_stream()));
+                             make_tcp_sender(opening.link.release_stream(), engine_));
   } catch (const OutOfResourcesError& error) {
     registry_.give_up(opening.pair, error.failure());
   } catch (const CommError& error) {  // the end of the peer's control link says more

@@ -9,18 +9,18 @@
 #include <cstdint>
 #include <map>
 
-#include "control/channel_broker.h"
 #include "control/dialler.h"
 #include "control/event_loop.h"
 #include "control/link.h"
 #include "control/registry.h"
+#include "transport/wait/poller.h"
 
 namespace fastgpu {
 
 class StreamOpener {
  public:
-  StreamOpener(EventLoop& loop, Dialler& dialler, Registry& registry, ChannelBroker& broker)
-      : loop_(loop), dialler_(dialler), registry_(registry), broker_(broker) {}
+  StreamOpener(EventLoop& loop, Dialler& dialler, Registry& registry, Poller& engine)
+      : loop_(loop), dialler_(dialler), registry_(registry), engine_(engine) {}
 
   // The registry gets the channel, or the peer is lost.
   void open(const PairKey& pair, int lane);
@@ -39,7 +39,7 @@ class StreamOpener {
   EventLoop& loop_;
   Dialler& dialler_;
   Registry& registry_;
-  ChannelBroker& broker_;
+  Poller& engine_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, Opening> openings_;
 };

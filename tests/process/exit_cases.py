@@ -74,9 +74,7 @@ def with_a_pending_collective(place: Place) -> None:
         work = dist.all_reduce(torch.ones(100_000), async_op=True)
         assert work is not None
         work.get_future()
-        store.set("pending", "")
-    else:
-        store.wait(["pending"])
+    place.meet(store)
 
 
 def with_a_pending_callback(place: Place) -> None:
@@ -96,9 +94,11 @@ def with_a_running_callback(place: Place) -> None:
         ends.wait()
         place.note(f"callback {place.rank}", str(sum(range(1_000_000))))
 
-    work = dist.all_reduce(torch.ones(100_000), async_op=True)
+    work = dist.irecv(torch.empty(1), 1 - place.rank)
     assert work is not None
     work.get_future().then(run)
+    dist.barrier()  # no message comes before: the future would run the callback in this thread
+    dist.send(torch.ones(1), 1 - place.rank)
     runs.wait()
     atexit.register(ends.set)
 

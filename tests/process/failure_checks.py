@@ -307,6 +307,7 @@ def destroyed_while_pending() -> None:
     rank, world = me_and_world()
     group = dist.new_group(list(range(world)))
     work = group.recv([torch.ones(1)], (rank + 1) % world, 0)
+    dist.barrier()  # the first rank that destroys the group fails it for the others, too
     dist.destroy_process_group(group)
     with pytest.raises(fastgpu_comm.CommError):
         work.wait()

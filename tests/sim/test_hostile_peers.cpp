@@ -150,8 +150,10 @@ TEST(more_descriptors_than_a_message_has_are_refused) {
   healthy.check();
 }
 
-// A connection that knows the group's number can claim to be a member. It must not claim to be a
-// rank that is already connected, or one that does not exist.
+WireControl hello_of(const std::string& process) { return {.kind = kHelloKind, .text = process}; }
+
+// A connection can claim to come from a process of the group, or, over TCP, from a rank. It must
+// not claim one that is already connected, or that does not exist.
 TEST(impostors_do_not_replace_a_member) {
   const Doorbell bell = Doorbell::create();
   for (const bool is_unix : {true, false}) {
@@ -159,13 +161,17 @@ TEST(impostors_do_not_replace_a_member) {
     const RankAddress rank = healthy.address();
     const uint64_t group = rank.communicator;
     const std::vector<std::pair<std::string, WireControl>> attempts = {
-        {"a hello from the rank itself", control(kHelloKind, group, 0, 0)},
-        {"a hello from rank -1", control(kHelloKind, group, -1, 0)},
-        {"a hello from rank 2 of 2", control(kHelloKind, group, 2, 0)},
-        {"a hello from rank 2147483647", control(kHelloKind, group, 2147483647, 0)},
-        {"a hello from a rank that is connected", control(kHelloKind, group, 1, 0)},
+        {"a hello from the process itself", hello_of(rank.unix_name)},
+        {"a hello from no process", hello_of("")},
+        {"a hello from another process", hello_of("fastgpu-1-0123456789abcdef")},
+        {"a hello with a long name", hello_of(std::string(kMaxTextBytes, 'x'))},
+        {"a hello from a process that is connected",
+         hello_of(healthy.runtime(1).connector().unix_name())},
         {"a stream from the rank itself", control(kStreamKind, group, 0, 0)},
+        {"a stream from rank -1", control(kStreamKind, group, -1, 0)},
         {"a stream from rank 2 of 2", control(kStreamKind, group, 2, 0)},
+        {"a stream from rank 2147483647", control(kStreamKind, group, 2147483647, 0)},
+        {"a stream for an unknown group", control(kStreamKind, kUnknownGroup, 1, 0)},
         {"a stream for a lane that is open", control(kStreamKind, group, 1, 0, 0)},
         {"a stream for lane 1000", control(kStreamKind, group, 1, 0, 1000)},
         {"a stream for lane 4294967295", control(kStreamKind, group, 1, 0, 0xffffffff)},
@@ -227,7 +233,7 @@ void check_early_connection(HealthyRanks& healthy,
     const auto work = communicator->run(call);
     if (rank == 1) {
       // Waits until the control thread has done what it was asked before: the hello has left.
-      healthy.runtime(1).connector().detach(kUnknownGroup, 0, "");
+      healthy.runtime(1).connector().detach({kUnknownGroup, 0}, "");
       slow.go_on.store(true);
     }
     communicator->wait(*work, -1);
@@ -240,8 +246,8 @@ TEST(early_impostors_do_not_keep_early_members_out) {
   HealthyRanks healthy;
   check_early_connection(healthy, [&](const RankAddress& rank) {
     const std::array early = {
-        control(kHelloKind, rank.communicator, 7, 0),   // no such rank
-        control(kHelloKind, rank.communicator, 0, 0),   // the rank itself
+        hello_of("fastgpu-1-0123456789abcdef"),         // no such process
+        hello_of(rank.unix_name),                       // the process itself
         control(kStreamKind, rank.communicator, 1, 0),  // a stream over a unix socket
     };
     for (const WireControl& message : early) {

@@ -1,11 +1,12 @@
-// Shared by the tests of csrc/control/: a sink that notes every call, and channels that do
-// nothing. Threading: the test's alone.
+// Shared by the tests of csrc/control/: a sink that notes every call, channels that do nothing, and
+// what becomes of a connection. Threading: the test's alone.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "control/link.h"
 #include "control/registry.h"
 
 namespace fastgpu::test {
@@ -39,5 +40,20 @@ struct NotingSink : ConnectionSink {
   std::vector<std::string> heard;
   int suspect = kNoRank;  // of the last failure
 };
+
+// Whether the connection was closed and its peer told why, in these words.
+inline bool is_refused(Link& link, const std::string& words) {
+  ControlMessage message;
+  if (link.receive(message) != Received::kMessage || message.kind != ControlKind::kFail) {
+    return false;
+  }
+  const bool told = message.failure.message.find(words) != std::string::npos;
+  return told && link.receive(message) == Received::kClosed;
+}
+
+inline bool is_closed(Link& link) {
+  ControlMessage message;
+  return link.receive(message) == Received::kClosed;
+}
 
 }  // namespace fastgpu::test

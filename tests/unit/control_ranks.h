@@ -1,6 +1,7 @@
 // Ranks with real connectors, for the tests of csrc/control/.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -46,16 +47,27 @@ class WaitingSink final : public ConnectionSink {
     if (!heard) CHECK_EQ("(not heard)", start);
     return found;
   }
-  std::size_t count() {
-    const std::lock_guard lock(mutex_);
-    return noting_.heard.size();
+  void wait_for_count(const std::string& start, std::size_t wanted) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(20), [&] { return matches(start) >= wanted; });
+    CHECK_EQ(matches(start), wanted);
   }
+  std::size_t count_of(const std::string& start) {
+    const std::lock_guard lock(mutex_);
+    return matches(start);
+  }
+  std::size_t count() { return count_of(""); }
 
  private:
   void note(const std::function<void()>& what) {
     const std::lock_guard lock(mutex_);
     what();
     changed_.notify_all();
+  }
+
+  std::size_t matches(const std::string& start) const {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        noting_.heard, [&](const std::string& one) { return one.starts_with(start); }));
   }
 
   std::mutex mutex_;
@@ -70,11 +82,14 @@ struct Rank {
 
   PeerAddress address(bool shared_memory) {
     if (shared_memory) return {true, connector.unix_name(), {}};
-    return {false, "", {{"127.0.0.1", connector.listen("127.0.0.1", {})}}};
+    return {false, connector.unix_name(), {{"127.0.0.1", connector.listen("127.0.0.1", {})}}};
   }
   void attach(std::vector<PeerAddress> peers, uint64_t group = kGroup) {
-    connector.attach(group, rank, sink, std::move(peers));
+    connector.attach({group, rank}, sink, std::move(peers));
   }
+
+  // Waits until the control thread has done what it had begun.
+  void settle() { connector.detach({.communicator = 0, .rank = rank}, ""); }
 
   const int rank;
   Poller poller;

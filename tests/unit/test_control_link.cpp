@@ -75,23 +75,6 @@ TEST(messages_arrive_in_order_also_when_they_had_to_wait) {
   }
 }
 
-TEST(messages_wait_for_the_connection) {
-  auto sockets = socket_pair(SOCK_SEQPACKET);
-  Link left;
-  Link right(std::move(sockets[1]));
-  left.send(numbered(1));
-  left.send(numbered(2));
-  ControlMessage message;
-  CHECK(!left.is_connected());
-  CHECK(!left.all_sent());
-  CHECK(left.receive(message) == Received::kNothing);
-  CHECK_EQ(left.fd(), -1);
-  left.connect(std::move(sockets[0]));
-  left.flush();
-  check_next(right, 1);
-  check_next(right, 2);
-}
-
 TEST(descriptors_go_along_over_a_unix_socket) {
   LinkEnds ends = unix_ends();
   ControlMessage message = numbered(3);

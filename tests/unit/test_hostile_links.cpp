@@ -19,7 +19,10 @@ namespace {
 
 // Rank 1 of the group, played by the test; rank 0 is a real connector.
 struct Hostile {
-  Hostile() { victim.attach(std::vector<PeerAddress>(3)); }
+  // Its group has rank 1 over unix sockets or over TCP.
+  explicit Hostile(bool is_unix = true) {
+    victim.attach({{}, {is_unix, kName, {}}, healthy.address(true)});
+  }
 
   Link dial(bool is_unix) {
     if (is_unix) return Link(dial_unix(victim.connector.unix_name()));
@@ -36,7 +39,8 @@ struct Hostile {
   }
   static UniqueFd copy_of(int fd) { return UniqueFd(::dup(fd)); }
   ControlMessage hello(bool is_unix) {
-    ControlMessage made = message(ControlKind::kHello);
+    ControlMessage made;
+    made.failure.message = kName;
     if (!is_unix) return made;
     made.descriptors.push_back(copy_of(bell.page_fd()));
     made.descriptors.push_back(copy_of(bell.event_fd()));
@@ -53,13 +57,20 @@ struct Hostile {
     return heard;
   }
   // Sends `first` on a new connection: it must be closed, and nobody is lost.
-  void closed_after(ControlMessage first, bool is_unix = true) {
-    Link link = dial(is_unix);
-    link.send(std::move(first));
-    ControlMessage unused;
-    CHECK(wait(link, unused) == Received::kClosed);
+  void closed_after(ControlMessage first) {
+    check_refused(dial(true), std::move(first));
     CHECK_EQ(victim.sink->count(), 0U);
     check_alive();
+  }
+  static void check_refused(Link link, ControlMessage first) {
+    link.send(std::move(first));
+    ControlMessage refusal;
+    Received received = wait(link, refusal);
+    if (received == Received::kMessage) {
+      CHECK(refusal.kind == ControlKind::kFail);
+      received = wait(link, refusal);
+    }
+    CHECK(received == Received::kClosed);
   }
   static Received wait(Link& link, ControlMessage& received) {
     const TimeNs limit = now_ns() + 20 * kSecond;
@@ -77,14 +88,16 @@ struct Hostile {
   }
   // A healthy rank 2 can still connect.
   void check_alive() {
-    Rank healthy(2);
     healthy.attach({victim.address(true), {}, {}});
-    healthy.connector.open(kGroup, 2, 0, 0);
+    healthy.connector.open({{kGroup, 2}, 0}, 0);
     victim.sink->wait_for("receiver 2 0");
     healthy.sink->wait_for("sender 0 0");
   }
 
+  static constexpr const char* kName = "fastgpu-hostile";
+
   Doorbell bell = Doorbell::create();
+  Rank healthy{2};
   Rank victim{0, /*leave_limit=*/0};
 };
 
@@ -99,12 +112,12 @@ bool has(const std::string& text, const char* part) { return text.find(part) != 
 
 TEST(a_second_hello_on_a_link_loses_its_sender) {
   for (const bool is_unix : {true, false}) {
-    Hostile hostile;
+    Hostile hostile(is_unix);
     CHECK(has(hostile.lost_after(hostile.hello(is_unix), is_unix), "broke the control protocol"));
   }
 }
 
-TEST(a_second_link_of_one_rank_is_refused_and_the_first_stays) {
+TEST(a_second_link_of_one_process_is_refused_and_the_first_stays) {
   Hostile hostile;
   Link first = hostile.dial(true);
   first.send(hostile.hello(true));
@@ -128,7 +141,7 @@ TEST(a_ring_that_cannot_be_taken_loses_its_sender) {
     bad.descriptors.push_back(memory_of(1 << 20, seals));
     CHECK(has(hostile.lost_after(std::move(bad)), "ring"));
   }
-  Hostile hostile;
+  Hostile hostile(/*is_unix=*/false);
   CHECK(has(hostile.lost_after(hostile.message(ControlKind::kRing), /*is_unix=*/false), "ring"));
 }
 
@@ -147,7 +160,7 @@ TEST(a_lane_opened_twice_loses_its_sender) {
 
 TEST(a_peer_that_leaves_with_channels_that_never_come_is_lost) {
   for (const bool is_unix : {true, false}) {
-    Hostile hostile;
+    Hostile hostile(is_unix);
     Link link = hostile.dial(is_unix);
     link.send(hostile.hello(is_unix));
     Hostile::receive(link);
@@ -165,7 +178,7 @@ TEST(a_peer_that_refuses_a_link_says_why) {
   const std::string name = "fastgpu-refusing-" + std::to_string(::getpid());
   const UniqueFd listener = listen_unix(name);
   left.attach({{}, {true, name, {}}, {}});
-  left.connector.open(kGroup, 0, 1, 0);
+  left.connector.open({{kGroup, 0}, 1}, 0);
   UniqueFd socket;
   while (!socket) socket = accept_connection(listener.get());
   refuse(Link(std::move(socket)), make_failure(ErrorKind::kOutOfResources, "ran out of memory"));
@@ -195,33 +208,40 @@ TEST(other_messages_at_the_wrong_time_lose_their_sender) {
 
 TEST(a_hello_without_a_doorbell_is_refused) {
   Hostile hostile;
-  hostile.closed_after(hostile.message(ControlKind::kHello));
-  ControlMessage pages = hostile.message(ControlKind::kHello);
-  pages.descriptors.push_back(Hostile::copy_of(hostile.bell.page_fd()));
-  pages.descriptors.push_back(memory_of(4096, F_SEAL_SHRINK));
+  hostile.closed_after(hostile.hello(/*is_unix=*/false));
   Hostile second;
+  ControlMessage pages = second.hello(true);
+  pages.descriptors[1] = memory_of(4096, F_SEAL_SHRINK);
   second.closed_after(std::move(pages));
 }
 
-TEST(a_hello_from_no_other_rank_of_the_group_is_refused) {
-  for (const int from : {-1, 0, 3}) {
-    Hostile hostile;
-    ControlMessage bad = hostile.hello(true);
-    bad.from = from;
-    hostile.closed_after(std::move(bad));
+TEST(a_hello_of_a_process_without_a_common_group_is_refused) {
+  for (const bool is_unix : {true, false}) {
+    Hostile hostile(is_unix);
+    for (const std::string& name :
+         {std::string(), std::string("fastgpu-stranger"), hostile.victim.connector.unix_name()}) {
+      ControlMessage bad = hostile.hello(is_unix);
+      bad.failure.message = name;
+      Hostile::check_refused(hostile.dial(is_unix), std::move(bad));
+    }
+    CHECK_EQ(hostile.victim.sink->count(), 0U);
   }
 }
 
-TEST(bad_hellos_that_were_parked_do_not_stop_the_good_ones) {
-  Rank victim(0);
-  Hostile tools;  // for its messages
-  std::vector<Link> links;
-  for (const bool good : {false, true}) {
-    links.emplace_back(dial_unix(victim.connector.unix_name()));
-    links.back().send(good ? tools.hello(true) : tools.message(ControlKind::kHello));
-  }
-  victim.attach(std::vector<PeerAddress>(3));
-  CHECK(Hostile::receive(links[1]).kind == ControlKind::kWelcome);
+TEST(a_bad_hello_does_not_stop_the_good_one) {
+  Hostile hostile;
+  Link bad = hostile.dial(true);
+  bad.send(hostile.hello(/*is_unix=*/false));
+  Link good = hostile.dial(true);
+  good.send(hostile.hello(true));
+  CHECK(Hostile::receive(good).kind == ControlKind::kWelcome);
+}
+
+TEST(a_rank_of_another_process_cannot_be_spoken_for) {
+  Hostile hostile;
+  ControlMessage bad = hostile.message(ControlKind::kLeave);
+  bad.from = 2;
+  CHECK(has(hostile.lost_after(std::move(bad)), "it speaks for rank 2"));
 }
 
 TEST(a_peer_that_sends_without_pause_does_not_hold_up_others) {
@@ -239,6 +259,15 @@ TEST(a_peer_that_sends_without_pause_does_not_hold_up_others) {
   hostile.check_alive();
   stop.store(true);
   flood.join();
+}
+
+// The peer answers no probe, but it has opened a link.
+TEST(an_open_link_takes_the_place_of_a_probe) {
+  Hostile hostile;
+  Link link = hostile.dial(true);
+  link.send(hostile.hello(true));
+  Hostile::receive(link);
+  CHECK(hostile.victim.connector.probe(Hostile::kName, now_ns() + 20 * kSecond));
 }
 
 // The victim's probe of a hostile process: its memory is empty, or it is no memory.

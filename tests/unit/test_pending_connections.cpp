@@ -5,28 +5,31 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "check.h"
-#include "control/listener.h"
 #include "control/pending_connections.h"
-#include "control/probe.h"
-#include "patience.h"
+#include "control_parts.h"
 #include "shortages.h"
 
 namespace fastgpu {
 namespace {
 
+using test::is_closed;
+using test::is_refused;
+
 constexpr MemberKey kKnown{.communicator = 5, .rank = 0};
-constexpr MemberKey kUnknown{.communicator = 6, .rank = 0};
+constexpr MemberKey kExpected{.communicator = 6, .rank = 0};
+constexpr MemberKey kUnknown{.communicator = 7, .rank = 0};
 
 ControlMessage first_of(ControlKind kind, const MemberKey& to, int from = 1) {
   ControlMessage message;
   message.kind = kind;
   message.communicator = to.communicator;
+  message.generation = to.generation;
   message.from = from;
   message.to = to.rank;
   return message;
@@ -35,7 +38,10 @@ ControlMessage first_of(ControlKind kind, const MemberKey& to, int from = 1) {
 struct PendingFixture {
   explicit PendingFixture(const PendingConnections::Limits& limits = {})
       : pending(loop,
-                {.is_known = [this](const MemberKey& key) { return known.contains(key); },
+                {.state_of =
+                     [this](const MemberKey& key) {
+                       return states.contains(key) ? states.at(key) : Registry::State::kUnknown;
+                     },
                  .taken =
                      [this](Link link, ControlMessage first) {
                        taken.emplace_back(std::move(link), std::move(first));
@@ -55,28 +61,18 @@ struct PendingFixture {
     return Link(make_tcp_stream(UniqueFd(both[1])));
   }
   void run() { loop.run_once(now_ns()); }
+  void attach(const MemberKey& key) {
+    states[key] = Registry::State::kAttached;
+    pending.resume(key);
+  }
 
   EventLoop loop;
-  std::set<MemberKey> known = {kKnown};
+  std::map<MemberKey, Registry::State> states = {{kKnown, Registry::State::kAttached},
+                                                 {kExpected, Registry::State::kExpected}};
   std::vector<std::pair<Link, ControlMessage>> taken;
   std::vector<Failure> shortages;
   PendingConnections pending;
 };
-
-// Whether the connection was closed and its peer told why, in these words.
-bool is_refused(Link& link, const std::string& words) {
-  ControlMessage message;
-  if (link.receive(message) != Received::kMessage || message.kind != ControlKind::kFail) {
-    return false;
-  }
-  const bool told = message.failure.message.find(words) != std::string::npos;
-  return told && link.receive(message) == Received::kClosed;
-}
-
-bool is_closed(Link& link) {
-  ControlMessage message;
-  return link.receive(message) == Received::kClosed;
-}
 
 TEST(a_hello_and_a_stream_reach_their_communicator) {
   PendingFixture fixture;
@@ -91,44 +87,76 @@ TEST(a_hello_and_a_stream_reach_their_communicator) {
   CHECK_EQ(fixture.pending.size(), 0U);
 }
 
-TEST(a_parked_connection_is_taken_once_its_communicator_exists) {
+TEST(a_hello_is_taken_before_any_group_exists) {
   PendingFixture fixture;
-  Link link = fixture.connect();
-  link.send(first_of(ControlKind::kHello, kUnknown));
-  link.send(first_of(ControlKind::kLeave, kUnknown));  // not read before
+  fixture.states.clear();
+  Link hello = fixture.connect();
+  hello.send(first_of(ControlKind::kHello, {}));
   fixture.run();
-  CHECK(fixture.taken.empty());
+  CHECK_EQ(fixture.taken.size(), 1U);
+}
+
+TEST(a_parked_stream_is_taken_once_its_communicator_exists) {
+  PendingFixture fixture;
+  Link link = fixture.connect(SOCK_STREAM);
+  link.send(first_of(ControlKind::kStream, kExpected));
+  link.send(first_of(ControlKind::kLeave, kExpected));  // not read before
+  fixture.run();
   fixture.pending.resume(kKnown);
   CHECK(fixture.taken.empty());
   CHECK_EQ(fixture.pending.size(), 1U);
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 1U);
-  CHECK(fixture.taken[0].second.kind == ControlKind::kHello);
+  CHECK(fixture.taken[0].second.kind == ControlKind::kStream);
   ControlMessage next;
   CHECK(fixture.taken[0].first.receive(next) == Received::kMessage);
   CHECK(next.kind == ControlKind::kLeave);
 }
 
-TEST(a_parked_connection_stays_when_its_peer_ends) {
+TEST(a_parked_stream_is_closed_when_its_communicator_is_no_longer_expected) {
+  PendingFixture fixture;
+  Link link = fixture.connect(SOCK_STREAM);
+  link.send(first_of(ControlKind::kStream, kExpected));
+  fixture.run();
+  fixture.states.erase(kExpected);
+  fixture.pending.resume(kExpected);
+  CHECK(is_closed(link));
+  CHECK(fixture.taken.empty());
+}
+
+TEST(a_stream_of_a_group_that_is_not_here_is_closed) {
+  MemberKey stale = kKnown;
+  stale.generation = 1;
+  for (const MemberKey& key : {kUnknown, stale, MemberKey{kKnown.communicator, 1}}) {
+    PendingFixture fixture;
+    Link link = fixture.connect(SOCK_STREAM);
+    link.send(first_of(ControlKind::kStream, key));
+    fixture.run();
+    CHECK(is_closed(link));
+    CHECK(fixture.taken.empty());
+  }
+}
+
+TEST(a_parked_stream_stays_when_its_peer_ends) {
   PendingFixture fixture;
   {
-    Link link = fixture.connect();
-    link.send(first_of(ControlKind::kHello, kUnknown));
+    Link link = fixture.connect(SOCK_STREAM);
+    link.send(first_of(ControlKind::kStream, kExpected));
   }
   fixture.run();
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 1U);
 }
 
-TEST(parked_connections_are_taken_in_the_order_of_their_arrival) {
+TEST(parked_streams_are_taken_in_the_order_of_their_arrival) {
   PendingFixture fixture;
   std::vector<Link> links;
   for (int from = 1; from < 10; ++from) {
-    links.push_back(fixture.connect());
-    links.back().send(first_of(ControlKind::kHello, kUnknown, from));
+    links.push_back(fixture.connect(SOCK_STREAM));
+    links.back().send(first_of(ControlKind::kStream, kExpected, from));
   }
   fixture.run();
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 9U);
   for (int from = 1; from < 10; ++from) {
     CHECK_EQ(fixture.taken[static_cast<std::size_t>(from - 1)].second.from, from);
@@ -152,8 +180,8 @@ TEST(a_shortage_spares_connections_that_are_new_or_wait_for_their_group) {
   Link fresh = patient.connect();
   CHECK(!patient.pending.drop_silent(why));
   PendingFixture fixture({.spared = 0});
-  Link parked = fixture.connect();
-  parked.send(first_of(ControlKind::kHello, kUnknown));
+  Link parked = fixture.connect(SOCK_STREAM);
+  parked.send(first_of(ControlKind::kStream, kExpected));
   fixture.run();
   CHECK(!fixture.pending.drop_silent(why));
   Link silent = fixture.connect();
@@ -165,13 +193,13 @@ TEST(a_shortage_spares_connections_that_are_new_or_wait_for_their_group) {
 // Peers that wait for their group have said so; a stranger of the same host may say nothing.
 TEST(a_silent_connection_makes_room_before_one_that_waits_for_its_group) {
   PendingFixture fixture({.connections = 2});
-  Link waiting = fixture.connect();
-  waiting.send(first_of(ControlKind::kHello, kUnknown));
+  Link waiting = fixture.connect(SOCK_STREAM);
+  waiting.send(first_of(ControlKind::kStream, kExpected));
   fixture.run();
   Link silent = fixture.connect();
   Link newest = fixture.connect();
   CHECK(is_refused(silent, "connections wait"));
-  fixture.pending.resume(kUnknown);
+  fixture.attach(kExpected);
   CHECK_EQ(fixture.taken.size(), 1U);
 }
 
@@ -204,15 +232,15 @@ TEST(the_limit_grows_with_the_world) {
   CHECK(fixture.pending.limit() <= std::max<std::size_t>(files.rlim_cur / 2, 8));
 }
 
-TEST(a_connection_that_waits_too_long_is_closed) {
-  PendingFixture fixture({.silent = 0, .parked = 0});
+TEST(a_connection_that_is_silent_too_long_is_closed) {
+  PendingFixture fixture({.silent = 0});
   Link silent = fixture.connect();
-  Link parked = fixture.connect();
-  parked.send(first_of(ControlKind::kHello, kUnknown));
+  Link parked = fixture.connect(SOCK_STREAM);
+  parked.send(first_of(ControlKind::kStream, kExpected));
   const TimeNs limit = now_ns() + 20 * kSecond;
-  while (fixture.pending.size() > 0 && now_ns() < limit) fixture.loop.run_once(limit);
+  while (fixture.pending.size() > 1 && now_ns() < limit) fixture.loop.run_once(limit);
   CHECK(is_refused(silent, "sent nothing for 0 s"));
-  CHECK(is_refused(parked, "has not made the group"));
+  CHECK(!is_closed(parked));
 }
 
 TEST(a_wrong_first_message_closes_the_connection) {
@@ -268,111 +296,6 @@ TEST(a_connection_that_cannot_be_served_for_want_of_descriptors_is_refused) {
   for (Link* link : {&hello, &probe}) CHECK(is_refused(*link, "ran out of file descriptors"));
   CHECK_EQ(fixture.shortages.size(), 1U);  // a probe concerns no group yet
   CHECK_EQ(fixture.pending.size(), 0U);
-}
-
-// Accepts whatever waits, then returns.
-struct Listening {
-  explicit Listening(uid_t only_user = ::geteuid(), TimeNs limit = Listener::kShortageLimit)
-      : user(only_user), shortage_limit(limit) {}
-
-  const uid_t user;
-  const TimeNs shortage_limit;
-  EventLoop loop;
-  std::vector<Link> accepted;
-  std::vector<Failure> shortages;
-  Listener listener{loop,
-                    {.accepted = [this](Link link) { accepted.push_back(std::move(link)); },
-                     .make_room = [](const Failure&) { return false; },
-                     .run_out = [this](const Failure& why) { shortages.push_back(why); }},
-                    user,
-                    shortage_limit};
-
-  void accept(std::size_t count) {
-    const TimeNs limit = now_ns() + 20 * kSecond;
-    while (accepted.size() < count && now_ns() < limit) loop.run_once(limit);
-    CHECK_EQ(accepted.size(), count);
-  }
-};
-
-TEST(both_sockets_are_accepted_from) {
-  Listening listening;
-  const UniqueFd local = dial_unix(listening.listener.unix_name());
-  const UniqueFd remote = dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})});
-  listening.accept(2);
-  CHECK(listening.accepted[0].is_unix() != listening.accepted[1].is_unix());
-}
-
-// The other end has this process's own user, so the listener is told to expect another.
-TEST(another_user_may_not_connect_to_the_unix_socket) {
-  Listening listening(::geteuid() + 1);
-  const UniqueFd stranger = dial_unix(listening.listener.unix_name());
-  const UniqueFd remote = dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})});
-  listening.accept(1);
-  CHECK(!listening.accepted[0].is_unix());
-  Link link(UniqueFd(::dup(stranger.get())));
-  CHECK(is_closed(link));
-  CHECK_THROWS(check_user(stranger.get(), ::geteuid() + 1), AuthenticationError,
-               "a process of user " + std::to_string(::geteuid()) +
-                   " is at the other end of a unix socket, and only user " +
-                   std::to_string(::geteuid() + 1) + " may be");
-}
-
-TEST(accepting_goes_on_when_there_are_descriptors_again) {
-  Listening listening;
-  const UniqueFd waiting = dial_unix(listening.listener.unix_name());
-  {
-    const test::NoDescriptors none;
-    listening.loop.run_once(now_ns());
-    CHECK(listening.accepted.empty());
-  }
-  listening.accept(1);  // without another event of the listener
-  CHECK(listening.shortages.empty());
-}
-
-// The kernel wants a descriptor before it looks whether a connection waits.
-TEST(a_process_that_uses_its_last_descriptor_is_not_short) {
-  Listening listening(::geteuid(), /*limit=*/0);
-  test::NoDescriptors none;
-  none.give_back_one();
-  none.give_back_one();
-  const UniqueFd dialled = dial_unix(listening.listener.unix_name());
-  listening.accept(1);
-  listening.loop.run_once(now_ns());
-  CHECK(listening.shortages.empty());
-}
-
-TEST(peers_that_wait_too_long_for_descriptors_are_told_why) {
-  Listening listening(::geteuid(), /*limit=*/0);
-  Link local(dial_unix(listening.listener.unix_name()));
-  Link remote(make_tcp_stream(dial_tcp({"127.0.0.1", listening.listener.listen("127.0.0.1", {})})));
-  CHECK(test::is_ready(remote.fd(), POLLOUT));
-  {
-    const test::NoDescriptors none;
-    const TimeNs limit = now_ns() + 20 * kSecond;
-    while (listening.shortages.size() < 2 && now_ns() < limit) listening.loop.run_once(limit);
-  }
-  CHECK(listening.accepted.empty());
-  for (Link* link : {&local, &remote}) CHECK(is_refused(*link, "ran out of file descriptors"));
-  CHECK(listening.shortages.front().kind == ErrorKind::kOutOfResources);
-  const UniqueFd next = dial_unix(listening.listener.unix_name());
-  listening.accept(1);
-}
-
-TEST(more_connections_than_one_turn_takes_are_all_accepted) {
-  Listening listening;
-  std::vector<UniqueFd> dialled;
-  for (int i = 0; i < 150; ++i) dialled.push_back(dial_unix(listening.listener.unix_name()));
-  listening.accept(150);
-}
-
-TEST(the_port_stays_for_all_groups) {
-  Listening listening;
-  const uint16_t port = listening.listener.listen("127.0.0.1", {});
-  CHECK_EQ(listening.listener.listen("127.0.0.1", {}), port);
-  CHECK_EQ(listening.listener.listen("127.0.0.1", {port, port}), port);
-  const uint16_t other = port == 1024 ? 1025 : static_cast<uint16_t>(port - 1);
-  CHECK_THROWS(listening.listener.listen("127.0.0.1", {other, other}), RendezvousError,
-               "listens on 127.0.0.1:" + std::to_string(port));
 }
 
 }  // namespace

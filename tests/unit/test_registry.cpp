@@ -18,10 +18,14 @@ PairKey with(int peer) { return {kMe, peer}; }
 
 // A communicator of 3 ranks, of which this is rank 0.
 struct RegistryFixture {
+  explicit RegistryFixture(TimeNs leave_limit = 20 * kSecond) : registry(loop, leave_limit) {
+    registry.attach(kMe, sink, std::vector<PeerAddress>(3));
+  }
+  void run_timers() { loop.run_once(now_ns()); }
+
+  EventLoop loop;
   Registry registry;
   std::shared_ptr<test::NotingSink> sink = std::make_shared<test::NotingSink>();
-
-  RegistryFixture() { registry.attach(kMe, sink, std::vector<PeerAddress>(3)); }
   void arrive(int peer, int lane) {
     registry.channel_arrived(with(peer), lane, std::make_unique<test::QuietReceiver>());
   }
@@ -55,17 +59,32 @@ TEST(a_peer_that_opened_nothing_departs_at_once) {
 TEST(a_link_may_end_after_leave_and_before_the_channels) {
   RegistryFixture fixture;
   fixture.registry.leave(with(1), 1, "");
-  CHECK(fixture.registry.link_ended(with(1), "its process ended"));
+  fixture.registry.link_ended(with(1), "its process ended");
   CHECK(fixture.sink->heard.empty());
   fixture.arrive(1, 0);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0", "left 1 "}));
-  fixture.registry.lose_incomplete(with(1));
-  CHECK_EQ(fixture.sink->heard.size(), 2U);
+}
+
+TEST(channels_that_arrive_before_the_limit_do_not_lose_the_peer) {
+  RegistryFixture fixture(/*leave_limit=*/0);
+  fixture.registry.leave(with(1), 1, "");
+  fixture.arrive(1, 0);
+  fixture.run_timers();
+  CHECK(fixture.sink->heard == (Heard{"receiver 1 0", "left 1 "}));
+}
+
+TEST(only_the_first_leave_counts) {
+  RegistryFixture fixture;
+  fixture.registry.leave(with(1), 1, "first");
+  fixture.registry.leave(with(1), 0, "second");
+  CHECK(fixture.sink->heard.empty());
+  fixture.arrive(1, 0);
+  CHECK(fixture.sink->heard == (Heard{"receiver 1 0", "left 1 first"}));
 }
 
 TEST(a_link_that_ends_without_leave_loses_the_peer) {
   RegistryFixture fixture;
-  CHECK(!fixture.registry.link_ended(with(1), "its process ended"));
+  fixture.registry.link_ended(with(1), "its process ended");
   CHECK(fixture.sink->heard == (Heard{"lost 1 its process ended"}));
   CHECK(fixture.registry.find(with(1)) == nullptr);
   CHECK(fixture.registry.find(with(2)) != nullptr);
@@ -84,12 +103,11 @@ TEST(a_peer_departs_once) {
 }
 
 TEST(a_peer_that_leaves_with_an_absurd_count_is_lost_in_the_end) {
-  RegistryFixture fixture;
+  RegistryFixture fixture(/*leave_limit=*/0);
   fixture.registry.leave(with(1), std::numeric_limits<uint32_t>::max(), "");
   fixture.arrive(1, 0);
   CHECK(fixture.sink->heard == (Heard{"receiver 1 0"}));
-  CHECK(fixture.registry.link_ended(with(1), "its process ended"));
-  fixture.registry.lose_incomplete(with(1));
+  fixture.run_timers();
   CHECK_EQ(fixture.sink->heard.back(),
            "lost 1 it left the group after it had opened 4294967295 channels, but only 1 of them "
            "arrived");
@@ -160,9 +178,9 @@ TEST(a_connection_must_come_from_another_rank_of_the_group) {
 
 TEST(a_detached_communicator_hears_nothing) {
   RegistryFixture fixture;
-  CHECK(fixture.registry.has(kMe));
+  CHECK(fixture.registry.state(kMe) == Registry::State::kAttached);
   fixture.registry.detach(kMe);
-  CHECK(!fixture.registry.has(kMe));
+  CHECK(fixture.registry.state(kMe) == Registry::State::kUnknown);
   fixture.arrive(1, 0);
   fixture.registry.channel_opened(with(1), 0, std::make_unique<test::QuietSender>());
   fixture.registry.count_opened(with(1));
@@ -174,6 +192,42 @@ TEST(a_detached_communicator_hears_nothing) {
   CHECK_EQ(fixture.registry.opened(with(1)), 0U);
   CHECK(fixture.registry.find(with(1)) == nullptr);
   CHECK(fixture.sink->heard.empty());
+}
+
+TEST(an_expected_communicator_knows_the_processes_of_its_peers) {
+  RegistryFixture fixture;
+  constexpr MemberKey kNext{.communicator = 78, .rank = 0};
+  CHECK(!fixture.registry.knows({"fastgpu-p", true}));
+  fixture.registry.expect(kNext, {{}, {false, "fastgpu-p", {}}});
+  for (const bool is_unix : {true, false}) CHECK(fixture.registry.knows({"fastgpu-p", is_unix}));
+  CHECK(fixture.registry.state(kNext) == Registry::State::kExpected);
+  fixture.registry.lose({kNext, 1}, "early");
+  fixture.registry.fail_all(make_failure(ErrorKind::kOutOfResources, "ran out of memory"));
+  fixture.registry.check_peer({kNext, 5});
+  CHECK(fixture.registry.peers_of(kNext).empty());
+  CHECK(fixture.registry.find({kNext, 1}) == nullptr);
+  MemberKey other = kNext;
+  other.generation = 1;
+  CHECK(fixture.registry.state(other) == Registry::State::kUnknown);
+}
+
+TEST(a_link_reaches_the_ranks_of_its_process_that_have_not_departed) {
+  RegistryFixture fixture;
+  const PeerAddress unix_address{true, "fastgpu-p", {}};
+  const PeerAddress tcp_address{false, "fastgpu-p", {}};
+  const PeerAddress other{true, "fastgpu-q", {}};
+  constexpr MemberKey kFirst{.communicator = 1, .rank = 0};
+  constexpr MemberKey kSecond{.communicator = 2, .rank = 3};
+  fixture.registry.attach(kFirst, fixture.sink, {{}, unix_address, other, unix_address});
+  fixture.registry.attach(kSecond, fixture.sink, {unix_address, tcp_address, other, {}});
+  fixture.registry.lose({kFirst, 3}, "gone");
+  CHECK(fixture.registry.knows({"fastgpu-q", true}));
+  CHECK(!fixture.registry.knows({"fastgpu-q", false}));
+  const std::vector<PairKey> behind = fixture.registry.peers_behind({"fastgpu-p", true});
+  CHECK(behind == (std::vector<PairKey>{{kFirst, 1}, {kSecond, 0}}));
+  fixture.registry.check_peer({kSecond, 0}, {"fastgpu-p", true});
+  CHECK_THROWS(fixture.registry.check_peer({kSecond, 1}, {"fastgpu-p", true}), PeerLostError,
+               "it speaks for rank 1, which is another process");
 }
 
 TEST(communicators_and_ranks_are_kept_apart) {

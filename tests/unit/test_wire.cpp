@@ -281,6 +281,7 @@ ControlMessage failure_message() {
   ControlMessage message;
   message.kind = ControlKind::kFail;
   message.communicator = 0x0807060504030201;
+  message.generation = 0x14131211;
   message.from = 3;
   message.to = 0x0201;
   message.number = 0x04030201;
@@ -294,7 +295,7 @@ ControlMessage failure_message() {
 
 Bytes failure_bytes() {
   return WireBytes()
-      .text("FGG2")
+      .text("FGG3")
       .u8(7)
       .u8(3)
       .u16(10)
@@ -305,7 +306,7 @@ Bytes failure_bytes() {
       .u32(5)
       .u64(0x0102030405060708)
       .u32(3)
-      .u32(0)
+      .u32(0x14131211)
       .text("all_reducewhy")
       .bytes();
 }
@@ -340,6 +341,7 @@ TEST(a_control_message_is_read_from_the_same_bytes) {
     const ControlMessage expected = failure_message();
     CHECK_EQ(message.kind, expected.kind);
     CHECK_EQ(message.communicator, expected.communicator);
+    CHECK_EQ(message.generation, expected.generation);
     CHECK_EQ(message.from, expected.from);
     CHECK_EQ(message.to, expected.to);
     CHECK_EQ(message.number, expected.number);

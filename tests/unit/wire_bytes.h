@@ -64,10 +64,11 @@ enum WireKind : uint8_t {
 
 // A control message, field by field.
 struct WireControl {
-  std::string magic = "FGG2";
+  std::string magic = "FGG3";
   uint8_t kind = kHelloKind;
   uint8_t failure_kind = 4;  // aborted
   uint64_t communicator = 0;
+  uint32_t generation = 0;
   int from = -1;
   int to = -1;
   uint32_t number = 0;
@@ -90,7 +91,7 @@ struct WireControl {
         .u32(static_cast<uint32_t>(failure_peer))
         .u64(static_cast<uint64_t>(failure_sequence))
         .u32(static_cast<uint32_t>(text.size()))
-        .u32(0)
+        .u32(generation)
         .text(op)
         .text(text)
         .bytes();
