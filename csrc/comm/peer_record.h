@@ -14,7 +14,7 @@
 namespace fastgpu {
 
 // Increases with every change of the wire protocol. Ranks of different versions do not communicate.
-inline constexpr int kProtocolVersion = 2;
+inline constexpr int kProtocolVersion = 3;
 inline constexpr int kMaxCores = 1 << 16;
 inline constexpr std::size_t kMaxEndpoints = 8;
 

@@ -19,7 +19,7 @@ namespace {
 
 // The examples of docs/wire.md.
 const std::string kText =
-    "version=2\n"
+    "version=3\n"
     "host=node7\n"
     "pid=4711\n"
     "world=2\n"
@@ -35,7 +35,7 @@ const std::string kEndpoints =
     "endpoint=40001 10.0.0.7\n"
     "endpoint=40001 fe80::1%eth0\n";
 const std::string kFailed =
-    "version=2\n"
+    "version=3\n"
     "host=node7\n"
     "pid=4711\n"
     "rank=1\n"
@@ -127,7 +127,7 @@ TEST(the_largest_numbers_of_a_record_are_read) {
 
 TEST(a_record_without_one_of_its_fields_is_refused) {
   const std::array<std::pair<const char*, const char*>, 10> fields{{
-      {"version", "version=2\n"},
+      {"version", "version=3\n"},
       {"host", "host=node7\n"},
       {"pid", "pid=4711\n"},
       {"world", "world=2\n"},
@@ -192,8 +192,8 @@ TEST(a_record_of_another_form_is_refused) {
 }
 
 TEST(a_record_of_another_version_is_refused_whatever_else_it_has) {
-  const std::string text = "version=3\nhost=node7\ncolour=blue\n";
-  CHECK_THROWS(record_from_text(text), RendezvousError, "its version is 3, and this rank's is 2");
+  const std::string text = "version=4\nhost=node7\ncolour=blue\n";
+  CHECK_THROWS(record_from_text(text), RendezvousError, "its version is 4, and this rank's is 3");
 }
 
 TEST(rendezvous_names_the_rank_whose_values_it_cannot_use) {
