@@ -1,7 +1,7 @@
-// The one-sided part of a communicator: its own windows, which the peers write, and the peers'
-// windows on this host, which this rank can map. A window is memory that each rank opens under the
-// same number. A put to another rank is a copy where this rank has mapped the peer's window, else a
-// message (MessageCall::put_offset_bytes). A signal is a message without content.
+// The windows of a communicator. A window is memory on each rank that the other ranks write without
+// its help; its number is the same on every rank. A put to another rank is a copy where this rank
+// has mapped the peer's window, else a message (MessageCall::put_offset_bytes). A signal is a
+// message without content.
 //
 // Ownership: the communicator's. Thread safety: all calls, any thread.
 #pragma once

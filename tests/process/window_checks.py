@@ -122,7 +122,7 @@ def signals_are_counted() -> None:
 
 
 def windows_do_not_mix() -> None:
-    """A signal of one window is none of another, nor of another group, nor a message."""
+    """A wait ignores the signals of other windows and groups, and messages."""
     rank, world = me_and_world()
     other_group = dist.new_group(list(range(world)))
     windows = [new_window(memory(False, 1)) for _ in range(2)]

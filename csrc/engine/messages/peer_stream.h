@@ -125,7 +125,7 @@ class PeerStream {
   bool ends_any_source_ = false;
 
   // Out.
-  std::deque<MessagePtr> queue_;  // in the order posted; of these only the first put may have begun
+  std::deque<MessagePtr> queue_;  // in the order posted; none has begun, but for a put in front
   std::map<uint64_t, MessagePtr> awaiting_cts_;          // announced by kRts, by id
   std::deque<std::pair<uint64_t, MessagePtr>> cleared_;  // kCts has arrived, in that order
   std::deque<uint64_t> clearing_;                        // kCts to send, by id

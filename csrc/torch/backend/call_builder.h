@@ -41,7 +41,7 @@ struct PutTarget {
   int peer = kNoRank;
   uint32_t window = 0;
   uint64_t offset_bytes = 0;
-  std::byte* memory = nullptr;  // the place, if this process has it in its memory
+  std::byte* memory = nullptr;  // the place as mapped by this process; nullptr: not mapped
 };
 
 class CallBuilder {

@@ -48,7 +48,7 @@ std::string elements(int64_t count) {
 
 }  // namespace
 
-// What a rank tells the others about its tensor. Ranks exchange it as bytes (docs/wire.md).
+// A rank's description of its tensor. The ranks exchange it as bytes (docs/wire.md).
 struct TorchWindow::Record {
   int64_t valid = 0;  // 1: the rank has a tensor to register
   int64_t window = 0;

@@ -1,12 +1,13 @@
 // The windows of torch 2.14 and later: a tensor on each rank that the other ranks write without its
 // help (put), and signals from rank to rank, which say that earlier puts have arrived.
 //
-//  - put() writes at once where the target is on this host and its tensor comes from
+//  - put() copies at once if the target is on this host and its tensor comes from
 //    fastgpu_comm.empty(). Else it is a message, which the target's engine takes in.
-//  - wait_signal(peer) consumes one signal of that peer. It returns after all puts that the peer
-//    made before signal(). A put alone signals nothing. Calls of one rank to one peer keep their
-//    order, except that puts pass calls of other threads.
-//  - map_remote_tensor() needs the same host and fastgpu_comm.empty().
+//  - wait_signal(peer) consumes one signal of that peer. All puts that the peer made before the
+//    signal have arrived by then; later ones may have. A put alone signals nothing. Signals that
+//    nobody has waited for stay, also past tensor_deregister().
+//  - map_remote_tensor() needs the same host and fastgpu_comm.empty(). The result must not be used
+//    after tensor_deregister().
 //
 // Making windows, tensor_register() and tensor_deregister() are collective, in the same order on
 // every rank. A bad argument of one rank raises InvalidArgumentError on every rank. A window that
