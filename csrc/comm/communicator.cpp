@@ -281,7 +281,7 @@ void Communicator::on_first_failure(Failure& failure) {
     failure.message = relayed_report(std::move(failure.message), failure.rank);
   }
   failure.rank = config_.rank;
-  log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));
+  log(LogLevel::kInfo, "group_failed", "reason=" + in_quotes(failure.message));
   runtime_.connector().fail(id_of(*topology_), config_.rank, failure);
   channels_->hang_up();
   failure.message = with_advice(failure.message, failure.kind);

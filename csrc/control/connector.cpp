@@ -20,7 +20,7 @@ constexpr TimeNs kDetachLimit = kSecond;
 constexpr TimeNs kShortageRetryInterval = 100 * kMillisecond;
 
 void log_ended(const CommError& error) {
-  log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
+  log(LogLevel::kInfo, "link_closed", "reason=" + in_quotes(error.what()));
 }
 
 }  // namespace
@@ -108,7 +108,7 @@ void Connector::take_connection(Link link, ControlMessage first) {
     registry_.give_up(pair, error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
-        "from=" + quoted(from) + " reason=" + quoted(error.what()));
+        "from=" + in_quotes(from) + " reason=" + in_quotes(error.what()));
   }
 }
 

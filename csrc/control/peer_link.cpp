@@ -59,7 +59,7 @@ void PeerLink::accept(Link link, ControlMessage hello) {
   } catch (const OutOfResourcesError&) {
     throw;
   } catch (const CommError& error) {  // the peer has ended, but what it sent still counts
-    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "link_broke", "reason=" + in_quotes(error.what()));
   }
 }
 
@@ -116,7 +116,7 @@ bool PeerLink::try_flush() {
   } catch (const OutOfResourcesError&) {
     throw;
   } catch (const CommError& error) {
-    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "link_broke", "reason=" + in_quotes(error.what()));
     return false;
   }
 }

@@ -64,7 +64,7 @@ void PendingConnections::read_first(uint64_t id) {
     return events_.run_out(error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
-        "from=" + quoted(found->second.source) + " reason=" + quoted(error.what()));
+        "from=" + in_quotes(found->second.source) + " reason=" + in_quotes(error.what()));
   }
   connections_.erase(id);
 }
@@ -148,7 +148,7 @@ void PendingConnections::make_room() {
                           "; find out which program opens them, or raise the limit of open files "
                           "(ulimit -n)";
   if (!std::exchange(has_dropped_, true)) {
-    log(LogLevel::kWarn, "connections_dropped", "reason=" + quoted("this process " + why));
+    log(LogLevel::kWarn, "connections_dropped", "reason=" + in_quotes("this process " + why));
   }
   close(dropped, make_failure(ErrorKind::kOutOfResources, why));
 }
@@ -178,7 +178,7 @@ void PendingConnections::close_late() {
                                 : "closed a connection that sent nothing for " +
                                       std::to_string(limits_.silent / kSecond) + " s";
     log(LogLevel::kWarn, "connection_closed",
-        "from=" + quoted(connection.source) + " reason=" + quoted("this process " + why));
+        "from=" + in_quotes(connection.source) + " reason=" + in_quotes("this process " + why));
     close(id, make_failure(ErrorKind::kPeerLost, why));
   }
 }

@@ -148,8 +148,8 @@ void SymmetricHeap::revoke(const std::byte* memory) noexcept {
       log(LogLevel::kError, "symmetric_memory_not_revoked",
           "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno) +
               " meaning=" +
-              quoted("a peer of the failed operation may still write to its tensor; do not use "
-                     "the tensor again"));
+              in_quotes("a peer of the failed operation may still write to its tensor; do not use "
+                        "the tensor again"));
       return;
     }
     for (uint64_t at = 0; at < size_bytes; at += page_bytes()) write_own_content(first + at);

@@ -258,8 +258,11 @@ TEST(a_put_is_a_frame_with_its_window_and_offset) {
   RawPeer peer;
   Bytes memory(5, std::byte{8});
   Bytes payload;
-  const auto put = std::make_shared<MessageOperation>(
-      MessageOperation{.peer = 1, .tag = 6, .put_offset_bytes = 0x0102, .data = memory.data()});
+  const auto put = std::make_shared<MessageOperation>();
+  put->peer = 1;
+  put->tag = 6;
+  put->put_offset_bytes = 0x0102;
+  put->data = memory.data();
   put->size_bytes = memory.size();
   put->work = std::make_shared<Work>();
   peer.messages.post_send(put);
