@@ -33,6 +33,7 @@ TESTS = (
     "tests/process/test_failures.py",
     "tests/process/test_integrations.py",
     "tests/process/test_newer_torch.py",
+    "tests/process/test_windows.py",
     "tests/process/test_trainer.py",
     "tests/unit/test_empty.py",
     "tests/unit/test_stub.py",

@@ -38,7 +38,7 @@ void log(LogLevel level, std::string_view event, std::string_view fields) noexce
                static_cast<int>(fields.size()), fields.data());
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';

@@ -15,9 +15,9 @@ enum class LogLevel : uint8_t { kError, kWarn, kInfo, kDebug };
 // `name` is error, warn (the initial level), info or debug. Raises InvalidArgumentError for others.
 void set_log_level(std::string_view name);
 
-// `event` is one word. `fields` is "key=value key=value"; the caller puts text into quoted().
+// `event` is one word. `fields` is "key=value key=value"; the caller puts text into in_quotes().
 void log(LogLevel level, std::string_view event, std::string_view fields) noexcept;
 // The text in quotation marks, on one line.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace fastgpu

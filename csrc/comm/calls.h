@@ -1,4 +1,4 @@
-// The two kinds of calls on a communicator: collectives and messages.
+// The two kinds of calls on a communicator: collectives and messages (puts are messages, too).
 // Ownership: callers keep the memory alive through `keep_alive`, which is released when the
 // operation ends. Thread safety: values.
 #pragma once
@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -41,6 +42,9 @@ inline constexpr int kAnySource = kNoRank;
 struct MessageCall {
   int peer = kAnySource;  // kAnySource: receives only
   uint32_t tag = 0;
+  std::string_view op = {};  // the user's name of the call, if not send or recv; static storage
+  // Of a send: makes it a put into the peer's window `tag`, from here on.
+  std::optional<uint64_t> put_offset_bytes = {};
   std::byte* data = nullptr;    // a send only reads it
   DType dtype = DType::kUInt8;  // must be the same on both sides, as must the size
   uint64_t size_bytes = 0;

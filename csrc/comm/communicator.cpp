@@ -14,6 +14,7 @@
 #include "comm/runtime.h"
 #include "comm/topology.h"
 #include "comm/tuner.h"
+#include "comm/windows.h"
 #include "engine/collective_queue.h"
 #include "engine/failure_latch.h"
 #include "engine/messages/message_queue.h"
@@ -122,6 +123,7 @@ Communicator::Communicator(const CommunicatorConfig& config, Topology topology, 
       *channels_, lanes, latch_,
       [&heap = runtime.heap()](const std::byte* data) { heap.revoke(data); });
   messages_ = std::make_shared<MessageQueue>(*channels_, config.world, lanes, latch_);
+  windows_ = std::make_unique<Windows>(*topology_, channels_, lanes, messages_, latch_);
 }
 
 Communicator::~Communicator() { shutdown(); }
@@ -214,6 +216,8 @@ std::shared_ptr<MessageOperation> Communicator::make_message(MessageCall& call,
   auto message = std::make_shared<MessageOperation>();
   message->peer = any ? kNoRank : call.peer;
   message->tag = call.tag;
+  message->op = call.op;
+  message->put_offset_bytes = call.put_offset_bytes;
   message->data = call.data;
   message->dtype = call.dtype;
   message->size_bytes = call.size_bytes;
@@ -278,7 +282,7 @@ void Communicator::on_first_failure(Failure& failure) {
     failure.message = relayed_report(std::move(failure.message), failure.rank);
   }
   failure.rank = config_.rank;
-  log(LogLevel::kInfo, "group_failed", "reason=" + quoted(failure.message));
+  log(LogLevel::kInfo, "group_failed", "reason=" + in_quotes(failure.message));
   runtime_.connector().fail(topology_->member, failure);
   channels_->hang_up();
   failure.message = with_advice(failure.message, failure.kind);

@@ -33,6 +33,7 @@ class MessageQueue;
 class OperationBuilder;
 class Planner;
 class PreparedCalls;
+class Windows;  // windows.h
 class Runtime;  // this process's engine, connector and caches: comm/runtime.h
 struct MessageOperation;
 struct Operation;
@@ -83,6 +84,8 @@ class Communicator {
   // For a caller that does not wait, but is notified when its work is done: a message's time-out
   // runs from now on, and the progress thread is woken, which then runs everything pending.
   void request_progress(Work& work);
+
+  Windows& windows() noexcept { return *windows_; }
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   void abort(const std::string& reason);
@@ -135,6 +138,7 @@ class Communicator {
   std::shared_ptr<ChannelSet> channels_;
   std::shared_ptr<CollectiveQueue> collectives_;
   std::shared_ptr<MessageQueue> messages_;
+  std::unique_ptr<Windows> windows_;
   std::atomic<int64_t> timeout_ms_;
   std::once_flag shut_down_;
   mutable std::mutex description_mutex_;

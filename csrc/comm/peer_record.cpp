@@ -25,14 +25,14 @@ class TextFields {
     std::istringstream lines(text);
     for (std::string line; std::getline(lines, line);) {
       const std::size_t equals = line.find('=');
-      if (equals == std::string::npos) refuse("the line " + quoted(line) + " has no '='");
+      if (equals == std::string::npos) refuse("the line " + in_quotes(line) + " has no '='");
       values_[line.substr(0, equals)].push_back(line.substr(equals + 1));
     }
   }
 
   [[noreturn]] void refuse(const std::string& why) const {
     raise(ErrorKind::kRendezvous, "its record at the store cannot be used: " + why + ", in " +
-                                      quoted(cut(text_, kExcerptBytes)));
+                                      in_quotes(cut(text_, kExcerptBytes)));
   }
 
   void take_version() {
@@ -59,8 +59,8 @@ class TextFields {
   Number number(const std::string& name, const std::string& text, Number least, Number most) const {
     Number value{};
     if (!parse_number(text, least, most, value)) {
-      refuse("'" + name + "' is " + quoted(text) + ", not a number from " + std::to_string(least) +
-             " to " + std::to_string(most));
+      refuse("'" + name + "' is " + in_quotes(text) + ", not a number from " +
+             std::to_string(least) + " to " + std::to_string(most));
     }
     return value;
   }
@@ -173,7 +173,7 @@ std::vector<Endpoint> endpoints_from_text(const std::string& text) {
   for (const std::string& endpoint : fields.take_all("endpoint")) {
     const std::size_t space = endpoint.find(' ');
     if (space == std::string::npos || space + 1 == endpoint.size()) {
-      fields.refuse("'endpoint' is " + quoted(endpoint) + ", not a port and an address");
+      fields.refuse("'endpoint' is " + in_quotes(endpoint) + ", not a port and an address");
     }
     const int port = fields.number("endpoint", endpoint.substr(0, space), 1, kMaxPort);
     endpoints.push_back({endpoint.substr(space + 1), static_cast<uint16_t>(port)});

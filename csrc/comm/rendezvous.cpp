@@ -215,12 +215,13 @@ std::vector<int> gather_leaders(const RendezvousRequest& request, RendezvousStor
   const auto take = [&](int rank, const std::string& text) {
     int leader = 0;
     if (!parse_number(text, 0, rank, leader)) {
-      raise_seen(request,
-                 make_failure(ErrorKind::kRendezvous,
-                              "rank " + std::to_string(rank) + " wrote the leader " + quoted(text) +
-                                  " to the store, not a rank from 0 to " + std::to_string(rank),
-                              rank),
-                 kSameVersion);
+      raise_seen(
+          request,
+          make_failure(ErrorKind::kRendezvous,
+                       "rank " + std::to_string(rank) + " wrote the leader " + in_quotes(text) +
+                           " to the store, not a rank from 0 to " + std::to_string(rank),
+                       rank),
+          kSameVersion);
     }
     leaders.push_back(leader);
   };
@@ -247,8 +248,8 @@ int find_leader(const RendezvousRequest& request, const std::vector<PeerRecord>&
   if (!refused.empty()) {
     log(LogLevel::kWarn, "no_shared_memory",
         "rank=" + std::to_string(request.rank) + " peers=" + refused + " reason=" +
-            quoted("these ranks run on this machine, but in another container or network "
-                   "namespace, so their memory cannot be mapped: TCP is used instead"));
+            in_quotes("these ranks run on this machine, but in another container or network "
+                      "namespace, so their memory cannot be mapped: TCP is used instead"));
   }
   return leader;
 }
@@ -304,7 +305,7 @@ std::vector<Endpoint> listen_on(const std::vector<std::string>& addresses,
     } catch (const OutOfResourcesError&) {
       throw;
     } catch (const CommError& error) {
-      log(LogLevel::kInfo, "not_listening", "reason=" + quoted(error.what()));
+      log(LogLevel::kInfo, "not_listening", "reason=" + in_quotes(error.what()));
       if (!first_error) first_error = std::current_exception();
     }
   }

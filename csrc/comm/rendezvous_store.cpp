@@ -91,7 +91,7 @@ void RendezvousStore::report(const Failure& failure) noexcept {
       wait_for(store_, key(use_, "heard", peer), deadline);
     }
   } catch (const CommError& error) {  // the store is lost; the caller raises its own error
-    log(LogLevel::kInfo, "failure_not_reported", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "failure_not_reported", "reason=" + in_quotes(error.what()));
   }
 }
 

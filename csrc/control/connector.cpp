@@ -114,7 +114,7 @@ void Connector::take_connection(Link link, ControlMessage first) {
     }
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
-        "from=" + quoted(from) + " reason=" + quoted(error.what()));
+        "from=" + in_quotes(from) + " reason=" + in_quotes(error.what()));
   }
 }
 
@@ -232,7 +232,7 @@ void Connector::guard(const LinkKey& key, const std::function<void(PeerLink& lin
     give_up(key, error.failure());
     loop_.call_after(kShortageRetryInterval, [this, key] { on_event(key); });
   } catch (const CommError& error) {
-    log(LogLevel::kInfo, "link_closed", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "link_closed", "reason=" + in_quotes(error.what()));
     end_link(key, error.what());
   }
 }

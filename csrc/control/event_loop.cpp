@@ -23,7 +23,7 @@ void call(const EventLoop::Command& command) {
   try {
     command();
   } catch (const std::exception& error) {
-    log(LogLevel::kError, "control_error", "reason=" + quoted(error.what()));
+    log(LogLevel::kError, "control_error", "reason=" + in_quotes(error.what()));
   }
 }
 

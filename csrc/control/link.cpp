@@ -101,7 +101,7 @@ void refuse(Link link, const Failure& why) noexcept {
     message.failure = why;
     link.send(std::move(message));
   } catch (const std::exception& error) {  // the peer has ended
-    log(LogLevel::kInfo, "refusal_not_sent", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "refusal_not_sent", "reason=" + in_quotes(error.what()));
   }
 }
 

@@ -104,7 +104,7 @@ void Listener::hand_over(UniqueFd socket, bool is_unix) {
 void Listener::on_shortage(const UniqueFd& listener, bool is_unix, const Failure& why) {
   if (short_since_ == 0) {
     short_since_ = now_ns();
-    log(LogLevel::kError, "accept_failed", "reason=" + quoted(why.message));
+    log(LogLevel::kError, "accept_failed", "reason=" + in_quotes(why.message));
   }
   if (now_ns() - short_since_ >= shortage_limit_) {
     events_.run_out(why);
@@ -124,7 +124,7 @@ void Listener::refuse_all(const UniqueFd& listener, bool is_unix, const Failure&
       refuse(Link(std::move(socket), is_unix), why);
     }
   } catch (const CommError& error) {  // another thread took the spare descriptor
-    log(LogLevel::kError, "refuse_failed", "reason=" + quoted(error.what()));
+    log(LogLevel::kError, "refuse_failed", "reason=" + in_quotes(error.what()));
   }
   spare_ = any_descriptor();
 }

@@ -136,7 +136,7 @@ bool PeerLink::try_flush() {
   } catch (const OutOfResourcesError&) {
     throw;
   } catch (const CommError& error) {
-    log(LogLevel::kInfo, "link_broke", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "link_broke", "reason=" + in_quotes(error.what()));
     return false;
   }
 }

@@ -70,7 +70,7 @@ void PendingConnections::guard(uint64_t id, const std::function<void()>& body) {
     events_.run_out(error.failure());
   } catch (const CommError& error) {
     log(LogLevel::kWarn, "connection_refused",
-        "from=" + quoted(connections_.at(id).source) + " reason=" + quoted(error.what()));
+        "from=" + in_quotes(connections_.at(id).source) + " reason=" + in_quotes(error.what()));
     connections_.erase(id);
   }
 }
@@ -159,7 +159,7 @@ void PendingConnections::make_room() {
                           "; find out which program opens them, or raise the limit of open files "
                           "(ulimit -n)";
   if (!std::exchange(has_dropped_, true)) {
-    log(LogLevel::kWarn, "connections_dropped", "reason=" + quoted("this process " + why));
+    log(LogLevel::kWarn, "connections_dropped", "reason=" + in_quotes("this process " + why));
   }
   close(dropped, make_failure(ErrorKind::kOutOfResources, why));
 }
@@ -183,7 +183,8 @@ void PendingConnections::close_late() {
     const std::string why = "closed a connection that sent nothing for " +
                             std::to_string(limits_.silent / kSecond) + " s";
     log(LogLevel::kWarn, "connection_closed",
-        "from=" + quoted(connections_.at(id).source) + " reason=" + quoted("this process " + why));
+        "from=" + in_quotes(connections_.at(id).source) +
+            " reason=" + in_quotes("this process " + why));
     close(id, make_failure(ErrorKind::kPeerLost, why));
   }
 }

@@ -48,7 +48,7 @@ void StreamOpener::finish_when_sent(uint64_t id) {
   } catch (const OutOfResourcesError& error) {
     registry_.give_up(opening.pair, error.failure());
   } catch (const CommError& error) {  // the end of the peer's control link says more
-    log(LogLevel::kInfo, "stream_broke", "reason=" + quoted(error.what()));
+    log(LogLevel::kInfo, "stream_broke", "reason=" + in_quotes(error.what()));
   }
   openings_.erase(found);
 }

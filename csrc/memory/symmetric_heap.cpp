@@ -43,6 +43,16 @@ void clear(int fd, std::byte* base, std::size_t offset, std::size_t size_bytes) 
   std::memset(base + last_page, 0, end - last_page);
 }
 
+// Writes a byte with its own content, while other threads may write it. clang makes an atomic
+// fetch_or of 0 a read.
+void write_own_content(std::byte* byte) noexcept {
+  auto* const place = reinterpret_cast<volatile unsigned char*>(byte);
+  unsigned char content = __atomic_load_n(place, __ATOMIC_RELAXED);
+  while (!__atomic_compare_exchange_n(place, &content, content, false, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {
+  }
+}
+
 }  // namespace
 
 SymmetricHeap::~SymmetricHeap() {
@@ -138,13 +148,11 @@ void SymmetricHeap::revoke(const std::byte* memory) noexcept {
       log(LogLevel::kError, "symmetric_memory_not_revoked",
           "size_bytes=" + std::to_string(size_bytes) + " errno=" + std::to_string(errno) +
               " meaning=" +
-              quoted("a peer of the failed operation may still write to its tensor; do not use "
-                     "the tensor again"));
+              in_quotes("a peer of the failed operation may still write to its tensor; do not use "
+                        "the tensor again"));
       return;
     }
-    for (uint64_t at = 0; at < size_bytes; at += page_bytes()) {
-      __atomic_fetch_or(reinterpret_cast<unsigned char*>(first + at), 0, __ATOMIC_RELAXED);
-    }
+    for (uint64_t at = 0; at < size_bytes; at += page_bytes()) write_own_content(first + at);
     return;
   }
 }

@@ -70,8 +70,8 @@ class SymmetricHeap {
   std::vector<Segment> segments_;
 };
 
-// The segments of one peer process, mapped as they arrive. This process writes only replies into
-// them, where the peer has requested one.
+// The segments of one peer process, mapped as they arrive. This process writes into them only the
+// replies that the peer has requested, and puts into the peer's windows.
 class PeerSegments {
  public:
   PeerSegments() = default;

@@ -13,10 +13,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "kernels/kernel.h"
 
 namespace fastgpu {
+
+struct SegmentSpan;
 
 enum class Io : uint8_t {
   kMoved,    // something moved, or a frame has arrived
@@ -122,6 +125,11 @@ class RecvChannel {
   // Receives payload of the frame that peek() showed; incoming.size_bytes is that frame's size.
   // With the last byte the frame is done, and peek() shows the next one.
   virtual Io try_recv(Incoming& incoming) = 0;
+  // The sender's symmetric memory at `span`, mapped as long as the result lives; nullptr if this
+  // channel maps none, or if no frame from that segment has arrived. Any thread.
+  virtual std::shared_ptr<std::byte> map(const SegmentSpan& /*span*/, uint64_t /*size_bytes*/) {
+    return nullptr;
+  }
   // Call it when the peer is gone or this side closes. Frames that have arrived can still be
   // received; then the calls return kClosed. Any thread.
   virtual void hang_up() noexcept = 0;

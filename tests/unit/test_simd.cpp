@@ -277,7 +277,8 @@ TEST(float16_results_are_those_of_fp32_rounded_once) {
   for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kProduct, ReduceOp::kMin, ReduceOp::kMax}) {
     for (std::size_t turn = 0; turn < 11; ++turn) {
       Bytes others = numbers;
-      std::ranges::rotate(others, others.begin() + static_cast<std::ptrdiff_t>(2 * 5957 * turn));
+      std::rotate(others.begin(), others.begin() + static_cast<std::ptrdiff_t>(2 * 5957 * turn),
+                  others.end());
       const Bytes expected =
           reduced(base, DType::kFloat16, op, numbers, others, {.start = 0, .count = kAll});
       for (const cpu::Variant* variant : cpu::usable_variants()) {

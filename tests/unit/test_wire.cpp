@@ -167,6 +167,7 @@ constexpr uint8_t kRts = 1;
 constexpr uint8_t kCts = 2;
 constexpr uint8_t kData = 3;
 constexpr uint8_t kCredit = 4;
+constexpr uint8_t kPut = 5;
 
 TEST(messages_are_sent_as_eager_rts_and_data_frames) {
   RawPeer peer;
@@ -251,6 +252,25 @@ TEST(credit_frames_return_budget) {
   peer.put(MessageHeader{.kind = kCredit, .size_bytes = kCost}.wire());
   CHECK(peer.post(true, 1, memory)->done());
   CHECK_EQ(peer.take(), hex(eager(id).wire()));
+}
+
+TEST(a_put_is_a_frame_with_its_window_and_offset) {
+  RawPeer peer;
+  Bytes memory(5, std::byte{8});
+  Bytes payload;
+  const auto put = std::make_shared<MessageOperation>();
+  put->peer = 1;
+  put->tag = 6;
+  put->put_offset_bytes = 0x0102;
+  put->data = memory.data();
+  put->size_bytes = memory.size();
+  put->work = std::make_shared<Work>();
+  peer.messages.post_send(put);
+  peer.messages.poll();
+  const MessageHeader wanted{
+      .id = 0x0102, .payload_bytes = 5, .kind = kPut, .tag = 6, .size_bytes = 5};
+  CHECK_EQ(peer.take(&payload), hex(wanted.wire(9)));
+  CHECK(payload == memory);
 }
 
 TEST(a_message_with_an_unknown_dtype_is_refused) {

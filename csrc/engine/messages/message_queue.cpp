@@ -10,11 +10,15 @@ namespace {
 [[noreturn]] void raise_timeout(const MessageOperation& message) {
   const std::string peer =
       message.peer == kNoRank ? "any rank" : "rank " + std::to_string(message.peer);
-  raise(make_failure(ErrorKind::kTimeout,
-                     timed_out_after(message.work->timeout_ns()) + op_of(message) + " of " +
-                         describe_elements(message.dtype, message.size_bytes) + " with tag " +
-                         std::to_string(message.tag) + " waited for " + peer,
-                     message.peer, op_of(message)));
+  const std::string op(op_of(message));
+  const std::string details = message.op.empty()
+                                  ? " of " + describe_elements(message.dtype, message.size_bytes) +
+                                        " with tag " + std::to_string(message.tag)
+                                  : "";
+  raise(make_failure(
+      ErrorKind::kTimeout,
+      timed_out_after(message.work->timeout_ns()) + op + details + " waited for " + peer,
+      message.peer, op));
 }
 
 }  // namespace
@@ -23,7 +27,8 @@ MessageQueue::MessageQueue(ChannelSource& channels, int world, int lane,
                            std::shared_ptr<FailureLatch> latch)
     : world_(world),
       latch_(std::move(latch)),
-      context_{channels, lane, {}, [this](const MessagePtr& message) { finish(message); }},
+      context_{
+          channels, lane, {}, [this](const MessagePtr& message) { finish(message); }, windows_},
       presences_(static_cast<std::size_t>(world), Presence::kHere) {}
 
 void MessageQueue::post_send(MessagePtr message) {

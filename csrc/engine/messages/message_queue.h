@@ -29,6 +29,8 @@ class MessageQueue : public Pollable {
   // order posted.
   void post_send(MessagePtr message);
   void post_recv(MessagePtr message);
+  // This rank's windows, which the puts of the peers write.
+  WindowTable& windows() noexcept { return windows_; }
   // Somebody waits for this message from now on, so its time-out runs. True if the deadline is
   // earlier than every other one: then a sleeping polling thread must be woken.
   bool await(Work& work) noexcept;
@@ -62,6 +64,8 @@ class MessageQueue : public Pollable {
   const int world_;
   const std::shared_ptr<FailureLatch> latch_;
   Inbox<MessagePtr> inbox_;
+
+  WindowTable windows_;
 
   // The polling thread's.
   PeerStream::Context context_;

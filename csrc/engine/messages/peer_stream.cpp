@@ -7,13 +7,14 @@
 namespace fastgpu {
 namespace {
 
-void raise_if_departed(ChannelSource& channels, int peer, const char* op) {
+void raise_if_departed(ChannelSource& channels, int peer, std::string_view op) {
   if (!channels.departed(peer)) return;
   raise(make_failure(ErrorKind::kPeerLost,
-                     "the connection to rank " + std::to_string(peer) + " is closed", peer, op));
+                     "the connection to rank " + std::to_string(peer) + " is closed", peer,
+                     std::string(op)));
 }
 
-[[noreturn]] void raise_broken(int peer, const char* what) {
+[[noreturn]] void raise_broken(int peer, const std::string& what) {
   raise(make_failure(ErrorKind::kPeerLost, "rank " + std::to_string(peer) + " sent " + what, peer,
                      "recv"));
 }
@@ -59,7 +60,7 @@ bool PeerStream::poll_out() {
       departing_.reset();
       continue;
     }
-    if (io == Io::kClosed) raise_if_departed(context_.channels, peer_, "send");
+    if (io == Io::kClosed) raise_if_departed(context_.channels, peer_, departing_->op());
     moved |= io == Io::kMoved;
     if (!departing_->frame.done) return moved;
     frame_left();
@@ -67,9 +68,9 @@ bool PeerStream::poll_out() {
   return moved;
 }
 
-void PeerStream::put(const Header& header, MessagePtr message, const std::byte* payload,
-                     uint64_t size_bytes) {
-  Departing& departing = departing_.emplace();
+void PeerStream::depart(const Header& header, MessagePtr message, const std::byte* payload,
+                        uint64_t size_bytes) {
+  Departing& departing = *(departing_ = Departing{});
   departing.kind = header.kind;
   departing.frame.header = pack(header, size_bytes);
   departing.frame.payload = payload;
@@ -80,23 +81,27 @@ void PeerStream::put(const Header& header, MessagePtr message, const std::byte* 
 // messages.
 bool PeerStream::next_frame() {
   if (opened_ && owed_ >= kEagerBudget / 8) {
-    put({.kind = Kind::kCredit, .size_bytes = owed_}, nullptr, nullptr, 0);
+    depart({.kind = Kind::kCredit, .size_bytes = owed_}, nullptr, nullptr, 0);
     owed_ = 0;
     return true;
   }
   if (!clearing_.empty()) {
-    put({.kind = Kind::kCts, .id = clearing_.front()}, nullptr, nullptr, 0);
+    depart({.kind = Kind::kCts, .id = clearing_.front()}, nullptr, nullptr, 0);
     clearing_.pop_front();
     return true;
   }
   if (!cleared_.empty()) {
     const auto& [id, message] = cleared_.front();
     const uint64_t piece = std::min(kPieceBytes, message->size_bytes - message->moved_bytes);
-    put({.kind = Kind::kData, .tag = message->tag, .id = id, .size_bytes = piece}, message,
-        message->data + message->moved_bytes, piece);
+    depart({.kind = Kind::kData, .tag = message->tag, .id = id, .size_bytes = piece}, message,
+           message->data + message->moved_bytes, piece);
     return true;
   }
   if (queue_.empty()) return false;
+  if (queue_.front()->put_offset_bytes) {
+    depart_piece_of_put(queue_.front());
+    return true;
+  }
   MessagePtr message = std::move(queue_.front());
   queue_.pop_front();
   Header header{.kind = Kind::kEager,
@@ -107,13 +112,31 @@ bool PeerStream::next_frame() {
   if (message->size_bytes <= kEagerBytes && cost(message->size_bytes) <= budget_) {
     budget_ -= cost(message->size_bytes);
     const std::byte* payload = message->data;
-    put(header, std::move(message), payload, header.size_bytes);
+    depart(header, std::move(message), payload, header.size_bytes);
     return true;
   }
   header.kind = Kind::kRts;
-  put(header, nullptr, nullptr, 0);
+  depart(header, nullptr, nullptr, 0);
   awaiting_cts_[header.id] = std::move(message);
   return true;
+}
+
+void PeerStream::depart_piece_of_put(const MessagePtr& put) {
+  const uint64_t piece = std::min(kPieceBytes, put->size_bytes - put->moved_bytes);
+  depart({.kind = Kind::kPut,
+          .dtype = put->dtype,
+          .tag = put->tag,
+          .id = *put->put_offset_bytes + put->moved_bytes,
+          .size_bytes = piece},
+         put, put->data + put->moved_bytes, piece);
+}
+
+bool PeerStream::is_first_cleared(const MessagePtr& message) const {
+  return !cleared_.empty() && cleared_.front().second == message;
+}
+
+bool PeerStream::is_first_queued(const MessagePtr& message) const {
+  return !queue_.empty() && queue_.front() == message;
 }
 
 void PeerStream::frame_left() {
@@ -123,7 +146,8 @@ void PeerStream::frame_left() {
   if (message == nullptr) return;
   message->moved_bytes += size_bytes;
   if (message->moved_bytes < message->size_bytes) return;
-  if (!cleared_.empty() && cleared_.front().second == message) cleared_.pop_front();
+  if (is_first_cleared(message)) cleared_.pop_front();
+  if (is_first_queued(message)) queue_.pop_front();
   context_.finish(message);
 }
 
@@ -136,8 +160,8 @@ bool PeerStream::poll_in() {
       FrameHeader frame;
       const Io io = channel->peek(frame);
       if (io == Io::kClosed) {
-        const char* op = awaits_peer();
-        if (op != nullptr) raise_if_departed(context_.channels, peer_, op);
+        const std::string_view op = awaits_peer();
+        if (!op.empty()) raise_if_departed(context_.channels, peer_, op);
       }
       if (io != Io::kMoved) return moved;
       begin_frame(frame);
@@ -151,20 +175,20 @@ bool PeerStream::poll_in() {
   }
 }
 
-// The kind of operation that cannot end without another frame from the peer; nullptr: none.
-const char* PeerStream::awaits_peer() const {
+// The operation that cannot end without another frame from the peer; empty: none.
+std::string_view PeerStream::awaits_peer() const {
   if (!receiving_.empty()) return "recv";
   for (const MessagePtr& recv : context_.posted) {
-    if (recv->peer == peer_ || (recv->peer == kNoRank && ends_any_source_)) return "recv";
+    if (recv->peer == peer_ || (recv->peer == kNoRank && ends_any_source_)) return op_of(*recv);
   }
-  return awaiting_cts_.empty() ? nullptr : "send";
+  return awaiting_cts_.empty() ? "" : op_of(*awaiting_cts_.begin()->second);
 }
 
 // Decides where the payload of an arriving frame goes.
 void PeerStream::begin_frame(const FrameHeader& frame) {
   const Header header = unpack(frame);
   if (static_cast<int>(header.dtype) >= kDTypeCount) raise_broken(peer_, "a malformed message");
-  Arriving& arriving = arriving_.emplace();
+  Arriving& arriving = *(arriving_ = Arriving{});
   arriving.header = header;
   arriving.incoming.size_bytes = frame.size_bytes;
   if (header.kind == Kind::kData) {
@@ -183,9 +207,25 @@ void PeerStream::begin_frame(const FrameHeader& frame) {
     if (arriving.message == nullptr) arriving.payload.resize(frame.size_bytes);
     arriving.incoming.target =
         arriving.message != nullptr ? arriving.message->data : arriving.payload.data();
+  } else if (header.kind == Kind::kPut) {
+    begin_put(frame);
   } else if (frame.size_bytes != 0) {
     raise_broken(peer_, "a malformed message");
   }
+}
+
+void PeerStream::begin_put(const FrameHeader& frame) {
+  Arriving& arriving = *arriving_;
+  const Header& header = arriving.header;
+  const auto memory = context_.windows.find(header.tag);
+  if (!memory || header.id > memory->size_bytes ||
+      frame.size_bytes > memory->size_bytes - header.id) {
+    raise_broken(peer_, "a put of " + std::to_string(frame.size_bytes) + " bytes at " +
+                            std::to_string(header.id) + " of window " + std::to_string(header.tag) +
+                            ", which is outside of this rank's windows");
+  }
+  arriving.incoming.target = memory->data + header.id;
+  arriving.window = memory->keep_alive;
 }
 
 void PeerStream::frame_arrived() {
@@ -209,6 +249,8 @@ void PeerStream::frame_arrived() {
       return data_arrived(arrived);
     case Kind::kCredit:
       budget_ += header.size_bytes;
+      return;
+    case Kind::kPut:
       return;
   }
 }
@@ -293,8 +335,8 @@ void PeerStream::for_each_pending(const std::function<void(const MessagePtr&)>& 
   for (const auto& [id, send] : cleared_) visit(send);
   for (const auto& [id, recv] : receiving_) visit(recv);
   // A message under way as one eager frame is on no list.
-  if (departing_ && departing_->message != nullptr &&
-      (cleared_.empty() || cleared_.front().second != departing_->message)) {
+  if (departing_ && departing_->message != nullptr && !is_first_cleared(departing_->message) &&
+      !is_first_queued(departing_->message)) {
     visit(departing_->message);
   }
   if (arriving_ && arriving_->message != nullptr && arriving_->header.kind == Kind::kEager) {

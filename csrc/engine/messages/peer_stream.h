@@ -7,6 +7,9 @@
 // pieces (kData). The receiver returns budget as it takes eager messages (kCredit). Messages with
 // one tag match receives in the order in which they were sent.
 //
+// A put leaves in pieces (kPut) in its turn among the messages, and each piece is written straight
+// into the receiver's window. So a message that was sent after a put arrives after it.
+//
 // Invariants:
 //  1. A receiver holds at most kEagerBudget bytes of eager messages that no receive has asked for.
 //  2. A message never waits for budget: without budget it is announced. So a receive that matches
@@ -21,12 +24,14 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "engine/lane_run.h"
 #include "engine/messages/message.h"
+#include "engine/messages/window_table.h"
 #include "transport/channel.h"
 
 namespace fastgpu {
@@ -36,7 +41,7 @@ class PeerStream {
   static constexpr uint64_t kEagerBytes = 16 * 1024;     // the largest message sent without kRts
   static constexpr uint64_t kEagerBudget = 1024 * 1024;  // of unexpected eager messages
   static constexpr uint64_t kEagerOverhead = 64;  // taken from the budget on top of each payload
-  static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a message after its kCts, per frame
+  static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a cleared message or put, per frame
 
   // Shared by the streams of one communicator.
   struct Context {
@@ -44,6 +49,7 @@ class PeerStream {
     int lane;                      // the messages' lane
     std::list<MessagePtr> posted;  // receives without a message, in the order posted
     std::function<void(const MessagePtr&)> finish;  // a message has moved
+    const WindowTable& windows;                     // of this rank
   };
 
   PeerStream(int peer, Context& context) : peer_(peer), context_(context) {}
@@ -61,24 +67,26 @@ class PeerStream {
   void for_each_pending(const std::function<void(const MessagePtr&)>& visit) const;
 
  private:
-  enum class Kind : uint8_t { kEager, kRts, kCts, kData, kCredit };
+  enum class Kind : uint8_t { kEager, kRts, kCts, kData, kCredit, kPut };
   struct Header {
     Kind kind = Kind::kEager;
-    DType dtype = {};  // kEager and kRts
-    uint32_t tag = 0;
-    uint64_t id = 0;          // the message, numbered by its sender
+    DType dtype = {};         // kEager and kRts
+    uint32_t tag = 0;         // kPut: the window
+    uint64_t id = 0;          // the message, numbered by its sender; kPut: the offset in bytes
     uint64_t size_bytes = 0;  // the whole message; kCredit: bytes of budget
   };
   struct Departing {
     Kind kind = Kind::kEager;
     Outgoing frame;
     MessagePtr message;  // whose payload the frame carries; nullptr: none
+    std::string_view op() const { return message == nullptr ? "send" : op_of(*message); }
   };
   struct Arriving {
     Header header;
     Incoming incoming;
     MessagePtr message;              // whose payload it is; nullptr: not known yet
     std::vector<std::byte> payload;  // of an unexpected message
+    std::shared_ptr<void> window;    // kPut: keeps the target alive
   };
   struct Unexpected {  // no receive has asked for it yet
     Header header;
@@ -93,11 +101,17 @@ class PeerStream {
 
   bool poll_out();
   bool next_frame();
-  void put(const Header& header, MessagePtr message, const std::byte* payload, uint64_t size_bytes);
+  void depart(const Header& header, MessagePtr message, const std::byte* payload,
+              uint64_t size_bytes);
+  void depart_piece_of_put(const MessagePtr& put);
+  // Whether a piece of the first message of its list is leaving.
+  bool is_first_cleared(const MessagePtr& message) const;
+  bool is_first_queued(const MessagePtr& message) const;
   void frame_left();
   bool poll_in();
-  const char* awaits_peer() const;
+  std::string_view awaits_peer() const;
   void begin_frame(const FrameHeader& frame);
+  void begin_put(const FrameHeader& frame);
   void frame_arrived();
   void eager_arrived(Arriving arrived);
   void data_arrived(const Arriving& arrived);
@@ -111,7 +125,7 @@ class PeerStream {
   bool ends_any_source_ = false;
 
   // Out.
-  std::deque<MessagePtr> queue_;                         // in the order posted, not begun
+  std::deque<MessagePtr> queue_;  // in the order posted; none has begun, but for a put in front
   std::map<uint64_t, MessagePtr> awaiting_cts_;          // announced by kRts, by id
   std::deque<std::pair<uint64_t, MessagePtr>> cleared_;  // kCts has arrived, in that order
   std::deque<uint64_t> clearing_;                        // kCts to send, by id

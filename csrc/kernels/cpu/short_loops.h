@@ -100,7 +100,7 @@ void reduce_short(std::byte* target_bytes, Byte* source_bytes, std::size_t count
     reduce_block<Format, Op>(target + i, source + i, watch);
     i += kBlock;
   }
-  const bool saw_nan = watch.saw_nan() | second_watch.saw_nan();
+  const bool saw_nan = watch.saw_nan() || second_watch.saw_nan();
   canonicalize_if<Format>(saw_nan, target + first, i - first);
   canonicalize_if<Format>(saw_nan, source + first, i - first);
   if (i < count) reduce_part<Format, Op>(target + i, source + i, count - i);
@@ -132,7 +132,7 @@ void scale_short(std::byte* bytes, std::size_t count, float any_factor) {
     scale_block<Format>(data + i, factor, watch);
     i += kBlock;
   }
-  canonicalize_if<Format>(watch.saw_nan() | second_watch.saw_nan(), data, i);
+  canonicalize_if<Format>(watch.saw_nan() || second_watch.saw_nan(), data, i);
   const std::size_t rest_bytes = (count - i) * sizeof(Storage);
   if (rest_bytes == 0) return;
   Storage padded[kBlock] = {};

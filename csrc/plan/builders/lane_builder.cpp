@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <ranges>
 #include <utility>
 
 namespace fastgpu {
@@ -124,7 +123,8 @@ void LaneBuilder::find_replies() {
 // One pass from the last step to the first, with the ranges of data that later steps use.
 void LaneBuilder::find_last_uses() {
   std::map<uint64_t, uint64_t> used;  // begin to end of disjoint ranges
-  for (Step& step : std::views::reverse(lane_)) {
+  for (auto last = lane_.rbegin(); last != lane_.rend(); ++last) {
+    Step& step = *last;
     for (const Region* region : {&step.target, &step.source}) {
       if (region->buffer != Buffer::kData || region->size_bytes == 0) continue;
       uint64_t begin = region->offset_bytes;

@@ -1,7 +1,7 @@
 // The c10d backend: runs the operations of torch.distributed for CPU tensors on one communicator.
 // Each operation checks its tensors and hands a call to the communicator (CallBuilder).
 // collectives.cpp has the operations on single tensors, lists.cpp those on lists of tensors,
-// sparse.cpp, messages.cpp and monitored_barrier.cpp the rest.
+// sparse.cpp, messages.cpp, monitored_barrier.cpp and window.cpp the rest.
 //
 // Ownership: shared with torch. Operations in flight keep the communicator alive, not the backend.
 // Threading: like the communicator. Takes the GIL only to raise an exception.
@@ -11,6 +11,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -72,6 +73,11 @@ class TorchBackend final : public c10d::Backend {
   void unregisterCompletionHook(int64_t hook_id) FASTGPU_SINCE_2_15 {
     hooks_->remove_completion(hook_id);
   }
+
+#if FASTGPU_TORCH_SINCE(14)
+  bool supportsWindow() const override { return true; }
+  c10::intrusive_ptr<c10d::Window> new_window(const std::optional<at::Tensor>& tensor) override;
+#endif
 
   bool supportsSplitting() const override { return true; }
   c10::intrusive_ptr<c10d::Backend> split(
@@ -145,6 +151,7 @@ class TorchBackend final : public c10d::Backend {
   const std::shared_ptr<Hooks> hooks_ = std::make_shared<Hooks>();
   TimeEstimate estimate_;
   int monitored_barriers_ = 0;
+  uint32_t next_window_ = 0;
 
   int split_count_ = 0;
   // c10d calls split() once per device type with the same store; all calls return one backend.

@@ -1,5 +1,8 @@
 #include "torch/backend/call_builder.h"
 
+#include <cstring>
+
+#include "comm/windows.h"
 #include "torch/backend/backend.h"
 #include "torch/backend/errors.h"
 
@@ -83,15 +86,20 @@ void CallBuilder::start(CollectiveCall call) {
   add([&] { return backend_.communicator()->run(std::move(call)); });
 }
 
-MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) const {
-  if (tag < 0) raise_invalid(op_, "tag " + std::to_string(tag) + " is negative; use 0 or more");
+MessageCall CallBuilder::message(int peer, uint32_t tag) const {
   MessageCall call;
   call.peer = peer;
-  call.tag = static_cast<uint32_t>(tag);
-  call.dtype = elements_of(tensor).dtype;
-  call.size_bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
+  call.tag = tag;
   call.timeout_ms = timeout_ms_;
   call.synchronous = synchronous_;
+  return call;
+}
+
+MessageCall CallBuilder::message(int peer, int tag, const at::Tensor& tensor) const {
+  if (tag < 0) raise_invalid(op_, "tag " + std::to_string(tag) + " is negative; use 0 or more");
+  MessageCall call = message(peer, static_cast<uint32_t>(tag));
+  call.dtype = elements_of(tensor).dtype;
+  call.size_bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
   return call;
 }
 
@@ -120,6 +128,45 @@ void CallBuilder::recv(int peer, int tag, const at::Tensor& tensor) {
   if (packed->unpacks()) call.epilogue = [packed] { packed->unpack(); };
   call.keep_alive = owner;
   add([&] { return backend_.communicator()->recv(std::move(call)); });
+}
+
+void CallBuilder::put(const PutTarget& target, const at::Tensor& tensor) {
+  MessageCall call = message(target.peer, 0, tensor);
+  call.tag = target.window;
+  call.put_offset_bytes = target.offset_bytes;
+  call.op = op_;
+  if (estimated(call)) return;
+  const std::shared_ptr<PackedTensors> packed = take_packed();
+  call.data = const_cast<std::byte*>(packed->read(tensor));
+  packed->pack();
+  call.keep_alive = packed;
+  add([&] {
+    Communicator& communicator = *backend_.communicator();
+    if (target.memory == nullptr) return communicator.send(std::move(call));
+    communicator.windows().check_peer(target.peer, op_);
+    std::memmove(target.memory, call.data, call.size_bytes);
+    return done_work();
+  });
+}
+
+void CallBuilder::signal(int peer, uint32_t tag) {
+  MessageCall call = message(peer, tag);
+  call.op = op_;
+  if (!estimated(call)) add([&] { return backend_.communicator()->send(std::move(call)); });
+}
+
+void CallBuilder::await_signal(int peer, uint32_t tag) {
+  MessageCall call = message(peer, tag);
+  call.op = op_;
+  if (!estimated(call)) add([&] { return backend_.communicator()->recv(std::move(call)); });
+}
+
+void CallBuilder::perform(const std::function<void()>& body) {
+  if (backend_.estimate().of_this_thread()) return;
+  add([&] {
+    body();
+    return done_work();
+  });
 }
 
 c10::intrusive_ptr<c10d::Work> CallBuilder::finish(TensorList outputs) {

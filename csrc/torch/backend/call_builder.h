@@ -10,6 +10,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 #include <utility>
@@ -33,6 +34,14 @@ struct OperationName {
   const char* name() const {
     return user_name != nullptr ? user_name : title + sizeof("fastgpu:") - 1;
   }
+};
+
+// A place in a window.
+struct PutTarget {
+  int peer = kNoRank;
+  uint32_t window = 0;
+  uint64_t offset_bytes = 0;
+  std::byte* memory = nullptr;  // the place as mapped by this process; nullptr: not mapped
 };
 
 class CallBuilder {
@@ -63,6 +72,13 @@ class CallBuilder {
   void send(int peer, int tag, const at::Tensor& tensor);
   void recv(int peer, int tag, const at::Tensor& tensor);
 
+  // One-sided calls (window.h). Signals are messages without content.
+  void put(const PutTarget& target, const at::Tensor& tensor);
+  void signal(int peer, uint32_t tag);
+  void await_signal(int peer, uint32_t tag);
+  // Runs `body` at once, as the operation of the call. Estimates leave it out.
+  void perform(const std::function<void()>& body);
+
   c10::intrusive_ptr<c10d::Work> finish(TensorList outputs);
   // The same for a call whose outputs are lists: the value of its future is a list of lists.
   c10::intrusive_ptr<c10d::Work> finish_lists(const std::vector<TensorList>& lists);
@@ -71,6 +87,7 @@ class CallBuilder {
   void set_timeout_ms(int64_t timeout_ms);
   // Whether this thread estimates; then the call is added to the estimate.
   bool estimated(const MessageCall& call);
+  MessageCall message(int peer, uint32_t tag) const;
   MessageCall message(int peer, int tag, const at::Tensor& tensor) const;
   std::shared_ptr<PackedTensors> take_packed();
   void start(CollectiveCall call);

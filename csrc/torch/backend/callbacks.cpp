@@ -33,7 +33,7 @@ void CallbackThreads::post(std::function<void()> callback) {
   try {
     add_thread();
   } catch (const OutOfResourcesError& error) {  // a thread that is busy now will run it
-    log(LogLevel::kWarn, "no_callback_thread", "reason=" + quoted(error.what()));
+    log(LogLevel::kWarn, "no_callback_thread", "reason=" + in_quotes(error.what()));
   }
 }
 
@@ -67,7 +67,7 @@ void CallbackThreads::run() {
     try {
       callback();
     } catch (const std::exception& error) {
-      log(LogLevel::kError, "future_callback_failed", "reason=" + quoted(error.what()));
+      log(LogLevel::kError, "future_callback_failed", "reason=" + in_quotes(error.what()));
     }
     callback = nullptr;  // destroys what it captured while the lock is free
     lock.lock();

@@ -14,7 +14,7 @@ void run_hook(const Hook& hook, const char* event, const Arguments&... arguments
   try {
     hook(arguments...);
   } catch (const std::exception& error) {
-    log(LogLevel::kError, event, "reason=" + quoted(error.what()));
+    log(LogLevel::kError, event, "reason=" + in_quotes(error.what()));
   }
 }
 

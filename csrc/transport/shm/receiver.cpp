@@ -53,6 +53,10 @@ class ShmReceiver : public RecvChannel {
     return take_pieces(incoming);
   }
 
+  std::shared_ptr<std::byte> map(const SegmentSpan& span, uint64_t size_bytes) override {
+    return {segments_, segments_->at(span, size_bytes)};
+  }
+
   void hang_up() noexcept override { close(); }
 
  private:

@@ -64,7 +64,7 @@ void check_user(int socket, uid_t user) {
   const std::string why = "a process of user " + std::to_string(peer) +
                           " is at the other end of a unix socket, and only user " +
                           std::to_string(user) + " may be; run all ranks as one user";
-  log(LogLevel::kWarn, "other_user", "reason=" + quoted(why));
+  log(LogLevel::kWarn, "other_user", "reason=" + in_quotes(why));
   raise(ErrorKind::kAuthentication, why);
 }
 
