@@ -18,7 +18,8 @@ class EncodedSum:
     """A running sum. The constructor waits for the first of two exchanges and starts the second.
 
     Attributes:
-        bytes_sent: The bytes that this rank sends to others.
+        bytes_sent: How many bytes this rank sends.
+        work: The second exchange.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ _REFRESH_ITERATIONS = 4
 
 
 class PowerSgdState:
-    """The state of `power_sgd_hook`: what each parameter's next step starts from, and residuals.
+    """The state of `power_sgd_hook`: the last Q and the residual of each compressed parameter.
 
     Both belong to parameters, and stay with them when torch rebuilds its buckets.
 
@@ -67,7 +67,7 @@ class PowerSgdState:
             refresh_every: Every so many steps one is uncompressed: it delivers the residuals, and
                 the next Q is computed from the whole gradient. None: never.
             min_ratio: Parameters that shrink by less than this factor stay uncompressed.
-            seed: Of the first Q, which is random unless an uncompressed step came before it.
+            seed: Seeds the first Q, which is random if `start_step` is 0.
 
         Raises:
             ValueError: An argument is out of range.
@@ -149,7 +149,7 @@ class PowerSgdState:
         parameters = native.parameters_of(model.reducer, bucket)
         position = buckets.index(parameters)
         if position == 0:
-            self._pending = []  # what is there is of a backward pass that failed
+            self._pending = []  # a backward pass that failed leaves some
         names = [self._names[index] for index in parameters]
         reduction = _Reduction(self, model.process_group, bucket, names)
         reduction.start()
@@ -322,8 +322,8 @@ def _rows_of(parameter: torch.Tensor) -> int:
 def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
     """Returns orthonormal columns that span at least the same space.
 
-    Householder's QR needs no epsilon: for columns that are zero or depend on others it returns
-    other unit vectors. It is also faster than Gram-Schmidt in torch.
+    Householder's QR needs no epsilon: it replaces columns that are zero or linearly dependent by
+    unit vectors. It is also faster than Gram-Schmidt in torch.
     """
     basis: torch.Tensor = torch.linalg.qr(columns)[0]
     return basis
