@@ -4,9 +4,9 @@
     python bench/ddp_loss.py --tasks images --seeds 1        # a part
     python bench/ddp_loss.py --steps 30 --write              # writes bench/results/ddp_loss.md
 
-Two ranks of one thread train a model several times: with each variant and each seed, which is that
-of the model and of the batches. So the runs of a seed differ in their communication only. The loss
-is that of the final model on samples that no run trains on.
+Two ranks of one thread train a model once for each variant and seed. The seed decides the initial
+model and the batches, so the runs of a seed differ in their communication only. The loss is that of
+the final model on samples that no run trains on.
 
 The tasks are the model of `fastgpu-comm train` on the standard library's source, and a small
 convolutional network on images. The images are synthetic, because no package here ships a set: a

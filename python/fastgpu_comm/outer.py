@@ -41,8 +41,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         """Gives all ranks the parameters of the group's first rank. A collective.
 
         Args:
-            optimizer: The optimizer of this rank's parameters, which are all on one device. Its
-                `param_groups` are shared, so a scheduler may have either.
+            optimizer: This rank's optimizer. All parameters must be on one device. A scheduler
+                may have this optimizer or the wrapper: they share `param_groups`.
             every: The number of steps between outer steps; the same on all ranks.
             lr: The outer learning rate. With 1, and momentum 0, parameters are averaged.
             momentum: The outer momentum.
@@ -132,7 +132,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         self.optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of this rank: each saves its own, with its own model's."""
+        """Returns the state of this rank. Every rank must save it, and the model's parameters."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "start": self._start[: self._count].clone(),
