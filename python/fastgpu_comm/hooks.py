@@ -45,7 +45,7 @@ class CodecState:
         Raises:
             ValueError: The codec is unknown, or the parameters have different ones.
         """
-        self.names, parameters = reduced.named(model)
+        self.names, parameters, _ = reduced.named(model)
         chosen = [
             codecs.choose(codec, name, parameter)
             for name, parameter in zip(self.names, parameters, strict=True)

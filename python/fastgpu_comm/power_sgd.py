@@ -84,15 +84,15 @@ class PowerSgdState:
         self._start_step = start_step
         self._refresh_every = refresh_every
         self._seed = seed
-        self._names, parameters = reduced.named(model)
+        self._names, parameters, sparse = reduced.named(model)
         self._residuals: dict[str, torch.Tensor] = {}  # in the shapes of `_shapes`
         self._factors: dict[str, torch.Tensor] = {}  # Q, by parameter
         self._shapes: dict[str, tuple[int, int]] = {}  # as matrices; of compressed parameters
         self._ranks: dict[str, int] = {}
-        for name, parameter in zip(self._names, parameters, strict=True):
+        for name, parameter, skip in zip(self._names, parameters, sparse, strict=True):
             wanted = rank if isinstance(rank, int) else rank(name, parameter.shape, parameter.dtype)
             small = parameter.dim() < 2 or parameter.numel() < codecs.LEAST_ELEMENTS
-            if wanted < 1 or small or parameter.dtype != torch.float32:
+            if wanted < 1 or skip or small or parameter.dtype != torch.float32:
                 continue
             rows = _rows_of(parameter)
             columns = parameter.numel() // rows

@@ -17,11 +17,14 @@ from fastgpu_comm.codecs import Codec
 
 def named(
     model: parallel.DistributedDataParallel,
-) -> tuple[list[str], list[torch.nn.Parameter]]:
-    """Returns the parameters of a model and their names, by the Reducer's index."""
-    parameters, _ = model._build_params_for_reducer()
+) -> tuple[list[str], list[torch.nn.Parameter], list[bool]]:
+    """Returns the names of a model's parameters, these, and whether their gradients are sparse.
+
+    The lists are by the Reducer's index.
+    """
+    parameters, sparse = model._build_params_for_reducer()
     names = model._build_debug_param_to_name_mapping(parameters)
-    return [names[index].removeprefix(".") for index in range(len(parameters))], parameters
+    return [names[index].removeprefix(".") for index in range(len(parameters))], parameters, sparse
 
 
 def describe(

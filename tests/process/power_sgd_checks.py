@@ -213,3 +213,20 @@ def joined() -> None:
             optimizer.step()
     same_everywhere(list(model.parameters()))
     assert state.step == 1 + world
+
+
+def sparse() -> None:
+    """Sparse gradients stay sparse and exact, beside compressed ones."""
+    rank, _ = me_and_world()
+    module: Any = nn.Sequential(nn.Embedding(100, 64, sparse=True), nn.Linear(64, 96))
+    model, state = compressed(module, start_step=1)
+    exact = TorchDDP(module)
+    assert state.compressed == ["1.weight"]
+    for step in range(3):
+        found = []
+        for each in (model, exact):
+            each.zero_grad()
+            each(torch.tensor([rank, 5])).square().sum().backward()
+            found.append(module[0].weight.grad.to_dense())
+        torch.testing.assert_close(*found)
+        assert set(state.state_dict()["residuals"]) == ({"1.weight"} if step else set())

@@ -9,7 +9,13 @@ from tests.process import power_sgd_checks as checks
 from tests.process.ranks import Ranks, Setting
 
 ALWAYS = (checks.nothing_is_lost, checks.low_rank)
-ON_TWO_RANKS = (checks.state, checks.not_finite, checks.follows_parameters, checks.joined)
+ON_TWO_RANKS = (
+    checks.state,
+    checks.not_finite,
+    checks.follows_parameters,
+    checks.joined,
+    checks.sparse,
+)
 
 
 @pytest.mark.parametrize("check", ALWAYS, ids=lambda check: check.__name__)
