@@ -90,6 +90,15 @@ def fastgpu(module: nn.Module, codec: str | None) -> nn.Module:
     return fastgpu_comm.DistributedDataParallel(module, process_group=group, codec=codec)
 
 
+def power_sgd(module: nn.Module) -> nn.Module:
+    """Wraps a module in fastgpu's DistributedDataParallel, with the hook of this package."""
+    model = fastgpu(module, None)
+    assert isinstance(model, fastgpu_comm.DistributedDataParallel)
+    state = fastgpu_comm.hooks.PowerSgdState(model, rank=2, start_step=2)
+    model.register_comm_hook(state, fastgpu_comm.hooks.power_sgd_hook)
+    return model
+
+
 def gloo(module: nn.Module, hook: str | None) -> nn.Module:
     """Wraps a module in torch's DistributedDataParallel over gloo, with one of torch's hooks."""
     group = dist.new_group(backend="gloo", timeout=TIMEOUT)
@@ -111,6 +120,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fastgpu fp16": lambda module: fastgpu(module, "fp16"),
     "fastgpu int8": lambda module: fastgpu(module, "int8"),
     "fastgpu int4": lambda module: fastgpu(module, "int4"),
+    "fastgpu PowerSGD": power_sgd,
     "gloo": lambda module: gloo(module, None),
     "gloo fp16 hook": lambda module: gloo(module, "fp16"),
     "gloo PowerSGD hook": lambda module: gloo(module, "PowerSGD"),
@@ -265,7 +275,8 @@ Two ranks of one thread train a GPT of 25 million parameters (101 MB of gradient
 seconds of a step: the median over rounds, in which all variants took turns in the same processes.
 `exposed` is what communication adds to the step without it (`compute`). `sent` left a host in a
 step, counted by its interface; `link` is the time of those bytes at the link's rate. The last two
-columns are medians of ratios within a round; the PowerSGD hook has rank 2 and one bucket.
+columns are medians of ratios within a round. PowerSGD has rank 2; gloo's hook is torch's and has
+one bucket.
 
 {markdown.table(head, ordered, left=2)}"""
 

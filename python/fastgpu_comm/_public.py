@@ -21,4 +21,5 @@ from fastgpu_comm.errors import RendezvousError as RendezvousError
 from fastgpu_comm.gloo import GlooReplacement as GlooReplacement
 from fastgpu_comm.gloo import replace_gloo as replace_gloo
 from fastgpu_comm.native import Options as Options
+from fastgpu_comm.outer import OuterOptimizer as OuterOptimizer
 from fastgpu_comm.trainer import Trainer as Trainer

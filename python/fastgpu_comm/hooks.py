@@ -4,9 +4,10 @@ They run over any process group for CPU tensors, such as gloo:
 
     model = torch.nn.parallel.DistributedDataParallel(module)
     model.register_comm_hook(hooks.CodecState(model, "int8"), hooks.codec_hook)
+    model.register_comm_hook(hooks.PowerSgdState(model, rank=2), hooks.power_sgd_hook)  # or this
 
 Over the backend `fastgpu`, `fastgpu_comm.DistributedDataParallel(module, codec="int8")` does the
-same faster: it encodes on other threads and chunk by chunk.
+same as the first faster: it encodes on other threads and chunk by chunk.
 """
 
 from typing import Any
@@ -17,7 +18,10 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn import parallel
 
-from fastgpu_comm import codecs
+from fastgpu_comm import codecs, reduced
+from fastgpu_comm.encoded import EncodedSum
+from fastgpu_comm.power_sgd import PowerSgdState as PowerSgdState
+from fastgpu_comm.power_sgd import power_sgd_hook as power_sgd_hook
 
 
 class CodecState:
@@ -41,9 +45,7 @@ class CodecState:
         Raises:
             ValueError: The codec is unknown, or the parameters have different ones.
         """
-        parameters, _ = model._build_params_for_reducer()
-        names = model._build_debug_param_to_name_mapping(parameters)
-        self.names = [names[index].removeprefix(".") for index in range(len(parameters))]
+        self.names, parameters, _ = reduced.named(model)
         chosen = [
             codecs.choose(codec, name, parameter)
             for name, parameter in zip(self.names, parameters, strict=True)
@@ -121,45 +123,21 @@ def _reduce_encoded(
     assert codec is not None
     gradients = [gradient for _, gradient in named]
     count = sum(gradient.numel() for gradient in gradients)
-    share = -(-count // world)
-    flat = torch.zeros(share * world)
+    flat = torch.zeros(-(-count // world) * world)
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat[:count])
     flat.div_(world)
     residual = _gather_residuals(state, named, flat.numel()) if codec.feedback else None
-    shares = flat.view(world, share)
-    errors: Any = [None] * world if residual is None else residual.view(world, share)
-    rank = state.group.rank()
-
-    # This rank adds up share `rank`. Its own part of that is not rounded, so zeros travel.
-    zeros = codec.encode(torch.zeros(share))
-    outgoing = torch.cat(
-        [
-            zeros if peer == rank else codec.encode(shares[peer], errors[peer])
-            for peer in range(world)
-        ]
-    )
-    incoming = torch.empty_like(outgoing)
-    dist.all_to_all_single(incoming, outgoing, group=state.group)
-    total = torch.zeros(share)
-    for peer, part in enumerate(incoming.view(world, -1)):
-        if peer == rank:
-            total.add_(shares[rank])
-        else:
-            codec.decode(part, total, add=True)
-    mine = codec.encode(total, errors[rank])
-    sums = torch.empty(mine.numel() * world, dtype=torch.uint8)
-    state.bytes_sent += 2 * (world - 1) * mine.numel()
-    work: Any = dist.all_gather_into_tensor(sums, mine, group=state.group, async_op=True)
+    total = EncodedSum(flat, codec, state.group, residual)
+    state.bytes_sent += total.bytes_sent
 
     def finish(future: Future[Any]) -> None:
         future.value()
-        for target, part in zip(shares, sums.view(world, -1), strict=True):
-            codec.decode(part, target)
+        total.finish()
         _spread(flat, gradients, future)
         if residual is not None:
             _keep_residuals(state, named, residual)
 
-    done: Future[None] = work.get_future().then(finish)
+    done: Future[None] = total.work.get_future().then(finish)
     return done
 
 
@@ -185,12 +163,8 @@ def _keep_residuals(
 
 
 def _spread(flat: torch.Tensor, gradients: list[torch.Tensor], future: Future[Any]) -> None:
-    """Copies a flat tensor into the gradients that it was made of."""
     future.value()  # raises the error of a failed collective
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+    reduced.spread(flat, gradients)
 
 
 def _first_of(future: Future[list[torch.Tensor]]) -> Future[torch.Tensor]:

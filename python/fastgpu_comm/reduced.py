@@ -10,8 +10,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn import parallel
 
 from fastgpu_comm.codecs import Codec
+
+
+def named(
+    model: parallel.DistributedDataParallel,
+) -> tuple[list[str], list[torch.nn.Parameter], list[bool]]:
+    """Returns the names of a model's parameters, these, and whether their gradients are sparse.
+
+    The lists are by the Reducer's index.
+    """
+    parameters, sparse = model._build_params_for_reducer()
+    names = model._build_debug_param_to_name_mapping(parameters)
+    return [names[index].removeprefix(".") for index in range(len(parameters))], parameters, sparse
 
 
 def describe(
@@ -74,3 +87,11 @@ def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if torch.empty_like(parameter).stride() == parameter.stride():
         return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
     return flat.view(parameter.shape)
+
+
+def spread(flat: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
+    """Copies a flat tensor into the gradients that it was made of."""
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()

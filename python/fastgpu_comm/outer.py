@@ -1,0 +1,173 @@
+"""OuterOptimizer: ranks train apart for many steps, and then agree (DiLoCo, arXiv 2311.08105)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fastgpu_comm import codecs
+from fastgpu_comm.encoded import EncodedSum
+
+
+class OuterOptimizer(torch.optim.Optimizer):
+    """Wraps a rank's optimizer: communicates once in many steps instead of in each.
+
+    Each rank trains its own copy of the model, without DistributedDataParallel. After `every`
+    steps, with `start` the parameters that all ranks had after the last outer step, and `mine`
+    those of a rank now:
+
+        difference = the mean over the ranks of (start - mine)
+        velocity   = momentum * velocity + difference
+        start      = start - lr * (difference + momentum * velocity)     Nesterov's step
+        mine       = start                                               the same bits on all ranks
+
+    The wrapped optimizer keeps its own state, such as Adam's moments, on each rank. Buffers of the
+    model stay apart. Threading: as the wrapped optimizer.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        every: int = 100,
+        *,
+        lr: float = 0.7,
+        momentum: float = 0.9,
+        codec: codecs.Codec | str | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        """Gives all ranks the parameters of the group's first rank. A collective.
+
+        Args:
+            optimizer: This rank's optimizer. All parameters must be on one device. A scheduler
+                may have this optimizer or the wrapper: they share `param_groups`.
+            every: The number of steps between outer steps; the same on all ranks.
+            lr: The outer learning rate. With 1, and momentum 0, parameters are averaged.
+            momentum: The outer momentum.
+            codec: How differences travel: a name, or an object of `fastgpu_comm.codecs`; None for
+                float32. With `feedback`, what encoding loses is added to the next difference.
+            group: The process group, of any backend; None for the default group.
+
+        Raises:
+            ValueError: An argument is out of range, or the codec is unknown or needs the CPU.
+        """
+        if every < 1:
+            raise ValueError(f"every is {every}; it must be at least 1")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1")
+        # Shares the groups, so that a learning rate set here is set there.
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer = optimizer
+        self.state = optimizer.state
+        self.every = every
+        self.outer_lr = lr
+        self.momentum = momentum
+        self._codec = codecs.find(codec)
+        self._group = group or dist.distributed_c10d._get_default_group()
+        self._parameters = [each for some in self.param_groups for each in some["params"]]
+        device = self._parameters[0].device
+        if self._codec is not None and device.type != "cpu":
+            raise ValueError(f"a codec needs parameters on the CPU; they are on {device}")
+        world = self._group.size()
+        self._count = sum(each.numel() for each in self._parameters)
+        # One number per parameter element, and zeros up to a multiple of the number of ranks.
+        self._start = torch.zeros(-(-self._count // world) * world, device=device)
+        self._copy_to(self._start)
+        dist.broadcast(self._start, group_src=0, group=self._group)
+        self._copy_from(self._start)
+        self._velocity = torch.zeros_like(self._start)
+        feedback = self._codec is not None and self._codec.feedback
+        self._residual = torch.zeros_like(self._start) if feedback else None
+        self._steps = 0  # since the last outer step
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Is refused: give the wrapped optimizer all its parameters first."""
+        if hasattr(self, "_start"):
+            raise ValueError("add parameters to the optimizer before OuterOptimizer wraps it")
+        super().add_param_group(param_group)
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Makes a step of the wrapped optimizer, and then an outer step if it is due.
+
+        All ranks must make the same number of steps. A GradScaler, which skips steps on one rank
+        alone, does not fit.
+
+        Returns:
+            What the wrapped optimizer returns.
+        """
+        result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        self._steps += 1
+        if self._steps == self.every:
+            self.outer_step()
+        return result
+
+    @torch.no_grad()
+    def outer_step(self) -> None:
+        """Makes an outer step now, unless one has just been made. A collective.
+
+        Call it after the last step of the training: the ranks' parameters differ until then.
+        """
+        if self._steps == 0:
+            return
+        self._steps = 0
+        difference = torch.zeros_like(self._start)
+        self._copy_to(difference)
+        torch.sub(self._start, difference, out=difference)
+        difference.div_(self._group.size())
+        if self._codec is None or self._group.size() == 1:
+            dist.all_reduce(difference, group=self._group)
+        else:
+            total = EncodedSum(difference, self._codec, self._group, self._residual)
+            total.work.wait()
+            total.finish()
+        self._velocity.mul_(self.momentum).add_(difference)
+        difference.add_(self._velocity, alpha=self.momentum)
+        self._start.sub_(difference, alpha=self.outer_lr)
+        self._copy_from(self._start)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Resets the gradients."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of this rank. Every rank must save it, and the model's parameters."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "start": self._start[: self._count].clone(),
+            "velocity": self._velocity[: self._count].clone(),
+            "residual": None if self._residual is None else self._residual.clone(),
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; the model's parameters are restored apart.
+
+        With another number of ranks, or another codec, residuals start from zero.
+
+        Raises:
+            ValueError: The state is of another model.
+        """
+        count = state_dict["start"].numel()
+        if count != self._count:
+            raise ValueError(f"the state has {count} elements, and the parameters {self._count}")
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
+        self._start[:count] = state_dict["start"]
+        self._velocity[:count] = state_dict["velocity"]
+        self._steps = state_dict["steps"]
+        residual = state_dict["residual"]
+        if self._residual is not None:
+            fits = residual is not None and residual.numel() == self._residual.numel()
+            self._residual.copy_(residual) if fits else self._residual.zero_()
+
+    def _copy_to(self, flat: torch.Tensor) -> None:
+        sizes = [each.numel() for each in self._parameters]
+        for part, parameter in zip(flat[: self._count].split(sizes), self._parameters, strict=True):
+            part.copy_(parameter.detach().reshape(-1))
+
+    def _copy_from(self, flat: torch.Tensor) -> None:
+        sizes = [each.numel() for each in self._parameters]
+        for part, parameter in zip(flat[: self._count].split(sizes), self._parameters, strict=True):
+            parameter.detach().copy_(part.view_as(parameter))

@@ -1,0 +1,329 @@
+"""PowerSGD: gradients travel as products of two thin matrices. Use it through `hooks`.
+
+A gradient matrix M of n rows and m columns is replaced by P Q, where P is n x r and Q is r x m
+(Vogels et al. 2019, arXiv 1905.13727). With M_k the gradient of rank k, divided by the number of
+ranks and with its residual added, and Q the result of the last step:
+
+    P   = orthonormal columns that span the sum over k of M_k Q'    first all-reduce,  n r numbers
+    Q_k = P' M_k                                                    (Q' is Q transposed)
+    residual of rank k = M_k - P Q_k
+    Q   = the sum over k of Q_k                                     second all-reduce, m r numbers
+    gradient = P Q
+
+The second all-reduce of a bucket needs the result of the first. All ranks must start them in one
+order, so nothing is started from a callback: the hook of a bucket starts the bucket's first one,
+then waits for the first one of the bucket before, which had the time between two buckets, and
+starts its second one. The hook of the last bucket ends all buckets.
+"""
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
+from torch.nn import parallel
+
+from fastgpu_comm import codecs, reduced
+
+# From a parameter's name, shape and dtype; 0 for uncompressed.
+RankPolicy = Callable[[str, torch.Size, torch.dtype], int]
+
+_REFRESH_ITERATIONS = 4
+
+
+class PowerSgdState:
+    """The state of `power_sgd_hook`: the last Q and the residual of each compressed parameter.
+
+    Both belong to parameters, and stay with them when torch rebuilds its buckets.
+
+    Attributes:
+        step: The number of reduced backward passes.
+        bytes_sent: About how many bytes this rank has sent for gradients.
+    """
+
+    def __init__(
+        self,
+        model: parallel.DistributedDataParallel,
+        rank: int | RankPolicy = 2,
+        *,
+        start_step: int = 1000,
+        refresh_every: int | None = None,
+        min_ratio: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        """Chooses what is compressed. All arguments must be the same on all ranks.
+
+        Args:
+            model: The model that the hook will be registered with.
+            rank: The rank r of the products, or a function that returns it for a parameter's name,
+                shape and dtype. Only float32 parameters with two or more dimensions and at least
+                `codecs.LEAST_ELEMENTS` elements are ever compressed.
+            start_step: How many steps are uncompressed first. Early gradients change fast: take at
+                least the warm-up of the learning rate.
+            refresh_every: Every so many steps one is uncompressed: it delivers the residuals, and
+                the next Q is computed from the whole gradient. None: never.
+            min_ratio: Parameters that shrink by less than this factor stay uncompressed.
+            seed: Seeds the first Q, which is random if `start_step` is 0.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        if isinstance(rank, int) and rank < 1:
+            raise ValueError(f"rank is {rank}; it must be at least 1")
+        if start_step < 0:
+            raise ValueError(f"start_step is {start_step}; it must be at least 0")
+        if refresh_every is not None and refresh_every < 2:
+            raise ValueError(f"refresh_every is {refresh_every}; it must be at least 2, or None")
+        self.step = 0
+        self.bytes_sent = 0
+        self._model = weakref.ref(model)  # which holds the hook, and so this object
+        self._start_step = start_step
+        self._refresh_every = refresh_every
+        self._seed = seed
+        self._names, parameters, sparse = reduced.named(model)
+        self._residuals: dict[str, torch.Tensor] = {}  # in the shapes of `_shapes`
+        self._factors: dict[str, torch.Tensor] = {}  # Q, by parameter
+        self._shapes: dict[str, tuple[int, int]] = {}  # as matrices; of compressed parameters
+        self._ranks: dict[str, int] = {}
+        for name, parameter, skip in zip(self._names, parameters, sparse, strict=True):
+            wanted = rank if isinstance(rank, int) else rank(name, parameter.shape, parameter.dtype)
+            small = parameter.dim() < 2 or parameter.numel() < codecs.LEAST_ELEMENTS
+            if wanted < 1 or skip or small or parameter.dtype != torch.float32:
+                continue
+            rows = _rows_of(parameter)
+            columns = parameter.numel() // rows
+            taken = min(wanted, rows, columns)
+            if rows * columns >= min_ratio * taken * (rows + columns):
+                self._shapes[name] = (rows, columns)
+                self._ranks[name] = taken
+        self._pending: list[_Reduction] = []  # of this backward pass
+
+    @property
+    def compressed(self) -> list[str]:
+        """The names of the parameters that are compressed."""
+        return list(self._ranks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns a copy of this rank's state, for a checkpoint. Each rank saves its own."""
+        return {
+            "step": self.step,
+            "residuals": {name: each.clone() for name, each in self._residuals.items()},
+            "factors": {name: each.clone() for name, each in self._factors.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, between two steps.
+
+        Raises:
+            ValueError: It is of another model, or another rank r; nothing has changed then.
+        """
+        for kind in ("residuals", "factors"):
+            for name, tensor in state[kind].items():
+                rows, columns = self._shapes.get(name, (0, 0))
+                expected = (rows if kind == "residuals" else self._ranks.get(name, 0), columns)
+                if tuple(tensor.shape) != expected:
+                    raise ValueError(
+                        f"the state has {kind} of {name!r} of shape {tuple(tensor.shape)}; here "
+                        f"their shape is {expected if columns else 'none: it is not compressed'}"
+                    )
+        self.step = state["step"]
+        self._residuals = {name: each.clone() for name, each in state["residuals"].items()}
+        self._factors = {name: each.clone() for name, each in state["factors"].items()}
+
+    def _is_exact(self, step: int) -> bool:
+        """Tells whether all gradients of a step are uncompressed."""
+        every = self._refresh_every
+        return step < self._start_step or (every is not None and step % every == 0)
+
+    def _reduce(self, bucket: GradBucket) -> Future[torch.Tensor]:
+        from fastgpu_comm import native
+
+        model = self._model()
+        assert model is not None
+        # Not bucket.parameters() nor bucket.index(), which may be wrong: csrc/torch/reducer.
+        buckets = native.buckets_of(model.reducer)
+        parameters = native.parameters_of(model.reducer, bucket)
+        position = buckets.index(parameters)
+        if position == 0:
+            self._pending = []  # a backward pass that failed leaves some
+        names = [self._names[index] for index in parameters]
+        reduction = _Reduction(self, model.process_group, bucket, names)
+        reduction.start()
+        if self._pending:
+            self._pending[-1].project()
+        self._pending.append(reduction)
+        if position + 1 == len(buckets):
+            pending, self._pending = self._pending, []
+            reduction.project()
+            for each in pending:
+                each.finish()
+            self.step += 1
+        return reduction.future
+
+    def _factor(self, name: str) -> torch.Tensor:
+        """Returns the Q to start from, with orthonormal rows."""
+        factor = self._factors.get(name)
+        if factor is None or not bool(factor.any()):
+            # Zero gradients gave a Q of zero, from which the next would be zero as well.
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.step)
+            factor = torch.randn(self._ranks[name], self._shapes[name][1], generator=generator)
+        return _orthonormal(factor.T).T
+
+
+def power_sgd_hook(state: PowerSgdState, bucket: GradBucket) -> Future[torch.Tensor]:
+    """Reduces a bucket to the mean over the ranks. Register it with torch's class or ours.
+
+        model.register_comm_hook(hooks.PowerSgdState(model), hooks.power_sgd_hook)
+
+    It works on any number of buckets. Ranks end with the same bits if they have the same kind of
+    processor and number of threads, which decide how torch rounds matrix products.
+
+    Numbers that are not finite reach all ranks: such a matrix is NaN as a whole, and leaves its
+    residual and Q as they were.
+    """
+    return state._reduce(bucket)
+
+
+@dataclasses.dataclass
+class _Matrix:
+    """A compressed gradient: its memory in the bucket, and its parts of the all-reduces."""
+
+    name: str
+    whole: torch.Tensor  # n x m
+    left: torch.Tensor  # P, n x r
+    right: torch.Tensor  # Q, r x m
+
+
+class _Reduction:
+    """The reduction of a bucket. start(), project() and finish() run in one order on all ranks."""
+
+    def __init__(
+        self, state: PowerSgdState, group: Any, bucket: GradBucket, names: list[str]
+    ) -> None:
+        self.future: Future[torch.Tensor] = Future()
+        self._state = state
+        self._group = group
+        self._buffer = bucket.buffer()
+        self._is_exact = state._is_exact(state.step) or self._buffer.is_sparse or group.size() == 1
+        self._works: list[Any] = []  # that only finish() waits for
+        self._exact: list[torch.Tensor] = []
+        self._matrices: list[_Matrix] = []
+        gradients = [] if self._buffer.is_sparse else bucket.gradients()
+        compressed: list[tuple[str, torch.Tensor]] = []
+        for name, gradient in zip(names, gradients, strict=False):
+            if name in state._ranks:
+                compressed.append((name, gradient.view(state._shapes[name])))
+            else:
+                self._exact.append(gradient)
+        ranks = [state._ranks[name] for name, _ in compressed]
+        shapes = [whole.shape for _, whole in compressed]
+        # The parts of an all-reduce lie together in memory.
+        self._left = torch.empty(sum(n * r for (n, _), r in zip(shapes, ranks, strict=True)))
+        count = sum(m * r for (_, m), r in zip(shapes, ranks, strict=True))
+        exact = sum(gradient.numel() for gradient in self._exact)
+        self._second = torch.empty(count + exact, dtype=self._buffer.dtype)
+        self._flat = self._second[count:]  # of `_exact`
+        left = right = 0
+        for (name, whole), r in zip(compressed, ranks, strict=True):
+            n, m = whole.shape
+            self._matrices.append(
+                _Matrix(
+                    name,
+                    whole,
+                    self._left[left : left + n * r].view(n, r),
+                    self._second[right : right + m * r].view(r, m),
+                )
+            )
+            left, right = left + n * r, right + m * r
+
+    def start(self) -> None:
+        """Starts the first all-reduce, or that of the whole bucket."""
+        self._buffer.div_(self._group.size())
+        for matrix in self._matrices:
+            residual = self._state._residuals.get(matrix.name)
+            if residual is not None:
+                matrix.whole.add_(residual)
+        if self._is_exact:
+            self._works.append(self._all_reduce(self._buffer))
+            return
+        for matrix in self._matrices:
+            torch.mm(matrix.whole, self._state._factor(matrix.name).T, out=matrix.left)
+        if self._matrices:
+            self._first = self._all_reduce(self._left)
+
+    def project(self) -> None:
+        """Waits for the first all-reduce and starts the second, with what is not compressed."""
+        if self._is_exact:
+            return
+        if self._matrices:
+            self._first.wait()
+        for matrix in self._matrices:
+            finite = bool(matrix.left.isfinite().all())
+            matrix.left.copy_(_orthonormal(matrix.left)) if finite else matrix.left.fill_(torch.nan)
+            torch.mm(matrix.left.T.contiguous(), matrix.whole, out=matrix.right)
+            if finite:
+                residuals = self._state._residuals
+                residual = residuals.setdefault(matrix.name, torch.empty_like(matrix.whole))
+                torch.addmm(matrix.whole, matrix.left, matrix.right, alpha=-1, out=residual)
+        if self._exact:
+            torch.cat([gradient.reshape(-1) for gradient in self._exact], out=self._flat)
+        self._works.append(self._all_reduce(self._second))
+
+    def finish(self) -> None:
+        """Waits for the rest, and writes the gradients."""
+        for work in self._works:
+            work.wait()
+        if self._is_exact:
+            for matrix in self._matrices:
+                self._end_exact(matrix)
+        else:
+            for matrix in self._matrices:
+                torch.mm(matrix.left, matrix.right, out=matrix.whole)
+                if bool(matrix.right.isfinite().all()):
+                    self._state._factors[matrix.name] = matrix.right.clone()
+            reduced.spread(self._flat, self._exact)
+        result = self._buffer
+        if result.is_sparse:
+            result = self._works[0].get_future().wait()[0]
+        self.future.set_result(result)
+
+    def _end_exact(self, matrix: _Matrix) -> None:
+        """Ends an uncompressed step: the residual was delivered, and the next Q may be needed."""
+        state = self._state
+        if not bool(matrix.whole.isfinite().all()):
+            return
+        state._residuals.pop(matrix.name, None)
+        if state._is_exact(state.step + 1):
+            return
+        factor = state._factor(matrix.name)
+        for _ in range(_REFRESH_ITERATIONS):  # towards the largest singular vectors
+            left = _orthonormal(matrix.whole @ factor.T)
+            factor = left.T.contiguous() @ matrix.whole
+        state._factors[matrix.name] = factor
+
+    def _all_reduce(self, tensor: torch.Tensor) -> Any:
+        world = self._group.size()
+        if not tensor.is_sparse:
+            self._state.bytes_sent += 2 * (world - 1) * tensor.nbytes // world
+        return dist.all_reduce(tensor, group=self._group, async_op=True)
+
+
+def _rows_of(parameter: torch.Tensor) -> int:
+    """Returns the size of the outermost dimension of a gradient's memory in its bucket."""
+    flat = torch.empty(parameter.numel(), device="meta")
+    laid_out = reduced.in_shape(flat, parameter)
+    return laid_out.shape[max(range(laid_out.dim()), key=laid_out.stride)]
+
+
+def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
+    """Returns orthonormal columns that span at least the same space.
+
+    Householder's QR needs no epsilon: it replaces columns that are zero or linearly dependent by
+    unit vectors. It is also faster than Gram-Schmidt in torch.
+    """
+    basis: torch.Tensor = torch.linalg.qr(columns)[0]
+    return basis
