@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <utility>
 #include <vector>
@@ -61,6 +62,35 @@ TEST(feedback_pays_back_what_rounding_took) {
     const double once = kLargest * (kWorld - 1) / levels + kLargest * kWorld / levels;
     CHECK(error_of_steps(codec, true) < 1.1 * once);
     CHECK(error_of_steps(codec, false) > 2 * once);
+  }
+}
+
+// The coarse codecs pay back, too, but not within few steps. What rank 0 and every other rank hold
+// must be the same bits after each of them, also where a rank has a number that is not finite.
+TEST(coarse_codecs_give_all_ranks_the_same_bits) {
+  for (const Codec codec : {Codec::kTopk, Codec::kOneBit}) {
+    for (const int world : {2, 3, 5, 9}) {
+      std::vector<std::vector<float>> results(static_cast<std::size_t>(world));
+      with_world(world, Options{}, [&](Communicator& communicator) {
+        const auto rank = static_cast<std::size_t>(communicator.rank());
+        std::vector<float> residual(kCount);
+        for (int step = 0; step < 3; ++step) {
+          std::vector<float> values = gradient_of(communicator.rank());
+          if (step == 2 && communicator.rank() == 1) values[777] = INFINITY;
+          CollectiveCall call = all_reduce_of(values);
+          call.shape.codec = codec;
+          call.residual = residual.data();
+          communicator.wait(*communicator.run(std::move(call)), -1);
+          results[rank].insert(results[rank].end(), values.begin(), values.end());
+        }
+      });
+      const auto is_finite = [](float value) { return std::isfinite(value); };
+      const auto last = results[0].begin() + 2 * kCount;
+      CHECK(std::all_of(results[0].begin(), last, is_finite));
+      CHECK(!std::all_of(last, results[0].end(), is_finite));
+      for (const std::vector<float>& other : results)
+        CHECK(std::memcmp(other.data(), results[0].data(), 3 * kCount * sizeof(float)) == 0);
+    }
   }
 }
 
