@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "check.h"
+#include "codec/codec_costs.h"
+#include "comm/planner.h"
 #include "sim/rank_threads.h"
 
 namespace fastgpu {
@@ -91,6 +93,40 @@ TEST(coarse_codecs_give_all_ranks_the_same_bits) {
       for (const std::vector<float>& other : results)
         CHECK(std::memcmp(other.data(), results[0].data(), 3 * kCount * sizeof(float)) == 0);
     }
+  }
+}
+
+// On a slow link the bytes decide, and on a very fast one the codec's time.
+TEST(a_codec_is_priced_by_its_bytes_and_its_time) {
+  Topology topology;
+  topology.records.resize(2);
+  topology.host_of = {0, 1};
+  topology.most_on_machine = 1;
+  Planner planner(0, topology, Options{});
+  CollectiveCall call;
+  call.shape.collective = Collective::kAllReduce;
+  call.shape.dtype = DType::kFloat32;
+  call.shape.count = 1 << 22;
+  const auto price_of = [&](Codec codec, double us_per_byte) {
+    Constants constants;
+    constants.between_hosts = {1, us_per_byte, 0, 0};
+    constants.nic_us_per_byte = us_per_byte;
+    constants.copy_us_per_byte = constants.reduce_us_per_byte = 0;
+    planner.set_constants(constants);
+    call.shape.codec = codec;
+    return planner.predict_us(call);
+  };
+  const double bytes = 4.0 * (1 << 22);
+  for (const Codec codec : {Codec::kBFloat16, Codec::kInt8, Codec::kInt4, Codec::kTopk}) {
+    const CodecCosts& costs = costs_of(codec);
+    const double time = bytes * (costs.encode_us_per_byte + costs.decode_us_per_byte +
+                                 costs.decode_add_us_per_byte / 2);
+    CHECK(time > 0);
+    const double share = static_cast<double>(encoded_bytes(codec, 1 << 22)) / bytes;
+    const double slow = price_of(codec, 1) / price_of(Codec::kNone, 1);
+    CHECK(slow > 0.99 * share && slow < 1.05 * share + time / bytes);
+    CHECK(price_of(codec, 1e-9) > price_of(Codec::kNone, 1e-9));
+    CHECK(price_of(codec, 1e-9) >= time && price_of(codec, 1e-9) < time + 100);
   }
 }
 
