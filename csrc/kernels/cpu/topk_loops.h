@@ -51,9 +51,9 @@ FASTGPU_INLINE std::size_t count_reaching(const uint32_t* magnitudes, std::size_
 }
 
 // Returns a bound that `least` to `most` of the magnitudes reach, or the `least`-th largest, which
-// more may equal. At least `least` must reach `low`.
-inline uint32_t bound_of_largest(const uint32_t* magnitudes, std::size_t size, uint32_t low,
-                                 std::size_t least, std::size_t most) {
+// more may equal.
+inline uint32_t bound_of_largest(const uint32_t* magnitudes, std::size_t size, std::size_t least,
+                                 std::size_t most) {
   IntLanes maxima{};
   for (std::size_t i = 0; i < size; i += kLanes)
     maxima = larger(maxima, load_lanes<IntLanes>(magnitudes + i));
@@ -61,6 +61,7 @@ inline uint32_t bound_of_largest(const uint32_t* magnitudes, std::size_t size, u
   for (std::size_t lane = 0; lane < kLanes; ++lane)
     high = larger(high, static_cast<uint32_t>(maxima[lane]));
   ++high;
+  uint32_t low = 0;
   while (high - low > 1) {
     const uint32_t middle = low + (high - low) / 2;
     const std::size_t reached = count_reaching(magnitudes, size, middle);
@@ -94,8 +95,8 @@ FASTGPU_INLINE void collect(const uint32_t* bits, std::size_t count, uint32_t bo
 
 // Writes the indices of the `entries` elements of largest magnitude, in ascending order. Of equal
 // magnitudes the lowest indices win. `bits` are padded as for collect().
-inline void select(const uint32_t* bits, std::size_t count, std::size_t entries,
-                   uint16_t* indices) {
+inline void select_largest(const uint32_t* bits, std::size_t count, std::size_t entries,
+                           uint16_t* indices) {
   uint32_t maxima[kColumns];
   for (std::size_t column = 0; column < kColumns; column += kLanes) {
     IntLanes largest{};
@@ -104,11 +105,10 @@ inline void select(const uint32_t* bits, std::size_t count, std::size_t entries,
     store_lanes(maxima + column, largest);
   }
   Candidates found;
-  collect(bits, count, bound_of_largest(maxima, kColumns, 0, entries, entries + entries / 4),
-          found);
+  collect(bits, count, bound_of_largest(maxima, kColumns, entries, entries + entries / 4), found);
   const std::size_t size = rounded_up(found.count, kLanes);
   for (std::size_t i = found.count; i < size; ++i) found.magnitudes[i] = 0;
-  const uint32_t smallest = bound_of_largest(found.magnitudes, size, 0, entries, entries);
+  const uint32_t smallest = bound_of_largest(found.magnitudes, size, entries, entries);
   std::size_t equal = entries - count_reaching(found.magnitudes, size, smallest + 1);
   for (std::size_t i = 0, entry = 0; entry < entries; ++i) {
     const uint32_t magnitude = found.magnitudes[i];
@@ -193,7 +193,7 @@ FASTGPU_INLINE uint32_t encode_topk_block(const float* source, float* residual, 
   uint16_t indices[kTopkBlock / kTopkShare];
   const std::size_t entries = topk_entries(count);
   take_block<kFeedback>(source, residual, count, bits);
-  select(bits, count, entries, indices);
+  select_largest(bits, count, entries, indices);
   const uint32_t exponent = exponent_of_block(bits, indices, entries);
   const bool keeps = kFeedback && exponent != kNanExponent;
   if (keeps) __builtin_memcpy(residual, bits, count * sizeof(float));
