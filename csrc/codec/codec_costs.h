@@ -1,5 +1,5 @@
-// What a codec costs the processor of this machine. Predictions use it; no choice does, so ranks
-// may measure different costs.
+// The processor time of codecs on this machine. It serves predictions, and no choice of an
+// algorithm, so ranks may measure different times.
 // Threading: any thread.
 #pragma once
 

@@ -67,8 +67,7 @@ TEST(feedback_pays_back_what_rounding_took) {
   }
 }
 
-// The coarse codecs pay back, too, but not within few steps. What rank 0 and every other rank hold
-// must be the same bits after each of them, also where a rank has a number that is not finite.
+// All ranks must have the same bits after each step, also if one rank has an infinity.
 TEST(coarse_codecs_give_all_ranks_the_same_bits) {
   for (const Codec codec : {Codec::kTopk, Codec::kOneBit}) {
     for (const int world : {2, 3, 5, 9}) {
