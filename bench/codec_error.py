@@ -1,11 +1,11 @@
-"""Measures what block codecs lose of real gradients: those of the model of `fastgpu-comm train`.
+"""Measures what codecs lose of real gradients: those of the model of `fastgpu-comm train`.
 
     python bench/codec_error.py [--steps 300] [--every 100]
 
 Trains the model on one process and applies each format to the gradients of its matrices. Prints a
 Markdown table: bits per element; the relative L2 error by parameter, median and worst; the share of
 values that became zero. The formats are emulated in torch, so that other block sizes and scales can
-be compared with the two that the library has; docs/compression.md shows the result.
+be compared with those that the library has; docs/compression.md shows the result.
 """
 
 from __future__ import annotations
@@ -86,7 +86,75 @@ class Format:
         return (codes * scale).view(-1)[: len(gradient)]
 
 
-FORMATS = (
+@dataclasses.dataclass(frozen=True)
+class Signs:
+    """One bit an element: its sign, times the mean magnitude of the block, or of that sign."""
+
+    block: int
+    both_signs: bool = False  # a mean for each sign
+
+    @property
+    def bits(self) -> float:
+        """The bits per element."""
+        return 1 + 16 * (1 + self.both_signs) / self.block
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        means = "mean of each sign" if self.both_signs else "mean magnitude"
+        return f"1bit, block {self.block}, {means}"
+
+    def apply(self, gradient: Tensor) -> Tensor:
+        """Returns what the gradient, a vector, decodes to."""
+        padded = functional.pad(gradient, (0, -len(gradient) % self.block)).view(-1, self.block)
+        positive = padded >= 0
+        if not self.both_signs:
+            mean = padded.abs().mean(1, keepdim=True)
+            decoded = torch.where(positive, mean, -mean)
+        else:
+            above = padded.clamp_min(0).sum(1, keepdim=True) / positive.sum(1, keepdim=True)
+            below = padded.clamp_max(0).sum(1, keepdim=True) / (~positive).sum(1, keepdim=True)
+            decoded = torch.where(positive, above, below)
+        return decoded.bfloat16().float().view(-1)[: len(gradient)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Largest:
+    """The largest of every `share` elements in blocks of 4096, with indices of 12 bits."""
+
+    share: int
+    value_bits: int  # 16: bfloat16; 8: steps of the block's largest; 4: sign and power of two
+
+    @property
+    def bits(self) -> float:
+        """The bits per element."""
+        return (12 + self.value_bits) / self.share + (8 / 4096 if self.value_bits < 16 else 0)
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        values = {16: "bfloat16", 8: "8 bits", 4: "sign, power of two"}[self.value_bits]
+        return f"topk, 1 of {self.share}, {values}"
+
+    def apply(self, gradient: Tensor) -> Tensor:
+        """Returns what the gradient, a vector, decodes to."""
+        padded = functional.pad(gradient, (0, -len(gradient) % 4096)).view(-1, 4096)
+        indices = padded.abs().topk(-(-4096 // self.share), dim=1).indices
+        values = padded.gather(1, indices)
+        if self.value_bits == 16:
+            values = values.bfloat16().float()
+        else:
+            extreme = values.abs().amax(1, keepdim=True).clamp_min(1e-30)
+            if self.value_bits == 8:
+                values = torch.round(values / extreme * 127) / 127 * extreme
+            else:
+                powers = torch.exp2(torch.floor(torch.log2(values.abs() / 0.75)))
+                largest = torch.exp2(torch.floor(torch.log2(extreme / 0.75)))
+                values = torch.where(powers < largest / 64, 0, powers * values.sign())
+        return torch.zeros_like(padded).scatter(1, indices, values).view(-1)[: len(gradient)]
+
+
+FORMATS: tuple[Format | Signs | Largest, ...] = (
     Format(8, 64, 16, bfloat16_away),
     Format(8, 128, 16, bfloat16_away),
     Format(8, 64, 16, bfloat16_away, signed=False),
@@ -97,6 +165,16 @@ FORMATS = (
     Format(4, 16, 8, log_away),
     Format(4, 64, 16, bfloat16_away),
     Format(4, 32, 8, log_away),
+    Signs(64),
+    Signs(128),
+    Signs(256),
+    Signs(1024),
+    Signs(256, both_signs=True),
+    Largest(64, 4),
+    Largest(80, 8),
+    Largest(111, 16),
+    Largest(64, 16),
+    Largest(32, 4),
 )
 
 
@@ -128,7 +206,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=100)
     arguments = parser.parse_args()
-    errors: dict[Format, list[float]] = {one: [] for one in FORMATS}
+    errors: dict[Format | Signs | Largest, list[float]] = {one: [] for one in FORMATS}
     zeroed = dict.fromkeys(FORMATS, 0)
     values = 0
     for gradient in gradients(arguments.steps, arguments.every):

@@ -193,7 +193,8 @@ double copy_speed(Arrays& arrays) {
 void measure_codecs(std::size_t size_bytes) {
   Arrays arrays(size_bytes);
   print_heading(size_bytes, copy_speed(arrays));
-  for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4})
+  for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4,
+                            Codec::kTopk, Codec::kOneBit})
     measure_codec(arrays, codec);
 }
 

@@ -7,7 +7,7 @@ namespace fastgpu {
 namespace {
 
 constexpr std::array<std::string_view, kCodecCount> kNames = {"none", "fp16", "bf16", "int8",
-                                                              "int4"};
+                                                              "int4", "topk", "1bit"};
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 // The codecs that shorten float32 data: fp16 and bf16 round each element, int8 and int4 round
-// blocks of elements to multiples of a scale. docs/compression.md has the formats and their error.
+// blocks of elements to multiples of a scale, topk keeps the largest elements of a block, and 1bit
+// the signs. docs/compression.md has the formats and their error.
 //
 // Every instruction set gives the same bits, so ranks on different machines may exchange and
 // compare encoded data. The size depends on the codec and the count alone: encoded_bytes().

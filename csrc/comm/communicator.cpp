@@ -22,6 +22,14 @@
 namespace fastgpu {
 namespace {
 
+// The group's codec is for the calls of programs. DistributedDataParallel chooses for itself.
+Codec codec_of(const CallShape& shape, const Options& options) {
+  const bool follows_group = shape.codec == Codec::kNone && has_codec(shape) &&
+                             shape.reduce_op != ReduceOp::kPremulSum &&
+                             shape.count * size_of(shape.dtype) >= kLeastEncodedBytes;
+  return follows_group ? options.codec : shape.codec;
+}
+
 constexpr TimeNs kDrainLimit = 2 * kSecond;
 
 // A smaller asynchronous operation is tried at once; a larger one would hold up its caller.
@@ -149,14 +157,8 @@ void Communicator::calibrate() {
 
 std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
   check_process();
-  const uint64_t size_bytes = call.shape.count * size_of(call.shape.dtype);
-  const bool small = size_bytes <= kSmallBytes;
-  // The group's codec is for the calls of programs. DistributedDataParallel chooses for itself.
-  const bool follows_group = call.shape.codec == Codec::kNone && has_codec(call.shape) &&
-                             call.shape.reduce_op != ReduceOp::kPremulSum;
-  if (follows_group && size_bytes >= kLeastEncodedBytes) {
-    call.shape.codec = config_.options.codec;
-  }
+  const bool small = call.shape.count * size_of(call.shape.dtype) <= kSmallBytes;
+  call.shape.codec = codec_of(call.shape, config_.options);
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
   if (call.synchronous || small) {
     if (auto work = run_inline(call)) return work;
@@ -342,7 +344,9 @@ int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
 }
 
 double Communicator::predict_us(const CollectiveCall& call) const {
-  return planner_->predict_us(call);
+  CollectiveCall encoded = call;
+  encoded.shape.codec = codec_of(call.shape, config_.options);
+  return planner_->predict_us(encoded);
 }
 
 double Communicator::predict_us(const MessageCall& call) const {

@@ -95,7 +95,7 @@ const std::vector<Field>& fields() {
       {"lanes", "auto, or 1 to " + std::to_string(kMaxLanes), set_lanes, get_lanes},
       choice("deterministic", &Options::deterministic, {"0", "1"}),
       choice("single_copy", &Options::single_copy, {"auto", "never", "always"}),
-      choice("codec", &Options::codec, names_of<Codec>(kCodecCount)),
+      choice("codec", &Options::codec, names_of<Codec>(kGroupCodecCount)),
   };
   return all;
 }

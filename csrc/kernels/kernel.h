@@ -16,7 +16,7 @@ using CopyKernel = void (*)(std::byte* target, const std::byte* source, std::siz
 
 // The loops of one codec, over `count` elements of float32; `target` and `source` have
 // encoded_bytes(codec, count) on the encoded side. Arrays do not overlap. Floats and 16-bit codes
-// are aligned to their size; int8 and int4 data need no alignment. Block codecs encode `count`
+// are aligned to their size; data of block codecs need no alignment. Block codecs encode `count`
 // elements as a whole: parts that are encoded separately are decoded separately.
 struct CodecKernels {
   void (*encode)(const float* source, std::byte* target, std::size_t count);

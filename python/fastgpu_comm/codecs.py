@@ -26,19 +26,21 @@ class Codec:
     """A codec of float32 numbers.
 
     Attributes:
-        name: "fp16", "bf16", "int8" or "int4".
+        name: "fp16", "bf16", "int8", "int4", "topk" or "1bit".
         feedback: Error feedback: every rank keeps what encoding took from its gradients, a float32
-            per element, and adds it to the gradients of the next step.
+            per element, and adds it to the gradients of the next step. 1bit always has it.
     """
 
     name: str
     feedback: bool
 
     def __post_init__(self) -> None:
-        """Refuses an unknown name."""
+        """Refuses an unknown name, and 1bit without feedback."""
         if self.name not in NAMES:
             hint = names.suggestion(str(self.name), NAMES)
             raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")
+        if self.name == "1bit" and not self.feedback:
+            raise ValueError("1bit does not train without error feedback; set feedback=True")
 
     def encode(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Encodes float32 numbers.
@@ -85,15 +87,31 @@ class Codec:
         return target
 
 
-NAMES = ("fp16", "bf16", "int8", "int4")
+NAMES = ("fp16", "bf16", "int8", "int4", "topk", "1bit")
 
 # The 16-bit codecs lose less than the gradient's own noise, and never round a small number to zero.
 fp16 = Codec("fp16", feedback=False)
 bf16 = Codec("bf16", feedback=False)
 int8 = Codec("int8", feedback=True)
 int4 = Codec("int4", feedback=True)
+topk = Codec("topk", feedback=True)  # the largest 1.6%
+one_bit = Codec("1bit", feedback=True)  # for SGD, with or without momentum; not for Adam
 
-_BY_NAME = {codec.name: codec for codec in (fp16, bf16, int8, int4)}
+_BY_NAME = {codec.name: codec for codec in (fp16, bf16, int8, int4, topk, one_bit)}
+
+# torch's optimizers that divide a gradient by the size of past gradients of the same element.
+_ADAPTIVE = (
+    torch.optim.Adadelta,
+    torch.optim.Adafactor,
+    torch.optim.Adagrad,
+    torch.optim.Adam,  # AdamW is one
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.SparseAdam,
+)
 
 # From a parameter's name, shape and dtype. None or "none" means uncompressed.
 Policy: TypeAlias = Callable[[str, torch.Size, torch.dtype], "Codec | str | None"]
@@ -111,6 +129,24 @@ def find(codec: Codec | str | None) -> Codec | None:
     if not isinstance(codec, str):
         raise TypeError(f"codec must be a name, a Codec or a policy function, not {codec!r}")
     return _BY_NAME.get(codec) or Codec(codec, feedback=True)  # which refuses it
+
+
+def check_optimizer(codec: Codec | str | None, optimizer: torch.optim.Optimizer) -> None:
+    """Refuses 1bit for optimizers that scale each element by its past gradients.
+
+    1bit makes the elements of a block equally large, so they would be scaled alike. `Trainer` calls
+    this; a program with a loop of its own can do so. It knows torch's optimizers and classes
+    derived from them, and accepts all others.
+
+    Raises:
+        ValueError: The codec is 1bit and the optimizer is such a one.
+    """
+    found = find(codec)
+    if found is not None and found.name == "1bit" and isinstance(optimizer, _ADAPTIVE):
+        raise ValueError(
+            f"codec 1bit does not work with {type(optimizer).__name__}, which scales each element "
+            "by the size of its past gradients; use SGD, with or without momentum, or another codec"
+        )
 
 
 def for_matrices(codec: Codec | str) -> Policy:

@@ -44,11 +44,12 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             module: The module.
             args: The other arguments are those of torch's class.
             kwargs: See `args`.
-            codec: How gradients travel: a name ("fp16", "bf16", "int8", "int4"), an object of
-                `fastgpu_comm.codecs`, or a function that returns either, or None, for a
+            codec: How gradients travel: a name ("fp16", "bf16", "int8", "int4", "topk", "1bit"), an
+                object of `fastgpu_comm.codecs`, or a function that returns either, or None, for a
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
-                float32 gradients are ever compressed. Must be the same on all ranks.
+                float32 gradients are ever compressed. "1bit" is for SGD, with or without momentum:
+                see `codecs.check_optimizer`. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.

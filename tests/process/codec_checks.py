@@ -11,7 +11,14 @@ import fastgpu_comm
 
 # The most that one rounding moves an element, as a part of the largest value of its block.
 ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 1 / 128, "int4": 1 / 8}
-BYTES_PER_ELEMENT = {"fp16": 2.0, "bf16": 2.0, "int8": 1 + 2 / 64, "int4": 0.5 + 2 / 32}
+BYTES_PER_ELEMENT = {
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "int8": 1 + 2 / 64,
+    "int4": 0.5 + 2 / 32,
+    "topk": 2 / 64 + 1 / 4096,
+    "1bit": 1 / 8 + 2 / 128,
+}
 COUNTS = (16_384, 30_011, 200_003)  # from the least size that is encoded
 
 

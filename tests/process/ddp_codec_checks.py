@@ -13,7 +13,14 @@ import torch
 import torch.distributed as dist
 from tests.process.codec_checks import BYTES_PER_ELEMENT
 from tests.process.collective_checks import me_and_world
-from tests.process.ddp_models import CODECS, gradients, inputs, loss_of, net, same_everywhere
+from tests.process.ddp_models import (
+    CODECS,
+    gradients,
+    inputs,
+    loss_of,
+    net,
+    same_everywhere,
+)
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
@@ -71,7 +78,8 @@ def feedback_matters() -> None:
 def bytes_on_the_wire(codec: str) -> None:
     """The backend sends as many bytes as the codec takes; a bias travels uncompressed."""
     _, world = me_and_world()
-    count = world * 64 * 96
+    share = 128 * 96  # whole blocks of every codec
+    count = world * share
     model = DistributedDataParallel(nn.Linear(count // 96, 96), codec=codec)
     for _ in range(2):
         _loss_of_ones(model, count // 96)
@@ -79,7 +87,7 @@ def bytes_on_the_wire(codec: str) -> None:
     _loss_of_ones(model, count // 96)
     sent = fastgpu_comm.stats()["bytes_sent"] - before
     bias = _all_reduce_bytes(96)
-    assert sent - bias == 2 * (world - 1) * 64 * 96 * BYTES_PER_ELEMENT[codec]
+    assert sent - bias == 2 * (world - 1) * share * BYTES_PER_ELEMENT[codec]
     by_codec = {bucket["codec"]: bucket for bucket in model.stats()}
     assert by_codec[codec]["encoded_bytes"] == count * BYTES_PER_ELEMENT[codec]
     assert by_codec[codec]["parameters"] == ["weight"]
@@ -328,21 +336,6 @@ def scaler() -> None:
     torch.testing.assert_close(residual(), before / 2, rtol=0, atol=0)
     step(4)
     assert all(bool(gradient.isfinite().all()) for gradient in gradients(model))
-
-
-def not_finite() -> None:
-    """Without a scaler: a NaN of one rank reaches all ranks, and stays out of the residuals."""
-    rank, world = me_and_world()
-    model = DistributedDataParallel(nn.Linear(96, 96, bias=False), codec="int8")
-    x = torch.rand(1, 96)
-    x[0, 5] = float("nan") if rank == world - 1 else 1.0
-    model(x).sum().backward()
-    gradient = model.module.weight.grad
-    assert gradient is not None
-    assert bool(gradient[:, 5].isnan().all())
-    kept = model.reducer_state_dict()["residuals"]["weight"]
-    assert bool(kept.isfinite().all())
-    same_everywhere([gradient])
 
 
 def policies() -> None:

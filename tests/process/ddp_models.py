@@ -8,6 +8,7 @@ from torch import nn
 
 WIDTH = 96
 CODECS = ("fp16", "bf16", "int8", "int4")
+COARSE_CODECS = ("topk", "1bit")  # which need error feedback
 
 
 def net(seed: int = 0) -> nn.Sequential:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from tests.process import ddp_checks as kept
+from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
-from tests.process.ddp_models import CODECS
+from tests.process.ddp_models import COARSE_CODECS, CODECS
 from tests.process.ranks import Ranks, Setting
 
 TWO_RANKS = (
@@ -23,7 +24,6 @@ TWO_RANKS = (
     checks.bucket_plans,
     checks.residuals_follow_parameters,
     checks.feedback_matters,
-    checks.not_finite,
     checks.scaler,
     kept.joined_with_weights,
 )
@@ -51,6 +51,23 @@ def test_losses(ranks: Ranks) -> None:
         assert loss == pytest.approx(losses["None"], rel=0.005), codec
 
 
+@pytest.mark.parametrize("codec", ["int8", *COARSE_CODECS])
+def test_numbers_that_are_not_finite(ranks: Ranks, codec: str) -> None:
+    ranks.run(coarse.not_finite, Setting(2), codec)
+
+
+@pytest.mark.parametrize("codec", COARSE_CODECS)
+@pytest.mark.parametrize("world", [2, 8])
+def test_coarse_codecs(ranks: Ranks, world: int, codec: str) -> None:
+    ranks.run(coarse.sums, Setting(world), codec)
+
+
+def test_coarse_losses(ranks: Ranks) -> None:
+    losses = ranks.run(coarse.losses, Setting(2))[0]
+    assert losses["topk"] < 1.15 * losses["None"]
+    assert losses["1bit"] < 1.05 * losses["None"]
+
+
 @pytest.mark.parametrize("check", THREE_RANKS, ids=lambda check: check.__name__)
 def test_three_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(3))
@@ -61,11 +78,11 @@ def test_weights(ranks: Ranks, codec: str | None) -> None:
     ranks.run(checks.weights, Setting(3), codec)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", [*CODECS, *COARSE_CODECS])
 def test_bytes(ranks: Ranks, codec: str) -> None:
     ranks.run(checks.bytes_on_the_wire, Setting(3), codec)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", [*CODECS, *COARSE_CODECS])
 def test_hooks_over_gloo(ranks: Ranks, codec: str) -> None:
     ranks.run(kept.hooks_over_gloo, Setting(3, backend="gloo"), codec)

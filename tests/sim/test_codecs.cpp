@@ -1,5 +1,6 @@
 // all_reduce with encoded frames through a communicator: error feedback, and calls without a codec.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -7,6 +8,8 @@
 #include <vector>
 
 #include "check.h"
+#include "codec/codec_costs.h"
+#include "comm/planner.h"
 #include "sim/rank_threads.h"
 
 namespace fastgpu {
@@ -61,6 +64,69 @@ TEST(feedback_pays_back_what_rounding_took) {
     const double once = kLargest * (kWorld - 1) / levels + kLargest * kWorld / levels;
     CHECK(error_of_steps(codec, true) < 1.1 * once);
     CHECK(error_of_steps(codec, false) > 2 * once);
+  }
+}
+
+// All ranks must have the same bits after each step, also if one rank has an infinity.
+TEST(coarse_codecs_give_all_ranks_the_same_bits) {
+  for (const Codec codec : {Codec::kTopk, Codec::kOneBit}) {
+    for (const int world : {2, 3, 5, 9}) {
+      std::vector<std::vector<uint32_t>> results(static_cast<std::size_t>(world));
+      with_world(world, Options{}, [&](Communicator& communicator) {
+        const auto rank = static_cast<std::size_t>(communicator.rank());
+        std::vector<float> residual(kCount);
+        for (int step = 0; step < 3; ++step) {
+          std::vector<float> values = gradient_of(communicator.rank());
+          if (step == 2 && communicator.rank() == 1) values[777] = INFINITY;
+          CollectiveCall call = all_reduce_of(values);
+          call.shape.codec = codec;
+          call.residual = residual.data();
+          communicator.wait(*communicator.run(std::move(call)), -1);
+          for (const float value : values) results[rank].push_back(std::bit_cast<uint32_t>(value));
+        }
+      });
+      const auto is_finite = [](uint32_t bits) {
+        return std::isfinite(std::bit_cast<float>(bits));
+      };
+      const auto last = results[0].begin() + 2 * kCount;
+      CHECK(std::all_of(results[0].begin(), last, is_finite));
+      CHECK(!std::all_of(last, results[0].end(), is_finite));
+      for (const std::vector<uint32_t>& other : results) CHECK(other == results[0]);
+    }
+  }
+}
+
+// On a slow link the bytes decide, and on a very fast one the codec's time.
+TEST(a_codec_is_priced_by_its_bytes_and_its_time) {
+  Topology topology;
+  topology.records.resize(2);
+  topology.host_of = {0, 1};
+  topology.most_on_machine = 1;
+  Planner planner(0, topology, Options{});
+  CollectiveCall call;
+  call.shape.collective = Collective::kAllReduce;
+  call.shape.dtype = DType::kFloat32;
+  call.shape.count = 1 << 22;
+  const auto price_of = [&](Codec codec, double us_per_byte) {
+    Constants constants;
+    constants.between_hosts = {1, us_per_byte, 0, 0};
+    constants.nic_us_per_byte = us_per_byte;
+    constants.copy_us_per_byte = constants.reduce_us_per_byte = 0;
+    planner.set_constants(constants);
+    call.shape.codec = codec;
+    return planner.predict_us(call);
+  };
+  const double bytes = 4.0 * (1 << 22);
+  for (const Codec codec : {Codec::kBFloat16, Codec::kInt8, Codec::kInt4, Codec::kTopk}) {
+    const CodecCosts& costs = costs_of(codec);
+    const double time = bytes * (costs.encode_us_per_byte + costs.decode_us_per_byte +
+                                 costs.decode_add_us_per_byte / 2);
+    CHECK(time > 0);
+    const double share = static_cast<double>(encoded_bytes(codec, 1 << 22)) / bytes;
+    const double slow = price_of(codec, 1) / price_of(Codec::kNone, 1);
+    CHECK(slow > 0.99 * share && slow < 1.05 * share + time / bytes);
+    CHECK(price_of(codec, 1e-9) > price_of(Codec::kNone, 1e-9));
+    CHECK(price_of(codec, 1e-9) >= time && price_of(codec, 1e-9) < time + 100);
   }
 }
 

@@ -56,7 +56,8 @@ TEST(the_order_of_the_sum_is_that_of_the_ranks) {
 }
 
 TEST(a_rank_sends_the_encoded_bytes_and_no_more) {
-  for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4}) {
+  for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4,
+                            Codec::kTopk, Codec::kOneBit}) {
     const PlanRequest request = encoded(4, 4 * 1024, codec);
     const uint64_t shard = 16 * encoded_bytes(codec, 64);
     for (const uint64_t sent : verify(request).bytes_sent) CHECK_EQ(sent, 2 * 3 * shard);

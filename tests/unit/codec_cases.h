@@ -22,7 +22,10 @@ using Floats = std::vector<float>;
 using Bytes = std::vector<std::byte>;
 
 inline constexpr std::array kCodecs = {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8,
-                                       Codec::kInt4};
+                                       Codec::kInt4,    Codec::kTopk,     Codec::kOneBit};
+// Those that lose no more than a part of the block's largest magnitude.
+inline constexpr std::array kBoundedCodecs = {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8,
+                                              Codec::kInt4, Codec::kOneBit};
 inline constexpr std::array kBlockCodecs = {Codec::kInt8, Codec::kInt4};
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -32,7 +35,10 @@ inline constexpr std::size_t kGuard = 64;
 inline constexpr std::byte kGuardByte{0xa5};
 inline constexpr float kGuardFloat = 12345.5F;
 
-inline std::size_t block_of(Codec codec) { return codec == Codec::kInt8 ? kInt8Block : kInt4Block; }
+inline std::size_t block_of(Codec codec) {
+  if (codec == Codec::kOneBit) return kOneBitBlock;
+  return codec == Codec::kInt8 ? kInt8Block : kInt4Block;
+}
 inline int smallest_code(Codec codec) { return codec == Codec::kInt8 ? -128 : -8; }
 
 inline bool same_bits(float a, float b) {
@@ -161,6 +167,8 @@ inline double error_bound(Codec codec, float value, float largest) {
       return std::max(std::ldexp(std::fabs(double{value}), -11), std::ldexp(1, -25));
     case Codec::kBFloat16:
       return std::max(std::ldexp(std::fabs(double{value}), -8), std::ldexp(1, -134));
+    case Codec::kOneBit:  // the scale is at most the largest magnitude, rounded
+      return double{largest} * (1 + std::ldexp(1, -7));
     default: {
       const double steps = largest > std::ldexp(255, 120) ? 1.51 : 1 + std::ldexp(1, -7);
       return std::max(double{largest} / -smallest_code(codec) * steps, std::ldexp(1, -125));

@@ -44,6 +44,12 @@ TEST(every_option_reads_back_what_was_set) {
   check_kept("port_range", "0-0", "0");
 }
 
+TEST(codecs_that_need_error_feedback_are_not_for_a_group) {
+  Options options;
+  for (const char* name : {"topk", "1bit"})
+    CHECK_THROWS(set_field(options, "codec", name), InvalidArgumentError, "int4");
+}
+
 TEST(fields_hold_what_their_text_says) {
   Options options;
   set_field(options, "algorithm", "tree");

@@ -12,14 +12,14 @@ namespace {
 
 using Heard = std::vector<std::string>;
 
-constexpr MemberKey kMe{.communicator = 77, .rank = 0};
+constexpr MemberKey kMyKey{.communicator = 77, .rank = 0};
 
-PairKey with(int peer) { return {kMe, peer}; }
+PairKey with(int peer) { return {kMyKey, peer}; }
 
 // A communicator of 3 ranks, of which this is rank 0.
 struct RegistryFixture {
   explicit RegistryFixture(TimeNs leave_limit = 20 * kSecond) : registry(loop, leave_limit) {
-    registry.attach(kMe, sink, std::vector<PeerAddress>(3));
+    registry.attach(kMyKey, sink, std::vector<PeerAddress>(3));
   }
   void run_timers() { loop.run_once(now_ns()); }
 
@@ -178,9 +178,9 @@ TEST(a_connection_must_come_from_another_rank_of_the_group) {
 
 TEST(a_detached_communicator_hears_nothing) {
   RegistryFixture fixture;
-  CHECK(fixture.registry.state(kMe) == Registry::State::kAttached);
-  fixture.registry.detach(kMe);
-  CHECK(fixture.registry.state(kMe) == Registry::State::kUnknown);
+  CHECK(fixture.registry.state(kMyKey) == Registry::State::kAttached);
+  fixture.registry.detach(kMyKey);
+  CHECK(fixture.registry.state(kMyKey) == Registry::State::kUnknown);
   fixture.arrive(1, 0);
   fixture.registry.channel_opened(with(1), 0, std::make_unique<test::QuietSender>());
   fixture.registry.count_opened(with(1));

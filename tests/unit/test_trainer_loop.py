@@ -163,6 +163,19 @@ def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
         Trainer(model, optimizer, Datasets(samples()), classification, settings)
 
 
+def test_an_adaptive_optimizer_for_one_bit_is_refused() -> None:
+    model = network()
+    settings = TrainerSettings(steps=1, batch_size=8, codec="1bit", progress=False)
+    with pytest.raises(ValueError, match="codec 1bit does not work with Adam"):
+        Trainer(
+            model,
+            torch.optim.Adam(model.parameters()),
+            Datasets(samples()),
+            classification,
+            settings,
+        )
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -39,7 +39,10 @@ CPU = torch.device("cpu")
         ({"batch_size": 2.5}, r"batch_size is 2\.5; it must be a whole number"),
         ({"log_every": True}, r"log_every is True"),
         ({"evaluate_every": -1}, r"evaluate_every is -1"),
-        ({"codec": "int7"}, r"codec is 'int7'; it must be None or one of fp16, bf16, int8, int4"),
+        (
+            {"codec": "int7"},
+            r"codec is 'int7'; it must be None or one of fp16, bf16, .*1bit",
+        ),
         ({"precision": "int8"}, r"precision is 'int8'; it must be one of fp32, bf16, fp16"),
         ({"clip_norm": 0.0}, r"clip_norm is 0\.0; .* for no clipping use None"),
         ({"clip_norm": math.nan}, r"clip_norm is nan"),

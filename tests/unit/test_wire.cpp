@@ -70,7 +70,7 @@ TEST(the_numbers_in_a_key_are_fixed) {
                                                "all_to_all", "barrier"});
   check_numbers<Algorithm, kAlgorithmCount>(
       {"auto", "direct", "ring", "tree", "halving", "hierarchical"});
-  check_numbers<Codec, kCodecCount>({"none", "fp16", "bf16", "int8", "int4"});
+  check_numbers<Codec, kCodecCount>({"none", "fp16", "bf16", "int8", "int4", "topk", "1bit"});
   check_numbers<ReduceOp, kReduceOpCount>(
       {"SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"});
   check_numbers<DType, kDTypeCount>({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn",

@@ -57,6 +57,10 @@ FASTGPU_INLINE Lanes larger(Lanes a, Lanes b) {
   return a > b ? a : b;
 }
 
+FASTGPU_INLINE FloatLanes canonical(FloatLanes values) {
+  return values == values ? values : FloatLanes{} + float_of(kFloatInfinity | kFloatQuiet);
+}
+
 FASTGPU_INLINE bool any_lane(IntLanes mask) {
   constexpr std::size_t kWords = sizeof(mask) / sizeof(uint64_t);
   uint64_t words[kWords];
@@ -163,6 +167,16 @@ FASTGPU_INLINE FloatLanes load_codes(const int8_t* codes) {
 // Returns a * b + c for products that are exact.
 FASTGPU_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c) {
   return a * b + c;
+}
+
+// Bit i is whether a[i] > b[i].
+FASTGPU_INLINE uint64_t greater_lanes(IntLanes a, IntLanes b) {
+  const IntLanes greater = a > b;
+  uint64_t bits = 0;
+  if (!any_lane(greater)) return bits;
+  for (std::size_t lane = 0; lane < kLanes; ++lane)
+    bits |= static_cast<uint64_t>(greater[lane] & 1) << lane;
+  return bits;
 }
 
 #endif

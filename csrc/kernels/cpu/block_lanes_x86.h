@@ -39,6 +39,10 @@ FASTGPU_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c)
   return _mm512_fmadd_ps(a, b, c);
 }
 
+FASTGPU_INLINE uint64_t greater_lanes(IntLanes a, IntLanes b) {
+  return _mm512_cmpgt_epi32_mask(__builtin_bit_cast(__m512i, a), __builtin_bit_cast(__m512i, b));
+}
+
 #else
 
 // Packing saturates. It works within 16 bytes, so each 16 bytes have four codes of each register.
@@ -66,6 +70,11 @@ FASTGPU_INLINE FloatLanes load_codes(const int8_t* codes) {
 
 FASTGPU_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c) {
   return _mm256_fmadd_ps(a, b, c);
+}
+
+FASTGPU_INLINE uint64_t greater_lanes(IntLanes a, IntLanes b) {
+  const __m256 greater = __builtin_bit_cast(__m256, a > b);
+  return static_cast<uint32_t>(_mm256_movemask_ps(greater));
 }
 
 #endif

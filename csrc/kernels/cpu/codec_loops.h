@@ -7,15 +7,13 @@
 
 #include "base/codec.h"
 #include "kernels/cpu/block_lanes.h"
+#include "kernels/cpu/one_bit_loops.h"
 #include "kernels/cpu/short_loops.h"
+#include "kernels/cpu/topk_loops.h"
 #include "kernels/kernel.h"
 
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
-
-FASTGPU_INLINE FloatLanes canonical(FloatLanes values) {
-  return values == values ? values : FloatLanes{} + float_of(kFloatInfinity | kFloatQuiet);
-}
 
 // The scales of all blocks come first, then the codes.
 template <typename Format>
@@ -356,6 +354,10 @@ inline const CodecKernels* find_codec(Codec codec) {
       return &kBlockCodec<Int8Blocks>;
     case Codec::kInt4:
       return &kBlockCodec<Int4Blocks>;
+    case Codec::kTopk:
+      return &kTopkCodec;
+    case Codec::kOneBit:
+      return &kOneBitCodec;
   }
   return nullptr;
 }

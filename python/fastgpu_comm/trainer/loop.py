@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from fastgpu_comm import codecs
 from fastgpu_comm.ddp import DistributedDataParallel
 from fastgpu_comm.trainer import random_state
 from fastgpu_comm.trainer.checkpoint import CheckpointError, CheckpointFolder, decode
@@ -74,8 +75,8 @@ class Trainer:
 
         Raises:
             TypeError: An argument has the wrong type.
-            ValueError: The model has no parameters, the optimizer or the precision is not
-                supported, or the settings or data differ between ranks.
+            ValueError: The model has no parameters, the optimizer, its codec or the precision is
+                not supported, or the settings or data differ between ranks.
         """
         for name, value, kind in (
             ("model", model, nn.Module),
@@ -93,6 +94,7 @@ class Trainer:
                 "The optimizer is LBFGS, which evaluates the loss inside its step; use one that "
                 "steps on gradients alone, such as AdamW or SGD."
             )
+        codecs.check_optimizer(settings.codec, optimizer)
         self.settings = settings
         self.model = _wrap(model, settings.codec)
         self.module: nn.Module = model

@@ -22,9 +22,9 @@ class TrainerSettings:
         accumulation: The number of micro-batches that a rank splits its part of a batch into.
         seed: The seed of the samples' order. `seed + rank` seeds a rank's random generators.
         precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a loss scaler).
-        codec: How gradients travel between the ranks: "fp16", "bf16", "int8", "int4" (see
-            `fastgpu_comm.DistributedDataParallel`), or None for uncompressed. Needs the backend
-            `fastgpu` and a model that the trainer wraps.
+        codec: How gradients travel between the ranks: "fp16", "bf16", "int8", "int4", "topk",
+            "1bit" (see `fastgpu_comm.DistributedDataParallel`), or None for uncompressed. Needs the
+            backend `fastgpu` and a model that the trainer wraps. Adam and its kin refuse "1bit".
         clip_norm: The largest global norm of the gradients, or None for no clipping.
         log_every: The steps from one metrics record to the next.
         evaluate_every: The steps from one evaluation to the next, or None for no evaluations.
