@@ -4,15 +4,15 @@
     python bench/ddp.py --links 1gbit --rounds 3    # one link
     python bench/ddp.py --links 1gbit --write       # replace its lines in bench/results/ddp.md
 
-Two ranks of one thread train copies of a GPT of 25 million parameters (101 MB of gradients). On
-`loopback` both are on one host. On the other links each is on a host of its own: a network
-namespace of this machine, joined by a virtual cable (veth) whose rate `tc` limits.
+Two ranks, with one thread each, train a GPT of 25 million parameters (101 MB of gradients). On
+`loopback` both ranks are on one host. On the other links they are on two hosts: network namespaces
+of this machine, joined by a virtual cable (veth) whose rate `tc` limits.
 
-The variants take turns in the same processes: each makes some steps in every round, in another
-order each round. A step takes as long as on its slowest rank. `compute` is the same step without
-communication, so `exposed` is the time that communication adds to it. `sent` are the bytes that
-left a host in a step, from the counters of its interface, and `link` is the time of those bytes at
-the link's rate: no step can add less, unless backward hides it.
+The variants take turns in the same processes: every round runs some steps of each variant, in a
+random order. The time of a step is that of the slowest rank. `compute` is the step without
+communication, and `exposed` is the time that communication adds to it. `sent` is the number of
+bytes that left a host in a step, by the counter of its interface. `link` is the time that those
+bytes take at the link's rate; `exposed` can be less only if backward overlaps with communication.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 def bytes_sent() -> int:
-    """Returns the bytes that this host has sent over its cable; 0 where it has none."""
+    """Returns the bytes sent over the veth of this host; 0 without a veth."""
     counter = Path(f"/sys/class/net/{netns.INTERFACE}/statistics/tx_bytes")
     return int(counter.read_text()) if counter.exists() else 0
 
@@ -194,7 +194,7 @@ def be_rank(names: Sequence[str], rounds: int, steps: int) -> None:
 
 
 def measure(link: Link, names: Sequence[str], rounds: int) -> list[dict[str, dict[str, float]]]:
-    """Runs a rank on each host; returns what each variant took in each round."""
+    """Runs the two ranks; returns the measurements by round and variant."""
     command = [sys.executable, __file__, "--rank", "--variants", ",".join(names)]
     command += ["--rounds", str(rounds), "--steps", str(link.steps)]
     with netns.hosts(link.hosts, rate=link.rate, burst=link.burst) as hosts:

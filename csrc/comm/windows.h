@@ -1,7 +1,7 @@
-// The windows of a communicator. A window is memory on each rank that the other ranks write without
-// its help; its number is the same on every rank. A put to another rank is a copy where this rank
-// has mapped the peer's window, else a message (MessageCall::put_offset_bytes). A signal is a
-// message without content.
+// The windows of a communicator. A window is memory on each rank for one-sided writes (puts) by
+// other ranks. It has the same number on every rank. If this rank has mapped the peer's window, a
+// put is a copy; else it is a message (MessageCall::put_offset_bytes). A signal is an empty
+// message.
 //
 // Ownership: the communicator's. Thread safety: all calls, any thread.
 #pragma once
@@ -23,25 +23,25 @@ struct Topology;
 
 class Windows {
  public:
-  // `lane` is the messages'.
+  // `lane` is the lane of point-to-point messages.
   Windows(const Topology& topology, std::shared_ptr<ChannelSet> channels, int lane,
           std::shared_ptr<MessageQueue> messages, std::shared_ptr<FailureLatch> latch);
 
-  // From now on the peers may put into the window; it must be open before they do.
+  // Lets the peers put into the window. Call it before any peer does.
   void open(uint32_t window, WindowMemory memory);
   void close(uint32_t window);
 
   // Whether the peer is on this host.
   bool shares_memory_with(int peer) const;
-  // The peer's symmetric memory at `span`, mapped as long as the result lives; nullptr if no
-  // message from that segment has come from the peer by reference. Raises PeerLostError if the span
-  // is outside the segment.
+  // The peer's symmetric memory at `span`, mapped as long as the result lives; nullptr if no frame
+  // from that segment has arrived from the peer. Raises PeerLostError if the span is outside the
+  // segment.
   std::shared_ptr<std::byte> map(int peer, const SegmentSpan& span, uint64_t size_bytes) const;
 
-  // For `op`, which touches the memory of a peer without its help: fails the group if the peer has
-  // left or is lost, and raises the failure if the group has failed.
+  // Call before `op` accesses the peer's memory. Fails the group if the peer has left or is lost,
+  // and raises the failure if the group has failed.
   void check_peer(int peer, const std::string& op) const;
-  // Fails the group because the memory of its window was revoked, and raises the failure.
+  // Fails the group because the memory of this rank's window was revoked; raises the failure.
   [[noreturn]] void fail_revoked(const std::string& op) const;
 
  private:

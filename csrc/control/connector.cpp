@@ -242,7 +242,7 @@ void Connector::end_link(const LinkKey& key, const std::string& why) {
   drop(key);
 }
 
-// A link that holds messages stays until their communicators have taken them.
+// Keeps a link that holds messages until their communicators are attached or have ended.
 void Connector::drop(const LinkKey& key) {
   PeerLink& link = links_.at(key);
   link.close();

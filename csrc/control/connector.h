@@ -6,20 +6,21 @@
 //   Dialler  -> PeerLink, StreamOpener            connections that this process opens
 //   PeerLink -> ShmPeer -> Registry               control messages become channels and departures
 //
-// All communicators use the same links. A link is opened at first need, and stays until the process
-// at its other end ends.
+// All communicators share the links. A link opens before the first channel to a process, and stays
+// open until that process ends.
 //
 // Peers can connect while the engine is busy or asleep, because the control thread touches no data.
 //
 // Ownership: one connector for each process. Channels belong to the communicator that gets them.
 // Threading: all public calls from any thread. Sinks are called on the control thread.
 // Invariants:
-// 1. There is at most one link to a process (two if some groups reach it by unix socket, and
-//    others over TCP). Its end loses the ranks of that process in every communicator.
+// 1. There is at most one link to a process (two if some groups reach it by unix socket, and others
+//    over TCP). The end of a link loses the ranks of that process in every communicator that uses
+//    the link.
 // 2. The control thread never waits for a peer.
 // 3. A violation of the protocol ends the connection on which it happened, and no other.
-// 4. A shortage of this process fails its communicators, whose peers are told the reason. No peer
-//    is declared lost because of it.
+// 4. If this process runs out of a resource, its communicators fail, and their peers are told the
+//    reason. No peer is declared lost because of it.
 #pragma once
 
 #include <cstdint>
@@ -57,21 +58,22 @@ class Connector {
   uint16_t listen(const std::string& address, const PortRange& range) {
     return listener_.listen(address, range);
   }
-  // Before a communicator is announced to its peers: they will open up to so many connections.
+  // Call before a communicator is announced to its peers, which will open at most `connections`
+  // connections.
   void expect_connections(std::size_t connections);
   // Whether this process can map memory of the process that listens on `unix_name`. Blocks until
   // the answer or the deadline. Raises OutOfResourcesError.
   bool probe(const std::string& unix_name, TimeNs deadline);
 
-  // Call it before this rank tells its peers that it has read their records. From then on they may
-  // name the communicator; their messages are held until attach(). `peers` is by rank, and need
-  // only name the processes.
+  // Call before this rank writes its leader to the store (docs/wire.md, "Rendezvous"). After that,
+  // peers may send messages for the communicator, which are held until attach(). `peers` is by
+  // rank; only the process names are used.
   void expect(const MemberKey& key, std::vector<PeerAddress> peers);
-  // Takes part in a communicator; `peers` is by rank.
+  // Attaches the communicator: `sink` is now told about its peers. `peers` is by rank.
   void attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
               std::vector<PeerAddress> peers);
-  // Opens the channel of one lane to a peer. The sink receives the channel, or is told that the
-  // peer departed.
+  // Opens the channel of one lane to a peer. Then the sink gets the channel, or a call of
+  // on_departed() or on_failed().
   void open(const PairKey& pair, int lane);
   // Tells every linked peer that this communicator failed.
   void fail(const MemberKey& key, const Failure& failure);

@@ -1,5 +1,5 @@
-// Control messages: by them ranks connect, share memory, leave, and report failures. This file
-// turns messages into bytes and back; docs/wire.md has the layout.
+// Encodes and decodes control messages, with which ranks connect, share memory, leave, and report
+// failures. docs/wire.md has the layout.
 //
 // Thread safety: values and free functions without state.
 // Invariant: decode() accepts any bytes. It returns a message within the limits below, or raises.
@@ -18,14 +18,14 @@
 namespace fastgpu {
 
 enum class ControlKind : uint8_t {
-  kHello = 1,    // opens a link: the process `text` dials (unix: and passes its doorbell)
-  kWelcome = 2,  // the answer of the process `text` (unix: with its doorbell)
+  kHello = 1,    // opens a link; `text` is the dialler's process name (unix: with its doorbell)
+  kWelcome = 2,  // the answer; `text` is the acceptor's process name (unix: with its doorbell)
   kRing = 3,     // unix: the ring of lane `number`
   kStream = 4,   // TCP: the first message of a connection that then carries lane `number`
   kSegment = 5,  // unix: segment `number` of the sender's symmetric memory, for all groups
   kLeave = 6,    // the sender leaves, for the reason `text`; it has opened `number` channels to the
                  // receiver
-  kFail = 7,     // the sender's communicator failed, with `failure`
+  kFail = 7,     // the sender's communicator failed, with `failure`; or it refuses a connection
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
 };
 
@@ -57,7 +57,7 @@ struct ControlMessage {
   Failure failure;  // kFail: kind, peer, op, sequence and message; other kinds: message is `text`
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
 
-  // As the receiver sees it.
+  // The receiving rank, and its pair with the sender.
   MemberKey receiver() const { return {communicator, to, generation}; }
   PairKey pair() const { return {receiver(), from}; }
   int lane() const;  // of kRing and kStream
@@ -68,10 +68,10 @@ ControlMessage message_to(const PairKey& pair, ControlKind kind, uint32_t number
 
 inline constexpr std::size_t kMaxOpBytes = 64;
 inline constexpr std::size_t kMaxTextBytes = 1500;
-// Of an encoded message; a length prefix that names more is refused.
+// The largest encoded message; a larger length prefix is refused.
 inline constexpr std::size_t kMaxControlBytes = 2048;
 
-// Cuts failure.op and failure.message to their limits, between two UTF-8 characters.
+// Cuts failure.op and failure.message to their limits without splitting a UTF-8 character.
 std::vector<std::byte> encode(const ControlMessage& message);
 // Raises PeerLostError for bytes that are not a control message. In failure.op and failure.message,
 // `?` replaces every byte that is not valid UTF-8, because Python cannot show such text.

@@ -1,20 +1,21 @@
-// The control link with a process: one connection for the messages of all communicators that this
-// process shares with it. It speaks the protocol of docs/wire.md, "Control messages".
+// The control link to a peer process: one connection, which carries the control messages of all
+// communicators with ranks in both processes. It speaks the protocol of docs/wire.md, "Control
+// messages".
 //
-// A link is opened by the first message to the process, or by that process, and lasts as long as
-// both. Messages wait in it until it is open. If both processes dial at once, the connection of the
-// process with the smaller name becomes the link. A process needs no connection to itself: its
-// messages are handed back to it.
+// A process dials the link before it opens its first channel to the peer process, unless the peer
+// has dialled. The link lasts until one of the processes ends. Messages queue until it is open. If
+// both processes dial at once, the connection of the process with the smaller name becomes the
+// link. A process needs no connection to itself: its messages are handed back to it.
 //
-// Ownership: owns its connection; the channels that it opens belong to their communicators.
+// Ownership: owns its connection; each channel belongs to its communicator.
 // Threading: the event loop's thread.
 // Invariants:
-// 1. A violation of the protocol by the peer raises PeerLostError; then the link must be closed. A
-//    shortage of this process raises OutOfResourcesError, and the link can still be used.
-// 2. Nothing but the hello leaves before the link is open, so a connection can be exchanged for the
-//    other one without loss.
-// 3. The peer speaks for its own ranks only.
-// 4. Messages of a communicator that is expected are held until it is attached, in their order.
+// 1. A violation of the protocol by the peer raises PeerLostError; then the link must be closed. If
+//    this process runs out of a resource, OutOfResourcesError is raised, and the link stays usable.
+// 2. Only the hello is sent before the link is open. So if both processes dial, either connection
+//    can be dropped without losing a message.
+// 3. A message for an attached communicator must come `from` a rank of the peer process.
+// 4. Messages for an expected communicator are held, in order, until it is attached.
 #pragma once
 
 #include <cstddef>
@@ -40,12 +41,12 @@ class PeerLink {
     kMore,  // there may be more to read: call on_event() again soon
     kEnd,   // the connection has ended
   };
-  // Posts a message of this process to itself; handle() gets it.
+  // Posts a message from this process to itself; handle() then receives it.
   using HandBack = std::function<void(ControlMessage message)>;
 
   static constexpr std::size_t kMostHeld = 1024;  // messages
 
-  // `name` is this process's.
+  // `name` is the process name of this process.
   PeerLink(LinkKey key, std::string name, Registry& registry, Poller& engine,
            const SymmetricHeap& heap, ShmPeer::ShareSegment share);
 
@@ -53,17 +54,17 @@ class PeerLink {
   int fd() const noexcept { return link_.fd(); }
   void set_watch(EventLoop::Watch watch) { watch_ = std::move(watch); }
 
-  // The caller dials: connect() follows, unless accept() comes first.
+  // The caller has begun to dial. It calls connect() next, unless accept() comes first.
   void set_dialling() noexcept { state_ = State::kDialling; }
   void connect(UniqueFd socket);
-  // The peer has dialled. Returns false if its connection is not wanted, or not yet, because that
-  // of this process comes first.
+  // The peer has dialled. Returns false if its connection does not become the link: the link is
+  // open already, or the connection of this process has precedence.
   bool accept(Link link, ControlMessage hello);
   void open_to_self(HandBack hand_back);
-  // Ends the connection. What is held stays.
+  // Closes the connection. Held messages stay.
   void close();
 
-  // Each waits until the link is open.
+  // These queue their message until the link is open, or drop it in state kIdle. None blocks.
   void open_ring(const PairKey& pair, int lane);
   void send_segment(uint32_t segment);
   void send_failure(const PairKey& pair, const Failure& failure);
@@ -71,7 +72,7 @@ class PeerLink {
 
   Next on_event();
   void handle(ControlMessage message);
-  // Handles what was held for a communicator that is attached now, or drops it if it is unknown.
+  // Handles the messages held for a communicator that is attached now, or has ended.
   void resume(const MemberKey& key);
   bool holds_any() const noexcept { return !held_.empty(); }
   // The communicator has ended.
@@ -80,7 +81,7 @@ class PeerLink {
  private:
   void send(ControlMessage message);
   bool try_flush();
-  // A hello or welcome.
+  // Makes a kHello or kWelcome.
   ControlMessage greeting(ControlKind kind) const;
   void take_doorbell(ControlMessage& message);
   void open();
@@ -96,9 +97,9 @@ class PeerLink {
   State state_ = State::kIdle;
   Link link_;
   EventLoop::Watch watch_;  // after link_: destroyed before it
-  Link spare_;              // the peer's connection that lost; open until the peer knows that
+  Link spare_;              // the peer's connection, if not used; kept until the link is open
   HandBack hand_back_;
-  std::deque<ControlMessage> waiting_;  // until the link is open
+  std::deque<ControlMessage> waiting_;  // to send when the link is open
   std::vector<ControlMessage> held_;
   std::set<uint32_t> sent_segments_;
 };

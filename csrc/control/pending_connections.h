@@ -1,14 +1,14 @@
-// Accepted connections, from accept until their first message says what they are for: a probe is
-// answered, a hello is handed over, and a stream, too, once its communicator exists here. While
-// that is only expected, the stream waits ("is parked").
+// Accepted connections until their first message. A kProbe is answered here. A kHello is handed
+// over. A kStream is handed over if its communicator is attached, and is *parked* while the
+// communicator is only expected.
 //
 // Anybody who can reach the port may connect, so the number of connections and the time that each
 // may take are limited.
 // Ownership: owns the links of these connections. Threading: the event loop's thread.
 // Invariants:
 // 1. Of a parked connection only the first message was read.
-// 2. There are at most `limit` connections here. To make room for a new one, one is closed of the
-//    source with the most, so that a stranger cannot displace the peers on other hosts.
+// 2. There are at most `limit` connections here. To make room, the source with the most connections
+//    loses one, so a stranger cannot displace the peers on other hosts.
 #pragma once
 
 #include <cstddef>
@@ -29,26 +29,26 @@ class PendingConnections {
  public:
   struct Events {
     std::function<Registry::State(const MemberKey& key)> state_of;
-    // With its first message: kHello, or kStream over TCP of an attached communicator.
+    // Gets a connection and its first message: kHello, or kStream for an attached communicator.
     std::function<void(Link link, ControlMessage first)> taken;
-    // This process is short of a resource, and a connection was lost by that.
+    // A connection was lost because this process ran out of a resource.
     std::function<void(const Failure& why)> run_out;
   };
   struct Limits {
     std::size_t connections = 64;  // grows with the world: see expect()
     TimeNs silent = 10 * kSecond;  // until the first message
-    TimeNs spared = kSecond;       // the same, if descriptors are short
+    TimeNs spared = kSecond;       // the same, for drop_silent()
   };
 
   PendingConnections(EventLoop& loop, Events events);
   PendingConnections(EventLoop& loop, Events events, const Limits& limits);
 
-  // A communicator will be made whose peers open up to `connections` connections. Twice as many may
-  // then wait here, but at most half the descriptors that this process may open.
+  // Raises the limit for a communicator whose peers open at most `connections` connections: to
+  // twice as many, but at most half the descriptors that this process may open.
   void expect(std::size_t connections);
   void add(Link link);
-  // Hands over the parked connections of a communicator that exists now, or closes them if it is
-  // no longer expected.
+  // Hands over the parked connections of a communicator that is attached now, or closes them if it
+  // is no longer expected.
   void resume(const MemberKey& key);
   // Closes the connection that has been silent longest, if that is at least `limits.spared`.
   bool drop_silent(const Failure& why);
@@ -78,7 +78,7 @@ class PendingConnections {
   const Events events_;
   Limits limits_;
   uint64_t next_id_ = 1;
-  bool has_dropped_ = false;                    // and this was logged
+  bool has_dropped_ = false;                    // to make room, and logged it
   bool is_scheduled_ = false;                   // close_late()
   std::map<uint64_t, Connection> connections_;  // in the order of their arrival
 };

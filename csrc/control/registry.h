@@ -1,18 +1,18 @@
 // The communicators of this process and their peers: the channels that were opened, and the peers
 // that left or are lost. Each communicator is told through a ConnectionSink.
 //
-// A communicator is first expected, then attached. No peer opens a channel or speaks of a
-// communicator before it is expected here, because each rank waits at the rendezvous until all
+// A communicator is first expected, then attached. No peer opens a channel or sends a message for a
+// communicator before this process expects it, because each rank waits at the rendezvous until all
 // others expect it.
 //
 // Ownership: shares the sinks with their communicators.
 // Threading: the event loop's thread.
 // Invariants:
-// 1. A sink hears on_departed() at most once for each peer.
-// 2. A peer that leaves in order departs when every channel that it opened has arrived. If one does
-//    not arrive within `leave_limit`, the peer is lost.
+// 1. on_departed() is called at most once for each peer.
+// 2. A peer that leaves in order counts as departed when every channel that it opened has arrived.
+//    If a channel does not arrive within `leave_limit`, the peer is lost.
 // 3. A peer opens each lane at most once.
-// 4. Calls that name a communicator that is not attached change nothing.
+// 4. Only expect(), attach() and detach() change a communicator that is not attached.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,7 @@ class Registry {
 
   Registry(EventLoop& loop, TimeNs leave_limit) : loop_(loop), leave_limit_(leave_limit) {}
 
-  // `addresses` is by rank. Here it need only name the processes.
+  // `addresses` is by rank; expect() uses only the process names.
   void expect(const MemberKey& key, std::vector<PeerAddress> addresses);
   void attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink,
               std::vector<PeerAddress> addresses);
@@ -71,36 +71,37 @@ class Registry {
   const PeerAddress* find(const PairKey& pair) const;
   // Raises PeerLostError if the attached communicator has no such peer.
   void check_peer(const PairKey& pair) const;
-  // The same if the link does not reach it.
+  // Likewise, and also if the peer is not at the other end of the link.
   void check_peer(const PairKey& pair, const LinkKey& link) const;
 
-  // This rank opened a channel to the peer, by which it now sends.
+  // This rank opened a channel to the peer; the sink gets it.
   void channel_opened(const PairKey& pair, int lane, std::unique_ptr<SendChannel> channel);
-  // The peer is being told of one more channel, so kLeave must count it.
+  // Counts one more channel opened to the peer. kLeave carries the count, opened().
   void count_opened(const PairKey& pair);
   uint32_t opened(const PairKey& pair) const;
   // The peer opened a channel. Raises PeerLostError if it had opened that lane before, or
   // if the sink does.
   void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
 
-  // kLeave has arrived: the peer leaves, and has opened `opened` channels. The first one counts.
+  // kLeave has arrived: the peer leaves, and has opened `opened` channels. Later calls are ignored.
   void leave(const PairKey& pair, uint32_t opened, const std::string& why);
   // The link with the peer's process ended. The peer is lost, unless kLeave had arrived.
   void link_ended(const PairKey& pair, const std::string& why);
   void lose(const PairKey& pair, const std::string& why);
-  // This process cannot connect to the peer, or not serve it. The communicator fails if this
-  // process is short of a resource; else the peer is lost.
+  // This process cannot connect to the peer or serve its connection. If this process ran out of a
+  // resource, the communicator fails; else the peer is lost.
   void give_up(const PairKey& pair, const Failure& why);
-  // This process is short of a resource, so all its communicators fail.
+  // This process ran out of a resource, so all its communicators fail.
   void fail_all(const Failure& why);
-  // The peer's communicator failed. If it suspects a rank that does not exist, it is the suspect.
+  // The peer reports that the communicator failed. If failure.peer does not exist, the peer itself
+  // becomes the suspect.
   void fail(const PairKey& pair, Failure failure);
 
  private:
   struct Peer {
     uint32_t opened = 0;                   // channels, by this rank
     std::set<int> arrived;                 // lanes of the channels that the peer opened
-    std::optional<uint32_t> leaves_after;  // it leaves, and has opened this many channels
+    std::optional<uint32_t> leaves_after;  // from kLeave: channels that the peer opened
     std::string leaves_why;
     bool has_departed = false;
   };

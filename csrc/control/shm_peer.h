@@ -1,11 +1,11 @@
-// The memory that this process shares with another process of its host: doorbells, symmetric
+// Shared memory between this process and one peer process on the same host: doorbells, symmetric
 // memory, and the rings of all their groups.
 //
 // Ownership: the channels belong to their communicators. Threading: the event loop's thread.
 // Invariants:
 // 1. A ring carries data only after its sender has the doorbell of the receiver.
-// 2. The two channels of a lane share a ShmEnd only if both came over one connection. Otherwise
-//    another process could read data that was meant for the first.
+// 2. The two channels of a lane share a ShmEnd only if both were passed over the same connection.
+//    Otherwise a second peer process could read data meant for the first.
 #pragma once
 
 #include <sys/types.h>
@@ -31,26 +31,28 @@ class ShmPeer {
   // Passes a segment of this process's symmetric memory to the peer. Called on any thread.
   using ShareSegment = std::function<void(uint32_t segment)>;
 
-  // `engine` sleeps in the poller; the heap's memory may be sent in place.
+  // The engine sleeps in the poller `engine`. Memory of the heap may be sent by reference.
   ShmPeer(Registry& registry, Poller& engine, const SymmetricHeap& heap, ShareSegment share)
       : registry_(registry), engine_(engine), heap_(heap), share_(std::move(share)) {}
 
-  // To pass to the peer. Each raises OutOfResourcesError.
+  // Descriptors to pass to the peer. Raise OutOfResourcesError if none is left.
   std::vector<UniqueFd> own_doorbell() const;
   UniqueFd segment(uint32_t number) const { return heap_.descriptor(number); }
 
-  // Each raises PeerLostError for a message that breaks the protocol. The receiver gets the ring of
-  // `message`; `sender` is the process that made it, as the kernel names it.
+  // Each raises PeerLostError for a message that breaks the protocol. take_ring() makes a receiver
+  // for the ring in `message`. `sender` is the id of the peer process, from the kernel.
   void take_doorbell(ControlMessage& message);
   void take_segment(ControlMessage& message);
   void take_ring(ControlMessage& message, pid_t sender);
-  // The communicators get the senders of the rings that were added, once the doorbell is here.
+  // add_ring() queues a ring. make_senders() gives the sender of each queued ring to its
+  // communicator; the peer's doorbell must have arrived.
   void add_ring(const PairKey& pair, int lane, UniqueFd ring);
   void make_senders();
 
   // The communicator has ended.
   void forget(const MemberKey& key);
-  // The connection has ended. The doorbell stays, for rings that it still brought.
+  // The connection has ended. The doorbell stays, because rings that arrived before may still be
+  // held.
   void disconnect();
 
  private:

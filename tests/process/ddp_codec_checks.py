@@ -60,7 +60,7 @@ def feedback_matters() -> None:
         model = DistributedDataParallel(
             nn.Linear(96, 96, bias=False), codec=codecs.Codec("int4", feedback)
         )
-        # One large element in each block hides the others from int4.
+        # With one large element in each block, int4 loses the small elements.
         row = torch.linspace(-0.06, 0.06, 96) + (torch.arange(96) % 32 == 0)
         total, exact = torch.zeros(96, 96), torch.zeros(96, 96)
         for step in range(steps):

@@ -38,8 +38,8 @@ class BrokenMember {
         .kind = kind, .communicator = rank_0_.communicator, .from = 2, .to = 0, .number = number};
   }
 
-  // The link that rank 0 has dialled, welcomed. The name of this process is the larger one, so it
-  // could not dial a link of its own.
+  // The link that rank 0 has dialled, after kWelcome. This process has the larger name, so if it
+  // dialled, its connection would not become the link.
   RawConnection link() const {
     for (;;) {
       CHECK(is_ready(listener_.get(), POLLIN));

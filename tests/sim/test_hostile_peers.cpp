@@ -152,8 +152,8 @@ TEST(more_descriptors_than_a_message_has_are_refused) {
 
 WireControl hello_of(const std::string& process) { return {.kind = kHelloKind, .text = process}; }
 
-// A connection can claim to come from a process of the group, or, over TCP, from a rank. It must
-// not claim one that is already connected, or that does not exist.
+// A connection names the process of the group that it comes from, or, for a stream, the rank. It
+// must not get in if that process or rank is connected already, or does not exist.
 TEST(impostors_do_not_replace_a_member) {
   const Doorbell bell = Doorbell::create();
   for (const bool is_unix : {true, false}) {

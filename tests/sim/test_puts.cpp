@@ -46,7 +46,7 @@ void open_window(MessageQueue& queue, Bytes& memory, std::shared_ptr<void> owner
 }
 
 // Both ranks put random pieces into each other's window, with messages of all sizes between them,
-// then signal. Each window must hold what its puts write one after another.
+// then signal. Each window must end as if its puts had been written in order.
 TEST(puts_arrive_in_order_and_before_a_later_message) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     World world(2, seed % 3 + 1, seed);

@@ -179,7 +179,7 @@ TEST(a_process_that_has_left_its_groups_ends_and_nobody_is_lost) {
   }
 }
 
-// Each process dials the other one before it can have heard of its hello.
+// Both processes dial before either can have received a hello.
 TEST(both_may_dial_at_once) {
   for (const bool shared_memory : {true, false}) {
     for (int round = 0; round < 50; ++round) {

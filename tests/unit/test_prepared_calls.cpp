@@ -91,7 +91,7 @@ TEST(a_refused_call_leaves_the_prepared_one) {
   const Operation* first = fixture.prepare(fixture.call(8)).get();
   CollectiveCall bad = fixture.call(8);
   bad.send_counts = {1};
-  CHECK_THROWS(fixture.prepare(bad), InvalidArgumentError, "send and receive counts");
+  CHECK_THROWS(fixture.prepare(std::move(bad)), InvalidArgumentError, "send and receive counts");
   CHECK(fixture.prepare(fixture.call(8)).get() == first);
 }
 

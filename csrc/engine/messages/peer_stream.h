@@ -11,11 +11,12 @@
 // into the receiver's window. So a message that was sent after a put arrives after it.
 //
 // Invariants:
-//  1. A receiver holds at most kEagerBudget bytes of eager messages that no receive has asked for.
-//  2. A message never waits for budget: without budget it is announced. So a receive that matches
-//     completes, however many messages that nobody asked for were sent before.
-//  3. Only a message needs the peer: kCredit opens no channel, and is dropped, as is kCts, when the
-//     peer is gone.
+//  1. A receiver holds at most kEagerBudget bytes of unexpected eager messages: those that no
+//     receive has matched.
+//  2. A message never waits for budget: without budget it is announced. So a matching receive
+//     completes, however many unexpected messages were sent before.
+//  3. kCredit opens no channel. When the peer is gone, kCredit and kCts are dropped without an
+//     error.
 // Ownership: shares the messages until they end. Threading: the polling thread's.
 #pragma once
 
@@ -41,14 +42,14 @@ class PeerStream {
   static constexpr uint64_t kEagerBytes = 16 * 1024;     // the largest message sent without kRts
   static constexpr uint64_t kEagerBudget = 1024 * 1024;  // of unexpected eager messages
   static constexpr uint64_t kEagerOverhead = 64;  // taken from the budget on top of each payload
-  static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a cleared message or put, per frame
+  static constexpr uint64_t kPieceBytes = 1024 * 1024;  // of a message or put, in one frame
 
   // Shared by the streams of one communicator.
   struct Context {
     ChannelSource& channels;
     int lane;                      // the messages' lane
     std::list<MessagePtr> posted;  // receives without a message, in the order posted
-    std::function<void(const MessagePtr&)> finish;  // a message has moved
+    std::function<void(const MessagePtr&)> finish;  // called when a message has moved
     const WindowTable& windows;                     // of this rank
   };
 
@@ -88,7 +89,7 @@ class PeerStream {
     std::vector<std::byte> payload;  // of an unexpected message
     std::shared_ptr<void> window;    // kPut: keeps the target alive
   };
-  struct Unexpected {  // no receive has asked for it yet
+  struct Unexpected {  // no receive has matched it yet
     Header header;
     std::vector<std::byte> payload;
   };
@@ -104,7 +105,7 @@ class PeerStream {
   void depart(const Header& header, MessagePtr message, const std::byte* payload,
               uint64_t size_bytes);
   void depart_piece_of_put(const MessagePtr& put);
-  // Whether a piece of the first message of its list is leaving.
+  // Whether the message is the first of cleared_, or of queue_.
   bool is_first_cleared(const MessagePtr& message) const;
   bool is_first_queued(const MessagePtr& message) const;
   void frame_left();
@@ -125,7 +126,7 @@ class PeerStream {
   bool ends_any_source_ = false;
 
   // Out.
-  std::deque<MessagePtr> queue_;  // in the order posted; none has begun, but for a put in front
+  std::deque<MessagePtr> queue_;  // in the order posted; only a put in front may have begun
   std::map<uint64_t, MessagePtr> awaiting_cts_;          // announced by kRts, by id
   std::deque<std::pair<uint64_t, MessagePtr>> cleared_;  // kCts has arrived, in that order
   std::deque<uint64_t> clearing_;                        // kCts to send, by id
@@ -138,7 +139,7 @@ class PeerStream {
   std::unordered_map<uint32_t, std::list<Unexpected>> unexpected_;  // by tag; none is empty
   std::map<uint64_t, MessagePtr> receiving_;                        // announced and matched, by id
   std::optional<Arriving> arriving_;
-  uint64_t owed_ = 0;  // by messages taken: budget that the peer gets back with the next kCredit
+  uint64_t owed_ = 0;  // budget to return to the peer with the next kCredit
 };
 
 }  // namespace fastgpu

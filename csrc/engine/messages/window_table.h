@@ -1,4 +1,4 @@
-// The memory of this rank that puts of the peers may write, by window.
+// The memory of this rank into which peers may put, by window number.
 // Ownership: keeps the memory alive until remove(), and while a put arrives. Thread safety: all
 // calls, any thread.
 #pragma once

@@ -1,19 +1,21 @@
-// The windows of torch 2.14 and later: a tensor on each rank that the other ranks write without its
-// help (put), and signals from rank to rank, which say that earlier puts have arrived.
+// The windows of torch 2.14 and later: a tensor on each rank for one-sided writes (puts) by other
+// ranks, and signals from rank to rank, which say that earlier puts have arrived.
 //
 //  - put() copies at once if the target is on this host and its tensor comes from
-//    fastgpu_comm.empty(). Else it is a message, which the target's engine takes in.
-//  - wait_signal(peer) consumes one signal of that peer. All puts that the peer made before the
-//    signal have arrived by then; later ones may have. A put alone signals nothing. Signals that
-//    nobody has waited for stay, also past tensor_deregister().
+//    fastgpu_comm.empty(). Else it is a message, which the target's engine writes into the tensor.
+//  - wait_signal(peer) consumes one signal of that peer. By then all puts that the peer made before
+//    the signal have arrived; later puts may have arrived, too. A put does not signal. Signals that
+//    no call has consumed stay, even after tensor_deregister().
 //  - map_remote_tensor() needs the same host and fastgpu_comm.empty(). The result must not be used
 //    after tensor_deregister().
 //
-// Making windows, tensor_register() and tensor_deregister() are collective, in the same order on
-// every rank. A bad argument of one rank raises InvalidArgumentError on every rank. A window that
-// ends without tensor_deregister() revokes its memory: later puts of the peers do not reach it.
+// Making windows, tensor_register() and tensor_deregister() are collective: call them in the same
+// order on every rank. A bad argument of one rank raises InvalidArgumentError on every rank. If a
+// window is destroyed without tensor_deregister(), its memory is revoked, and later puts do not
+// reach it.
 // Ownership: shared with Python; keeps the backend alive and, if `owning`, the tensor's memory.
-// Threading: registrations must not run beside other calls of the window; those, any thread.
+// Threading: tensor_register() and tensor_deregister() must not run at the same time as other calls
+// of the window. Other calls: any thread.
 #pragma once
 
 #include "torch/backend/torch_version.h"
@@ -63,7 +65,7 @@ class TorchWindow final : public c10d::Window {
     std::vector<int64_t> sizes;
     int64_t count = 0;
     std::optional<SegmentSpan> span;    // in the rank's symmetric memory
-    std::shared_ptr<std::byte> memory;  // in this process; nullptr: not mapped
+    std::shared_ptr<std::byte> memory;  // mapped in this process; nullptr: not mapped
 
     uint64_t size_bytes() const { return static_cast<uint64_t>(count) * c10::elementSize(dtype); }
   };
@@ -79,7 +81,7 @@ class TorchWindow final : public c10d::Window {
   Communicator& communicator() const { return *backend_->communicator(); }
   CallBuilder builder(const char* title, std::chrono::milliseconds timeout, bool async,
                       const TensorList& inputs = {}) const;
-  // The part of a rank that a user has named.
+  // The part of `peer`. Raises InvalidArgumentError without a tensor, or if `peer` does not exist.
   const Part& part(const std::string& op, int64_t peer) const;
   void check_registered(const std::string& op) const;
 

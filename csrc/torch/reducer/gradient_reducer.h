@@ -5,10 +5,10 @@
 // A parameter may have a codec, and a residual: the part of its gradients that encoding has lost so
 // far, in the units of the result. The next all_reduce adds it.
 //
-// Parameters are known by their index in the Reducer, which says what is in a bucket. Two things in
-// a GradBucket must not be used (torch 2.13). getParameters() lists the parameters of an earlier
-// bucket, once buckets were rebuilt twice. getIndex() is 0 for every bucket in the first pass of a
-// static graph.
+// A parameter is identified by its index in the Reducer, whose buckets list these indices. Two
+// calls of GradBucket are unreliable (torch 2.13). After buckets were rebuilt twice,
+// getParameters() lists the parameters of an earlier bucket. In the first pass of a static graph,
+// getIndex() is 0 for every bucket.
 //
 // Ownership: the Reducer's hook and Python share it. Threading: the Reducer calls reduce() on a
 // thread that runs backward, with its lock held. Everything else is called while no backward pass
@@ -40,15 +40,16 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     bool feedback = false;  // keep a residual
     bool operator==(const Encoding&) const = default;
   };
-  // What the result is:
+  // The result of a reduction:
   enum class Weighting : uint8_t {
     kNone,  // the mean over the ranks, as without a hook
     kMean,  // the sum of weight * gradient, divided by the sum of the weights
     kSum,   // the sum of the gradients, divided by the sum of the weights
   };
 
-  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU. Only
-  // a codec has a residual. The parameters of a bucket must have one encoding: split_buckets().
+  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU.
+  // `feedback` needs a codec. All parameters of a bucket must have the same encoding: see
+  // split_buckets().
   GradientReducer(BackendPtr backend, std::vector<Encoding> encodings, Weighting weighting);
 
   // Registers the hook. Raises c10::Error if the Reducer has one.
@@ -57,25 +58,25 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
 
   // The parameters of each bucket, in the order of their gradients in its memory.
   static std::vector<Indices> buckets_of(const c10d::Reducer& reducer);
-  // Those of a bucket that a hook is called with.
+  // The parameters of the bucket that a hook is called with.
   static Indices parameters_of(const c10d::Reducer& reducer, const c10d::GradBucket& bucket);
-  // Sets the buckets, which must hold every parameter once. torch does not rebuild them then. If
-  // they change later, another hook's GradBucket::getParameters() is wrong.
+  // Sets the buckets; every parameter must be in exactly one. torch then does not rebuild them. If
+  // the buckets change later, GradBucket::getParameters() is wrong in other hooks.
   static void set_buckets(c10d::Reducer& reducer, const std::vector<Indices>& buckets);
   // Splits the buckets that hold parameters of different encodings; returns whether there were any.
   // All ranks must do it at the same step, between a backward pass and the next forward.
   bool split_buckets(c10d::Reducer& reducer) const;
 
-  // Starts to add up the ranks' weights of the coming backward pass. Several announcements before
-  // one backward pass add up.
+  // Starts the all_reduce of the ranks' weights for the next backward pass. The weights of several
+  // calls before one backward pass add up.
   void announce_weight(double weight);
 
-  // A flat tensor, in the order of the parameter's memory; undefined while there is none.
+  // The flat residual, in the order of the parameter's memory; undefined if there is none.
   const at::Tensor& residual(std::size_t parameter) const { return residuals_.at(parameter); }
   void set_residual(std::size_t parameter, const at::Tensor& residual);
   void scale_residuals(double factor);
-  // Whether to copy each residual before a backward pass changes it, so that undo() can restore the
-  // residuals of before the last backward pass.
+  // Whether to copy each residual before a backward pass changes it. undo() then restores the
+  // residuals to their state before the last backward pass.
   void keep_copies(bool keep) { keeps_copies_ = keep; }
   void undo();
 
@@ -85,9 +86,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     uint64_t size_bytes = 0;
     uint64_t encoded_bytes = 0;
     int64_t launched_ns = 0;  // since the first bucket of the pass
-    int64_t done_ns = 0;      // likewise; 0 while it is under way
+    int64_t done_ns = 0;      // likewise; 0 until the all_reduce is done
   };
-  // Of the last backward pass, without sparse gradients.
+  // The buckets of the last backward pass, except those with sparse gradients.
   std::vector<BucketStats> stats() const;
 
  private:
@@ -112,7 +113,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     c10::intrusive_ptr<c10d::Work> work;
   };
   std::vector<Announced> announced_;
-  std::optional<double> factor_;  // by the weights, for the rest of the backward pass
+  std::optional<double> factor_;  // from the weights, for the rest of the backward pass
 
   std::vector<at::Tensor> residuals_;  // by parameter
   std::vector<at::Tensor> copies_;     // of residuals, from before the last backward pass
