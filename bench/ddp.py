@@ -120,6 +120,8 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fastgpu fp16": lambda module: fastgpu(module, "fp16"),
     "fastgpu int8": lambda module: fastgpu(module, "int8"),
     "fastgpu int4": lambda module: fastgpu(module, "int4"),
+    "fastgpu 1bit": lambda module: fastgpu(module, "1bit"),
+    "fastgpu topk": lambda module: fastgpu(module, "topk"),
     "fastgpu PowerSGD": power_sgd,
     "gloo": lambda module: gloo(module, None),
     "gloo fp16 hook": lambda module: gloo(module, "fp16"),

@@ -144,7 +144,7 @@ def outer(codec: str | None) -> Callable[..., tuple[nn.Module, torch.optim.Optim
 
 VARIANTS = {
     "uncompressed": reduced(None),
-    **{name: reduced(name) for name in codecs.NAMES},
+    **{name: reduced(name) for name in codecs.NAMES if name != "1bit"},  # not for AdamW
     "PowerSGD": power_sgd,
     "OuterOptimizer": outer(None),
     "OuterOptimizer int4": outer("int4"),
