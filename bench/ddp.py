@@ -273,8 +273,9 @@ def page(table: Sequence[Sequence[str]]) -> str:
     python bench/ddp.py --write
 
 {markdown.machine_list()}
-Two ranks of one thread train a GPT of 25 million parameters (101 MB of gradients); SGD. Times are
-seconds of a step: the median over rounds, in which all variants took turns in the same processes.
+Two ranks, with one thread each, train a GPT of 25 million parameters (101 MB of gradients) by SGD.
+Times are seconds of a step: the median over rounds, in which all variants took turns in the same
+processes.
 `exposed` is what communication adds to the step without it (`compute`). `sent` left a host in a
 step, counted by its interface; `link` is the time of those bytes at the link's rate. The last two
 columns are medians of ratios within a round. PowerSGD has rank 2; gloo's hook is torch's and has
