@@ -193,12 +193,11 @@ for _ in range(int(sys.argv[1])):
     assert total.item() == dist.get_world_size()
     dist.destroy_process_group()
 """
-ROUNDS = 20
+ROUNDS = 15
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_groups_follow_each_other_on_one_port(world: int) -> None:
-    commands = [with_rank(rank, AGAIN_AND_AGAIN, str(ROUNDS)) for rank in range(world)]
-    with started(commands, rendezvous_environment(world)) as programs:
+def test_groups_follow_each_other_on_one_port() -> None:
+    commands = [with_rank(rank, AGAIN_AND_AGAIN, str(ROUNDS)) for rank in range(4)]
+    with started(commands, rendezvous_environment(4)) as programs:
         outputs = [program.communicate(timeout=SECONDS) for program in programs]
-    assert [program.returncode for program in programs] == [0] * world, outputs
+    assert [program.returncode for program in programs] == [0] * 4, outputs
