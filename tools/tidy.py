@@ -1,8 +1,8 @@
 """Runs clang-tidy on what a build compiles, in parallel: tidy.py BUILD_FOLDER.
 
 The build may compile sources in groups, which are then checked as groups: a third of the time. A
-source that passed is checked again only after a change: of the source, of a project file that it
-includes, of its compile command, or of the configuration. BUILD_FOLDER/tidy has a stamp for each.
+source that passed is checked again only if the source, a project file that it includes, its compile
+command or the configuration has changed. BUILD_FOLDER/tidy has a stamp for each.
 """
 
 from __future__ import annotations

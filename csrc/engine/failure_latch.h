@@ -52,7 +52,7 @@ class FailureLatch {
 };
 
 // The failure of an operation that was pending when the latch took `first`: the same failure with
-// the operation's name and number. If these differ from those of `first`, the text ends with them.
+// the operation's name and number. The text names that operation if it is not the one of `first`.
 Failure failure_for(const Failure& first, std::string_view op, int64_t sequence = -1);
 
 }  // namespace fastgpu

@@ -132,11 +132,12 @@ def find(codec: Codec | str | None) -> Codec | None:
 
 
 def check_optimizer(codec: Codec | str | None, optimizer: torch.optim.Optimizer) -> None:
-    """Refuses 1bit for optimizers that scale each element by its past gradients.
+    """Refuses 1bit for adaptive optimizers, such as Adam.
 
-    1bit makes the elements of a block equally large, so they would be scaled alike. `Trainer` calls
-    this; a program with a loop of its own can do so. It knows torch's optimizers and classes
-    derived from them, and accepts all others.
+    Such an optimizer divides each element by the size of its past gradients. 1bit makes all
+    elements of a block equally large, so all would be scaled alike. `Trainer` calls this; a program
+    with a loop of its own can do so. It knows torch's optimizers and classes derived from them, and
+    accepts all others.
 
     Raises:
         ValueError: The codec is 1bit and the optimizer is such a one.

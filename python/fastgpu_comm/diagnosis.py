@@ -203,7 +203,7 @@ def _limits() -> Section:
 
 
 def _settings() -> Section:
-    """Returns each FASTGPU_ variable with its value, its source and its error, if any.
+    """Returns the value, the source and the error, if any, of each FASTGPU_ variable.
 
     The value of an unknown variable is not reported.
     """

@@ -89,7 +89,7 @@ def feedback_matters() -> None:
             momentum=0.0,
             codec=codecs.Codec("int4", feedback),
         )
-        # One large element in each block hides the others from int4.
+        # Each block has an element so large that int4 rounds the rest to zero.
         row = torch.linspace(-0.06, 0.06, 96) + (torch.arange(96) % 32 == 0)
         for _ in range(rounds):
             weight.grad = (row * (1 + rank)).expand(64, 96).clone()

@@ -97,7 +97,7 @@ TEST(the_error_of_one_bit_is_bounded_for_any_finite_numbers) {
 }
 
 // By Cauchy-Schwarz the part that is kept, squared, is at least the squared sum of magnitudes
-// divided by the count: what error feedback needs to converge.
+// divided by the count. Error feedback needs that to converge.
 TEST(one_bit_keeps_the_part_of_the_norm_that_it_should) {
   const CodecKernels& kernels = *find_codec(Codec::kOneBit);
   for (const uint32_t count : {1u, 100u, 128u}) {

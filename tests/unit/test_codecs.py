@@ -12,7 +12,8 @@ from fastgpu_comm import codecs
 
 BITS = {"fp16": 16, "bf16": 16, "int8": 8.25, "int4": 4.5, "1bit": 1.125}
 BITS["topk"] = 8 * (96 * 2 + 2) / (64 * 96)
-LOST = {"topk": 0.95, "1bit": 0.65}  # by the norm; of normal numbers 1bit loses sqrt(1 - 2 / pi)
+# Relative error of the norm. With normally distributed numbers 1bit loses sqrt(1 - 2 / pi).
+LOST = {"topk": 0.95, "1bit": 0.65}
 
 
 @pytest.mark.parametrize("name", codecs.NAMES)

@@ -203,7 +203,7 @@ TEST(a_silent_connection_makes_room_before_one_that_waits_for_its_group) {
   CHECK_EQ(fixture.taken.size(), 1U);
 }
 
-// The connections of one host displace each other, never those of another host.
+// A host with many connections displaces its own, not those of other hosts.
 TEST(a_source_with_many_connections_displaces_its_own) {
   PendingFixture fixture({.connections = 3});
   uint16_t port = 0;

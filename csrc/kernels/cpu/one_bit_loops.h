@@ -33,7 +33,8 @@ FASTGPU_INLINE uint32_t read_scale(const std::byte* source) {
 
 // Adds up a block, and finds its signs.
 struct BlockSum {
-  FloatLanes partial[kRowRegisters] = {};  // of magnitudes / kOneBitBlock, which cannot overflow
+  // Sums of magnitudes / kOneBitBlock: divided, they cannot overflow.
+  FloatLanes partial[kRowRegisters] = {};
   IntLanes largest{};
 
   FASTGPU_INLINE uint16_t add(const float* row) {

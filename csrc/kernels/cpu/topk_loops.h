@@ -5,7 +5,7 @@
 //
 //   1. Take the maxima of kColumns columns: elements i, i + kColumns, ... At least k magnitudes are
 //      no smaller than the k-th largest maximum, since k columns have one.
-//   2. Collect these elements. Of 4096 independent numbers about 80 are left.
+//   2. Collect these elements: about 80 if the block has 4096 independent numbers.
 //   3. Find the k-th largest of them.
 //
 // Both k-th largest numbers come from a bisection that counts, which no choice of numbers slows.
@@ -93,8 +93,8 @@ FASTGPU_INLINE void collect(const uint32_t* bits, std::size_t count, uint32_t bo
   while (found.indices[found.count - 1] >= count) --found.count;  // padding, with a bound of 0
 }
 
-// Writes the indices of the `entries` elements of largest magnitude, in ascending order. Of equal
-// magnitudes the lowest indices win. `bits` are padded as for collect().
+// Writes the indices of the `entries` elements of largest magnitude, in ascending order.
+// Among equal magnitudes it takes the lowest indices. `bits` are padded as for collect().
 inline void select_largest(const uint32_t* bits, std::size_t count, std::size_t entries,
                            uint16_t* indices) {
   uint32_t maxima[kColumns];
