@@ -47,6 +47,11 @@ class Job:
             self.groups[backend] = dist.new_group(backend=backend, timeout=timeout)
 
     def leave(self) -> None:
-        """Waits for all ranks and destroys the groups."""
+        """Waits for all ranks and destroys the groups, which then are in nobody's hands.
+
+        A group of gloo that outlives this could abort the process at its end: a thread of gloo that
+        drops a tensor needs the interpreter.
+        """
         self.exchange.all("done")
+        self.groups.clear()
         dist.destroy_process_group()
