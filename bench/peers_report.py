@@ -23,9 +23,10 @@ torch, with buffers in private or symmetric memory; `fastgpu` and `gloo` are cal
 torch.distributed, and an MPI `behind torch` follows the same call, made on a backend that does
 nothing. Sizes are those of nccl-tests. Every result was checked. `floor` is the least
 time that two processes need to copy, add and synchronise (bench/bounds.cpp). `least` compares the
-fastest round with the fastest round of any peer. Two processors of a virtual machine may be two
-threads of one core at one time, and distant cores at another; then the medians mix both cases, and
-with many rounds `least` shows the first.
+fastest round with the fastest round of any peer. `mean` compares the means of the calls' times:
+with more ranks than processors, a rank may be quick in one call and slow in the next. Two
+processors of a virtual machine may be two threads of one core at one time, and distant cores at
+another; then the medians mix both cases, and with many rounds `least` shows the first.
 """
 
 CHANGES = """\
@@ -90,19 +91,27 @@ class Rows:
         others = [rows[name]["p50_us"] for rows in rounds for name in to if name in rows]
         return min(own) / min(others) if own and others else None
 
-    def ratio(self, entry: Entry, peer: str, to: Sequence[str]) -> float | None:
-        """Returns the median over rounds of the peer's time over the least time of `to`."""
+    def ratio(
+        self, entry: Entry, peer: str, to: Sequence[str], value: Value | None = None
+    ) -> float | None:
+        """Returns the median over rounds of the peer's value over the least value of `to`."""
+        value = value or time_us
         ratios = []
         for rows in self.entries[entry].values():
-            others = [rows[name]["p50_us"] for name in to if name in rows]
+            others = [value(rows[name]) for name in to if name in rows]
             if peer in rows and others:
-                ratios.append(rows[peer]["p50_us"] / min(others))
+                ratios.append(value(rows[peer]) / min(others))
         return statistics.median(ratios) if ratios else None
 
 
 def time_us(row: dict[str, Any]) -> float:
     """Returns the median time of a call."""
     return float(row["p50_us"])
+
+
+def mean_us(row: dict[str, Any]) -> float:
+    """Returns the mean time of a rank's calls, of the slowest rank."""
+    return float(row["mean_us"])
 
 
 def seconds_per_gb(row: dict[str, Any]) -> float:
@@ -160,14 +169,15 @@ def through_torch(rows: Rows) -> str:
     head = ["", "fastgpu"]
     for peer in peers:
         mpi = peer.removesuffix(BEHIND_TORCH)
-        head += [mpi, f"fastgpu / {mpi}"]
+        head += [mpi, f"fastgpu / {mpi}", f"mean, fastgpu / {mpi}"]
     lines = []
     for entry in rows.entries:
         if all(rows.median(entry, peer, time_us) is None for peer in peers):
             continue
         cells = [label(entry), with_spread(rows, entry, "fastgpu")]
         for peer in peers:
-            cells += [with_spread(rows, entry, peer), number(rows.ratio(entry, "fastgpu", [peer]))]
+            cells.append(with_spread(rows, entry, peer))
+            cells += [number(rows.ratio(entry, "fastgpu", [peer], by)) for by in (time_us, mean_us)]
         lines.append(cells)
     return markdown.table(head, lines)
 

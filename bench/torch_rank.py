@@ -35,6 +35,7 @@ from fastgpu_comm.bench.job import Job
 from fastgpu_comm.collectives import COLLECTIVES
 
 MOST_CALLS, FEWEST_CALLS, WARM_UPS = 3000, 5, 3
+SETTLE_S = 0.1  # of calls before the measurement, in which the kernel spreads ranks over cores
 TIMEOUT = datetime.timedelta(seconds=60)
 
 
@@ -118,7 +119,7 @@ class Rank:
                 call = self._mpi.behind(name, case, job.groups["fake"])
             wrong = job.exchange.total(call.check(0.0))
             separate = self._touch or not collective.synchronizes
-            times, cpu = self._times(call, group, separate)
+            times, mean, cpu = self._times(call, group, separate)
             row = {
                 "peer": peer,
                 "op": name,
@@ -128,6 +129,7 @@ class Rank:
                 "iters": len(times),
                 "ok": wrong == 0,
                 "p50_us": round(sorted(times)[len(times) // 2] * 1e6, 3),
+                "mean_us": round(mean * 1e6, 3),
                 "cpu_user_s": round(cpu, 6),
                 "cpu_sys_s": 0,
             }
@@ -136,8 +138,8 @@ class Rank:
 
     def _times(
         self, call: Call, group: dist.ProcessGroup, separate: bool
-    ) -> tuple[list[float], float]:
-        """Returns the slowest rank's times, and the processor time of all ranks."""
+    ) -> tuple[list[float], float, float]:
+        """Returns the slowest rank's times and mean, and the processor time of all ranks."""
 
         def timed() -> float:
             if self._touch:
@@ -156,11 +158,14 @@ class Rank:
             least = min(least, timed())
         least = exchange.slowest([least])[0]
         calls = min(max(int(self._seconds / least), FEWEST_CALLS), MOST_CALLS)
+        for _ in range(min(int(SETTLE_S / least), MOST_CALLS)):
+            timed()
         dist.barrier(group)
         before = cpu_seconds()
         times = [timed() for _ in range(calls)]
         spent = cpu_seconds() - before
-        return exchange.slowest(times), exchange.total(spent)
+        mean = exchange.slowest([sum(times) / calls])[0]
+        return exchange.slowest(times), mean, exchange.total(spent)
 
 
 def main() -> int:

@@ -136,7 +136,9 @@ bool Engine::finished(const Work* work) const {
 // nothing is pending, or a waiter asks for the lock.
 void Engine::run(const Work* work, TimeNs deadline) {
   progress_owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  const TimeNs spin_ns = oversubscribed() ? 0 : config_.spin_ns;
+  const bool shares_cores = oversubscribed();
+  const TimeNs spin_ns = shares_cores ? 0 : config_.spin_ns;
+  const TimeNs awake_ns = shares_cores ? kSharedCoreYieldNs : spin_ns + config_.yield_ns;
   TimeNs idle_since = 0;
   for (unsigned polls = 0;;) {
     const bool moved = poll_once();
@@ -153,7 +155,7 @@ void Engine::run(const Work* work, TimeNs deadline) {
     if (idle_since == 0) idle_since = now;
     const TimeNs idle = now - idle_since;
     if (idle < spin_ns) continue;
-    if (idle < spin_ns + config_.yield_ns) {
+    if (idle < awake_ns) {
       std::this_thread::yield();
     } else {
       sleep(deadline);
