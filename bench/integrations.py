@@ -118,9 +118,10 @@ def run(integration: Integration, backend: str, replaced: bool = False) -> Outco
         "DS_ACCELERATOR": "cpu",
         "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),  # what DeepSpeed builds
         "FASTGPU_REPLACE_GLOO": "1" if replaced else "0",
-        # Otherwise gloo finds the addresses of the lost ranks when torchrun starts all again.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
+    if backend in ("", "gloo") and not replaced:
+        # Otherwise gloo finds the addresses of the lost ranks when torchrun starts all again.
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         arguments = [argument.replace("FOLDER", folder) for argument in integration.arguments]
         command = [*integration.command, str(PROGRAMS / integration.program), *arguments]

@@ -21,5 +21,5 @@ def why_unusable(torch_version: str) -> str | None:
     return (
         f"fastgpu_comm was built for torch {TORCH_VERSION}, but torch {torch_version} is "
         "installed; build it for this torch with `pip install --no-build-isolation "
-        f"--force-reinstall --no-deps` in its source folder, or install torch {TORCH_VERSION}"
+        f"--force-reinstall --no-deps .` in its source folder, or install torch {TORCH_VERSION}"
     )

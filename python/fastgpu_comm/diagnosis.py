@@ -53,8 +53,13 @@ def collect() -> dict[str, Section]:
         "transports": _transports(),
         "limits": _limits(),
         "settings": _settings(),
-        "environment": {name: os.environ[name] for name in OTHER_VARIABLES if name in os.environ},
+        "environment": {name: _variable(name) for name in OTHER_VARIABLES if name in os.environ},
     }
+
+
+def _variable(name: str) -> str:
+    """Returns a variable's value in characters that can be printed: its bytes may be any."""
+    return os.fsencode(os.environ[name]).decode(errors="backslashreplace")
 
 
 def _attempt(read: Callable[[], Any]) -> Any:
@@ -217,14 +222,15 @@ def _settings() -> Section:
         for name, default in defaults.items():
             found[name] = f"{default or 'not set'} (default)"
             if name in os.environ:
-                found[name] = f"{os.environ[name]} (from the environment)"
+                found[name] = f"{_variable(name)} (from the environment)"
                 try:
-                    native.check_variable(name, os.environ[name])
+                    native.check_variable(os.fsencode(name), os.fsencode(os.environ[name]))
                 except InvalidArgumentError as error:
                     found[name] += f": {error}"
         for name in sorted(os.environ):
             if name.startswith(PREFIX) and name not in defaults:
-                found[name] = f"unknown: unset it.{names.suggestion(name, defaults)}"
+                readable = os.fsencode(name).decode(errors="backslashreplace")
+                found[readable] = f"unknown: unset it.{names.suggestion(name, defaults)}"
         return found
 
     found = _attempt(settings)

@@ -153,14 +153,14 @@ def flight_recorder() -> None:
     dist.all_reduce(torch.ones(4), group=group)
     pending = dist.irecv(torch.zeros(1), 1 - rank, group=group)
     trace = json.loads(vars(c10d)["_dump_fr_trace_json"](backend="fastgpu"))
+    # An earlier group of this process may have had the same name.
     states = [
-        (entry["profiling_name"], entry["state"])
+        entry["state"]
         for entry in trace["entries"]
         if entry["process_group"][0] == group.group_name
-    ]
-    assert len(states) == 2, states
-    assert "completed" in states[0][1], states
-    assert "completed" not in states[1][1], states
+    ][-2:]
+    assert "completed" in states[0], states
+    assert "completed" not in states[1], states
     dist.send(torch.ones(1), 1 - rank, group=group)
     assert pending is not None
     pending.wait()

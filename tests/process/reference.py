@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+TORCH_VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 FP8 = (
     torch.float8_e4m3fn,

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 from tests.process import newer_torch_checks as checks
 from tests.process.ranks import Ranks, Setting
-
-VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+from tests.process.reference import TORCH_VERSION
 
 
 def since(minor: int, check: Callable[[], None]) -> object:
     """Returns the check as a parameter that older versions of torch skip."""
-    older = pytest.mark.skipif((2, minor) > VERSION, reason=f"torch 2.{minor} added it")
+    older = pytest.mark.skipif((2, minor) > TORCH_VERSION, reason=f"torch 2.{minor} added it")
     return pytest.param(check, marks=older)
 
 

@@ -194,6 +194,27 @@ for _ in range(int(sys.argv[1])):
     dist.destroy_process_group()
 """
 ROUNDS = 15
+# Rank 0 serves the store on for a while after it has left its group.
+OUTLIVING_STORE = """
+import socket, time, torch.distributed as dist
+dist.init_process_group("fastgpu")
+store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+if rank == 1:
+    del store
+began = time.monotonic()
+dist.destroy_process_group()
+if rank == 0:
+    time.sleep(0.3)
+    del store
+elif time.monotonic() - began < 1:  # which is the longest that it waits for the store
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        pass
+    else:
+        raise SystemExit("the store is still there")
+"""
 
 
 def test_groups_follow_each_other_on_one_port() -> None:
@@ -201,3 +222,10 @@ def test_groups_follow_each_other_on_one_port() -> None:
     with started(commands, rendezvous_environment(4)) as programs:
         outputs = [program.communicate(timeout=SECONDS) for program in programs]
     assert [program.returncode for program in programs] == [0] * 4, outputs
+
+
+def test_a_group_ends_after_its_store() -> None:
+    commands = [with_rank(rank, OUTLIVING_STORE) for rank in range(2)]
+    with started(commands, rendezvous_environment(2)) as programs:
+        outputs = [program.communicate(timeout=SECONDS) for program in programs]
+    assert [program.returncode for program in programs] == [0] * 2, outputs

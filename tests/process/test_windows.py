@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 from tests.process import window_checks as checks
 from tests.process.ranks import Ranks, Setting
+from tests.process.reference import TORCH_VERSION
 
-VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-
-pytestmark = pytest.mark.skipif(VERSION < (2, 14), reason="torch 2.14 added windows")
+pytestmark = pytest.mark.skipif(TORCH_VERSION < (2, 14), reason="torch 2.14 added windows")
 
 TCP = {"FASTGPU_TRANSPORT": "tcp"}
 TRANSPORTS = {"shm": {}, "tcp": TCP}

@@ -126,23 +126,26 @@ def test_an_environment_that_makes_no_rank(
 
 @pytest.mark.parametrize("command", [["bench", "all_reduce"], ["train"]])
 @pytest.mark.parametrize(
-    ("variable", "message"),
+    ("variable", "value", "message"),
     [
         (
             "FASTGPU_LANES",
+            "99",
             "FASTGPU_LANES is '99', which is not allowed; set it to: auto, or 1 to 16",
         ),
-        ("FASTGPU_LANE", "the environment variable FASTGPU_LANE is not known; unset it"),
+        ("FASTGPU_LANE", "99", "the environment variable FASTGPU_LANE is not known; unset it"),
+        ("FASTGPU_CODEC", "\udcff", "FASTGPU_CODEC is "),  # the byte 0xff, which is not UTF-8
     ],
 )
 def test_a_bad_variable_is_refused_before_ranks_start(
     command: list[str],
     variable: str,
+    value: str,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv(variable, "99")
+    monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match="2"):
         main(command)
     (line,) = capsys.readouterr().err.splitlines()

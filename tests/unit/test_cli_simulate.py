@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib import rc_context
 
+import fastgpu_comm
+from fastgpu_comm.bench import machine
 from fastgpu_comm.cli import main
 from fastgpu_comm.cli.simulate import SIMULATED, parse_ranks
 from fastgpu_comm.native import Constants, collectives
@@ -127,6 +130,16 @@ def test_a_full_disk_is_one_line(
     assert main(["simulate", "barrier", "--ranks", "2", flag, str(full)]) == 1
     said = f"fastgpu-comm simulate: [Errno 28] No space left on device: '{full}'"
     assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_the_picture_says_what_it_shows(tmp_path: Path) -> None:
+    picture = tmp_path / "out.svg"
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        assert main(["simulate", "barrier", "--ranks", "2-8", "--plot", str(picture)]) == 0
+    drawn = picture.read_text()
+    origin = f"fastgpu_comm {fastgpu_comm.__version__}", machine.describe()["date"]
+    for words in ("ranks", "time of a call (us)", "predicted", "barrier", *origin):
+        assert words in drawn, words
 
 
 def test_a_single_rank_can_be_drawn(tmp_path: Path) -> None:

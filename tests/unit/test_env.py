@@ -55,9 +55,11 @@ def test_settings_say_where_they_come_from_and_what_is_wrong(
     monkeypatch.setenv("FASTGPU_LANES", "99")
     monkeypatch.setenv("FASTGPU_ALGORITHM", "ring")
     monkeypatch.setenv("FASTGPU_TRANSPROT", "hush")
+    monkeypatch.setenv("FASTGPU_CODEC", "\udcff")  # the byte 0xff, which is not UTF-8
     found = diagnosis.collect()["settings"]
     assert found["FASTGPU_ALGORITHM"] == "ring (from the environment)"
     assert found["FASTGPU_LANES"].startswith("99 (from the environment): FASTGPU_LANES is '99'")
+    assert found["FASTGPU_CODEC"].startswith(r"\xff (from the environment): FASTGPU_CODEC is ")
     assert found["FASTGPU_TRANSPROT"] == "unknown: unset it. Did you mean 'FASTGPU_TRANSPORT'?"
 
 

@@ -65,6 +65,12 @@ TEST(another_user_may_not_connect_to_the_unix_socket) {
                    std::to_string(::geteuid() + 1) + " may be");
 }
 
+TEST(a_listener_of_another_user_is_not_connected_to) {
+  const Listening listening;
+  CHECK_THROWS(dial_unix(listening.listener.unix_name(), ::geteuid() + 1), AuthenticationError,
+               "run all ranks as one user");
+}
+
 TEST(accepting_goes_on_when_there_are_descriptors_again) {
   Listening listening;
   const UniqueFd waiting = dial_unix(listening.listener.unix_name());

@@ -13,14 +13,21 @@ namespace py = pybind11;
 namespace fastgpu {
 namespace {
 
+// str(value) as bytes; like the environment, it may hold bytes that are not UTF-8.
+std::string str_of(const py::handle& value) {
+  PyObject* bytes = PyUnicode_EncodeFSDefault(py::str(value).ptr());
+  if (bytes == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(bytes);
+}
+
 // The value as text, in the form of a FASTGPU_ variable: True is "1", (1, 9) is "1-9".
 std::string text_of(const py::handle& value) {
   if (py::isinstance<py::bool_>(value)) return value.cast<bool>() ? "1" : "0";
-  if (!py::isinstance<py::tuple>(value)) return py::str(value).cast<std::string>();
+  if (!py::isinstance<py::tuple>(value)) return str_of(value);
   std::string text;
   for (const py::handle part : value) {
     if (!text.empty()) text += '-';
-    text += py::str(part).cast<std::string>();
+    text += str_of(part);
   }
   return text;
 }

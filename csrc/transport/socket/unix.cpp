@@ -77,7 +77,9 @@ UniqueFd listen_unix(const std::string& name) {
   return socket;
 }
 
-UniqueFd dial_unix(const std::string& name) {
+UniqueFd dial_unix(const std::string& name) { return dial_unix(name, ::geteuid()); }
+
+UniqueFd dial_unix(const std::string& name, uid_t user) {
   const SocketAddress address = abstract_address(name);
   UniqueFd socket = UniqueFd::of_this_process_only(::socket(AF_UNIX, kType, 0));
   if (!socket) raise_system(ErrorKind::kPeerLost, "cannot open a socket", errno);
@@ -86,7 +88,7 @@ UniqueFd dial_unix(const std::string& name) {
     if (errno == EAGAIN) return {};
     raise_system(ErrorKind::kPeerLost, "cannot connect to the unix socket @" + name, errno);
   }
-  check_user(socket.get(), ::geteuid());
+  check_user(socket.get(), user);
   return socket;
 }
 

@@ -40,7 +40,7 @@ def backend_problems(backends: Sequence[str]) -> list[str]:
 
         for name in sorted(os.environ):
             try:
-                native.check_variable(name, os.environ[name])
+                native.check_variable(os.fsencode(name), os.fsencode(os.environ[name]))
             except InvalidArgumentError as error:
                 found.append(str(error))
     return found
