@@ -71,7 +71,8 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         """Reduces; complete on return, also with `async_op`.
 
         Raises:
-            ValueError: The operation is neither SUM nor AVG.
+            ValueError: The operation is neither SUM nor AVG, or other parameters have gradients
+                than before.
         """
         world, rank = group.size(), group.rank()
         if output_tensor.numel() < codecs.LEAST_ELEMENTS or not _encodes(input_tensor):
@@ -88,6 +89,12 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         shares = input_tensor.float().view(world, -1)
         if self.codec.feedback and self.residual is None:
             self.residual = torch.zeros(input_tensor.numel())
+        if self.residual is not None and self.residual.numel() != input_tensor.numel():
+            raise ValueError(
+                f"{input_tensor.numel()} gradients are reduced, and {self.residual.numel()} have "
+                "residuals: all parameters of an FSDP module need a gradient in every step. Call "
+                "set_reduce_scatter_unused_params(True), or give the codec feedback=False"
+            )
         errors: Any = [None] * world
         if self.residual is not None:
             errors = self.residual.view(world, -1)
@@ -177,7 +184,9 @@ class Compressed:
     @property
     def bytes_sent(self) -> int:
         """How many bytes this rank has sent in all of them."""
-        return sum(each.bytes_sent for each in (*self.gradients.values(), *self.weights.values()))
+        return sum(each.bytes_sent for each in self.gradients.values()) + sum(
+            each.bytes_sent for each in self.weights.values()
+        )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns copies of this rank's residuals, by module. Each rank saves its own."""

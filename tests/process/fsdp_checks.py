@@ -208,6 +208,32 @@ def state() -> None:
         compressed.load_state_dict({"no.such": torch.zeros(3)})
 
 
+class _Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.sometimes = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor, both: bool) -> torch.Tensor:
+        y: torch.Tensor = self.always(x)
+        return self.sometimes(y) if both else y
+
+
+def unused_parameters() -> None:
+    """A step that leaves a parameter out is refused, as its residual would be another's."""
+    models: list[Any] = []
+    for unused in (False, True):
+        model: Any = _Branches()
+        fully_shard(model)
+        fsdp.compress(model, "int8")
+        if unused:
+            model.set_reduce_scatter_unused_params(True)
+        models.append(model)
+        model(torch.ones(2, WIDTH), True).sum().backward()
+    with pytest.raises(ValueError, match="feedback=False"):
+        models[0](torch.ones(2, WIDTH), False).sum().backward()
+    models[1](torch.ones(2, WIDTH), False).sum().backward()
+
+
 def refusals() -> None:
     """Bad arguments are refused, with the remedy."""
     rank, _ = me_and_world()

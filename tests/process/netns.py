@@ -143,7 +143,7 @@ def run_ranks(
     ranks = [
         subprocess.Popen(
             hosts[host].command([sys.executable, *argv]),
-            env=kept | common | environment | {"RANK": str(rank)},
+            env={**kept, **common, **environment, "RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

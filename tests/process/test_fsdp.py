@@ -9,7 +9,13 @@ from tests.process import fsdp_checks as checks
 from tests.process.ranks import Ranks, Setting
 
 WORLDS = (2, 3)
-CHECKS = (checks.nothing_is_lost, checks.bytes_sent, checks.state, checks.refusals)
+CHECKS = (
+    checks.nothing_is_lost,
+    checks.bytes_sent,
+    checks.state,
+    checks.refusals,
+    checks.unused_parameters,
+)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -43,8 +43,8 @@ class EncodedAllReduce {
     for (int64_t chunk = 0; chunk < most_chunks_; ++chunk) give(hosts_.host, chunk);
   }
 
-  // Adds up this rank's shard over the host, in the order of give(), and sends the sums to the ranks
-  // that add them up over the hosts.
+  // Adds up this rank's shard over the host, in the order of give(), and sends the host's sums to
+  // the ranks that add them up over the hosts.
   void contribute() {
     for (int64_t chunk = 0; chunk < most_chunks_; ++chunk) {
       for (int ahead = 1; ahead < remote_.size(); ++ahead) {
