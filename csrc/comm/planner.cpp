@@ -14,16 +14,9 @@ Placement placement_in(const Topology& topology) {
   return placement;
 }
 
-// The time in which a rank encodes its contributions and its sum, adds the contributions of the
-// others to its shard, and decodes all sums. `bytes` are those of the tensor.
-double codec_us(Codec codec, double bytes, const Placement& placement, int cores) {
-  const CodecCosts& costs = costs_of(codec);
-  const double world = placement.world;
-  const double added = (world - 1) / world;
-  const double sharing = cores == 0 ? 1 : static_cast<double>(placement.most_per_machine) / cores;
-  return bytes * std::max(1.0, sharing) *
-         (costs.encode_us_per_byte + costs.decode_us_per_byte +
-          added * costs.decode_add_us_per_byte);
+double codec_us(const CodecWork& work, const CodecCosts& costs) {
+  return work.encoded * costs.encode_us_per_byte + work.decoded * costs.decode_us_per_byte +
+         work.added * costs.decode_add_us_per_byte;
 }
 
 }  // namespace
@@ -72,20 +65,17 @@ double Planner::predict_us(const CollectiveCall& call) {
   }
   const std::lock_guard lock(mutex_);
   const Choice choice = choose(request, costs_);
-  double encoding_us = 0;
-  if (request.codec != Codec::kNone) {
-    encoding_us = codec_us(request.codec, static_cast<double>(request.bytes), placement_,
-                           costs_.constants().cores_per_host);
-    request.bytes = encoded_bytes(request.codec, call.shape.count);
-  }
   const Price price = costs_.price({.collective = request.collective,
                                     .algorithm = choice.algorithm,
                                     .bytes = request.bytes,
                                     .lanes = choice.lanes,
                                     .shots = choice.shots,
                                     .chunk_bytes = choice.chunk_bytes,
+                                    .codec = request.codec,
                                     .placement = placement_});
-  return encoding_us + price.us;
+  if (request.codec == Codec::kNone) return price.us;
+  return price.us + codec_us(price.codec, costs_of(request.codec)) *
+                        ranks_per_core(placement_, costs_.constants());
 }
 
 double Planner::predict_us(const MessageCall& call) {

@@ -4,6 +4,8 @@
 #include <span>
 #include <string>
 
+#include "codec/codec.h"
+
 namespace fastgpu {
 namespace {
 
@@ -181,6 +183,7 @@ uint32_t LaneRun::sent_back_by_next(const Step& step) const {
 void LaneRun::copy(const Step& step) const {
   if (step.coding == Coding::kEncode) return encode(step);
   if (step.coding == Coding::kDecode) return decode(step);
+  if (step.coding == Coding::kAddResidual) return add_residual(step);
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
@@ -189,8 +192,8 @@ void LaneRun::copy(const Step& step) const {
   if (step.reduce || source != target) sink.take(target, source, size_bytes);
 }
 
-// The residual has a number for each element of data. In the shards of other ranks these are errors
-// of this rank's contribution, in its own shard errors of the sum. The next sum needs both.
+// The residual has a number for each element of data: the error of this rank's contribution, or of
+// the sum where it is the rank that sums up. The next sum needs both.
 void LaneRun::encode(const Step& step) const {
   const Task& task = operation_->task;
   const auto* source = reinterpret_cast<const float*>(operation_->source(step.source));
@@ -207,6 +210,14 @@ void LaneRun::decode(const Step& step) const {
   auto* target = reinterpret_cast<float*>(operation_->target(step.target));
   const std::size_t count = step.target.size_bytes / sizeof(float);
   step.reduce ? codec.decode_add(source, target, count) : codec.decode(source, target, count);
+}
+
+void LaneRun::add_residual(const Step& step) const {
+  float* residual = operation_->task.residual;
+  if (residual == nullptr) return;
+  fastgpu::add_residual(reinterpret_cast<float*>(operation_->target(step.target)),
+                        &residual[step.target.offset_bytes / sizeof(float)],
+                        step.target.size_bytes / sizeof(float));
 }
 
 bool LaneRun::is_posted(const Region& target) const {

@@ -76,6 +76,7 @@ class LaneRun {
   void copy(const Step& step) const;
   void encode(const Step& step) const;
   void decode(const Step& step) const;
+  void add_residual(const Step& step) const;
   bool is_posted(const Region& target) const;
   void check(const Step& step, const FrameHeader& header) const;
   std::string describe_own() const;

@@ -77,11 +77,12 @@ void check(const PlanRequest& request) {
   if (request.lanes < 1 || request.lanes > kMaxLanes) reject(request, "use 1 to 255 lanes");
   if (request.shots < 0 || request.shots > 2) reject(request, "use 1 or 2 shots, or 0 for either");
   if (request.element_size < 1) reject(request, "element_size must be at least 1");
-  const bool may_encode = request.collective == Collective::kAllReduce &&
-                          request.algorithm == Algorithm::kDirect &&
-                          request.element_size == sizeof(float);
+  const bool may_encode =
+      request.collective == Collective::kAllReduce &&
+      (request.algorithm == Algorithm::kDirect || request.algorithm == Algorithm::kHierarchical) &&
+      request.element_size == sizeof(float);
   if (request.codec != Codec::kNone && !may_encode) {
-    reject(request, "only the direct all_reduce of float32 has a codec");
+    reject(request, "only a direct or hierarchical all_reduce of float32 has a codec");
   }
   const uint64_t limit = std::numeric_limits<int64_t>::max() / request.element_size / world;
   if (request.count > limit) reject(request, "this is more than memory can hold");

@@ -43,7 +43,7 @@ struct PlanRequest {
   // direct all_reduce: 1 or 2, or 0 to decide by size (kOneShotBytes). direct broadcast: 2 for a
   // staged broadcast.
   int shots = 0;
-  // How frames are encoded: two-shot direct all_reduce of float32 only.
+  // How frames are encoded: two-shot direct and hierarchical all_reduce of float32 only.
   Codec codec = Codec::kNone;
   // Ring, two-shot and halving all_reduce process the data block by block, so that a sum is still
   // in the cache when it is sent on. 0: one block.

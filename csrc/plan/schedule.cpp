@@ -22,7 +22,13 @@ const char* name_of(Verb verb) {
   return kNames[static_cast<std::size_t>(verb)];
 }
 
+uint64_t copied_bytes(const Step& step) {
+  if (step.coding == Coding::kAddResidual) return 0;
+  return step.coding == Coding::kDecode ? step.target.size_bytes : step.source.size_bytes;
+}
+
 std::string describe(const Step& step) {
+  if (step.coding == Coding::kAddResidual) return "add_residual(" + describe(step.target) + ")";
   std::string text = step.coding == Coding::kEncode   ? "encode"
                      : step.coding == Coding::kDecode ? "decode"
                                                       : name_of(step.verb);

@@ -46,7 +46,11 @@ inline constexpr int kVerbCount = 3;
 
 // Whether a copy encodes or decodes. An encoded region is in scratch; its size follows from the
 // number of elements (base/codec.h), and it is decoded as a whole.
-enum class Coding : uint8_t { kPlain, kEncode, kDecode };
+//
+// With error feedback an encoding adds the residual of its elements, and replaces it by what it
+// lost. kAddResidual is for elements that a rank sends unencoded: it adds the residual to them in
+// place, and leaves 0. Without error feedback it does nothing.
+enum class Coding : uint8_t { kPlain, kEncode, kDecode, kAddResidual };
 
 // A frame is the unit that a send moves to a receive. An empty frame has only a header, which names
 // the call. With it a rank that has nothing to send still lets its peer detect a mismatched call.
@@ -67,6 +71,9 @@ struct Step {
   // bytes out of the caches.
   bool last_use = false;
 };
+
+// Of a copy: the bytes of elements that it passes over, not of their encoding; 0 for kAddResidual.
+uint64_t copied_bytes(const Step& step);
 
 using Lane = std::vector<Step>;
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from fastgpu_comm.codecs import Codec
 
 # torch 2.13 deprecates the second name.
-_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class EncodedSum:
@@ -62,7 +62,7 @@ class EncodedSum:
         mine = codec.encode(total, errors[rank])
         self._sums = torch.empty(mine.numel() * world, dtype=torch.uint8)
         self.bytes_sent = 2 * (world - 1) * mine.numel()
-        self.work: Any = _ALL_GATHER(self._sums, mine, group=group, async_op=True)
+        self.work: Any = ALL_GATHER(self._sums, mine, group=group, async_op=True)
 
     def finish(self) -> None:
         """Decodes the sum, after `work` has completed."""

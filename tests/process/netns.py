@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 INTERFACE = "eth0"
@@ -112,6 +112,49 @@ def hosts(count: int, *, rate: str | None = None, burst: str = "256kb") -> Itera
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def run_ranks(
+    hosts: Sequence[Host],
+    host_of: Sequence[int],
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    master: str | None = None,
+    seconds: float = 250,
+) -> list[str]:
+    """Runs a Python program as every rank of a process group; returns what each rank printed.
+
+    Args:
+        hosts: The namespaces.
+        host_of: By rank: the index of its host.
+        argv: The program and its arguments.
+        environment: Variables beside RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Those of
+            fastgpu are not inherited.
+        master: The address of rank 0; default: the first host's.
+        seconds: How long a rank may take.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTGPU_")}
+    common = {
+        "WORLD_SIZE": str(len(host_of)),
+        "MASTER_ADDR": master or hosts[0].address,
+        "MASTER_PORT": "29400",  # free, as the namespaces are new
+    }
+    ranks = [
+        subprocess.Popen(
+            hosts[host].command([sys.executable, *argv]),
+            env={**kept, **common, **environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, host in enumerate(host_of)
+    ]
+    try:
+        return [rank.communicate(timeout=seconds)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
 
 
 @functools.cache

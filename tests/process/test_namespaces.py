@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.process import netns
 
 SCRIPT = Path(__file__).with_name("namespace_rank.py")
-WORLD = 4
-PORT = "29400"  # free, as the namespaces are new
-SECONDS = 250
 
 reason = netns.unavailable()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
-
-
-def environment(rank: int, master: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTGPU_")}
-    return kept | {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(WORLD),
-        "MASTER_ADDR": master,
-        "MASTER_PORT": PORT,
-    }
 
 
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 def test_collectives_between_two_hosts(family: str) -> None:
     with netns.hosts(2) as hosts:
         master = hosts[0].address if family == "IPv4" else hosts[0].address_v6
-        ranks = [
-            subprocess.Popen(
-                hosts[rank // 2].command([sys.executable, str(SCRIPT)]),
-                env=environment(rank, master),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(WORLD)
-        ]
-        try:
-            outputs = [rank.communicate(timeout=SECONDS)[0] for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
+        outputs = netns.run_ranks(hosts, [0, 0, 1, 1], [str(SCRIPT)], {}, master=master)
     for number, output in enumerate(outputs):
-        assert f"rank {number} of {WORLD} is done" in output, output
+        assert f"rank {number} of 4 is done" in output, output
     # One machine, but memory that cannot be mapped: the fallback is said, by the ranks it meets.
     assert "no_shared_memory" in outputs[2]
     assert "no_shared_memory" not in outputs[1]

@@ -266,6 +266,23 @@ TEST(a_slow_link_shows_where_it_is_used) {
   CHECK_EQ(simulate(ring, machine).end_us(), simulate(ring, links_only(1, 0.001)).end_us());
 }
 
+// At 1 Gbit/s the interface decides: a host sends an m-th of the bytes of the direct form.
+TEST(encoded_bytes_cross_hosts_once_for_all_their_ranks) {
+  Machine machine = on_hosts(8, 4);
+  machine.constants.nic_us_per_byte = machine.constants.between_hosts.beta_us_per_byte = 8e-3;
+  PlanRequest request = all_reduce(Algorithm::kHierarchical, 8, 16 * kMiB);
+  request.codec = Codec::kInt8;
+  request.host_of = machine.host_of;
+  const Simulated by_host = simulate(request, machine);
+  request.algorithm = Algorithm::kDirect;
+  const Simulated flat = simulate(request, machine);
+  const double crossing = static_cast<double>(encoded_bytes(Codec::kInt8, 4 * kMiB)) * 8e-3;
+  for (const HostUse& host : by_host.hosts) CHECK(within(host.sending_us, crossing, 1e-3));
+  for (const HostUse& host : flat.hosts) CHECK(within(host.sending_us, 4 * crossing, 1e-3));
+  CHECK(by_host.end_us() > crossing && by_host.end_us() < 1.3 * crossing);
+  CHECK(flat.end_us() > 4 * crossing);
+}
+
 TEST(ranks_share_their_hosts_interface) {
   Machine machine = on_hosts(16, 4, links_only(1, 1e-4));
   const PlanRequest request = all_reduce(Algorithm::kHierarchical, 16, 16 * kMiB);

@@ -249,6 +249,39 @@ TEST(hierarchical_needs_hosts_with_several_ranks) {
   }
 }
 
+// Between hosts the hierarchical form sends an m-th of the bytes; what it adds is inside them.
+TEST(an_encoded_all_reduce_follows_the_hosts_where_that_is_cheaper) {
+  Constants slow_network;
+  slow_network.nic_us_per_byte = slow_network.between_hosts.beta_us_per_byte = 8e-3;  // 1 Gbit/s
+  const auto chosen = [&](int ranks_per_host, const Constants& constants) {
+    ChooseRequest request = all_reduce(25 << 20, 8, ranks_per_host);
+    request.codec = Codec::kInt8;
+    return choose(request, constants).algorithm;
+  };
+  CHECK(chosen(4, slow_network) == Algorithm::kHierarchical);
+  CHECK(chosen(2, slow_network) == Algorithm::kHierarchical);
+  CHECK(chosen(1, slow_network) == Algorithm::kDirect);
+  CHECK(chosen(8, slow_network) == Algorithm::kDirect);
+  Constants slow_inside = slow_network;
+  slow_inside.same_host = {1000, 0.1, 1000, 0.1};
+  CHECK(chosen(4, slow_inside) == Algorithm::kDirect);
+}
+
+TEST(an_encoded_all_reduce_can_be_forced_into_either_form) {
+  ChooseRequest request = all_reduce(1 << 20, 8, 4);
+  request.codec = Codec::kInt8;
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kHierarchical}) {
+    request.forced = algorithm;
+    CHECK(choose(request, Constants{}).algorithm == algorithm);
+  }
+  request.deterministic = true;
+  CHECK(choose(request, Constants{}).algorithm == Algorithm::kDirect);
+  request = all_reduce(1 << 20, 8, 8);
+  request.codec = Codec::kInt8;
+  request.forced = Algorithm::kHierarchical;
+  CHECK(choose(request, Constants{}).algorithm == Algorithm::kDirect);
+}
+
 TEST(an_algorithm_may_be_forced_where_there_is_one) {
   const Constants constants;
   ChooseRequest request = all_reduce(8, 4, 4);

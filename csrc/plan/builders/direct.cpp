@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "plan/builders/encoded.h"
+#include "plan/builders/hosts.h"
 
 namespace fastgpu {
 
@@ -102,9 +103,9 @@ void one_shot(LaneContext& context, const RankSubset& subset) {
 // received this rank's send before the sum arrives.
 void direct_all_reduce(LaneContext& context) {
   const PlanRequest& request = context.request;
+  if (request.codec != Codec::kNone) return encoded_all_reduce(context, single_ranks(request));
   const std::vector<int> ranks = all_ranks(request.world);
   const RankSubset subset{ranks, request.rank};
-  if (request.codec != Codec::kNone) return encoded_two_shot(context, subset);
   const uint64_t bytes = request.count * request.element_size;
   if (takes_one_shot(bytes, request.world, request.shots)) return one_shot(context, subset);
   const ChunkedRegion blocks = context.blocks();

@@ -1,12 +1,13 @@
-// Two-shot all-reduce whose frames are encoded: few bytes on slow networks.
+// All-reduce in two shots whose frames between hosts are encoded: few bytes on slow networks.
 // Threading: pure functions, any thread.
 #pragma once
 
-#include "plan/builders/direct.h"
+#include "plan/builders/hosts.h"
 #include "plan/builders/lane_context.h"
 
 namespace fastgpu {
 
-void encoded_two_shot(LaneContext& context, const RankSubset& subset);
+// single_ranks() as `hosts` makes it the direct algorithm, which encodes every frame.
+void encoded_all_reduce(LaneContext& context, const Hosts& hosts);
 
 }  // namespace fastgpu

@@ -1,4 +1,5 @@
-// Two-level all-reduce: direct inside each host, rings between hosts.
+// Two-level all-reduce: direct inside each host, rings between hosts; with a codec, direct and
+// encoded between hosts.
 //
 // Threading: pure functions, any thread.
 #pragma once

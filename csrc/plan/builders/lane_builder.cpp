@@ -72,6 +72,13 @@ void LaneBuilder::decode_reduce(const Region& source, const Region& target) {
   decode(source, target);
   lane_.back().reduce = true;
 }
+void LaneBuilder::add_residual(const Region& elements) {
+  lane_.push_back({.verb = Verb::kCopy,
+                   .coding = Coding::kAddResidual,
+                   .peer = kNoPeer,
+                   .source = elements,
+                   .target = elements});
+}
 void LaneBuilder::send_empty(int peer) {
   lane_.push_back(empty_frame(Verb::kSend, peer, sent_[peer]++));
 }

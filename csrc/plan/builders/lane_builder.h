@@ -24,6 +24,7 @@ class LaneBuilder {
   void encode(const Region& source, const Region& target);
   void decode(const Region& source, const Region& target);         // target = decoded
   void decode_reduce(const Region& source, const Region& target);  // target = target op decoded
+  void add_residual(const Region& elements);
   // A frame without payload: a signal that this rank has arrived, or an acknowledgement.
   void send_empty(int peer);
   void recv_empty(int peer);

@@ -131,12 +131,38 @@ void order(std::vector<Candidate>& candidates, const Placement& placement,
                    });
 }
 
+// The price with the codec's work, which is taken to cost as much as copies: ranks measure
+// different times of the codec, and must not disagree.
+double encoded_us(const ChooseRequest& request, const Choice& choice, CostModel& model) {
+  const Price price = model.price({.collective = request.collective,
+                                   .algorithm = choice.algorithm,
+                                   .bytes = request.bytes,
+                                   .lanes = choice.lanes,
+                                   .shots = choice.shots,
+                                   .codec = request.codec,
+                                   .placement = request.placement});
+  const Constants& constants = model.constants();
+  return price.us + price.codec.all() * constants.copy_us_per_byte *
+                        ranks_per_core(request.placement, constants);
+}
+
+Choice choose_encoded(const ChooseRequest& request, CostModel& model) {
+  const Choice flat{
+      .algorithm = Algorithm::kDirect, .lanes = std::max(1, request.lanes), .shots = 2};
+  Choice by_host = flat;
+  by_host.algorithm = Algorithm::kHierarchical;
+  by_host.shots = 0;
+  if (request.deterministic || !sensible(Algorithm::kHierarchical, request.placement)) return flat;
+  if (request.forced == Algorithm::kHierarchical) return by_host;
+  if (request.forced != Algorithm::kAuto) return flat;
+  const double flat_us = encoded_us(request, flat, model);
+  return encoded_us(request, by_host, model) < kWorthIt * flat_us ? by_host : flat;
+}
+
 }  // namespace
 
 Choice choose(const ChooseRequest& request, CostModel& model) {
-  if (request.codec != Codec::kNone) {
-    return {.algorithm = Algorithm::kDirect, .lanes = std::max(1, request.lanes), .shots = 2};
-  }
+  if (request.codec != Codec::kNone) return choose_encoded(request, model);
   auto candidates = price_all(request, model);
   order(candidates, request.placement, model.constants());
   const Candidate* best = &candidates.front();

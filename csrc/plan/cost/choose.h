@@ -21,7 +21,7 @@ struct ChooseRequest {
   // FASTGPU_ALGORITHM. A collective without this algorithm takes its default.
   Algorithm forced = Algorithm::kAuto;
   int lanes = 0;               // FASTGPU_LANES; 0: chosen
-  Codec codec = Codec::kNone;  // only two-shot direct all_reduce encodes, so there is no choice
+  Codec codec = Codec::kNone;  // direct or hierarchical all_reduce
   bool deterministic = false;  // FASTGPU_DETERMINISTIC: rank order, so `direct` where there is one
 };
 

@@ -22,6 +22,14 @@ double least_us(const Profile& profile, const Constants& constants, double bytes
   return least;
 }
 
+CodecWork most_codec_work(const Profile& profile, double bytes) {
+  CodecWork most;
+  for (const RankWork& work : profile.ranks) {
+    if (work.codec.all() > most.all()) most = work.codec;
+  }
+  return {bytes * most.encoded, bytes * most.decoded, bytes * most.added};
+}
+
 double payloads_per_rank(const Profile& profile, int world) {
   double payloads = 0;
   for (std::size_t i = 0; i < profile.ranks.size(); ++i) {
@@ -40,12 +48,18 @@ const Profile& CostModel::profile(const PriceRequest& request) {
                      .algorithm = request.algorithm,
                      .shots = request.shots,
                      .lanes = std::max(1, request.lanes),
+                     .codec = request.codec,
                      .placement = request.placement};
   if (request.bytes == 0) {  // every collective without bytes is a barrier
     key.collective = Collective::kBarrier;
     key.algorithm = Algorithm::kDirect;
+    key.codec = Codec::kNone;
   }
-  if (key.collective == Collective::kAllReduce && key.algorithm == Algorithm::kDirect) {
+  const bool has_shots =
+      key.collective == Collective::kAllReduce && key.algorithm == Algorithm::kDirect;
+  if (has_shots && key.codec != Codec::kNone) {
+    key.shots = 2;
+  } else if (has_shots) {
     key.shots = takes_one_shot(request.bytes, request.placement.world, request.shots) ? 1 : 2;
   }
   key.placement.most_per_machine = 0;  // the schedule does not depend on it
@@ -64,7 +78,8 @@ Price CostModel::price(const PriceRequest& request) {
   Price price{.us = critical_path_us(found, constants_, bytes),
               .least_us = least_us(found, constants_, all, request.placement.world),
               .rounds = found.rounds + chunks - 1,
-              .chunks = found.pipelined ? chunks * request.lanes : 1};
+              .chunks = found.pipelined ? chunks * request.lanes : 1,
+              .codec = most_codec_work(found, all)};
   price.us += (chunks - 1) * busiest_us(found, constants_, bytes);
   if (!oversubscribed(request.placement, constants_)) return price;
   price.us = oversubscribed_us(request, price, {bytes, chunks});

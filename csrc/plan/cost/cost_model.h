@@ -25,14 +25,16 @@ struct PriceRequest {
   int lanes = 1;
   int shots = 0;  // as in PlanRequest
   uint64_t chunk_bytes = 256 * 1024;
+  Codec codec = Codec::kNone;
   Placement placement;
 };
 
 struct Price {
-  double us = 0;        // from the common start to the last rank's end
+  double us = 0;        // from the common start to the last rank's end; without the codec's work
   double least_us = 0;  // a bound that more lanes cannot go below
   double rounds = 0;    // frames that wait for each other, one after another
   double chunks = 1;    // of a pipeline, over all lanes; 1: no pipeline
+  CodecWork codec;      // of the rank that has most
 };
 
 class CostModel {

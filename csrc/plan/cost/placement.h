@@ -3,6 +3,7 @@
 // Ownership and threading: plain values, pure functions, any thread.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <span>
 #include <vector>
@@ -30,6 +31,12 @@ Placement placement_of(int world, std::span<const int> host_of);
 
 // The inverse: the host index of every rank. Empty for a single host.
 std::vector<int> hosts_of(const Placement& placement);
+
+// The ranks of a machine that share a core, at least 1.
+inline double ranks_per_core(const Placement& placement, const Constants& constants) {
+  const double ranks = placement.most_per_machine;
+  return constants.cores_per_host == 0 ? 1 : std::max(1.0, ranks / constants.cores_per_host);
+}
 
 // More ranks than cores. Waiting ranks then hold up working ones: a call takes one lane and few
 // rounds, and its waiters do not spin. 0 cores: unknown, taken as enough.

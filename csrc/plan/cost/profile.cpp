@@ -15,11 +15,12 @@ namespace {
 constexpr std::size_t kMaxSteps = 16384;
 constexpr std::size_t kFewSteps = 16;
 
-// So many elements that all ranks' shards are equal; a byte each.
+// So many elements that all ranks' shards are equal. They have a byte each, or 4 with a codec.
 uint64_t count_for(const ProfileRequest& request) {
   constexpr uint64_t kMaxCount = uint64_t{1} << 28;
   const auto world = static_cast<uint64_t>(request.placement.world);
   const uint64_t parts = 2 * world * static_cast<uint64_t>(request.lanes);
+  if (request.codec != Codec::kNone) return parts * kTopkBlock;  // the largest block of a codec
   const uint64_t equal = parts * std::bit_floor(world);
   return equal <= kMaxCount ? equal : parts;
 }
@@ -33,13 +34,17 @@ std::size_t steps_of(const Schedule& schedule) {
 class Profiler {
  public:
   explicit Profiler(const ProfileRequest& request)
-      : request_(request), host_of_(hosts_of(request.placement)), count_(count_for(request)) {}
+      : request_(request),
+        host_of_(hosts_of(request.placement)),
+        count_(count_for(request)),
+        element_size_(request.codec == Codec::kNone ? 1 : sizeof(float)),
+        call_bytes_(count_ * element_size_) {}
 
   Profile run() {
     build_ranks();
     for (std::size_t i = 0; i < ranks_.size(); ++i) profile_.ranks.push_back(work_of(ranks_[i]));
     share_interfaces();
-    order_steps(ranks_, {request_.placement.world, host_of_, count_}, profile_);
+    order_steps(ranks_, {request_.placement.world, host_of_, call_bytes_}, profile_);
     return std::move(profile_);
   }
 
@@ -52,7 +57,9 @@ class Profiler {
     plan.world = request_.placement.world;
     plan.count = request_.collective == Collective::kBarrier ? 0 : count_;
     plan.lanes = request_.lanes;
-    plan.chunk_bytes = count_ / static_cast<uint64_t>(request_.lanes) / chunks;
+    plan.element_size = element_size_;
+    plan.codec = request_.codec;
+    plan.chunk_bytes = call_bytes_ / static_cast<uint64_t>(request_.lanes) / chunks;
     plan.shots = request_.shots;
     plan.host_of = host_of_;
     return build(plan);
@@ -67,6 +74,8 @@ class Profiler {
   const ProfileRequest& request_;
   const std::vector<int> host_of_;
   const uint64_t count_;
+  const uint32_t element_size_;
+  const uint64_t call_bytes_;
   std::vector<RankSchedule> ranks_;
   Profile profile_;
 };
@@ -105,8 +114,16 @@ RankWork Profiler::work_of(const RankSchedule& rank) const {
   const Schedule& schedule = rank.schedule;
   for (const Lane& lane : schedule.lanes) {
     for (const Step& step : lane) {
-      const Region& region = step.verb == Verb::kRecv ? step.target : step.source;
-      const double bytes = static_cast<double>(region.size_bytes) / static_cast<double>(count_);
+      const uint64_t size_bytes = step.verb == Verb::kCopy   ? copied_bytes(step)
+                                  : step.verb == Verb::kRecv ? step.target.size_bytes
+                                                             : step.source.size_bytes;
+      const double bytes = static_cast<double>(size_bytes) / static_cast<double>(call_bytes_);
+      if (step.coding != Coding::kPlain) {
+        (step.coding == Coding::kEncode ? work.codec.encoded
+         : step.reduce                  ? work.codec.added
+                                        : work.codec.decoded) += bytes;
+        continue;
+      }
       if (step.reduce) work.bytes_reduced += bytes;
       if (step.verb == Verb::kCopy) {
         work.bytes_copied += bytes;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/call.h"
+#include "base/codec.h"
 #include "plan/cost/placement.h"
 
 namespace fastgpu {
@@ -27,6 +28,7 @@ struct ProfileRequest {
   Algorithm algorithm = Algorithm::kRing;
   int shots = 0;  // as in PlanRequest
   int lanes = 1;
+  Codec codec = Codec::kNone;
   Placement placement;
 
   auto operator<=>(const ProfileRequest&) const = default;
@@ -40,6 +42,15 @@ struct Traffic {
   double bytes_received = 0;
 };
 
+// What a rank encodes, decodes, and decodes and adds: the elements' bytes, not their encoding's.
+struct CodecWork {
+  double encoded = 0;
+  double decoded = 0;
+  double added = 0;
+
+  double all() const { return encoded + decoded + added; }
+};
+
 // The work of one rank, over all its lanes.
 struct RankWork {
   Traffic same_host;
@@ -47,7 +58,8 @@ struct RankWork {
   double payloads_received = 0;    // frames that are not empty
   double bytes_read_in_place = 0;  // sent from shared scratch: the sender's processor moves nothing
   double bytes_reduced = 0;
-  double bytes_copied = 0;  // by copy steps
+  double bytes_copied = 0;  // by copy steps that neither encode nor decode
+  CodecWork codec;
   // Bytes that all ranks of the host exchange with other hosts, divided by this rank's: sent, and
   // received.
   double interface_sharing_out = 1;

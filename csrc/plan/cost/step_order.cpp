@@ -19,7 +19,7 @@ class StepOrder {
   StepOrder(std::span<const RankSchedule> ranks, const OrderRequest& request, Profile& profile)
       : ranks_(ranks),
         host_of_(request.host_of),
-        count_(static_cast<double>(request.count)),
+        size_bytes_(static_cast<double>(request.size_bytes)),
         profile_(profile),
         is_profiled_(static_cast<std::size_t>(request.world)),
         processors_(ranks.size()) {
@@ -82,7 +82,7 @@ class StepOrder {
 
   std::span<const RankSchedule> ranks_;
   std::span<const int> host_of_;
-  const double count_;
+  const double size_bytes_;
   Profile& profile_;
   std::vector<bool> is_profiled_;   // by rank of the world
   std::vector<double> processors_;  // free from then on
@@ -101,7 +101,8 @@ void StepOrder::advance(uint32_t number, double time) {
   const bool receives = step.verb == Verb::kRecv;
   ProfiledStep result{.reduce = step.reduce, .rank = lane.rank, .lane = number};
   if (receives && !receive(number, time, result)) return;
-  result.bytes = static_cast<double>((receives ? step.target : step.source).size_bytes) / count_;
+  const uint64_t moved = (receives ? step.target : step.source).size_bytes;
+  if (step.coding == Coding::kPlain) result.bytes = static_cast<double>(moved) / size_bytes_;
   double& processor = processors_[lane.rank];
   processor = std::max(processor, time) + result.bytes + kFrameTime;
   if (step.verb == Verb::kSend) send(lane, step, result);

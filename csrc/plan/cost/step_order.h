@@ -21,7 +21,7 @@ struct RankSchedule {
 struct OrderRequest {
   int world = 1;
   std::span<const int> host_of;  // as in PlanRequest
-  uint64_t count = 1;            // bytes of the call that the schedules were built for
+  uint64_t size_bytes = 1;       // of the call that the schedules were built for
 };
 
 // Fills in the steps, lanes, links and frames of `profile`, its busiest link and its rounds.

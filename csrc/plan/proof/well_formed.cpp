@@ -45,6 +45,12 @@ void check_step(const Step& step, const Limits& limits) {
   } else {
     require(step.coding == Coding::kPlain || limits.codec != Codec::kNone,
             "a plain schedule encodes or decodes");
+    require(step.source.size_bytes > 0, "a copy is empty");
+    if (step.coding == Coding::kAddResidual) {
+      require(step.source == step.target && step.target.buffer == Buffer::kData && !step.reduce,
+              "a residual is added to other elements than its own");
+      return;
+    }
     const bool encodes = step.coding == Coding::kEncode;
     const Region& elements = encodes ? step.source : step.target;
     const Region& other = encodes ? step.target : step.source;
@@ -53,7 +59,6 @@ void check_step(const Step& step, const Limits& limits) {
                                 : encoded_bytes(limits.codec, elements.size_bytes / sizeof(float));
     require(other.size_bytes == wanted, "source and target differ in size");
     require(!encodes || !step.reduce, "an encoding cannot reduce");
-    require(step.source.size_bytes > 0, "a copy is empty");
     require(!overlap(step.source, step.target), "source and target overlap");
   }
   require(sends || step.target.size_bytes == 0 || step.target.buffer != Buffer::kInput,
@@ -131,6 +136,34 @@ void check_lanes_apart(int rank, const Schedule& schedule) {
   }
 }
 
+// Error feedback: every rank uses the residual of every element once, when it encodes the element
+// or before it does anything else with it.
+void check_residuals(int rank, const Schedule& schedule, uint64_t data_bytes) {
+  std::vector<Region> used;
+  for (const Lane& lane : schedule.lanes) {
+    for (auto step = lane.begin(); step != lane.end(); ++step) {
+      const bool adds = step->coding == Coding::kAddResidual;
+      if (adds || step->coding == Coding::kEncode) used.push_back(step->source);
+      const bool is_late =
+          adds && std::any_of(lane.begin(), step, [&](const Step& earlier) {
+            return overlap(earlier.source, step->source) || overlap(earlier.target, step->source);
+          });
+      if (!is_late) continue;
+      throw ProofFailure("rank " + std::to_string(rank) + " " + describe(*step) +
+                         ": another step has used the elements before");
+    }
+  }
+  std::ranges::sort(used, {}, &Region::offset_bytes);
+  uint64_t end = 0;
+  for (const Region& region : used) {
+    if (region.buffer != Buffer::kData || region.offset_bytes != end) break;
+    end = region.end_bytes();
+  }
+  if (end == data_bytes) return;
+  throw ProofFailure("rank " + std::to_string(rank) + " uses the residual at byte " +
+                     std::to_string(end) + " never, or that before it twice");
+}
+
 }  // namespace
 
 void check_well_formed(const Contract& contract, std::span<const Schedule> schedules) {
@@ -151,6 +184,9 @@ void check_well_formed(const Contract& contract, std::span<const Schedule> sched
       check_lane(rank, lane, schedule.lanes[static_cast<std::size_t>(lane)], limits);
     }
     check_lanes_apart(rank, schedule);
+    if (request.codec != Codec::kNone && request.world > 1) {
+      check_residuals(rank, schedule, contract.data_bytes(rank));
+    }
   }
 }
 

@@ -29,10 +29,11 @@ CompactLane Program::compact(int rank, uint32_t lane, const Lane& steps) {
   result.order.reserve(steps.size());
   std::unordered_map<CompactStep, uint32_t, Hash> indices;
   for (const Step& step : steps) {
-    CompactStep compacted{
-        .verb = step.verb,
-        .reduce = step.reduce,
-        .size_bytes = step.verb == Verb::kRecv ? step.target.size_bytes : step.source.size_bytes};
+    CompactStep compacted{.verb = step.verb,
+                          .reduce = step.reduce,
+                          .size_bytes = step.verb == Verb::kCopy   ? copied_bytes(step)
+                                        : step.verb == Verb::kRecv ? step.target.size_bytes
+                                                                   : step.source.size_bytes};
     if (step.verb == Verb::kSend) compacted.channel = channel(rank, step.peer, lane);
     if (step.verb == Verb::kRecv) compacted.channel = channel(step.peer, rank, lane);
     const auto [at, added] =

@@ -1,0 +1,250 @@
+"""Compressed collectives for torch's `fully_shard` (FSDP2) on CPU tensors.
+
+    fully_shard(layer)  # each
+    fully_shard(model)
+    compressed = fsdp.compress(model, gradients="int8", weights="int8")
+
+The gradients' reduce-scatter and the weights' all-gather then carry encoded bytes. It uses
+`set_custom_reduce_scatter` and `set_custom_all_gather` of torch, and works over any process group
+for CPU tensors. docs/fsdp.md says what to expect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+# Only the classes of modules and policies have public names.
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
+
+from fastgpu_comm import codecs
+from fastgpu_comm.encoded import ALL_GATHER
+
+# Of the weights, which have no error feedback.
+WEIGHT_CODECS = ("fp16", "bf16", "int8", "int4")
+
+# torch 2.13 deprecates the second name.
+_REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class _Allocates:
+    def allocate(
+        self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        return torch.empty(math.prod(int(length) for length in size), dtype=dtype, device=device)
+
+
+class EncodedReduceScatter(_Allocates, ReduceScatter):
+    """The reduce-scatter of one FSDP module's gradients.
+
+    Every rank encodes the shares of the others. The owner of a share adds the decoded shares and
+    its own in float32, in rank order, so an element is rounded once.
+
+    Attributes:
+        residual: What encoding has taken from this rank's gradients so far, in the units of the
+            gradient before the division by the number of ranks; None before the first step, and
+            without error feedback. Laid out by rank: the residual of a parameter's n-th part is
+            in the n-th share.
+        bytes_sent: How many bytes this rank has sent.
+    """
+
+    def __init__(self, codec: codecs.Codec) -> None:
+        """Takes the codec."""
+        self.codec = codec
+        self.residual: torch.Tensor | None = None
+        self.bytes_sent = 0
+
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        """Reduces; complete on return, also with `async_op`.
+
+        Raises:
+            ValueError: The operation is neither SUM nor AVG, or other parameters have gradients
+                than before.
+        """
+        world, rank = group.size(), group.rank()
+        if output_tensor.numel() < codecs.LEAST_ELEMENTS or not _encodes(input_tensor):
+            work: dist.Work | None = _REDUCE_SCATTER(
+                output_tensor, input_tensor, op=op, group=group, async_op=async_op
+            )
+            self.bytes_sent += (world - 1) * output_tensor.nbytes
+            return work
+        if op not in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
+            raise ValueError(
+                f"a compressed reduce-scatter cannot do {op}; after set_gradient_divide_factor "
+                "call set_force_sum_reduction_for_comms(True)"
+            )
+        shares = input_tensor.float().view(world, -1)
+        if self.codec.feedback and self.residual is None:
+            self.residual = torch.zeros(input_tensor.numel())
+        if self.residual is not None and self.residual.numel() != input_tensor.numel():
+            raise ValueError(
+                f"{input_tensor.numel()} gradients are reduced, and {self.residual.numel()} have "
+                "residuals: all parameters of an FSDP module need a gradient in every step. Call "
+                "set_reduce_scatter_unused_params(True), or give the codec feedback=False"
+            )
+        errors: Any = [None] * world
+        if self.residual is not None:
+            errors = self.residual.view(world, -1)
+        outgoing = [
+            self.codec.encode(share, error)
+            for peer, (share, error) in enumerate(zip(shares, errors, strict=True))
+            if peer != rank
+        ]
+        length = outgoing[0].numel()
+        lengths = [0 if peer == rank else length for peer in range(world)]
+        incoming = torch.empty((world - 1) * length, dtype=torch.uint8)
+        dist.all_to_all_single(incoming, torch.cat(outgoing), lengths, lengths, group=group)
+        self.bytes_sent += incoming.numel()
+        parts = iter(incoming.view(world - 1, length))
+        total = torch.zeros(shares.shape[1])
+        for peer in range(world):
+            if peer == rank:
+                total.add_(shares[rank])
+            else:
+                self.codec.decode(next(parts), total, add=True)
+        output_tensor.copy_(total.div_(world) if op == dist.ReduceOp.AVG else total)
+        return None
+
+
+class EncodedAllGather(_Allocates, AllGather):
+    """The all-gather of one FSDP module's weights.
+
+    Every rank decodes all shares, its own too, so all compute with the same weights. The sharded
+    parameters, which the optimizer updates, are not rounded.
+
+    Attributes:
+        bytes_sent: How many bytes this rank has sent.
+    """
+
+    def __init__(self, codec: codecs.Codec) -> None:
+        """Takes the codec."""
+        self.codec = codec
+        self.bytes_sent = 0
+
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: dist.ProcessGroup,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        """Gathers; complete on return, also with `async_op`."""
+        world = group.size()
+        if input_tensor.numel() < codecs.LEAST_ELEMENTS or not _encodes(input_tensor):
+            self.bytes_sent += (world - 1) * input_tensor.nbytes
+            work: dist.Work | None = ALL_GATHER(
+                output_tensor, input_tensor, group=group, async_op=async_op
+            )
+            return work
+        mine = self.codec.encode(input_tensor.float())
+        everyone = torch.empty(mine.numel() * world, dtype=torch.uint8)
+        ALL_GATHER(everyone, mine, group=group)
+        self.bytes_sent += (world - 1) * mine.numel()
+        is_float = output_tensor.dtype == torch.float32
+        for share, part in zip(
+            output_tensor.view(world, -1), everyone.view(world, -1), strict=True
+        ):
+            target = share if is_float else torch.empty(share.numel())
+            self.codec.decode(part, target)
+            if not is_float:
+                share.copy_(target)
+        return None
+
+
+def _encodes(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in (torch.float32, torch.bfloat16) and tensor.device.type == "cpu"
+
+
+class Compressed:
+    """The compressed collectives of a model, by name of the FSDP module.
+
+    Attributes:
+        gradients: The reduce-scatters; empty without a codec for gradients.
+        weights: The all-gathers; empty without a codec for weights.
+    """
+
+    def __init__(self) -> None:
+        """Starts empty; `compress` fills it."""
+        self.gradients: dict[str, EncodedReduceScatter] = {}
+        self.weights: dict[str, EncodedAllGather] = {}
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes this rank has sent in all of them."""
+        return sum(each.bytes_sent for each in self.gradients.values()) + sum(
+            each.bytes_sent for each in self.weights.values()
+        )
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns copies of this rank's residuals, by module. Each rank saves its own."""
+        return {
+            name: each.residual.clone()
+            for name, each in self.gradients.items()
+            if each.residual is not None
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what `state_dict` returned on this rank, for the same number of ranks.
+
+        Raises:
+            ValueError: The state has a module without compressed gradients here.
+        """
+        unknown = sorted(set(state) - set(self.gradients))
+        if unknown:
+            raise ValueError(f"the state has residuals of {unknown}, which have none here")
+        for name, each in self.gradients.items():
+            each.residual = state[name].clone() if name in state else None
+
+
+def compress(
+    model: nn.Module,
+    gradients: codecs.Codec | str | None = "int8",
+    weights: codecs.Codec | str | None = None,
+) -> Compressed:
+    """Makes the FSDP modules of a model exchange encoded gradients and weights.
+
+    Call it after `fully_shard`, before the first forward pass, with equal arguments on all ranks.
+
+    Args:
+        model: A model with at least one module that `fully_shard` has wrapped.
+        gradients: The codec of the reduce-scatters, with residuals at the sender; None leaves them.
+        weights: The codec of the all-gathers, "fp16", "bf16", "int8" or "int4"; None leaves them.
+
+    Returns:
+        The collectives, with their residuals and counters.
+
+    Raises:
+        ValueError: No module is wrapped, the codec is unknown or not for weights, or torch refuses
+            custom collectives for a module (one with several meshes).
+    """
+    gradient_codec, weight_codec = codecs.find(gradients), codecs.find(weights)
+    if weight_codec is not None and weight_codec.name not in WEIGHT_CODECS:
+        raise ValueError(
+            f"weights cannot be {weight_codec.name}, which needs error feedback; allowed: "
+            + ", ".join(WEIGHT_CODECS)
+        )
+    wrapped = {name: each for name, each in model.named_modules() if isinstance(each, FSDPModule)}
+    if not wrapped:
+        raise ValueError("no module of the model is an FSDP module; call fully_shard before")
+    compressed = Compressed()
+    for name, module in wrapped.items():
+        if gradient_codec is not None:
+            compressed.gradients[name] = EncodedReduceScatter(gradient_codec)
+            module.set_custom_reduce_scatter(compressed.gradients[name])
+        if weight_codec is not None:
+            compressed.weights[name] = EncodedAllGather(weight_codec)
+            module.set_custom_all_gather(compressed.weights[name])
+    return compressed
