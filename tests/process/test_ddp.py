@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.process import ddp_agreement_checks as agreement
 from tests.process import ddp_checks as kept
 from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
@@ -26,12 +27,17 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.scaler,
     kept.joined_with_weights,
+    agreement.loss_scales_without_backward,
+    agreement.scalers_that_differ_from_the_start,
+    agreement.follower_alone,
+    agreement.gradients_of_all_kinds,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
     kept.joined,
     kept.joined_with_weights,
+    agreement.joined_with_scaler,
 )
 
 
@@ -86,3 +92,19 @@ def test_bytes(ranks: Ranks, codec: str) -> None:
 @pytest.mark.parametrize("codec", [*CODECS, *COARSE_CODECS])
 def test_hooks_over_gloo(ranks: Ranks, codec: str) -> None:
     ranks.run(kept.hooks_over_gloo, Setting(3, backend="gloo"), codec)
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_loss_scales(ranks: Ranks, world: int, codec: str | None) -> None:
+    ranks.run(agreement.loss_scales, Setting(world), codec)
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+def test_reduced_gradients(ranks: Ranks, codec: str | None) -> None:
+    ranks.run(agreement.reduced_gradients, Setting(3), codec)
+
+
+@pytest.mark.parametrize("backend", ["fastgpu", "gloo"])
+def test_parameters(ranks: Ranks, backend: str) -> None:
+    ranks.run(agreement.parameters, Setting(3, backend=backend))
