@@ -147,10 +147,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "optimize_ddp to True instead of 'python_reducer'"
             )
         backend = self._backend()
-        encodings = [
-            ("none", False) if codec is None else (codec.name, codec.feedback)
-            for codec in self._codecs
-        ]
+        encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
         self._gradients.attach(self.reducer)
         self._gradients.split_buckets(self.reducer)
@@ -183,6 +180,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._loss_scales.start(self.process_group)
         if self._gradients is None:
             return prepared
+        self._gradients.set_step(self._step)
         if torch.is_grad_enabled():
             self._gradients.split_buckets(self.reducer)
         if reduces and self._weight is not None:
@@ -206,7 +204,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if self._loss_scales is not None:
             self._loss_scales.start(self.process_group, joined=True)
             self._loss_scales.check()
+        self._step += 1
         if self._gradients is not None:
+            self._gradients.set_step(self._step)
             self._gradients.split_buckets(self.reducer)
             if self._weighted:
                 self._gradients.announce_weight(0.0)
@@ -296,9 +296,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def compare_reduced(self) -> None:
         """Checks that all ranks have the same reduced gradients, bit for bit. A collective.
 
-        Call it on all ranks, between `backward` and the optimizer's step, as often as you like:
-        in every step while you look for an error, in every hundredth afterwards. It reads all
-        gradients once, and sends 32 bytes per parameter.
+        Call it on all ranks, between `backward` and the optimizer's step.
 
         Raises:
             RuntimeError: Gradients differ. On every rank the error names the step, counted from 1,
@@ -330,8 +328,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
-            `encoded_bytes` of one copy of them on the wire, `launched_s` and `done_s`: when the
-            reduction was started and complete, in seconds since the pass reduced its first bucket.
+            `encoded_bytes` of one copy of them on the wire, `residual_bytes` of this rank's memory,
+            `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
+            the pass reduced its first bucket.
             Empty without `codec` or `weighted`.
         """
         if self._gradients is None:
@@ -347,7 +346,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         Returns:
             `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
-            if torch has not rebuilt them yet.
+            if torch has not rebuilt them yet; `step`: how many steps there were.
         """
         residuals = {}
         if self._gradients is not None:
@@ -358,7 +357,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                     residuals[name] = view.clone(memory_format=torch.contiguous_format)
         final = self._plan is not None or self._has_rebuilt_buckets
         plan = self.bucket_plan() if final else None
-        return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+        state = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+        return {**state, "step": self._step}
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `reducer_state_dict` returned. Parameters that it lacks start from zero.
@@ -372,6 +372,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         residuals: dict[str, torch.Tensor] = state["residuals"]
         known = self._reduced if self._gradients is not None else []
         reduced.check_residuals(residuals, dict(zip(self._names, known, strict=False)))
+        self._step = state.get("step", self._step)  # states of earlier versions have none
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
         for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
