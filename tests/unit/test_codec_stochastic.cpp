@@ -1,7 +1,11 @@
 // Stochastic rounding of int8 and int4, by its definition in docs/compression.md.
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include "codec/random_key.h"
-#include "codec_cases.h"
 #include "kernels/cpu/variant.h"
+#include "unit/codec_cases.h"
 
 namespace fastgpu {
 namespace {
@@ -110,6 +114,29 @@ TEST(a_residual_holds_what_is_lost) {
     }
   }
 }
+
+#if defined(__x86_64__)
+
+TEST(flushing_subnormals_changes_no_stochastic_encoding) {
+  constexpr unsigned kFlush = 0x8040;  // of operands and results
+  Floats source = random_bits(4096, 6);
+  for (float& value : source)  // below 2^-109, and half of them subnormal
+    value = std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0x80ffffff);
+  for (std::size_t i = 0; i < source.size(); i += 256) source[i] = 0x1p-110F;
+  for (const cpu::Variant* variant : cpu::usable_variants()) {
+    for (const Codec codec : kBlockCodecs) {
+      const CodecKernels& kernels = *variant->find_codec(codec);
+      const Bytes bytes = encoded_by(kernels, codec, source, 5);
+      const unsigned before = _mm_getcsr();
+      _mm_setcsr(before | kFlush);
+      const Bytes flushed = encoded_by(kernels, codec, source, 5);
+      _mm_setcsr(before);
+      CHECK(bytes == flushed);
+    }
+  }
+}
+
+#endif
 
 // One encoding has a variance of at most step^2 / 4, and a bias of at most 2^-16 step (the random
 // unit's step, and the rounding of the quotient). Six standard deviations: one failure in 10^8.

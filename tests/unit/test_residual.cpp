@@ -1,7 +1,7 @@
 // Residuals of 8 bits: encodings of any parts of an array, and the conversions.
 #include "codec/codec.h"
 #include "codec/residual.h"
-#include "codec_cases.h"
+#include "unit/codec_cases.h"
 
 namespace fastgpu {
 namespace {
