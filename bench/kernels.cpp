@@ -192,7 +192,7 @@ void measure_codec(Arrays& arrays, Codec codec) {
 void measure_short_residual(Arrays& arrays) {
   const std::size_t count = arrays.source.size() / sizeof(float);
   const std::size_t chunk = std::min<std::size_t>(count, 65'536);
-  Array encoded(encoded_bytes(Codec::kInt4, chunk));
+  Array encoded(encoded_bytes(Codec::kInt8, chunk));
   Array codes(count);
   Array scales((count + kInt8Block - 1) / kInt8Block * kScaleBytes);
   Residual residual;

@@ -65,10 +65,13 @@ void store_range(const float* values, std::size_t first, std::size_t count,
   for_groups(residual, first, first + count,
              [&](std::size_t begin, std::size_t length, std::size_t from, std::size_t to) {
                load_group(residual, begin, length, old.data());
-               changed = old;
-               std::memcpy(changed.data() + (from - begin), values + (from - first),
-                           (to - from) * sizeof(float));
-               store_group(changed.data(), old.data(), begin, length, residual);
+               const float* wanted = values + (from - first);
+               if (to - from < length) {
+                 changed = old;
+                 std::copy_n(wanted, to - from, changed.data() + (from - begin));
+                 wanted = changed.data();
+               }
+               store_group(wanted, old.data(), begin, length, residual);
              });
 }
 
@@ -122,9 +125,10 @@ void load(const Residual& residual, std::size_t first, float* values, std::size_
   Group group;
   for_groups(residual, first, first + count,
              [&](std::size_t begin, std::size_t length, std::size_t from, std::size_t to) {
+               float* const target = values + (from - first);
+               if (to - from == length) return load_group(residual, begin, length, target);
                load_group(residual, begin, length, group.data());
-               std::memcpy(values + (from - first), group.data() + (from - begin),
-                           (to - from) * sizeof(float));
+               std::copy_n(group.data() + (from - begin), to - from, target);
              });
 }
 

@@ -44,7 +44,7 @@ def _compare(
 
     Args:
         group: The process group.
-        titles: By name of each tensor the title under which errors list it.
+        titles: The name of each tensor, and the title under which errors list the tensor.
         tensors: The tensors, in the same order. All ranks have the same names in one order.
 
     Raises:

@@ -13,7 +13,7 @@ from fastgpu_comm import DistributedDataParallel, codecs
 
 
 def stochastic(name: str) -> None:
-    """Equal bits on all ranks; other bits in each step, and the same again for a seed."""
+    """All ranks have equal bits. A seed gives the same bits again, each step different ones."""
     rank, world = me_and_world()
     steps = 400
     row = torch.linspace(-1, 1, 96) + 0.01 * rank
@@ -43,7 +43,7 @@ def stochastic(name: str) -> None:
     step = 1.02 / (127 if name == "int8" else 7) * (1 + 2**-7)
     deviation = 0.5 * step * ((world - 1) / world**2 + 1) ** 0.5
     error = (torch.stack(results).mean(0) - exact).abs().max()
-    assert error < 6 * deviation / steps**0.5 + 2 * step * 2**-16
+    assert error < 6 * deviation / steps**0.5 + 2 * step * 2**-15
     # The rows of the gradient are equal, so ranks or elements with the same bits would show.
     spread = (torch.stack(results) - exact).mean(1).std()
     assert spread < 2 * deviation / 96**0.5

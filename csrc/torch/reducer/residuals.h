@@ -1,5 +1,5 @@
-// The residuals of a model's parameters: what encoding has lost so far of their gradients, in the
-// units of the result.
+// The residuals of a model's parameters: the part of their gradients that encoding has lost so far,
+// in the units of the result.
 //
 // A bucket's residuals lie next to each other, as its gradients do, in float32 or 8 bits. When the
 // buckets change, they are moved, which rounds those of 8 bits once more.
