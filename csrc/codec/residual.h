@@ -1,6 +1,6 @@
 // The memory of error feedback: the part of each element of an array that encoding has lost so far.
-// It takes 4 bytes per element as float32, or 1.03 in the format of int8 (docs/compression.md). Here
-// scales and codes are apart, so that an encoding may start at any element.
+// It takes 4 bytes per element as float32, or 1.03 in the format of int8 (docs/compression.md).
+// Scales and codes are apart here, so that an encoding may start at any element.
 //
 // Ownership: the caller's memory. Threading: one encoding at a time.
 #pragma once
