@@ -116,7 +116,9 @@ def images() -> Task:
 TASKS = {"text": text, "images": images}
 
 
-def reduced(codec: str | None) -> Callable[..., tuple[nn.Module, torch.optim.Optimizer]]:
+def reduced(
+    codec: codecs.Codec | str | None,
+) -> Callable[..., tuple[nn.Module, torch.optim.Optimizer]]:
     """Returns a function that prepares training with a codec."""
 
     def prepare(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Any:
@@ -145,6 +147,9 @@ def outer(codec: str | None) -> Callable[..., tuple[nn.Module, torch.optim.Optim
 VARIANTS = {
     "uncompressed": reduced(None),
     **{name: reduced(name) for name in codecs.NAMES if name != "1bit"},  # not for AdamW
+    "int4, residuals of 8 bits": reduced(codecs.Codec("int4", feedback=True, residual_bits=8)),
+    "int8 stochastic": reduced(codecs.Codec("int8", feedback=False, rounding="stochastic")),
+    "int4 stochastic": reduced(codecs.Codec("int4", feedback=False, rounding="stochastic")),
     "PowerSGD": power_sgd,
     "OuterOptimizer": outer(None),
     "OuterOptimizer int4": outer("int4"),
@@ -180,11 +185,11 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     return functional.cross_entropy(model(inputs).flatten(0, -2), targets.flatten())
 
 
-def rows(name: str, seeds: int, steps: int) -> Iterator[list[str]]:
+def rows(name: str, variants: Sequence[str], seeds: int, steps: int) -> Iterator[list[str]]:
     """Trains with every variant and yields the cells of its line."""
     task = TASKS[name]()
     exact: list[float] = []
-    for variant in VARIANTS:
+    for variant in variants:
         results = [train(task, variant, seed, steps) for seed in range(seeds)]
         losses = [loss for loss, _ in results]
         exact = exact or losses
@@ -222,7 +227,8 @@ def be_rank(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     table = []
     for name in arguments.tasks.split(","):
-        for cells in rows(name, arguments.seeds, arguments.steps):
+        variants = ["uncompressed", *arguments.variants.split(";")]
+        for cells in rows(name, variants, arguments.seeds, arguments.steps):
             table.append(cells)
             if first:
                 print(f"{time.perf_counter() - start:5.0f} s  {'  '.join(cells)}", flush=True)
@@ -239,10 +245,15 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tasks", default=",".join(TASKS), help="default: %(default)s")
+    others = ";".join(name for name in VARIANTS if name != "uncompressed")
+    parser.add_argument("--variants", default=others, help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=300, help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
+    for name in arguments.variants.split(";"):
+        if name not in VARIANTS:
+            parser.error(f"{name!r}: the variants are {others}")
     unknown = [name for name in arguments.tasks.split(",") if name not in TASKS]
     if unknown:
         parser.error(f"{', '.join(unknown)}: the tasks are {', '.join(TASKS)}")

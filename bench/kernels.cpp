@@ -19,6 +19,8 @@
 
 #include "base/codec.h"
 #include "base/dtype.h"
+#include "codec/codec.h"
+#include "codec/residual.h"
 #include "kernels/cpu/variant.h"
 
 namespace fastgpu {
@@ -175,6 +177,39 @@ void measure_codec(Arrays& arrays, Codec codec) {
       kernels.encode_feedback(source, lost, encoded.data(), count);
     };
   });
+  if (cpu::active_variant().find_codec(codec)->encode_stochastic == nullptr) return;
+  for (float* residual : {static_cast<float*>(nullptr), lost}) {
+    const char* const operation = residual == nullptr ? "stochastic" : "  feedback";
+    print_codec_row(arrays, codec, operation, [&](const CodecKernels& kernels) {
+      return [&kernels, &encoded, source, residual, count] {
+        kernels.encode_stochastic(source, residual, encoded.data(), count, 1);
+      };
+    });
+  }
+}
+
+// Encoding with a residual of 8 bits, chunk by chunk as the engine does it.
+void measure_short_residual(Arrays& arrays) {
+  const std::size_t count = arrays.source.size() / sizeof(float);
+  const std::size_t chunk = std::min<std::size_t>(count, 65'536);
+  Array encoded(encoded_bytes(Codec::kInt8, chunk));
+  Array codes(count);
+  Array scales((count + kInt8Block - 1) / kInt8Block * kScaleBytes);
+  Residual residual;
+  residual.codes = codes.data();
+  residual.scales = scales.data();
+  residual.count = count;
+  const auto* source = reinterpret_cast<const float*>(arrays.source.data());
+  for (const Codec codec : {Codec::kInt8, Codec::kInt4}) {
+    const double speed = gigabytes_a_second(arrays.source.size(), [&] {
+      for (std::size_t first = 0; first < count; first += chunk) {
+        encode_with(*find_codec(codec), residual, {}, first,
+                    {source + first, std::min(chunk, count - first)}, encoded.data());
+      }
+    });
+    std::printf("%-14s feedback with a residual of 8 bits: %.1f GB/s\n",
+                std::string(name_of(codec)).c_str(), speed);
+  }
 }
 
 void print_heading(std::size_t size_bytes, double copy) {
@@ -196,6 +231,7 @@ void measure_codecs(std::size_t size_bytes) {
   for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4,
                             Codec::kTopk, Codec::kOneBit})
     measure_codec(arrays, codec);
+  measure_short_residual(arrays);
 }
 
 void measure_all(std::size_t size_bytes) {

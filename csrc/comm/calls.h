@@ -13,6 +13,7 @@
 
 #include "base/call.h"
 #include "base/error.h"
+#include "codec/residual.h"
 
 namespace fastgpu {
 
@@ -23,9 +24,11 @@ struct CollectiveCall {
   double premul_factor = 1.0;  // of PREMUL_SUM
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
-  // With a codec: `count` numbers for error feedback, or nullptr. The call adds them to the data,
-  // and leaves its own rounding errors here for the next call.
-  float* residual = nullptr;
+  // With a codec: of `count` elements. The call adds them to the data, and leaves its own rounding
+  // errors here for the next call.
+  Residual residual = {};
+  // With int8 or int4: encode with stochastic rounding. Every call and rank needs another key.
+  std::optional<uint64_t> random_key = {};
   std::vector<uint64_t> send_counts;  // for all_to_all: elements by rank; may be empty
   std::vector<uint64_t> recv_counts;
   int64_t timeout_ms = -1;  // negative: the communicator's

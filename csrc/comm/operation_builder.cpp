@@ -50,6 +50,11 @@ void check_counts(const CollectiveCall& call, int rank, int world) {
   }
 }
 
+bool rounds_stochastically(Codec codec) {
+  const CodecKernels* kernels = find_codec(codec);
+  return kernels != nullptr && kernels->encode_stochastic != nullptr;
+}
+
 void check_codec(const CollectiveCall& call) {
   const CallShape& shape = call.shape;
   if (shape.codec != Codec::kNone && !has_codec(shape)) {
@@ -57,6 +62,10 @@ void check_codec(const CollectiveCall& call) {
                      " is for SUM, AVG and PREMUL_SUM of float32, not for " +
                      std::string(name_of(shape.reduce_op)) + " of " +
                      std::string(name_of(shape.dtype)) + "; leave the codec out");
+  }
+  if (call.random_key.has_value() && !rounds_stochastically(shape.codec)) {
+    refuse(call, "only codecs int8 and int4 round stochastically, not " +
+                     std::string(name_of(shape.codec)) + "; leave the key out");
   }
 }
 
@@ -134,6 +143,7 @@ void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   task.input = call.input;
   task.data = call.data;
   task.residual = call.residual;
+  task.random_key = call.random_key;
   task.timeout_ns = ns_of_ms(call.timeout_ms);
   operation.deadline = kNever;
   operation.started = false;

@@ -199,9 +199,8 @@ void LaneRun::encode(const Step& step) const {
   const auto* source = reinterpret_cast<const float*>(operation_->source(step.source));
   std::byte* target = operation_->target(step.target);
   const std::size_t count = step.source.size_bytes / sizeof(float);
-  if (task.residual == nullptr) return task.codec->encode(source, target, count);
   const std::size_t first = step.source.offset_bytes / sizeof(float);
-  task.codec->encode_feedback(source, &task.residual[first], target, count);
+  encode_with(*task.codec, task.residual, task.random_key, first, {source, count}, target);
 }
 
 void LaneRun::decode(const Step& step) const {

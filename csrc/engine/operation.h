@@ -15,11 +15,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/call.h"
 #include "base/clock.h"
+#include "codec/residual.h"
 #include "engine/work.h"
 #include "memory/scratch_pool.h"
 #include "plan/schedule.h"
@@ -42,7 +44,8 @@ struct Task {
 
   const std::byte* input = nullptr;
   std::byte* data = nullptr;
-  float* residual = nullptr;  // of the elements of data, or nullptr: no error feedback
+  Residual residual;                   // of the elements of data
+  std::optional<uint64_t> random_key;  // of encodings that round stochastically
   std::shared_ptr<ScratchPool> scratch_pool;
   uint64_t single_copy_from_bytes = UINT64_MAX;  // smaller frames are never Outgoing::single_copy
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace fastgpu {
 
@@ -27,6 +28,10 @@ struct CodecKernels {
   // of fp16 and bf16) that does not decode to finite numbers leaves its residual as it was.
   void (*encode_feedback)(const float* source, float* residual, std::byte* target,
                           std::size_t count);
+  // The same with stochastic rounding, by random bits that `key` decides; without error feedback if
+  // `residual` is nullptr. nullptr for codecs other than int8 and int4.
+  void (*encode_stochastic)(const float* source, float* residual, std::byte* target,
+                            std::size_t count, uint64_t key) = nullptr;
 };
 
 }  // namespace fastgpu

@@ -29,10 +29,20 @@ class Codec:
         name: "fp16", "bf16", "int8", "int4", "topk" or "1bit".
         feedback: Error feedback: every rank keeps what encoding took from its gradients, a float32
             per element, and adds it to the gradients of the next step. 1bit always has it.
+        residual_bits: With 8, a residual is kept in the format of int8 and takes a quarter of the
+            memory. For `DistributedDataParallel` only.
+        rounding: "nearest", or "stochastic" for int8 and int4: up with the probability of the
+            fraction, so that the mean of many encodings is the number. For `encode` and
+            `DistributedDataParallel` only.
+        seed: Of stochastic rounding. DistributedDataParallel draws other bits from it on each rank
+            and in each step.
     """
 
     name: str
     feedback: bool
+    residual_bits: int = 32
+    rounding: str = "nearest"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuses an unknown name, and 1bit without feedback."""
@@ -41,14 +51,32 @@ class Codec:
             raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")
         if self.name == "1bit" and not self.feedback:
             raise ValueError("1bit does not train without error feedback; set feedback=True")
+        if self.residual_bits not in (8, 32):
+            raise ValueError(f"residual_bits is {self.residual_bits}; allowed: 8, 32")
+        if self.residual_bits == 8 and not self.feedback:
+            raise ValueError("residual_bits=8 needs feedback=True: else there are no residuals")
+        if self.rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"rounding is {self.rounding!r}; allowed: 'nearest', 'stochastic'")
+        if self.rounding == "stochastic" and self.name not in ("int8", "int4"):
+            raise ValueError(f"only int8 and int4 round stochastically, not {self.name}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0 and below 2**64")
 
-    def encode(self, values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def random_seed(self) -> int | None:
+        """The seed if the codec rounds stochastically, else None."""
+        return self.seed if self.rounding == "stochastic" else None
+
+    def encode(
+        self, values: torch.Tensor, residual: torch.Tensor | None = None, *, key: int = 0
+    ) -> torch.Tensor:
         """Encodes float32 numbers.
 
         Args:
             values: A contiguous float32 tensor on the CPU.
             residual: A contiguous tensor of the same shape, for error feedback: it is added to the
                 values, and the error of the encoding is left in it.
+            key: With stochastic rounding: each number draws other random bits from the seed.
 
         Returns:
             The encoded bytes, a uint8 tensor of one dimension.
@@ -63,7 +91,7 @@ class Codec:
                     f"residual has {residual.numel()} elements, and values has {values.numel()}; "
                     "both must have the same number"
                 )
-        return native.encode(self.name, values, residual)
+        return native.encode(self.name, values, residual, self.random_seed, key)
 
     def decode(
         self, encoded: torch.Tensor, target: torch.Tensor, *, add: bool = False
@@ -172,6 +200,27 @@ def choose(codec: Codec | str | Policy | None, name: str, parameter: torch.Tenso
     policy = codec if callable(codec) else for_matrices(codec)
     found = find(policy(name, parameter.shape, parameter.dtype))
     return found if parameter.dtype == torch.float32 else None
+
+
+def encoding_of(codec: Codec | None) -> tuple[str, int, int | None]:
+    """Returns what GradientReducer takes: name, bits of the residual or 0, and random seed."""
+    if codec is None:
+        return "none", 0, None
+    return codec.name, codec.residual_bits if codec.feedback else 0, codec.random_seed
+
+
+def refuse_options(codec: Codec | None, user: str) -> None:
+    """Raises ValueError if the codec has options that only DistributedDataParallel knows."""
+    if codec is not None and codec.residual_bits != 32:
+        raise ValueError(
+            f"residual_bits={codec.residual_bits} is for fastgpu_comm.DistributedDataParallel, and "
+            f"not for {user}"
+        )
+    if codec is not None and codec.rounding != "nearest":
+        raise ValueError(
+            "stochastic rounding is for fastgpu_comm.DistributedDataParallel and Codec.encode, and "
+            f"not for {user}"
+        )
 
 
 def _check(name: str, tensor: torch.Tensor) -> None:

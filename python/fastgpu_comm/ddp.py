@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import codecs, reduced
+from fastgpu_comm import codecs, divergence, reduced
 from fastgpu_comm.backend import backend_of
+from fastgpu_comm.loss_scales import LossScales
 
 WEIGHTINGS = (None, "mean", "sum")
 
@@ -72,8 +73,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._codecs: list[codecs.Codec | None] = []
         self._weight: float | None = None  # announced with the next forward that synchronises
         self._plan = bucket_plan
-        self._scaler: torch.amp.GradScaler | None = None
+        self._loss_scales: LossScales | None = None
         self._scale = 1.0
+        self._step = 0  # forward passes whose gradients are reduced
         if self._hooked and kwargs.get("mixed_precision") is not None:
             raise ValueError(
                 "mixed_precision registers a communication hook, and so do codec and weighted; use "
@@ -145,10 +147,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "optimize_ddp to True instead of 'python_reducer'"
             )
         backend = self._backend()
-        encodings = [
-            ("none", False) if codec is None else (codec.name, codec.feedback)
-            for codec in self._codecs
-        ]
+        encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
         self._gradients.attach(self.reducer)
         self._gradients.split_buckets(self.reducer)
@@ -168,16 +167,20 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     @torch._disable_dynamo(recursive=False)
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        if self._gradients is None:
-            return super()._pre_forward(*inputs, **kwargs)
         reduces = torch.is_grad_enabled() and self.require_backward_grad_sync
         if self._weighted and reduces and self.training and self._weight is None:
             raise ValueError(
                 f"weighted={self._weighted!r}: call set_weight(n) before each forward pass"
             )
-        if self._scaler is not None:
-            self._follow_scale(self._scaler.get_scale())
+        if self._loss_scales is not None:
+            self._follow_scale(self._loss_scales.scaler.get_scale())
         prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
+        self._step += reduces and self.training
+        if self._loss_scales is not None and reduces and self.training:
+            self._loss_scales.start(self.process_group)
+        if self._gradients is None:
+            return prepared
+        self._gradients.set_step(self._step)
         if torch.is_grad_enabled():
             self._gradients.split_buckets(self.reducer)
         if reduces and self._weight is not None:
@@ -185,9 +188,25 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._gradients.announce_weight(weight)
         return prepared
 
+    def _post_forward(self, output: Any) -> Any:
+        output = super()._post_forward(output)
+        if self._loss_scales is not None:
+            self._check_before_backward(output)
+        return output
+
+    @torch._disable_dynamo(recursive=False)
+    def _check_before_backward(self, output: Any) -> None:
+        assert self._loss_scales is not None
+        self._loss_scales.check_before_backward(output)
+
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
+        if self._loss_scales is not None:
+            self._loss_scales.start(self.process_group, joined=True)
+            self._loss_scales.check()
+        self._step += 1
         if self._gradients is not None:
+            self._gradients.set_step(self._step)
             self._gradients.split_buckets(self.reducer)
             if self._weighted:
                 self._gradients.announce_weight(0.0)
@@ -249,24 +268,53 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._weight = weight + (self._weight or 0.0)
 
     def follow_scaler(self, scaler: torch.amp.GradScaler) -> None:
-        """Keeps the residuals right under a GradScaler. Call it before training.
+        """Compares the ranks' loss scales in every step, and keeps the residuals right.
+
+        A collective: call it on all ranks before training, also with a scaler that is disabled.
+        From then on the scales travel beside the forward pass. If they differ, `backward` raises
+        RuntimeError on all ranks before it reduces a gradient, and names all ranks and scales.
 
         When the scaler lowers its scale, it has skipped the last step because of gradients that
         were not finite: the residuals return to their values before that step. Residuals are
         multiplied by any change of the scale. Costs a copy of the residuals in each step.
+
+        Raises:
+            RuntimeError: The scales differ, or a scaler is enabled on some ranks only.
         """
-        self._scaler = scaler
+        self._loss_scales = LossScales(scaler, self.process_group, self.device)
         self._scale = scaler.get_scale()
         if self._gradients is not None:
             self._gradients.keep_copies(scaler.is_enabled())
 
     def _follow_scale(self, scale: float) -> None:
-        if scale == self._scale:
-            return
-        if scale < self._scale:
-            self._gradients.undo()
-        self._gradients.scale_residuals(scale / self._scale)
+        if scale != self._scale and self._gradients is not None:
+            if scale < self._scale:
+                self._gradients.undo()
+            self._gradients.scale_residuals(scale / self._scale)
         self._scale = scale
+
+    def compare_reduced(self) -> None:
+        """Checks that all ranks have the same reduced gradients, bit for bit. A collective.
+
+        Call it on all ranks, between `backward` and the optimizer's step.
+
+        Raises:
+            RuntimeError: Gradients differ. On every rank the error names the step, counted from 1,
+                and for each bucket the parameters and the ranks that differ from the majority.
+        """
+        gradients = {n: p.grad for n, p in zip(self._names, self._reduced, strict=True)}
+        divergence.compare_gradients(self.process_group, gradients, self.bucket_plan(), self._step)
+
+    def compare_parameters(self) -> None:
+        """Checks that all ranks have the same parameters, bit for bit. A collective.
+
+        Like `compare_reduced`, and callable at any time. It includes the parameters that have no
+        gradient, but no buffers: torch lets these differ between forward passes.
+
+        Raises:
+            RuntimeError: Parameters differ; as for `compare_reduced`.
+        """
+        divergence.compare_parameters(self.process_group, self.module, self._step)
 
     def bucket_plan(self) -> list[list[str]]:
         """Returns the names of the parameters in each bucket, in the order of the reductions."""
@@ -280,8 +328,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
-            `encoded_bytes` of one copy of them on the wire, `launched_s` and `done_s`: when the
-            reduction was started and complete, in seconds since the pass reduced its first bucket.
+            `encoded_bytes` of one copy of them on the wire, `residual_bytes` of this rank's memory,
+            `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
+            the pass reduced its first bucket.
             Empty without `codec` or `weighted`.
         """
         if self._gradients is None:
@@ -297,7 +346,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         Returns:
             `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
-            if torch has not rebuilt them yet.
+            if torch has not rebuilt them yet; `step`: how many steps there were.
         """
         residuals = {}
         if self._gradients is not None:
@@ -308,7 +357,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                     residuals[name] = view.clone(memory_format=torch.contiguous_format)
         final = self._plan is not None or self._has_rebuilt_buckets
         plan = self.bucket_plan() if final else None
-        return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+        state = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+        return {**state, "step": self._step}
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `reducer_state_dict` returned. Parameters that it lacks start from zero.
@@ -320,15 +370,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 changed then.
         """
         residuals: dict[str, torch.Tensor] = state["residuals"]
-        shapes = {name: p.shape for name, p in zip(self._names, self._reduced, strict=True)}
-        for name, residual in residuals.items():
-            if self._gradients is None or name not in shapes:
-                raise ValueError(f"the state has a residual of {name!r}, which has none here")
-            if residual.shape != shapes[name]:
-                raise ValueError(
-                    f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the "
-                    f"parameter of shape {tuple(shapes[name])}"
-                )
+        known = self._reduced if self._gradients is not None else []
+        reduced.check_residuals(residuals, dict(zip(self._names, known, strict=False)))
+        self._step = state.get("step", self._step)  # states of earlier versions have none
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
         for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
@@ -343,7 +387,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Pickles the module and the residuals, if the process group is the default one."""
         attributes: dict[str, Any] = super().__getstate__()
         attributes["_gradients"] = None
-        attributes["_scaler"] = None
+        attributes["_loss_scales"] = None
         attributes["_saved_residuals"] = self.reducer_state_dict()
         return attributes
 

@@ -57,6 +57,7 @@ class CodecState:
                 + ", ".join(sorted(each.name for each in used))
             )
         self.codec = used.pop() if used else None
+        codecs.refuse_options(self.codec, "codec_hook")
         self.encoded = [each is not None for each in chosen]
         self.reducer = model.reducer
         self.group = model.process_group

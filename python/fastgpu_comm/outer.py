@@ -65,6 +65,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         self.outer_lr = lr
         self.momentum = momentum
         self._codec = codecs.find(codec)
+        codecs.refuse_options(self._codec, "OuterOptimizer")
         self._group = group or dist.distributed_c10d._get_default_group()
         self._parameters = [each for some in self.param_groups for each in some["params"]]
         device = self._parameters[0].device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +87,21 @@ def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if torch.empty_like(parameter).stride() == parameter.stride():
         return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
     return flat.view(parameter.shape)
+
+
+def check_residuals(
+    residuals: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]
+) -> None:
+    """Raises ValueError if a residual fits no parameter."""
+    for name, residual in residuals.items():
+        if name not in parameters:
+            raise ValueError(f"the state has a residual of {name!r}, which has none here")
+        shape = parameters[name].shape
+        if residual.shape != shape:
+            raise ValueError(
+                f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the parameter "
+                f"of shape {tuple(shape)}"
+            )
 
 
 def spread(flat: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:

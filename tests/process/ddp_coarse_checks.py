@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
 from fastgpu_comm import DistributedDataParallel
+from fastgpu_comm.codecs import Codec
 
 
 def losses() -> dict[str, float]:
@@ -59,7 +60,7 @@ def sums(codec: str) -> None:
     torch.testing.assert_close(kept, owed, rtol=1e-3, atol=1e-6)
 
 
-def not_finite(codec: str) -> None:
+def not_finite(codec: str | Codec) -> None:
     """Without a scaler: a NaN of one rank reaches all ranks, and stays out of the residuals."""
     rank, world = me_and_world()
     model = DistributedDataParallel(nn.Linear(96, 96, bias=False), codec=codec)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.process import ddp_agreement_checks as agreement
 from tests.process import ddp_checks as kept
 from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
+from tests.process import ddp_rounding_checks as rounding
 from tests.process.ddp_models import COARSE_CODECS, CODECS
 from tests.process.ranks import Ranks, Setting
+
+from fastgpu_comm.codecs import Codec
+
+INT4_8 = Codec("int4", feedback=True, residual_bits=8)
 
 TWO_RANKS = (
     kept.uncompressed,
@@ -26,12 +32,17 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.scaler,
     kept.joined_with_weights,
+    agreement.loss_scales_without_backward,
+    agreement.scalers_that_differ_from_the_start,
+    agreement.follower_alone,
+    agreement.gradients_of_all_kinds,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
     kept.joined,
     kept.joined_with_weights,
+    agreement.joined_with_scaler,
 )
 
 
@@ -51,8 +62,8 @@ def test_losses(ranks: Ranks) -> None:
         assert loss == pytest.approx(losses["None"], rel=0.005), codec
 
 
-@pytest.mark.parametrize("codec", ["int8", *COARSE_CODECS])
-def test_numbers_that_are_not_finite(ranks: Ranks, codec: str) -> None:
+@pytest.mark.parametrize("codec", ["int8", INT4_8, *COARSE_CODECS])
+def test_numbers_that_are_not_finite(ranks: Ranks, codec: str | Codec) -> None:
     ranks.run(coarse.not_finite, Setting(2), codec)
 
 
@@ -86,3 +97,43 @@ def test_bytes(ranks: Ranks, codec: str) -> None:
 @pytest.mark.parametrize("codec", [*CODECS, *COARSE_CODECS])
 def test_hooks_over_gloo(ranks: Ranks, codec: str) -> None:
     ranks.run(kept.hooks_over_gloo, Setting(3, backend="gloo"), codec)
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_loss_scales(ranks: Ranks, world: int, codec: str | None) -> None:
+    ranks.run(agreement.loss_scales, Setting(world), codec)
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+def test_reduced_gradients(ranks: Ranks, codec: str | None) -> None:
+    ranks.run(agreement.reduced_gradients, Setting(3), codec)
+
+
+@pytest.mark.parametrize("backend", ["fastgpu", "gloo"])
+def test_parameters(ranks: Ranks, backend: str) -> None:
+    ranks.run(agreement.parameters, Setting(3, backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("check", "world"),
+    [
+        (checks.state, 2),
+        (checks.scaler, 2),
+        (checks.residuals_follow_parameters, 2),
+        (checks.residuals_follow_parameters, 3),
+        (checks.shrunken_group, 3),
+    ],
+)
+def test_residuals_of_8_bits(ranks: Ranks, check: Callable[[Codec], None], world: int) -> None:
+    ranks.run(check, Setting(world), INT4_8)
+
+
+def test_memory_of_residuals(ranks: Ranks) -> None:
+    sizes = ranks.run(rounding.residual_bytes, Setting(2))[0]
+    assert sizes == {32: 4 * 96 * 96, 8: 96 * 96 * (1 + 2 / 64)}
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_stochastic_rounding(ranks: Ranks, codec: str) -> None:
+    ranks.run(rounding.stochastic, Setting(3), codec)

@@ -37,6 +37,46 @@ def test_a_residual_holds_what_encoding_lost() -> None:
     torch.testing.assert_close(total + residual, 10 * values, rtol=1e-5, atol=1e-4)
 
 
+def test_options_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="residual_bits is 16; allowed: 8, 32"):
+        codecs.Codec("int4", feedback=True, residual_bits=16)
+    with pytest.raises(ValueError, match="needs feedback=True"):
+        codecs.Codec("int4", feedback=False, residual_bits=8)
+    coarse = codecs.Codec("int4", feedback=True, residual_bits=8)
+    with pytest.raises(ValueError, match=r"residual_bits=8 is for .* not for codec_hook"):
+        codecs.refuse_options(coarse, "codec_hook")
+
+
+def test_stochastic_rounding() -> None:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(2))
+    for name, codes in (("int8", 127), ("int4", 7)):
+        codec = codecs.Codec(name, feedback=False, rounding="stochastic", seed=5)
+        first = codec.encode(values)
+        assert torch.equal(first, codec.encode(values))
+        assert not torch.equal(first, codec.encode(values, key=1))
+        other = codecs.Codec(name, feedback=False, rounding="stochastic", seed=6)
+        assert not torch.equal(first, other.encode(values))
+        total, encodings = torch.zeros(1000), 2000
+        for key in range(encodings):
+            codec.decode(codec.encode(values, key=key), total, add=True)
+        # A step, of the largest block, has a standard deviation of at most a half.
+        step = float(values.abs().max()) / codes * (1 + 2**-7)
+        error = (total / encodings - values).abs().max()
+        assert error < step * (6 * 0.5 / encodings**0.5 + 2**-15)
+        residual = torch.zeros(1000)
+        decoded = codec.decode(codec.encode(values, residual), torch.empty(1000))
+        assert torch.equal(residual, values - decoded)
+    for options, message in (
+        ({"name": "topk", "rounding": "stochastic"}, "only int8 and int4"),
+        ({"name": "int8", "rounding": "up"}, "'up'; allowed: 'nearest', 'stochastic'"),
+        ({"name": "int8", "seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            codecs.Codec(feedback=True, **options)
+    with pytest.raises(ValueError, match="stochastic rounding is for"):
+        codecs.refuse_options(codec, "OuterOptimizer")
+
+
 def test_names_and_policies() -> None:
     assert fastgpu_comm.codecs.int8 is codecs.find("int8") is codecs.find(codecs.int8)
     assert codecs.find(None) is codecs.find("none") is None

@@ -9,6 +9,7 @@
 #include "kernels/cpu/block_lanes.h"
 #include "kernels/cpu/one_bit_loops.h"
 #include "kernels/cpu/short_loops.h"
+#include "kernels/cpu/stochastic_lanes.h"
 #include "kernels/cpu/topk_loops.h"
 #include "kernels/kernel.h"
 
@@ -57,15 +58,16 @@ struct Added {
   }
 };
 
-template <typename Format, typename Load>
+template <typename Format, typename Rounding, typename Load>
 FASTGPU_INLINE void find_scales(const Load& load, GroupScales& group) {
-  group.scales = scales_of<Format>(extremes<Format>(load));
+  group.scales = Rounding::template scales<Format>(extremes<Format>(load));
   store_lanes(group.inverses, 1.0F / ManyLanes::floats(group.scales));
 }
 
-// Computes the codes of a group without packing them.
-template <typename Format>
-FASTGPU_INLINE void find_codes(const float* values, const GroupScales& group, int8_t* codes) {
+// Computes the codes of the group from element `first` on, without packing them.
+template <typename Format, typename Rounding>
+FASTGPU_INLINE void find_codes(const float* values, const GroupScales& group,
+                               const Rounding& rounding, std::size_t first, int8_t* codes) {
   constexpr std::size_t kStored = 4 * kLanes;  // elements of one store_codes()
   constexpr std::size_t kTurn = kStored > Format::kBlock ? kStored : Format::kBlock;
   for (std::size_t i = 0; i < kGroup<Format>; i += kTurn) {
@@ -76,6 +78,7 @@ FASTGPU_INLINE void find_codes(const float* values, const GroupScales& group, in
         const std::size_t at = j + k * kLanes;
         scaled[k] = load_lanes<FloatLanes>(values + i + at) * inverses[at / Format::kBlock];
       }
+      rounding.shift(scaled, first + i + j);
       store_codes<Format>(codes + i + j, scaled);
     }
   }
@@ -137,7 +140,7 @@ FASTGPU_INLINE void store_group(const int8_t* codes, std::byte* target, std::siz
 }
 
 // The input of an encoding: source + residual with feedback, else the source.
-template <typename Format, bool kFeedback>
+template <typename Format, typename Rounding, bool kFeedback>
 struct Values {
   const float* source;
   const float* residual;
@@ -146,9 +149,10 @@ struct Values {
   // Finds the scales of the group that starts at element i.
   FASTGPU_INLINE void prepare(std::size_t i, GroupScales& group) {
     if constexpr (kFeedback) {
-      find_scales<Format>(Added{source + i, residual + i, sums[i / kGroup<Format> % 2]}, group);
+      find_scales<Format, Rounding>(Added{source + i, residual + i, sums[i / kGroup<Format> % 2]},
+                                    group);
     } else {
-      find_scales<Format>(Loaded{source + i}, group);
+      find_scales<Format, Rounding>(Loaded{source + i}, group);
     }
   }
   // The values of a group that is prepared.
@@ -173,37 +177,47 @@ FASTGPU_INLINE void keep_residual(const float* values, const GroupScales& group,
   }
 }
 
-// Encodes fewer elements than a group, without touching memory around them.
-template <typename Format, bool kFeedback>
-FASTGPU_INLINE void encode_part(const float* source, float* residual, std::byte* scales,
-                                std::byte* packed, std::size_t count) {
+// The arrays of an encoding.
+struct Parts {
+  const float* source;
+  float* residual;
+  std::byte* scales;
+  std::byte* codes;
+};
+
+// Encodes the last elements, from `first` on: fewer than a group. Touches no memory around them.
+template <typename Format, bool kFeedback, typename Rounding>
+FASTGPU_INLINE void encode_part(const Parts& parts, const Rounding& rounding, std::size_t first,
+                                std::size_t count) {
+  const float* source = parts.source + first;
+  float* residual = parts.residual + (kFeedback ? first : 0);
   float padded[kGroup<Format>] = {};
   float padded_residual[kFeedback ? kGroup<Format> : 1] = {};
   int8_t codes[kGroup<Format>];
   GroupScales group;
   __builtin_memcpy(padded, source, count * sizeof(float));
   if constexpr (kFeedback) __builtin_memcpy(padded_residual, residual, count * sizeof(float));
-  Values<Format, kFeedback> values{padded, padded_residual, {}};
+  Values<Format, Rounding, kFeedback> values{padded, padded_residual, {}};
   values.prepare(0, group);
-  find_codes<Format>(values.at(0), group, codes);
+  find_codes<Format>(values.at(0), group, rounding, first, codes);
   if constexpr (kFeedback) {
     keep_residual<Format>(values.at(0), group, codes, padded_residual);
     __builtin_memcpy(residual, padded_residual, count * sizeof(float));
   }
-  store_group<Format>(codes, packed, count);
-  store_scales(scales, group, scales_bytes<Format>(count));
+  store_group<Format>(codes, parts.codes + codes_bytes<Format>(first), count);
+  store_scales(parts.scales + scales_bytes<Format>(first), group, scales_bytes<Format>(count));
 }
 
 // Finds the scales of the next group before the codes of this one. Otherwise the CPU would wait for
 // the scales, which take longer to compute than it can look ahead.
-template <typename Format, bool kFeedback>
+template <typename Format, bool kFeedback, typename Rounding>
 FASTGPU_INLINE void encode_all(const float* source, float* residual, std::byte* target,
-                               std::size_t count) {
+                               std::size_t count, Rounding rounding) {
   constexpr std::size_t kAll = kGroup<Format>;
   constexpr bool kPacked = !std::is_same_v<Format, Int8Blocks>;
   std::byte* scales = target;
   std::byte* packed = target + scales_bytes<Format>(count);
-  Values<Format, kFeedback> values;
+  Values<Format, Rounding, kFeedback> values;
   values.source = source;
   values.residual = residual;
   GroupScales group;
@@ -216,26 +230,36 @@ FASTGPU_INLINE void encode_all(const float* source, float* residual, std::byte* 
     if (i + 2 * kAll <= count) values.prepare(i + kAll, next);
     std::byte* const group_codes = packed + codes_bytes<Format>(i);
     int8_t* const codes = kPacked ? unpacked : reinterpret_cast<int8_t*>(group_codes);
-    find_codes<Format>(values.at(i), group, codes);
+    find_codes<Format>(values.at(i), group, rounding, i, codes);
     if constexpr (kFeedback) keep_residual<Format>(values.at(i), group, codes, residual + i);
     if constexpr (kPacked) store_group<Format>(codes, group_codes, kAll);
     store_scales(scales + scales_bytes<Format>(i), group, scales_bytes<Format>(kAll));
   }
   if (i == count) return;
-  encode_part<Format, kFeedback>(source + i, residual + (kFeedback ? i : 0),
-                                 scales + scales_bytes<Format>(i), packed + codes_bytes<Format>(i),
+  encode_part<Format, kFeedback>(Parts{source, residual, scales, packed}, rounding, i,
                                  count % kAll);
 }
 
 template <typename Format>
 void encode_blocks(const float* source, std::byte* target, std::size_t count) {
-  encode_all<Format, false>(source, nullptr, target, count);
+  encode_all<Format, false>(source, nullptr, target, count, NearestRounding{});
 }
 
 template <typename Format>
 void encode_blocks_feedback(const float* source, float* residual, std::byte* target,
                             std::size_t count) {
-  encode_all<Format, true>(source, residual, target, count);
+  encode_all<Format, true>(source, residual, target, count, NearestRounding{});
+}
+
+template <typename Format>
+void encode_blocks_stochastic(const float* source, float* residual, std::byte* target,
+                              std::size_t count, uint64_t key) {
+  const StochasticRounding rounding{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
+  if (residual != nullptr) {
+    encode_all<Format, true>(source, residual, target, count, rounding);
+  } else {
+    encode_all<Format, false>(source, nullptr, target, count, rounding);
+  }
 }
 
 // A code of 0 decodes to +0, whatever the sign of the scale.
@@ -338,9 +362,9 @@ inline constexpr CodecKernels kShortCodec = {
     narrow_all<Format>, widen_all<Format>, decode_short_add<Format>, encode_short_feedback<Format>};
 
 template <typename Format>
-inline constexpr CodecKernels kBlockCodec = {encode_blocks<Format>, decode_blocks<Format, false>,
-                                             decode_blocks<Format, true>,
-                                             encode_blocks_feedback<Format>};
+inline constexpr CodecKernels kBlockCodec = {
+    encode_blocks<Format>, decode_blocks<Format, false>, decode_blocks<Format, true>,
+    encode_blocks_feedback<Format>, encode_blocks_stochastic<Format>};
 
 inline const CodecKernels* find_codec(Codec codec) {
   switch (codec) {

@@ -4,11 +4,14 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "codec/codec.h"
+#include "codec/random_key.h"
+#include "codec/residual.h"
 #include "torch/bindings/bind.h"
 #include "torch/reducer/gradient_reducer.h"
 
@@ -35,13 +38,14 @@ GradientReducer::Weighting weighting_of(const std::optional<std::string>& name) 
   raise(ErrorKind::kInvalidArgument, "weighted is '" + *name + "'; allowed: 'mean', 'sum', None");
 }
 
-// `encodings`: by parameter the codec's name, and whether the parameter has a residual.
-ReducerPtr make_reducer(GradientReducer::BackendPtr backend,
-                        const std::vector<std::pair<std::string, bool>>& encodings,
+// By parameter: the codec's name, the bits of the residual or 0, the seed of stochastic rounding.
+using Encodings = std::vector<std::tuple<std::string, int, std::optional<uint64_t>>>;
+
+ReducerPtr make_reducer(GradientReducer::BackendPtr backend, const Encodings& encodings,
                         const std::optional<std::string>& weighted) {
   std::vector<GradientReducer::Encoding> made;
   made.reserve(encodings.size());
-  for (const auto& [codec, feedback] : encodings) made.push_back({codec_of(codec), feedback});
+  for (const auto& [codec, bits, seed] : encodings) made.push_back({codec_of(codec), bits, seed});
   return std::make_shared<GradientReducer>(std::move(backend), std::move(made),
                                            weighting_of(weighted));
 }
@@ -53,19 +57,19 @@ const CodecKernels& kernels_of(const std::string& codec) {
 }
 
 // The bindings' callers pass contiguous float32 tensors on the CPU.
+// `seed` and `key` are those of stochastic rounding.
 at::Tensor encode(const std::string& codec, const at::Tensor& source,
-                  const std::optional<at::Tensor>& residual) {
+                  const std::optional<at::Tensor>& residual, std::optional<uint64_t> seed,
+                  uint64_t key) {
   const CodecKernels& kernels = kernels_of(codec);
   const auto count = static_cast<std::size_t>(source.numel());
   const auto size_bytes = static_cast<int64_t>(encoded_bytes(codec_of(codec), count));
   at::Tensor encoded = at::empty({size_bytes}, at::kByte);
   auto* target = reinterpret_cast<std::byte*>(encoded.mutable_data_ptr<uint8_t>());
-  const auto* values = source.const_data_ptr<float>();
-  if (residual.has_value()) {
-    kernels.encode_feedback(values, residual->mutable_data_ptr<float>(), target, count);
-  } else {
-    kernels.encode(values, target, count);
-  }
+  Residual lost;
+  if (residual.has_value()) lost.values = residual->mutable_data_ptr<float>();
+  if (seed.has_value()) seed = derived_key(*seed, key);
+  encode_with(kernels, lost, seed, 0, {source.const_data_ptr<float>(), count}, target);
   return encoded;
 }
 
@@ -89,6 +93,7 @@ py::dict dict_of(const GradientReducer::BucketStats& stats) {
   result["codec"] = stats.codec;
   result["bytes"] = stats.size_bytes;
   result["encoded_bytes"] = stats.encoded_bytes;
+  result["residual_bytes"] = stats.residual_bytes;
   result["launched_s"] = static_cast<double>(stats.launched_ns) * 1e-9;
   result["done_s"] = static_cast<double>(stats.done_ns) * 1e-9;
   return result;
@@ -111,11 +116,12 @@ void bind_reducer(py::module_& module) {
             return self.split_buckets(*reducer);
           },
           py::arg("reducer"), no_gil)
+      .def("set_step", &GradientReducer::set_step, py::arg("step"))
       .def("announce_weight", &GradientReducer::announce_weight, py::arg("weight"), no_gil)
       .def(
           "residual",
           [](const GradientReducer& self, std::size_t parameter) -> std::optional<at::Tensor> {
-            const at::Tensor& residual = self.residual(parameter);
+            const at::Tensor residual = self.residual(parameter);
             return residual.defined() ? std::optional(residual) : std::nullopt;
           },
           py::arg("parameter"))
@@ -145,7 +151,8 @@ void bind_reducer(py::module_& module) {
         return GradientReducer::parameters_of(*reducer, bucket);
       },
       py::arg("reducer"), py::arg("bucket"));
-  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"), no_gil);
+  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"),
+             py::arg("seed"), py::arg("key"), no_gil);
   module.def("decode", &decode, py::arg("codec"), py::arg("encoded"), py::arg("target"),
              py::arg("add"), no_gil);
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "codec/random_key.h"
 #include "torch/backend/call_builder.h"
 #include "torch/backend/errors.h"
 
@@ -69,8 +70,7 @@ GradientReducer::GradientReducer(BackendPtr backend, std::vector<Encoding> encod
     : backend_(std::move(backend)),
       encodings_(std::move(encodings)),
       weighting_(weighting),
-      residuals_(encodings_.size()),
-      copies_(encodings_.size()) {}
+      residuals_(encodings_.size()) {}
 
 void GradientReducer::attach(c10d::Reducer& reducer) {
   reducer.register_comm_hook(std::make_unique<Hook>(shared_from_this(), reducer));
@@ -140,35 +140,9 @@ double GradientReducer::factor(int divisor) {
   return *factor_;
 }
 
-// The residuals of a bucket's parameters, as one tensor. If the buckets have changed, the residuals
-// are apart in memory and are moved together.
-at::Tensor GradientReducer::joined_residual(const Indices& parameters,
-                                            const std::vector<std::size_t>& lengths) {
-  const at::Tensor& first = residuals_[parameters.front()];
-  int64_t count = 0;
-  bool joined = first.defined();
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const at::Tensor& residual = residuals_[parameters[i]];
-    joined = joined && residual.defined() && residual.is_alias_of(first) &&
-             residual.storage_offset() == first.storage_offset() + count;
-    count += static_cast<int64_t>(lengths[i]);
-  }
-  if (joined) return first.as_strided({count}, {1}, first.storage_offset());
-  at::Tensor whole = at::zeros({count}, at::kFloat);
-  int64_t offset = 0;
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    at::Tensor& residual = residuals_[parameters[i]];
-    at::Tensor part = whole.narrow(0, offset, static_cast<int64_t>(lengths[i]));
-    if (residual.defined()) part.copy_(residual);
-    residual = part;
-    offset += part.numel();
-  }
-  return whole;
-}
-
 void GradientReducer::begin_pass() {
   pass_ = std::make_shared<Pass>();
-  copies_.assign(encodings_.size(), {});
+  residuals_.forget();
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Reducer& reducer,
@@ -191,16 +165,19 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   call.premul_factor = factor;
   call.shape.codec = encoding.codec;
   call.data = builder.packed().update(gradients);
-  if (encoding.feedback) {
-    const at::Tensor residual = joined_residual(parameters, buckets[index].lengths);
-    call.residual = reinterpret_cast<float*>(builder.packed().update(residual));
-    if (keeps_copies_) {
-      for (const std::size_t each : parameters) copies_[each] = residuals_[each].clone();
-    }
+  if (encoding.seed.has_value()) call.random_key = random_key(*encoding.seed, parameters.front());
+  BucketStats stats;
+  if (encoding.residual_bits > 0) {
+    const Residuals::StorePtr residual =
+        residuals_.join(parameters, buckets[index].lengths, encoding.residual_bits == 8);
+    call.residual = residual->view();
+    builder.packed().update(residual->values);
+    if (residual->scales.defined()) builder.packed().update(residual->scales);
+    stats.residual_bytes = residual->size_bytes();
+    if (keeps_copies_) residuals_.remember(parameters);
   }
   builder.run(std::move(call));
   const auto work = builder.finish({gradients});
-  BucketStats stats;
   stats.parameters = parameters;
   stats.codec = name_of(encoding.codec);
   stats.size_bytes = gradients.nbytes();
@@ -209,6 +186,11 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
                             : encoded_bytes(encoding.codec, stats.size_bytes / sizeof(float));
   record(index, std::move(stats), static_cast<TorchWork&>(*work));
   return work->getFuture();
+}
+
+uint64_t GradientReducer::random_key(uint64_t seed, std::size_t first_parameter) const {
+  const auto rank = static_cast<uint64_t>(backend_->getRank());
+  return derived_key(derived_key(derived_key(seed, rank), step_), first_parameter);
 }
 
 void GradientReducer::record(std::size_t index, BucketStats stats, TorchWork& work) {
@@ -232,21 +214,7 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce_sparse(const at:
 }
 
 void GradientReducer::set_residual(std::size_t parameter, const at::Tensor& residual) {
-  residuals_.at(parameter) = residual.clone();
-  copies_.at(parameter).reset();
-}
-
-void GradientReducer::scale_residuals(double factor) {
-  for (at::Tensor& residual : residuals_) {
-    if (residual.defined()) residual.mul_(factor);
-  }
-}
-
-void GradientReducer::undo() {
-  for (std::size_t i = 0; i < residuals_.size(); ++i) {
-    if (copies_[i].defined()) residuals_[i].copy_(copies_[i]);
-    copies_[i].reset();
-  }
+  residuals_.set(parameter, residual, encodings_.at(parameter).residual_bits == 8);
 }
 
 std::vector<GradientReducer::BucketStats> GradientReducer::stats() const {

@@ -27,6 +27,7 @@
 
 #include "base/codec.h"
 #include "torch/backend/backend.h"
+#include "torch/reducer/residuals.h"
 
 namespace fastgpu {
 
@@ -37,7 +38,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
 
   struct Encoding {
     Codec codec = Codec::kNone;
-    bool feedback = false;  // keep a residual
+    int residual_bits = 0;         // of an element's residual: 32, 8, or 0 for none
+    std::optional<uint64_t> seed;  // of stochastic rounding; else to nearest
     bool operator==(const Encoding&) const = default;
   };
   // The result of a reduction:
@@ -48,7 +50,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   };
 
   // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU.
-  // `feedback` needs a codec. All parameters of a bucket must have the same encoding: see
+  // A residual needs a codec. All parameters of a bucket must have the same encoding: see
   // split_buckets().
   GradientReducer(BackendPtr backend, std::vector<Encoding> encodings, Weighting weighting);
 
@@ -70,21 +72,25 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // Starts the all_reduce of the ranks' weights for the next backward pass. The weights of several
   // calls before one backward pass add up.
   void announce_weight(double weight);
+  // Numbers the next backward pass. With the seed, the rank and the bucket it decides the random
+  // bits of stochastic rounding.
+  void set_step(uint64_t step) { step_ = step; }
 
   // The flat residual, in the order of the parameter's memory; undefined if there is none.
-  const at::Tensor& residual(std::size_t parameter) const { return residuals_.at(parameter); }
+  at::Tensor residual(std::size_t parameter) const { return residuals_.get(parameter); }
   void set_residual(std::size_t parameter, const at::Tensor& residual);
-  void scale_residuals(double factor);
+  void scale_residuals(double factor) { residuals_.scale(factor); }
   // Whether to copy each residual before a backward pass changes it. undo() then restores the
   // residuals to their state before the last backward pass.
   void keep_copies(bool keep) { keeps_copies_ = keep; }
-  void undo();
+  void undo() { residuals_.undo(); }
 
   struct BucketStats {
     Indices parameters;
     std::string codec;
     uint64_t size_bytes = 0;
     uint64_t encoded_bytes = 0;
+    uint64_t residual_bytes = 0;
     int64_t launched_ns = 0;  // since the first bucket of the pass
     int64_t done_ns = 0;      // likewise; 0 until the all_reduce is done
   };
@@ -100,7 +106,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   c10::intrusive_ptr<c10::ivalue::Future> reduce_sparse(const at::Tensor& gradient, double factor);
   void begin_pass();
   double factor(int divisor);
-  at::Tensor joined_residual(const Indices& parameters, const std::vector<std::size_t>& lengths);
+  uint64_t random_key(uint64_t seed, std::size_t first_parameter) const;
   void record(std::size_t index, BucketStats stats, TorchWork& work);
 
   BackendPtr backend_;
@@ -115,9 +121,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   std::vector<Announced> announced_;
   std::optional<double> factor_;  // from the weights, for the rest of the backward pass
 
-  std::vector<at::Tensor> residuals_;  // by parameter
-  std::vector<at::Tensor> copies_;     // of residuals, from before the last backward pass
+  Residuals residuals_;
   bool keeps_copies_ = false;
+  uint64_t step_ = 0;
   std::shared_ptr<Pass> pass_;
 };
 

@@ -1,0 +1,90 @@
+"""The loss scales of the ranks, compared in every step.
+
+Ranks whose GradScalers differ add up gradients of different units and skip different steps, and
+nothing fails (torch issue 136009).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel.distributed import _find_tensors
+
+_DISABLED = -1.0  # instead of a scale
+_JOINED = 0.0  # the rank has no more inputs, and no opinion
+
+
+class LossScales:
+    """Exchanges the scales beside the forward pass, and compares them when backward begins.
+
+    No gradient has been reduced then. A forward whose output holds no tensors that autograd
+    reaches is compared at the next forward. Threading: as the model.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler, group: Any, device: torch.device) -> None:
+        """Compares the scalers as they are. A collective.
+
+        Raises:
+            RuntimeError: On all ranks, if the scales differ.
+        """
+        self.scaler = scaler
+        self._device = device
+        self._pending: tuple[Any, torch.Tensor] | None = None
+        self._start(scaler.get_scale() if scaler.is_enabled() else _DISABLED, group)
+        self.check()
+
+    def start(self, group: Any, joined: bool = False) -> None:
+        """Starts the exchange of a step, after the comparison of the last one if it is pending.
+
+        Args:
+            group: The process group.
+            joined: Whether this rank only takes part for the sake of the others.
+        """
+        self.check()
+        if self.scaler.is_enabled():
+            self._start(_JOINED if joined else self.scaler.get_scale(), group)
+
+    def _start(self, scale: float, group: Any) -> None:
+        scales = torch.zeros(group.size(), dtype=torch.float64, device=self._device)
+        scales[group.rank()] = scale
+        self._pending = dist.all_reduce(scales, group=group, async_op=True), scales
+
+    def check_before_backward(self, output: Any) -> None:
+        """Makes the backward pass of a model's output begin with check()."""
+        for tensor in _find_tensors(output) if self._pending is not None else ():
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _: self.check())
+
+    def check(self) -> None:
+        """Compares the scales of the exchange that is pending, if there is one.
+
+        Raises:
+            RuntimeError: On all ranks, if the scales differ.
+        """
+        if self._pending is None:
+            return
+        (work, scales), self._pending = self._pending, None
+        work.wait()
+        ranks_of: dict[float, list[int]] = {}
+        for rank, scale in enumerate(scales.tolist()):
+            if scale != _JOINED:
+                ranks_of.setdefault(scale, []).append(rank)
+        if len(ranks_of) < 2:
+            return
+        described = [
+            f"{'no scale (the scaler is disabled)' if scale == _DISABLED else scale} on "
+            f"{listed(ranks)}"
+            for scale, ranks in ranks_of.items()
+        ]
+        raise RuntimeError(
+            f"the loss scales of the ranks differ: {'; '.join(described)}. No gradient of this "
+            "step has been reduced. Give all ranks a GradScaler with the same arguments or the "
+            "same state, and call its update() after every step on every rank."
+        )
+
+
+def listed(ranks: list[int]) -> str:
+    """Returns "rank 3" or "ranks 0, 1, 2"."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
