@@ -169,7 +169,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     @torch._disable_dynamo(recursive=False)
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
         if self._gradients is None:
-            return super()._pre_forward(*inputs, **kwargs)
+            return self._torchs_pre_forward(*inputs, **kwargs)
         reduces = torch.is_grad_enabled() and self.require_backward_grad_sync
         if self._weighted and reduces and self.training and self._weight is None:
             raise ValueError(
@@ -177,13 +177,20 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             )
         if self._scaler is not None:
             self._follow_scale(self._scaler.get_scale())
-        prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
+        prepared = self._torchs_pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
         if torch.is_grad_enabled():
             self._gradients.split_buckets(self.reducer)
         if reduces and self._weight is not None:
             weight, self._weight = self._weight, None
             self._gradients.announce_weight(weight)
         return prepared
+
+    @torch._disable_dynamo(recursive=False)
+    def _torchs_pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._pre_forward(*inputs, **kwargs)
+        except RuntimeError as error:  # of parameters without a gradient
+            raise reduced.with_names_last(error, self.logger) from None
 
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
