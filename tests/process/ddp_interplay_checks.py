@@ -177,7 +177,7 @@ def several_backward_passes() -> None:
 
 
 def unused_output_in_a_static_graph() -> None:
-    """What no loss uses in a static graph is fine outside forward's outputs, and else refused."""
+    """An unused module is fine in a static graph, unless forward returns its output."""
     rank, _ = me_and_world()
 
     class TwoHeads(nn.Module):

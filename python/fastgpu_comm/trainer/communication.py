@@ -44,7 +44,7 @@ class Traffic:
         counted: The backend counted the bytes; else they are computed.
         gradient_bytes: Bytes of the gradients that were reduced, uncompressed; 0 on a single rank.
             None with a communication hook of the user's, as is `encoded_bytes`.
-        encoded_bytes: Bytes of one copy of them as they travel: the same without a codec.
+        encoded_bytes: The size of the encoded gradients; without a codec, `gradient_bytes`.
     """
 
     in_flight_s: float | None

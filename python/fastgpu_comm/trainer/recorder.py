@@ -34,7 +34,7 @@ class TrainResult:
         bytes_counted: Whether the backend counted these bytes; else they are computed.
         gradient_bytes: Bytes of the gradients that were reduced, uncompressed; None if a hook of
             the user's reduces them, as is `encoded_bytes`.
-        encoded_bytes: Bytes of one copy of them as they travel: the same without a codec.
+        encoded_bytes: The size of the encoded gradients; without a codec, `gradient_bytes`.
     """
 
     step: int = 0
