@@ -6,7 +6,8 @@
 #   make bench    report against gloo, bench/results/     make wheel   sdist and wheel in dist/
 #   make peers    table against every MPI that is here    make torch-path   what torch adds to it
 #   make choose   table of what `auto` chooses against every algorithm
-#   make torch-suite   torch's own distributed tests on fastgpu beside gloo
+#   make torch-suite   torch's own distributed tests on fastgpu beside gloo; with DDP=ours those
+#                      of DistributedDataParallel, our class beside torch's
 #   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
 #   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
@@ -16,6 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= $(shell nproc)
 ARGS ?=
+DDP ?=
 
 bin := $(abspath $(VENV))/bin
 export PATH := $(bin):$(PATH)
@@ -55,7 +57,8 @@ choose: $(extension)
 	python bench/choose.py $(ARGS)
 
 torch-suite: $(extension)
-	python tools/torch_suite.py --report bench/results/torch_suite.md $(ARGS)
+	python tools/torch_suite.py $(if $(DDP),--ddp $(DDP) --world 2 --report \
+	  bench/results/torch_suite_ddp.md,--report bench/results/torch_suite.md) $(ARGS)
 
 # In environments of its own: it needs no extension here.
 torch-matrix: $(dependencies)

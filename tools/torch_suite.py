@@ -4,6 +4,10 @@ The tests are those of torch.testing._internal.distributed.distributed_test. Eac
 processes, in a process group of its own, with a time limit. The command prints a table of the tests
 that passed, failed and were skipped, and fails if fastgpu fails a test that gloo passes.
 
+With `--ddp ours` the tests are those of DistributedDataParallel, and fastgpu_comm's class is
+compared with torch's, both on fastgpu. They then run on the CPU also where they ask for GPUs
+(torch_suite_cpu.py).
+
 torch's tests and torch itself ask for gloo by name in a few places. GATES lists them all, and how
 this program opens them, for fastgpu alone.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import inspect
 import os
 import platform
 import sys
@@ -28,7 +33,6 @@ from typing import Any
 
 LOGS = Path("build/torch_suite")
 TESTS = "torch.testing._internal.distributed.distributed_test"
-BACKENDS = ("gloo", "fastgpu")
 # Backends by whose name the tests' decorators choose what to run: the tests that are not for gloo
 # are taken as for mpi, which has no build here.
 CHOSEN_AS = ("gloo", "mpi")
@@ -61,6 +65,20 @@ class EqualToGloo(str):
 
 
 @dataclass(frozen=True)
+class Column:
+    """What the tests run on. The first column is the referee of the others."""
+
+    name: str
+    backend: str
+    ddp: type | None = None  # in the place of torch's DistributedDataParallel
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the tests' output."""
+        return LOGS / self.name.replace(" ", "_").replace("'", "")
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The result of one test on one backend."""
 
@@ -81,18 +99,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="run the tests whose names contain this")
     parser.add_argument("--report", type=Path, help="write the table to this file, in Markdown")
     parser.add_argument(
-        "--ddp", metavar="MODULE.CLASS", help="a class to use for DistributedDataParallel"
+        "--ddp", choices=["ours"], help="compare our DistributedDataParallel with torch's"
     )
     return parser.parse_args(arguments)
 
 
-def replace_ddp(name: str) -> None:
-    """Puts the class `name` in the place of torch's DistributedDataParallel."""
-    import torch.nn.parallel
+def columns(ddp: str | None) -> list[Column]:
+    """Returns what to compare."""
+    if ddp is None:
+        return [Column("gloo", "gloo"), Column("fastgpu", "fastgpu")]
+    import torch_suite_cpu
 
-    module, _, attribute = name.rpartition(".")
-    ours = getattr(importlib.import_module(module), attribute)
-    torch.nn.parallel.DistributedDataParallel = ours  # type: ignore[misc]
+    return [Column(name, "fastgpu", kind) for name, kind in torch_suite_cpu.CLASSES.items()]
 
 
 def open_monitored_barrier() -> None:
@@ -157,6 +175,12 @@ def _skipped_by_decorator(case: type[unittest.TestCase], name: str) -> bool:
     return bool(getattr(getattr(case, name), "__unittest_skip__", False))
 
 
+def is_about_ddp(case: type[unittest.TestCase], name: str) -> bool:
+    """Tells whether a test uses DistributedDataParallel."""
+    source = inspect.getsource(getattr(case, name)).lower()
+    return "ddp" in source or "distributeddataparallel" in source
+
+
 def run_test(case: type[unittest.TestCase], name: str, log: Path) -> Outcome:
     """Runs one test; its output goes to the file `log`."""
     result = unittest.TestResult()
@@ -174,17 +198,26 @@ def run_test(case: type[unittest.TestCase], name: str, log: Path) -> Outcome:
     return Outcome("passed", "", seconds)
 
 
-def run_on_both(
-    case: type[unittest.TestCase], name: str, modules: Sequence[ModuleType]
+def run_on_all(
+    case: type[unittest.TestCase],
+    name: str,
+    modules: Sequence[ModuleType],
+    compared: Sequence[Column],
 ) -> dict[str, Outcome]:
-    """Runs one test on gloo, then on fastgpu. A test that gloo skips is skipped on both."""
+    """Runs one test in each column. A test that the first one skips is skipped in all."""
+    import torch.nn.parallel
+
     row: dict[str, Outcome] = {}
-    for backend in BACKENDS:
+    for column in compared:
         for module in modules:
-            module.BACKEND = EqualToGloo(backend)  # type: ignore[attr-defined]
-        row[backend] = run_test(case, name, LOGS / backend / f"{name}.log")
-        if row["gloo"].verdict == "skipped":
-            return dict.fromkeys(BACKENDS, row["gloo"])
+            module.BACKEND = EqualToGloo(column.backend)  # type: ignore[attr-defined]
+            if column.ddp is not None:
+                module.DistributedDataParallel = column.ddp  # type: ignore[attr-defined]
+        if column.ddp is not None:
+            torch.nn.parallel.DistributedDataParallel = column.ddp  # type: ignore[misc, assignment]
+        outcome = row[column.name] = run_test(case, name, column.logs / f"{name}.log")
+        if outcome.verdict == "skipped":
+            return dict.fromkeys((each.name for each in compared), outcome)
     return row
 
 
@@ -214,75 +247,107 @@ def _output_to(log: Path) -> Iterator[None]:
                 os.close(descriptor)
 
 
-def regressions(outcomes: dict[str, dict[str, Outcome]]) -> list[str]:
-    """Returns the tests that gloo passes and fastgpu does not."""
-    return [
-        name
-        for name, row in outcomes.items()
-        if row["gloo"].verdict == "passed" != row["fastgpu"].verdict and name not in CLOSED
-    ]
+def regressions(outcomes: dict[str, dict[str, Outcome]], refused: Sequence[str]) -> list[str]:
+    """Returns the tests that the first column passes and another one does not.
+
+    Args:
+        outcomes: By test and column.
+        refused: Reasons that excuse a failure.
+    """
+    worse = []
+    for name, row in outcomes.items():
+        first, *others = row.items()
+        for column, outcome in others:
+            excused = name in CLOSED or any(reason in outcome.reason for reason in refused)
+            if first[1].verdict == "passed" != outcome.verdict and not excused:
+                worse.append(f"{name} ({column})")
+    return worse
 
 
-def both_skip(row: dict[str, Outcome]) -> bool:
-    """Tells whether no backend ran the test."""
+def all_skip(row: dict[str, Outcome]) -> bool:
+    """Tells whether the test ran nowhere."""
     return all(outcome.verdict == "skipped" for outcome in row.values())
 
 
-def report(outcomes: dict[str, dict[str, Outcome]], world: int) -> str:
+def report(
+    outcomes: dict[str, dict[str, Outcome]], arguments: argparse.Namespace, gates: Sequence[str]
+) -> str:
     """Returns the table in Markdown: totals, gates, then every test."""
     import torch
 
+    command, about = "make torch-suite", ""
+    if arguments.ddp:
+        command, about = "make torch-suite DDP=ours", " of DistributedDataParallel"
     lines = [
-        "# torch's own distributed tests",
+        f"# torch's own distributed tests{about}",
         "",
-        f"`make torch-suite` on torch {torch.__version__}, Python {platform.python_version()}: the "
-        "tests of",
-        f"`{TESTS}` with {world} ranks, each in a process group of its own.",
+        f"`{command}` on torch {torch.__version__}, Python {platform.python_version()}: the tests",
+        f"of `{TESTS}`",
+        f"with {arguments.world} ranks, each test in a process group of its own.",
         "",
-        "| backend | passed | failed | skipped |",
+        f"| {'class' if arguments.ddp else 'backend'} | passed | failed | skipped |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for backend in BACKENDS:
-        count = Counter(row[backend].verdict for row in outcomes.values())
-        lines.append(f"| {backend} | {count['passed']} | {count['failed']} | {count['skipped']} |")
-    lines += ["", "Gates that name gloo, and that the runner opens for fastgpu:", ""]
-    lines += [f"- {gate}" for gate in GATES]
+    names = list(next(iter(outcomes.values())))
+    for name in names:
+        count = Counter(row[name].verdict for row in outcomes.values())
+        lines.append(f"| {name} | {count['passed']} | {count['failed']} | {count['skipped']} |")
+    lines += ["", "Gates in torch and its tests, which the runner opens for fastgpu:", ""]
+    lines += [f"- {gate}" for gate in gates]
+    if arguments.ddp:
+        lines += [
+            "",
+            "`ours, hooked` is our class with `codec=lambda *_: None`: our communication hook",
+            "reduces all gradients, uncompressed. Tests that register a hook or mixed precision,",
+            "or expect no hook, fail with it by design.",
+        ]
     lines += ["", "Tests that no backend outside torch can pass:", ""]
     lines += [f"- {test}: {reason}" for test, reason in CLOSED.items()]
-    lines += ["", "Tests that both skip, by reason:", "", "| tests | reason |", "| ---: | --- |"]
-    reasons = Counter(row["fastgpu"].reason for row in outcomes.values() if both_skip(row))
+    lines += ["", "Tests that all skip, by reason:", "", "| tests | reason |", "| ---: | --- |"]
+    reasons = Counter(row[names[0]].reason for row in outcomes.values() if all_skip(row))
     lines += [f"| {count} | {reason} |" for reason, count in reasons.most_common()]
-    lines += ["", "| test | gloo | fastgpu |", "| --- | --- | --- |"]
+    lines += ["", f"| test | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
     for name, row in outcomes.items():
-        if not both_skip(row):
-            lines.append(f"| {name} | {row['gloo']} | {row['fastgpu']} |")
+        if not all_skip(row):
+            lines.append(f"| {name} | {' | '.join(map(str, row.values()))} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """Runs the tests on both backends, one test after another."""
+    """Runs the tests in every column, one test after another."""
     arguments = parse(sys.argv[1:])
     os.environ["WORLD_SIZE"] = str(arguments.world)
     os.environ["DISTRIBUTED_TESTS_DEFAULT_TIMEOUT"] = str(arguments.seconds)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    compared, gates, refused = columns(arguments.ddp), list(GATES), list[str]()
+    left_out: dict[str, str] = {}
     if arguments.ddp:
-        replace_ddp(arguments.ddp)
+        import torch_suite_cpu
+
+        torch_suite_cpu.open_gates()
+        gates += torch_suite_cpu.GATES
+        refused += torch_suite_cpu.REFUSED
+        left_out = torch_suite_cpu.TOO_SLOW
     modules = [load(backend) for backend in CHOSEN_AS]
     open_monitored_barrier()
     outcomes: dict[str, dict[str, Outcome]] = {}
     for name, case in choose_cases(modules).items():
-        if arguments.only not in name:
+        if arguments.only not in name or (arguments.ddp and not is_about_ddp(case, name)):
             continue
-        row = outcomes[name] = run_on_both(case, name, modules)
-        print(f"{name}: " + ", ".join(f"{backend} {row[backend]}" for backend in row), flush=True)
-    text = report(outcomes, arguments.world)
+        if name in left_out:
+            skipped = Outcome("skipped", left_out[name])
+            outcomes[name] = dict.fromkeys((column.name for column in compared), skipped)
+            continue
+        row = outcomes[name] = run_on_all(case, name, modules, compared)
+        print(f"{name}: " + ", ".join(f"{column} {row[column]}" for column in row), flush=True)
+    text = report(outcomes, arguments, gates)
     if arguments.report:
         arguments.report.write_text(text)
     print(text)
-    worse = regressions(outcomes)
+    worse = regressions(outcomes, refused)
     if worse:
-        print(f"fastgpu does not pass what gloo passes: {', '.join(worse)}", file=sys.stderr)
-        print(f"the output of each test is in {LOGS}/BACKEND/TEST.log", file=sys.stderr)
+        print(f"do not pass what {compared[0].name} passes: {', '.join(worse)}", file=sys.stderr)
+        print(f"the output of each test is in {LOGS}/COLUMN/TEST.log", file=sys.stderr)
     return 1 if worse else 0
 
 

@@ -174,7 +174,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             )
         if self._loss_scales is not None:
             self._follow_scale(self._loss_scales.scaler.get_scale())
-        prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
+        prepared = self._torchs_pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
         self._step += reduces and self.training
         if self._loss_scales is not None and reduces and self.training:
             self._loss_scales.start(self.process_group)
@@ -187,6 +187,13 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             weight, self._weight = self._weight, None
             self._gradients.announce_weight(weight)
         return prepared
+
+    @torch._disable_dynamo(recursive=False)
+    def _torchs_pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._pre_forward(*inputs, **kwargs)
+        except RuntimeError as error:  # of parameters without a gradient
+            raise reduced.with_names_last(error, self.logger) from None
 
     def _post_forward(self, output: Any) -> Any:
         output = super()._post_forward(output)

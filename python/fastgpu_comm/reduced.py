@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,6 +81,34 @@ def named_in_errors() -> Iterator[None]:
         yield
     finally:
         dist.set_debug_level(level)
+
+
+def with_names_last(error: RuntimeError, logger: Any) -> RuntimeError:
+    """Gives an error of such a Reducer the text that torch's tests look for.
+
+    Without debugging torch lists the indices of parameters without a gradient, and names the
+    variable that makes it list names.
+
+    Args:
+        error: The error.
+        logger: The logger of DistributedDataParallel, which gets the new text, too.
+
+    Returns:
+        An error with the names after the indices, or the same error.
+    """
+    names = re.search(r"\nParameters which did not receive grad for rank .*", str(error))
+    if names is None or dist.get_debug_level() != dist.DebugLevel.OFF:
+        return error
+    text = (
+        str(error).replace(names.group(), "")
+        + names.group()
+        + (
+            "\nTo log more, set the environment variable TORCH_DISTRIBUTED_DEBUG to either INFO or "
+            "DETAIL."
+        )
+    )
+    logger.set_error_and_log(text)
+    return RuntimeError(text)
 
 
 def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8"],
+        [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8", "--weighted"],
         [*TORCHRUN, "-m", *COMMAND, "gloo"],
     ],
     ids=["own ranks", "torchrun"],
@@ -47,6 +47,8 @@ def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
         "bytes sent",
         "communication ",
         "loss curve",
+        "exposed: ",
+        "gradients travel as" if "--codec" in command else "none, gradients travel uncompressed",
     ):
         assert words in done.stdout
     assert done.stdout.count("The model writes:") == 1
@@ -90,6 +92,7 @@ def test_an_earlier_run_is_not_overwritten_but_resumed(tmp_path: Path) -> None:
         (["--precision", "fp8"], "no precision 'fp8'. The choice is: fp32, bf16, fp16"),
         (["--codec", "int9"], "no codec 'int9'. Did you mean 'int8'?"),
         (["--codec", "int8", "--backend", "gloo"], "--codec int8 needs --backend fastgpu"),
+        (["--weighted", "--backend", "gloo"], "--weighted needs --backend fastgpu"),
         (["--device", "gpu"], "no device 'gpu'. Did you mean 'cpu'?"),
         (["--out", "/proc/self/out"], "cannot make the folder /proc/self/out"),
         (["--nproc", "1000000000"], "1000000000 ranks do not fit into the memory of this host"),

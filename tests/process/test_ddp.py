@@ -9,6 +9,7 @@ from tests.process import ddp_agreement_checks as agreement
 from tests.process import ddp_checks as kept
 from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
+from tests.process import ddp_interplay_checks as interplay
 from tests.process import ddp_rounding_checks as rounding
 from tests.process.ddp_models import COARSE_CODECS, CODECS
 from tests.process.ranks import Ranks, Setting
@@ -22,8 +23,13 @@ TWO_RANKS = (
     kept.buckets_in_symmetric_memory,
     kept.refusals,
     kept.differing_models,
-    kept.interplay,
     kept.unused,
+    interplay.activation_checkpoints,
+    interplay.scaled_half_precision,
+    interplay.compiled,
+    interplay.several_backward_passes,
+    interplay.unused_output_in_a_static_graph,
+    interplay.saved_and_loaded,
     kept.joined,
     checks.policies,
     checks.state,

@@ -98,6 +98,7 @@ def test_a_model_with_a_hook_of_its_own_keeps_it_and_is_not_timed(job: Job) -> N
     for seen in job.seen("hook_of_its_own"):
         assert seen["calls"] >= 3
         assert seen["in_flight_s"] is None
+        assert seen["encoded_bytes"] is None
         assert seen["bytes_sent"] > 0
     (record, *_) = read(job.folder / "hook_of_its_own" / "metrics.jsonl")
     assert "communication_share" not in record
@@ -110,6 +111,36 @@ def test_any_number_of_samples_a_rank_takes_the_same_steps(
     model = ranks.network()
     ranks.train(model, tmp_path, batch_size=batch)
     assert_same_training(job, case, tmp_path, model)
+
+
+def test_ranks_have_the_weight_of_their_labels(job: Job, tmp_path: Path) -> None:
+    if job.backend == "gloo":
+        for seen in job.seen("weighted"):
+            assert "weighted need a process group of fastgpu" in seen["error"]
+        return
+    model = ranks.network()
+    ranks.train_weighted(model, tmp_path, batch_size=7, accumulation=3)
+    assert_same_training(job, "weighted", tmp_path, model)
+    for seen in job.seen("weighted"):
+        assert "Datasets.weigh is for a model that the trainer wraps" in seen["error"]
+
+
+def test_bytes_saved_and_the_exposed_share_are_measured(job: Job) -> None:
+    count = 6 * 300 + 300 + 300 * 300 + 300 + 300 * 2 + 2
+    records = [
+        r for r in read(job.folder / "compressed" / "metrics.jsonl") if r["event"] == "train"
+    ]
+    assert len(records) == 4
+    matrix = 300 * 300
+    saved = 4 * matrix - (matrix + 2 * -(-matrix // 64)) if job.backend == "fastgpu" else 0
+    for record in records:
+        assert record["gradient_bytes"] == 4 * count
+        assert record["bytes_saved"] == record["gradient_bytes"] - record["encoded_bytes"] == saved
+        waited, flight = (record[f"communication_{key}_s"] for key in ("waited", "in_flight"))
+        assert 0 < waited <= flight
+        assert record["communication_share"] == waited / record["train_s"]
+    for seen in job.seen("compressed"):
+        assert seen["gradient_bytes"] - seen["encoded_bytes"] == 4 * saved
 
 
 def test_each_rank_has_random_numbers_of_its_own(job: Job) -> None:

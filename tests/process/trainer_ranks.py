@@ -24,6 +24,7 @@ from fastgpu_comm.trainer import Datasets, Outcome, TrainerSettings, TrainResult
 
 STEPS = 9
 SAMPLES = 22
+PADDING = -100
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
     "batch_size": 8,
@@ -56,14 +57,18 @@ def network(dropout: float = 0.0, width: int = 16) -> nn.Module:
 
 
 def train(
-    model: nn.Module, folder: Path | None, objective: Any = classification, **settings: Any
+    model: nn.Module,
+    folder: Path | None,
+    objective: Any = classification,
+    datasets: Datasets | None = None,
+    **settings: Any,
 ) -> TrainResult:
     """Trains for a few steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     return Trainer(
         model,
         optimizer,
-        Datasets(samples(SAMPLES), samples(7)),
+        datasets or Datasets(samples(SAMPLES), samples(7)),
         objective,
         TrainerSettings(**{**SETTINGS, "folder": folder, **settings}),
         CosineAnnealingLR(optimizer, STEPS),
@@ -113,7 +118,8 @@ def hook_of_its_own(folder: Path) -> dict[str, Any]:
 
     model.register_comm_hook(None, lambda _, bucket: count_and_reduce(bucket))
     result = train(model, folder, steps=3)
-    return {"calls": calls, "in_flight_s": result.in_flight_s, "bytes_sent": result.bytes_sent}
+    seen = {"calls": calls, "in_flight_s": result.in_flight_s, "bytes_sent": result.bytes_sent}
+    return {**seen, "encoded_bytes": result.encoded_bytes}
 
 
 def uneven_ranks(folder: Path) -> dict[str, Any]:
@@ -130,6 +136,52 @@ def ranks_without_samples(folder: Path) -> dict[str, Any]:
     return {"samples": result.samples, "weights": [p.tolist() for p in model.parameters()]}
 
 
+def texts(count: int) -> list[tuple[Tensor, Tensor]]:
+    """Samples of four labels, of which one to four are no padding."""
+    parts = samples(4 * count)
+    texts = []
+    for index in range(count):
+        inputs, classes = zip(*parts[4 * index : 4 * index + 4], strict=True)
+        labels = torch.stack(classes)
+        labels[1 + index % 4 :] = PADDING
+        texts.append((torch.stack(inputs), labels))
+    return texts
+
+
+def mean_without_padding(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Outcome:
+    """The mean over the labels that are no padding."""
+    inputs, labels = batch
+    scores, labels = model(inputs).flatten(0, 1), labels.flatten()
+    return Outcome(nn.functional.cross_entropy(scores, labels, ignore_index=PADDING))
+
+
+def train_weighted(model: nn.Module, folder: Path, **settings: Any) -> TrainResult:
+    """Trains on texts; a batch has the weight of its labels that are no padding."""
+    datasets = Datasets(
+        texts(SAMPLES), texts(7), weigh=lambda batch: int((batch[1] != PADDING).sum())
+    )
+    return train(model, folder, mean_without_padding, datasets, **settings)
+
+
+def weighted(folder: Path) -> dict[str, Any]:
+    """Ranks with different numbers of labels; some have no sample at all."""
+    model = network()
+    try:
+        train_weighted(model, folder, batch_size=7)
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        train_weighted(wrapped, folder)
+    except ValueError as error:
+        return {"error": str(error), "weights": [p.tolist() for p in model.parameters()]}
+    return {}
+
+
+def compressed(folder: Path) -> dict[str, Any]:
+    """Large matrices, as int8 where the backend has codecs."""
+    codec = "int8" if dist.get_backend() == "fastgpu" else None
+    result = train(network(width=300), folder, codec=codec, steps=4, accumulation=2)
+    return {"gradient_bytes": result.gradient_bytes, "encoded_bytes": result.encoded_bytes}
+
+
 def resumed_with_codec(folder: Path) -> dict[str, Any]:
     """The same with gradients that keep residuals, if the backend has codecs."""
     return resumed(folder, "int4" if dist.get_backend() == "fastgpu" else None)
@@ -140,7 +192,7 @@ def resumed(folder: Path, codec: str | None = None) -> dict[str, Any]:
 
     The model is large enough for several of DDP's buckets, which it regroups after a pass.
     """
-    settings = {"checkpoint_every": 4, "steps": 7}
+    settings: dict[str, Any] = {"checkpoint_every": 4, "steps": 7}
 
     def fresh() -> nn.Module:
         module = network(dropout=0.5, width=300)
@@ -205,7 +257,7 @@ def disagreement(folder: Path) -> dict[str, Any]:
 
 CASES = (
     two_of_three_ranks, hook_of_its_own, uneven_ranks, ranks_without_samples, resumed,
-    resumed_with_codec, damaged, early_stop, disagreement,
+    resumed_with_codec, weighted, compressed, damaged, early_stop, disagreement,
 )  # fmt: skip
 
 

@@ -118,14 +118,19 @@ def test_batches_keep_the_structure_of_samples() -> None:
     assert batch[1].tolist() == [3, 1]
 
 
-def test_a_tally_weighs_by_samples_and_judges_only_what_was_judged() -> None:
+def test_a_tally_takes_weighted_means_and_judges_only_what_was_judged() -> None:
     tally = Tally(CPU)
-    tally.add(Outcome(torch.tensor(2.0), predictions=3, correct=torch.tensor(0)), samples=3)
+    tally.add(
+        Outcome(torch.tensor(2.0), predictions=3, correct=torch.tensor(0)), samples=3, weight=6
+    )
     assert tally.summary()["accuracy"] == 0.0
-    tally.add(Outcome(torch.tensor(6.0), predictions=1), samples=1)
+    tally.add(Outcome(torch.tensor(6.0), predictions=1), samples=1, weight=2)
     assert tally.summary() == {"loss": 3.0, "samples": 4, "predictions": 4, "accuracy": 0.0}
     plain = Tally(CPU)
-    plain.add(Outcome(torch.tensor(1.0)), samples=2)
+    plain.add(Outcome(torch.tensor(math.nan)), samples=2, weight=0)
+    assert math.isnan(plain.summary()["loss"])
+    plain.add(Outcome(torch.tensor(1.0)), samples=2, weight=2)
+    assert plain.summary()["loss"] == 1.0
     assert "accuracy" not in plain.summary()
 
 

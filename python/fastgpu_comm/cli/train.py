@@ -68,6 +68,12 @@ def add_parser(subparsers: Any) -> None:
             help=f"{meaning} (default: {default})",
         )
     parser.add_argument(
+        "--weighted",
+        action="store_true",
+        help="weigh ranks by their tokens; by default by their samples, which all have as many "
+        "tokens here, so that the model is the same to rounding",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
@@ -120,6 +126,8 @@ def _problems(arguments: argparse.Namespace) -> list[str]:
         problems.append("--device cuda needs a GPU, and torch finds none: use --device cpu")
     if arguments.codec != "none" and arguments.backend != "fastgpu":
         problems.append(f"--codec {arguments.codec} needs --backend fastgpu")
+    if arguments.weighted and (arguments.backend, arguments.device) != ("fastgpu", "cpu"):
+        problems.append("--weighted needs --backend fastgpu and --device cpu")
     if arguments.resume and arguments.out is None:
         problems.append("--resume needs --out, the folder of the run to continue")
     earlier = arguments.out and CheckpointFolder(arguments.out / "checkpoints", 1).steps()
@@ -157,6 +165,7 @@ def _options(arguments: argparse.Namespace) -> DemoOptions:
             checkpoint_every=arguments.checkpoint_every,
             resume=arguments.resume,
         ),
+        arguments.weighted,
     )
 
 

@@ -1,8 +1,8 @@
 """Measures the time and the bytes of the gradients' all-reduce on this rank.
 
 A communication hook of DistributedDataParallel takes the times. It does what DDP does by default:
-it divides the bucket by the number of ranks, then all-reduces it. A model with a codec measures
-itself (`fastgpu_comm.DistributedDataParallel.stats`). For each backward pass:
+it divides the bucket by the number of ranks, then all-reduces it. A model with a codec or weights
+measures itself (`fastgpu_comm.DistributedDataParallel.stats`). For each backward pass:
 
     launch     t0 --- the call of all_reduce --- t1            the pass is blocked
     transfer   t0 ------------------------------------- t2     t2: the bucket's future completes
@@ -10,7 +10,7 @@ itself (`fastgpu_comm.DistributedDataParallel.stats`). For each backward pass:
     in flight  length of the union of all [t0, t2]
     waited     sum of all t1 - t0, plus the time from the last t1 to the last t2
 
-`waited` is the time that training loses: communication that did not overlap with computation. It
+`waited` is the time that training loses: communication exposed, not hidden behind computation. It
 includes waiting for slower ranks. It is an upper bound if the last bucket is ready before the pass
 ends. It excludes DDP's first broadcast, the broadcasts of buffers, and the sums of the metrics.
 On a GPU no time is reported, because host clocks do not see when its kernels run.
@@ -42,12 +42,17 @@ class Traffic:
         waited_s: Seconds that no computation overlapped, or None if not measured.
         bytes_sent: Bytes that this rank sent.
         counted: The backend counted the bytes; else they are computed.
+        gradient_bytes: Bytes of the gradients that were reduced, uncompressed; 0 on a single rank.
+            None with a communication hook of the user's, as is `encoded_bytes`.
+        encoded_bytes: The size of the encoded gradients; without a codec, `gradient_bytes`.
     """
 
     in_flight_s: float | None
     waited_s: float | None
     bytes_sent: int
     counted: bool
+    gradient_bytes: int | None
+    encoded_bytes: int | None
 
 
 class GradientTraffic:
@@ -68,17 +73,23 @@ class GradientTraffic:
         self._in_flight_s = 0.0
         self._waited_s = 0.0
         self._rounds = 0
+        self._encoded_bytes = 0
         self._counter = _bytes_counted(self._group)
         self._measured: fastgpu_comm.DistributedDataParallel | None = None
         if isinstance(model, fastgpu_comm.DistributedDataParallel) and model.measures:
             self._measured = model
+        hooked = bool(model._get_ddp_logging_data().get("comm_hook"))
+        self._sized = self._measured is not None or not hooked
         on_cpu = gradients[0].device.type == "cpu"
         self._timed = on_cpu and (self._measured is not None or self._register(model))
 
     def after_backward(self) -> None:
         """Adds the times of a backward pass that all-reduced the gradients."""
         self._rounds += 1
+        if self._measured is None:
+            self._encoded_bytes += self._size_bytes
         for bucket in self._measured.stats() if self._measured is not None else []:
+            self._encoded_bytes += bucket["encoded_bytes"]
             self._launches.append((bucket["launched_s"], bucket["launched_s"]))
             self._completions.append((bucket["launched_s"], bucket["done_s"]))
         if not self._launches:
@@ -99,14 +110,18 @@ class GradientTraffic:
         else:
             ring_bytes = 2 * (self._world - 1) * self._size_bytes // self._world
             bytes_sent = self._rounds * ring_bytes
+        travels = self._world > 1
         traffic = Traffic(
             self._in_flight_s if self._timed else None,
             self._waited_s if self._timed else None,
             bytes_sent,
             counted=counter is not None,
+            gradient_bytes=travels * self._rounds * self._size_bytes if self._sized else None,
+            encoded_bytes=travels * self._encoded_bytes if self._sized else None,
         )
         self._counter = counter
-        self._in_flight_s, self._waited_s, self._rounds = 0.0, 0.0, 0
+        self._in_flight_s, self._waited_s = 0.0, 0.0
+        self._rounds = self._encoded_bytes = 0
         return traffic
 
     def _register(self, model: DistributedDataParallel) -> bool:

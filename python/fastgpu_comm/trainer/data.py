@@ -36,11 +36,15 @@ class Datasets:
         evaluation: The evaluation data, the same on every rank; None for no evaluation.
         collate: Makes a batch from a list of samples. The batch's tensors, also in tuples, lists
             and dicts, are then moved to the model's device.
+        weigh: Returns how many terms a batch's loss is the mean of, such as its tokens that are no
+            padding: the batches of all ranks get these weights. None for the number of samples.
+            Over several ranks it needs the backend `fastgpu`, and a model that the trainer wraps.
     """
 
     train: MapDataset
     evaluation: MapDataset | None = None
     collate: Callable[[list[Any]], Any] = default_collate
+    weigh: Callable[[Any], float] | None = None
 
     def __post_init__(self) -> None:
         """Checks that the datasets have samples.
@@ -60,6 +64,10 @@ class Datasets:
         else:
             samples = [dataset[index] for index in indices]
         return _move(self.collate(samples), device)
+
+    def weight(self, batch: Any, samples: int) -> float:
+        """Returns the weight of a batch of so many samples."""
+        return samples if self.weigh is None else float(self.weigh(batch))
 
 
 class BatchOrder:

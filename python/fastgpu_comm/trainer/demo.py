@@ -32,13 +32,17 @@ _SAMPLE_TEMPERATURE = 0.7
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
-    """The command's options: the backend, the device type, the model and how to train it."""
+    """The command's options: the backend, the device type, the model and how to train it.
+
+    `weighted`: ranks have the weight of their tokens, not of their samples.
+    """
 
     backend: str
     device: str
     learning_rate: float
     shape: GptShape
     settings: TrainerSettings
+    weighted: bool = False
 
 
 def run(options: DemoOptions) -> None:
@@ -60,7 +64,11 @@ def _train(options: DemoOptions, device: torch.device) -> None:
     train, validation = standard_library_text(_TEXT_BYTES)
     held_out = TextWindows(validation, shape.context)
     spread = range(0, len(held_out), max(1, len(held_out) // _VALIDATION_SAMPLES))
-    datasets = Datasets(TextWindows(train, shape.context), Subset(held_out, spread))
+    datasets = Datasets(
+        TextWindows(train, shape.context),
+        Subset(held_out, spread),
+        weigh=_tokens if options.weighted else None,
+    )
     torch.manual_seed(settings.seed)
     model = Gpt(shape).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.98))
@@ -71,6 +79,10 @@ def _train(options: DemoOptions, device: torch.device) -> None:
     result = trainer.fit()
     if first:
         _report(options, model, result)
+
+
+def _tokens(batch: tuple[torch.Tensor, torch.Tensor]) -> int:
+    return batch[1].numel()
 
 
 class WarmupThenCosine:
@@ -115,7 +127,8 @@ def _announce(
     print(
         f"ranks      {world} over {options.backend}, each on {device.type} with "
         f"{torch.get_num_threads()} thread(s)"
-        f"{f', gradients as {settings.codec}' if settings.codec else ''}\n"
+        f"{f', gradients as {settings.codec}' if settings.codec else ''}"
+        f"{', weighted by tokens' if options.weighted else ''}\n"
         f"text       the library of Python {platform.python_version()}: {train_bytes / 1e6:.1f} MB "
         f"for training, {validation_bytes / 1e6:.2f} MB of other files for validation\n"
         f"model      GPT over bytes: {shape.layers} layers, width {shape.width}, context "
@@ -156,10 +169,20 @@ def _summary(result: TrainResult) -> list[str]:
     lines.append(f"throughput      {result.predictions / result.train_s:,.0f} tokens/s (bytes)")
     how = "counted by the backend" if result.bytes_counted else "computed from gradient sizes"
     lines.append(f"bytes sent      {result.bytes_sent / 1e6:,.1f} MB by rank 0, {how}")
+    whole, encoded = result.gradient_bytes, result.encoded_bytes
+    if whole and encoded:
+        saved = "none, gradients travel uncompressed"
+        if encoded < whole:
+            saved = (
+                f"{1 - encoded / whole:.1%}: {whole / 1e6:,.1f} MB of gradients travel as "
+                f"{encoded / 1e6:,.1f} MB"
+            )
+        lines.append(f"bytes saved     {saved}")
     if result.in_flight_s is not None and result.waited_s is not None:
         lines.append(
-            f"communication   {result.in_flight_s:.2f} s in flight on rank 0, of which it waited "
-            f"{result.waited_s:.2f} s: {result.waited_s / result.train_s:.1%} of the training time"
+            f"communication   {result.in_flight_s:.2f} s in flight on rank 0, of which "
+            f"{result.waited_s:.2f} s exposed: {result.waited_s / result.train_s:.1%} of the "
+            "training time"
         )
     else:
         lines.append("communication   not timed on this device")

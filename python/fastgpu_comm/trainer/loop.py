@@ -2,19 +2,18 @@
 
 Training is data parallel: every rank runs this loop on its part of each batch, and
 DistributedDataParallel averages the gradients over the ranks. Every sample of a batch has the same
-weight, so the steps are the same, to rounding, for any number of ranks and micro-batches.
+weight, or that of `Datasets.weigh`, so the steps are the same, to rounding, for any number of ranks
+and micro-batches.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 # Its functions take the default group of the moment of import as their default argument. DDP
 # imports it, by way of torch._dynamo, and the group would outlive destroy_process_group(). A thread
@@ -26,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fastgpu_comm import codecs
 from fastgpu_comm.ddp import DistributedDataParallel
-from fastgpu_comm.trainer import random_state
+from fastgpu_comm.trainer import parallel, random_state
 from fastgpu_comm.trainer.checkpoint import CheckpointError, CheckpointFolder, decode
 from fastgpu_comm.trainer.communication import GradientTraffic
 from fastgpu_comm.trainer.data import BatchOrder, Datasets, micro_batches
@@ -96,7 +95,7 @@ class Trainer:
             )
         codecs.check_optimizer(settings.codec, optimizer)
         self.settings = settings
-        self.model = _wrap(model, settings.codec)
+        self.model = parallel.wrap(model, settings.codec, datasets.weigh is not None)
         self.module: nn.Module = model
         self.step = 0
         group = None
@@ -151,8 +150,8 @@ class Trainer:
         The model runs in evaluation mode, on all ranks with the buffers of rank 0.
 
         Returns:
-            "loss" (the mean over samples), "samples", "predictions" and, if the objective counts
-            correct predictions, "accuracy".
+            "loss" (the mean, weighted as in training), "samples", "predictions" and, if the
+            objective counts correct predictions, "accuracy".
 
         Raises:
             ValueError: There is no evaluation data.
@@ -164,13 +163,15 @@ class Trainer:
         mine = range(len(dataset))[self.ranks.rank :: self.ranks.world]
         size = self._micro_batch_size()
         tally = Tally(self._device)
+        datasets = self._datasets
         was_training = self.module.training
         self.module.eval()
         with torch.no_grad(), self._precision.forward():
             for start in range(0, len(mine), size):
                 indices = mine[start : start + size]
-                batch = self._datasets.fetch(dataset, indices, self._device)
-                tally.add(self._objective(self.module, batch), len(indices))
+                batch = datasets.fetch(dataset, indices, self._device)
+                outcome = self._objective(self.module, batch)
+                tally.add(outcome, len(indices), datasets.weight(batch, len(indices)))
         self.module.train(was_training)
         self.ranks.sum_in_place(tally.values)
         return tally.summary()
@@ -179,15 +180,18 @@ class Trainer:
         start = time.perf_counter()
         batch = self._order.next()
         mine = micro_batches(batch, self.ranks.rank, self.ranks.world, self.settings.accumulation)
+        total = 0.0
         for indices in mine[:-1]:
-            with self._no_sync():
-                self._accumulate(indices, len(batch))
+            with parallel.no_sync(self.model):
+                total += self._accumulate(indices, len(batch))
         if mine:
-            self._accumulate(mine[-1], len(batch))
+            total += self._accumulate(mine[-1], len(batch))
         else:  # no sample of a small last batch, but the other ranks wait for gradients
             self._accumulate(batch, len(batch), samples=0)
         if self._traffic is not None:
             self._traffic.after_backward()
+        elif self._datasets.weigh is not None:
+            self._divide_gradients(total)
         stepped, self._gradient_norm = self._precision.step(
             self._optimizer, self.settings.clip_norm
         )
@@ -198,28 +202,34 @@ class Trainer:
         self.step += 1
         self._train_s += time.perf_counter() - start
 
-    def _accumulate(self, indices: list[int], batch_size: int, samples: int | None = None) -> None:
-        """Adds the gradients of a micro-batch.
+    def _accumulate(self, indices: list[int], batch_size: int, samples: int | None = None) -> float:
+        """Adds the gradients of a micro-batch, and returns the factor that they have.
 
         Args:
             indices: The samples of the micro-batch.
             batch_size: The samples of the whole batch, over all ranks.
-            samples: The weight of the micro-batch; by default the number of its samples.
+            samples: How many of them count; by default all.
         """
         samples = len(indices) if samples is None else samples
         batch = self._datasets.fetch(self._datasets.train, indices, self._device)
+        weight = self._datasets.weight(batch, samples) if samples else 0.0
+        # The loss is the mean over this micro-batch, and DDP takes the mean over the ranks. With
+        # this factor both together give the mean over the samples of the whole batch. Other weights
+        # do not add up to batch_size, so that our class must divide by the sum of the factors.
+        factor = weight * self.ranks.world / batch_size
+        if self._datasets.weigh is not None and isinstance(self.model, DistributedDataParallel):
+            self.model.set_weight(factor)
         with self._precision.forward():
             outcome = self._objective(self.model, batch)
-        # The loss is the mean over this micro-batch, and DDP takes the mean over the ranks. With
-        # this weight both together give the mean over the samples of the whole batch.
-        self._precision.backward(outcome.loss * (samples * self.ranks.world / batch_size))
+        self._precision.backward(outcome.loss * factor)
         if samples:
-            self._tally.add(outcome, samples)
+            self._tally.add(outcome, samples, weight)
+        return factor
 
-    def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
-        if isinstance(self.model, TorchDDP):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
+    def _divide_gradients(self, total: float) -> None:
+        for parameter in self.module.parameters():
+            if parameter.grad is not None and total > 0:
+                parameter.grad.div_(total)
 
     def _after_step(self) -> None:
         settings = self.settings
@@ -278,7 +288,7 @@ class Trainer:
 
     def _save(self) -> None:
         generators = self.ranks.gather(random_state.save(self._device))
-        residuals = self.ranks.gather(self._residuals())
+        residuals = self.ranks.gather(parallel.residuals(self.model))
         checkpoints = self._checkpoints()
         if checkpoints is None:
             return
@@ -310,12 +320,6 @@ class Trainer:
             raise CheckpointError(
                 f"The checkpoint of step {state.get('step')} does not match this run: {error}"
             ) from error
-
-    def _residuals(self) -> dict[str, Any] | None:
-        """Returns what this rank's gradients lost to their codec, or None without a codec."""
-        if isinstance(self.model, DistributedDataParallel) and self.model.measures:
-            return self.model.reducer_state_dict()
-        return None
 
     def _find_checkpoint(self) -> tuple[bytes | None, str | None]:
         """Returns, on rank 0, the checkpoint to resume from, or the reason why there is none."""
@@ -380,17 +384,6 @@ class Trainer:
                 len(generators),
                 self.ranks.world,
             )
-
-
-def _wrap(model: nn.Module, codec: str | None) -> nn.Module:
-    if codec is not None and isinstance(model, TorchDDP):
-        raise ValueError(
-            "TrainerSettings.codec is for a model that the trainer wraps; pass the codec to "
-            "fastgpu_comm.DistributedDataParallel instead."
-        )
-    if isinstance(model, TorchDDP) or not dist.is_initialized():
-        return model
-    return DistributedDataParallel(model, codec=codec)
 
 
 def _is_due(step: int, every: int | None, last: bool) -> bool:

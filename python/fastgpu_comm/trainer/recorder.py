@@ -29,9 +29,12 @@ class TrainResult:
         predictions: The predictions trained on, over all ranks, such as a language model's tokens.
         in_flight_s: Seconds with a gradient all-reduce in flight (see `communication`), or None if
             not measured.
-        waited_s: Seconds of communication that no computation overlapped, or None if not measured.
+        waited_s: Seconds of communication that no computation hid, or None if not measured.
         bytes_sent: The bytes that this rank sent.
         bytes_counted: Whether the backend counted these bytes; else they are computed.
+        gradient_bytes: Bytes of the gradients that were reduced, uncompressed; None if a hook of
+            the user's reduces them, as is `encoded_bytes`.
+        encoded_bytes: The size of the encoded gradients; without a codec, `gradient_bytes`.
     """
 
     step: int = 0
@@ -46,6 +49,8 @@ class TrainResult:
     waited_s: float | None = None
     bytes_sent: int = 0
     bytes_counted: bool = False
+    gradient_bytes: int | None = None
+    encoded_bytes: int | None = None
 
 
 class Recorder:
@@ -134,6 +139,12 @@ class Recorder:
             "bytes_sent": traffic.bytes_sent,
             "bytes_source": "counted" if traffic.counted else "computed",
         }
+        if traffic.gradient_bytes is not None and traffic.encoded_bytes is not None:
+            result.gradient_bytes = (result.gradient_bytes or 0) + traffic.gradient_bytes
+            result.encoded_bytes = (result.encoded_bytes or 0) + traffic.encoded_bytes
+            record["gradient_bytes"] = traffic.gradient_bytes
+            record["encoded_bytes"] = traffic.encoded_bytes
+            record["bytes_saved"] = traffic.gradient_bytes - traffic.encoded_bytes
         if traffic.waited_s is not None and traffic.in_flight_s is not None:
             result.in_flight_s = (result.in_flight_s or 0.0) + traffic.in_flight_s
             result.waited_s = (result.waited_s or 0.0) + traffic.waited_s
