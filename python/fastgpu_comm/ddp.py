@@ -275,14 +275,16 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         buckets = native.buckets_of(self.reducer)
         return [[self._names[index] for index in bucket] for bucket in buckets]
 
-    def stats(self) -> list[dict[str, Any]]:
+    def stats(self, all_ranks: bool = False) -> list[dict[str, Any]]:
         """Returns the measurements of the last backward pass on this rank, by bucket.
 
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
             `encoded_bytes` of one copy of them on the wire, `launched_s` and `done_s`: when the
             reduction was started and complete, in seconds since the pass reduced its first bucket.
-            Empty without `codec` or `weighted`.
+            With `all_ranks` also `waits_s`: by rank of the group, the time between the two; and
+            `last_rank`, which waited least: a reduction ends on all ranks at about the same time,
+            so this rank started it last. Empty without `codec` or `weighted`.
         """
         if self._gradients is None:
             return []
@@ -295,6 +297,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Returns the residuals of this rank, for a checkpoint. Each rank saves its own.
 
         Returns:
+        Args:
+            all_ranks: Also find the rank that came last. All ranks must call it then.
+
             `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
             if torch has not rebuilt them yet.
@@ -306,6 +311,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 if flat is not None:
                     view = reduced.in_shape(flat, self._reduced[index])
                     residuals[name] = view.clone(memory_format=torch.contiguous_format)
+        if all_ranks:
+            reduced.add_waits(self.process_group, buckets)
         final = self._plan is not None or self._has_rebuilt_buckets
         plan = self.bucket_plan() if final else None
         return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,6 +81,19 @@ def named_in_errors() -> Iterator[None]:
         yield
     finally:
         dist.set_debug_level(level)
+
+
+def add_waits(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> None:
+    """Adds to each bucket how long the ranks waited for it, and the last rank. A collective."""
+    if not buckets:
+        return
+    mine = [b["done_s"] - b["launched_s"] if b["done_s"] else math.inf for b in buckets]
+    waits = torch.empty(dist.get_world_size(group), len(buckets), dtype=torch.float64)
+    mine_s = torch.tensor(mine, dtype=torch.float64)
+    dist.all_gather_into_tensor(waits.view(-1), mine_s, group=group)
+    for bucket, by_rank in zip(buckets, waits.T.tolist(), strict=True):
+        bucket["waits_s"] = by_rank
+        bucket["last_rank"] = min(range(len(by_rank)), key=by_rank.__getitem__)
 
 
 def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

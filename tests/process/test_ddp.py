@@ -36,6 +36,9 @@ THREE_RANKS = (
 
 
 @pytest.mark.parametrize("check", TWO_RANKS, ids=lambda check: check.__name__)
+    auto.shrunken,
+    auto.joined,
+    kept.last_ranks,
 def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(2))
 
