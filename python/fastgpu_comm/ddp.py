@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import codecs, reduced
+from fastgpu_comm import codec_choice, codecs, reduced
 from fastgpu_comm.backend import backend_of
 
 WEIGHTINGS = (None, "mean", "sum")
@@ -49,7 +49,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
                 float32 gradients are ever compressed. "1bit" is for SGD, with or without momentum:
-                see `codecs.check_optimizer`. Must be the same on all ranks.
+                see `codecs.check_optimizer`. "auto" tries none, int8 and int4 in the first steps
+                and keeps what is fastest: see `codec_choice`. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.
@@ -61,12 +62,16 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """
         if weighted not in WEIGHTINGS:
             raise ValueError(f"weighted is {weighted!r}; allowed: 'mean', 'sum', None")
+        self._automatic = codec == codec_choice.AUTO
+        if self._automatic:
+            codec = codec_choice.POLICY
         if codec is not None and not callable(codec):
             codec = codecs.find(codec)
         # Before torch's constructor, which calls _ddp_init_helper.
         self._codec = codec
         self._weighted = weighted
         self._gradients: Any = None  # native.GradientReducer, if there is a codec or a weighting
+        self._chooser: codec_choice.CodecChooser | None = None  # with codec="auto"
         self._names: list[str] = []  # by the Reducer's index of the parameter
         self._reduced: list[torch.nn.Parameter] = []
         self._codecs: list[codecs.Codec | None] = []
@@ -111,6 +116,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._compares = False
             described = reduced.describe(self._names, parameters, self._codecs)
             settings = f"weighted {self._weighted}, bucket_plan {self._plan}"
+            settings += f", codec auto {self._automatic}"
             reduced.compare(self.process_group, described, settings)
         return parameters, sparse
 
@@ -151,6 +157,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         ]
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
         self._gradients.attach(self.reducer)
+        if self._automatic:
+            self._chooser = codec_choice.CodecChooser(
+                self._gradients, self.reducer, self.process_group, self._names, self._codecs
+            )
         self._gradients.split_buckets(self.reducer)
         assert self.logger is not None
         self.logger._set_comm_hook_name("fastgpu_comm")
@@ -179,16 +189,21 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._follow_scale(self._scaler.get_scale())
         prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
         if torch.is_grad_enabled():
-            self._gradients.split_buckets(self.reducer)
+            self._prepare_buckets()
         if reduces and self._weight is not None:
             weight, self._weight = self._weight, None
             self._gradients.announce_weight(weight)
         return prepared
 
+    def _prepare_buckets(self, joined: bool = False) -> None:
+        if self._chooser is not None:
+            self._chooser.before_pass(joined)
+        self._gradients.split_buckets(self.reducer)
+
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
         if self._gradients is not None:
-            self._gradients.split_buckets(self.reducer)
+            self._prepare_buckets(joined=True)
             if self._weighted:
                 self._gradients.announce_weight(0.0)
         super()._match_all_reduce_for_bwd_pass()
@@ -199,6 +214,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._set_plan(self._plan)
         if self._gradients is not None and self.process_group is new_process_group:
             self._gradients.set_backend(self._backend())
+            if self._chooser is not None:
+                self._chooser.restart(new_process_group)
 
     def register_comm_hook(self, state: object, hook: Any) -> None:
         """Registers a communication hook of the user's, as torch's class does.
@@ -278,6 +295,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def stats(self, all_ranks: bool = False) -> list[dict[str, Any]]:
         """Returns the measurements of the last backward pass on this rank, by bucket.
 
+        Args:
+            all_ranks: Also find the rank that came last. All ranks must call it then.
+
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
             `encoded_bytes` of one copy of them on the wire, `launched_s` and `done_s`: when the
@@ -291,15 +311,24 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         buckets: list[dict[str, Any]] = self._gradients.stats()
         for bucket in buckets:
             bucket["parameters"] = [self._names[index] for index in bucket["parameters"]]
+        if all_ranks:
+            reduced.add_waits(self.process_group, buckets)
         return buckets
+
+    def codec_choice(self) -> dict[str, Any]:
+        """Returns what `codec="auto"` has chosen, and why: see `CodecChooser.report`.
+
+        Raises:
+            ValueError: The codec is not "auto".
+        """
+        if self._chooser is None:
+            raise ValueError("codec_choice needs DistributedDataParallel(..., codec='auto')")
+        return self._chooser.report()
 
     def reducer_state_dict(self) -> dict[str, Any]:
         """Returns the residuals of this rank, for a checkpoint. Each rank saves its own.
 
         Returns:
-        Args:
-            all_ranks: Also find the rank that came last. All ranks must call it then.
-
             `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
             if torch has not rebuilt them yet.
@@ -311,10 +340,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 if flat is not None:
                     view = reduced.in_shape(flat, self._reduced[index])
                     residuals[name] = view.clone(memory_format=torch.contiguous_format)
-        if all_ranks:
-            reduced.add_waits(self.process_group, buckets)
         final = self._plan is not None or self._has_rebuilt_buckets
         plan = self.bucket_plan() if final else None
+        if self._chooser is not None:
+            plan = self._chooser.plan  # before the choice splits buckets
         return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
@@ -338,6 +367,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 )
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
+        if self._chooser is not None:
+            self._chooser.restart(self.process_group)
         for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
             if name in residuals:
                 flat = torch.empty(parameter.numel())
@@ -350,6 +381,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Pickles the module and the residuals, if the process group is the default one."""
         attributes: dict[str, Any] = super().__getstate__()
         attributes["_gradients"] = None
+        attributes["_chooser"] = None
         attributes["_scaler"] = None
         attributes["_saved_residuals"] = self.reducer_state_dict()
         return attributes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.process import ddp_auto_checks as auto
 from tests.process import ddp_checks as kept
 from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
@@ -26,19 +27,24 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.scaler,
     kept.joined_with_weights,
+    auto.searches,
+    auto.residuals_are_delivered,
+    auto.skipped_delivery,
+    auto.saved_and_copied,
+    auto.refusals,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
+    auto.shrunken,
+    auto.joined,
+    kept.last_ranks,
     kept.joined,
     kept.joined_with_weights,
 )
 
 
 @pytest.mark.parametrize("check", TWO_RANKS, ids=lambda check: check.__name__)
-    auto.shrunken,
-    auto.joined,
-    kept.last_ranks,
 def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(2))
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 #include <utility>
 
 #include "base/clock.h"
@@ -21,6 +22,10 @@ struct ReducerFields : c10d::Reducer {
     return reducer.*&ReducerFields::buckets_;
   }
   static int divisor(const c10d::Reducer& reducer) { return reducer.*&ReducerFields::div_factor_; }
+
+  static int64_t ns_since_forward(const c10d::Reducer& reducer) {
+    return c10d::current_time_in_nanos() - reducer.*&ReducerFields::backward_compute_start_time_;
+  }
 
   static void set_rebuilt(c10d::Reducer& reducer) {
     bool c10d::Reducer::* const rebuilt = &ReducerFields::has_rebuilt_bucket_;
@@ -44,6 +49,7 @@ struct ReducerFields : c10d::Reducer {
 }  // namespace
 
 struct GradientReducer::Pass {
+  const int64_t lead_ns;  // from the end of the forward pass
   const TimeNs began = now_ns();
   mutable std::mutex mutex;          // guards buckets
   std::vector<BucketStats> buckets;  // by index
@@ -71,6 +77,12 @@ GradientReducer::GradientReducer(BackendPtr backend, std::vector<Encoding> encod
       weighting_(weighting),
       residuals_(encodings_.size()),
       copies_(encodings_.size()) {}
+
+void GradientReducer::set_backend(BackendPtr backend) {
+  backend_ = std::move(backend);
+  least_.reset();
+  least_work_.reset();
+}
 
 void GradientReducer::attach(c10d::Reducer& reducer) {
   reducer.register_comm_hook(std::make_unique<Hook>(shared_from_this(), reducer));
@@ -116,6 +128,12 @@ void GradientReducer::announce_weight(double weight) {
   const at::NoGradGuard no_grad;
   TensorList sum{at::full({1}, weight, at::kDouble)};
   announced_.push_back({weight, sum.front(), backend_->allreduce(sum, c10d::AllreduceOptions())});
+}
+
+at::Tensor GradientReducer::take_least() {
+  if (least_work_ == nullptr) return {};
+  std::exchange(least_work_, nullptr)->wait(kNoTimeout);
+  return std::exchange(least_, {});
 }
 
 // The factor of this rank's gradients, applied before the sum. Waits for the sum of the weights,
@@ -166,9 +184,31 @@ at::Tensor GradientReducer::joined_residual(const Indices& parameters,
   return whole;
 }
 
-void GradientReducer::begin_pass() {
-  pass_ = std::make_shared<Pass>();
+// Adds residuals that no encoding takes any more. The reduction multiplies by `factor` afterwards.
+void GradientReducer::deliver_residuals(const at::Tensor& gradients, const Indices& parameters,
+                                        const std::vector<std::size_t>& lengths, double factor) {
+  if (factor == 0) return;  // in a later pass
+  int64_t offset = 0;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const auto count = static_cast<int64_t>(lengths[i]);
+    const at::Tensor residual = std::exchange(residuals_[parameters[i]], {});
+    if (residual.defined()) {
+      if (keeps_copies_) copies_[parameters[i]] = residual.clone();
+      gradients.narrow(0, offset, count).add_(residual, 1 / factor);
+    }
+    offset += count;
+  }
+}
+
+void GradientReducer::begin_pass(const c10d::Reducer& reducer) {
+  pass_ = std::shared_ptr<Pass>(new Pass{.lead_ns = ReducerFields::ns_since_forward(reducer)});
+  ++passes_;
   copies_.assign(encodings_.size(), {});
+  if (!least_.defined() || least_work_ != nullptr) return;
+  TensorList values{least_};
+  c10d::AllreduceOptions options;
+  options.reduceOp = c10d::ReduceOp::MIN;
+  least_work_ = backend_->allreduce(values, options);
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Reducer& reducer,
@@ -176,7 +216,7 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   const at::NoGradGuard no_grad;
   const auto& buckets = ReducerFields::buckets(reducer);
   const std::size_t index = ReducerFields::index_of(reducer, bucket);
-  if (index == 0 || pass_ == nullptr) begin_pass();
+  if (index == 0 || pass_ == nullptr) begin_pass(reducer);
   const double factor = this->factor(ReducerFields::divisor(reducer));
   if (index + 1 == buckets.size()) factor_.reset();
   const at::Tensor& gradients = bucket.getBuffer();
@@ -197,6 +237,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
     if (keeps_copies_) {
       for (const std::size_t each : parameters) copies_[each] = residuals_[each].clone();
     }
+  } else {
+    deliver_residuals(gradients, parameters, buckets[index].lengths, factor);
   }
   builder.run(std::move(call));
   const auto work = builder.finish({gradients});
@@ -244,10 +286,14 @@ void GradientReducer::scale_residuals(double factor) {
 
 void GradientReducer::undo() {
   for (std::size_t i = 0; i < residuals_.size(); ++i) {
-    if (copies_[i].defined()) residuals_[i].copy_(copies_[i]);
+    if (!copies_[i].defined()) continue;
+    if (!residuals_[i].defined()) residuals_[i] = copies_[i];  // it was delivered
+    residuals_[i].copy_(copies_[i]);
     copies_[i].reset();
   }
 }
+
+int64_t GradientReducer::lead_ns() const { return pass_ == nullptr ? 0 : pass_->lead_ns; }
 
 std::vector<GradientReducer::BucketStats> GradientReducer::stats() const {
   if (pass_ == nullptr) return {};
