@@ -15,7 +15,7 @@ import itertools
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -36,7 +36,7 @@ POLICY = codecs.for_matrices(codecs.int8)
 WARM_UP = 3  # passes before anything is measured; torch rebuilds its buckets after the first
 MEASURED = 2  # measured passes of a choice in a round, after one that is not
 ROUNDS = 3
-HOPELESS = 1.15  # a choice that takes so much longer than the fastest is not tried again
+HOPELESS = 1.15  # a choice that takes so many times as long as the fastest is not tried again
 MARGIN = 0.03  # the least gain for which a choice is replaced by one with more loss
 EVERY = 500  # passes after which the chosen codecs are measured again
 CHANGED = 0.2  # the change of their time for which all choices are tried again
@@ -172,17 +172,18 @@ class CodecChooser:
         if exposed <= MARGIN:
             self._settle(none, f"backward hides all but {exposed:.1%} of an uncompressed pass")
             return
-        alive = [none]
-        for number in range(ROUNDS):
-            new = others if number == 0 else self._partly(alive)
-            alive += new
-            for choice in new if number == 0 else alive:
+        for choice in others:
+            yield from self._try(choice)
+        yield None
+        alive = self._near([none, *others], HOPELESS)
+        alive += self._partly(alive)
+        for _ in range(ROUNDS - 1):
+            if len(alive) == 1:
+                break
+            for choice in alive:
                 yield from self._try(choice)
             yield None
-            limit = HOPELESS * min(map(self._time_of, alive))
-            alive = [choice for choice in alive if self._time_of(choice) <= limit]
-            if len(alive) == 1 and not self._partly(alive):
-                break
+            alive = self._near(alive, HOPELESS)
         self._settle(self._best(before), self._comparison())
 
     def _try(self, choice: Choice) -> Iterator[Choice | None]:
@@ -211,10 +212,14 @@ class CodecChooser:
                 part = trial
         return [] if part in self._measured else [part]
 
+    def _near(self, choices: Iterable[Choice], factor: float) -> list[Choice]:
+        """Returns the choices that take at most `factor` times as long as the fastest."""
+        times = {choice: self._time_of(choice) for choice in choices}
+        return [choice for choice in times if times[choice] <= factor * min(times.values())]
+
     def _best(self, before: Choice) -> Choice:
         """Returns the choice with the least loss of those within the margin of the fastest."""
-        limit = (1 + MARGIN) * min(map(self._time_of, self._measured))
-        near = [choice for choice in self._measured if self._time_of(choice) <= limit]
+        near = self._near(self._measured, 1 + MARGIN)
         return before if before in near else max(near, key=self._bits)
 
     def _settle(self, choice: Choice, reason: str) -> None:
@@ -222,7 +227,14 @@ class CodecChooser:
         self._chosen, self._settled, self._reason = choice, True, reason
         self._use(choice)
         if changed and self._logs:
-            _LOG.info("codec auto: %s: %s", self._name(choice), reason)
+            rates = [f"{codec} {rate / 1e9:.1f}" for codec, rate in self._break_even().items()]
+            _LOG.info(
+                "codec auto takes %s: %s. By the speed of the processor a codec pays on a link "
+                "below, in GB/s: %s.",
+                self._name(choice),
+                reason,
+                ", ".join(rates),
+            )
 
     def _use(self, choice: Choice) -> None:
         from fastgpu_comm import native
@@ -283,6 +295,9 @@ class CodecChooser:
         found = {self._name(choice): self._time_of(choice) for choice in self._measured}
         return "a pass takes " + ", ".join(f"{t:.4f} s with {name}" for name, t in found.items())
 
+    def _break_even(self) -> dict[str, float]:
+        return {codec: break_even(codec, self._world) for codec in CANDIDATES[1:]}
+
     def report(self) -> dict[str, Any]:
         """Returns the choice and the measurements behind it.
 
@@ -319,9 +334,7 @@ class CodecChooser:
             "settled": self._settled,
             "reason": self._reason,
             "pass_s": {self._name(choice): self._time_of(choice) for choice in self._measured},
-            "break_even_bytes_per_s": {
-                codec: break_even(codec, self._world) for codec in CANDIDATES if codec != "none"
-            },
+            "break_even_bytes_per_s": self._break_even(),
             "buckets": buckets,
         }
 

@@ -1,7 +1,8 @@
-"""Two hosts of two ranks each, in network namespaces: shared memory inside, TCP between."""
+"""Hosts in network namespaces: shared memory inside, TCP between."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from tests.process import netns
 
 SCRIPT = Path(__file__).with_name("namespace_rank.py")
+LINK_SCRIPT = Path(__file__).with_name("ddp_link_rank.py")
 WORLD = 4
 PORT = "29400"  # free, as the namespaces are new
 SECONDS = 250
@@ -19,11 +21,11 @@ reason = netns.unavailable()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
-def environment(rank: int, master: str) -> dict[str, str]:
+def environment(rank: int, master: str, world: int = WORLD) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTGPU_")}
     return kept | {
         "RANK": str(rank),
-        "WORLD_SIZE": str(WORLD),
+        "WORLD_SIZE": str(world),
         "MASTER_ADDR": master,
         "MASTER_PORT": PORT,
     }
@@ -53,3 +55,30 @@ def test_collectives_between_two_hosts(family: str) -> None:
     # One machine, but memory that cannot be mapped: the fallback is said, by the ranks it meets.
     assert "no_shared_memory" in outputs[2]
     assert "no_shared_memory" not in outputs[1]
+
+
+@pytest.mark.skipif(netns.unavailable(shaped=True) is not None, reason="tc cannot limit a rate")
+def test_a_slow_link_gets_a_codec() -> None:
+    """codec="auto" between two hosts at 100 Mbit/s: 2 MB take 0.17 s uncompressed."""
+    with netns.hosts(2, rate="100mbit", burst="128kb") as hosts:
+        ranks = [
+            subprocess.Popen(
+                host.command([sys.executable, str(LINK_SCRIPT)]),
+                env=environment(rank, hosts[0].address, world=2),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank, host in enumerate(hosts)
+        ]
+        try:
+            outputs = [rank.communicate(timeout=SECONDS)[0] for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+    choice = json.loads(outputs[0].split("@@", 1)[1])
+    assert choice["settled"]
+    (bucket,) = choice["buckets"]
+    assert bucket["codec"] in ("int8", "int4")
+    assert choice["pass_s"][bucket["codec"]] < 0.5 * choice["pass_s"]["none"]
+    assert 0.5 * 12.5e6 < bucket["link_bytes_per_s"] < 1.1 * 12.5e6
+    assert bucket["link_bytes_per_s"] < choice["break_even_bytes_per_s"][bucket["codec"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,10 +146,13 @@ def test_choice_by_link(gb_per_s: float, expected: list[str]) -> None:
         assert bucket["link_bytes_per_s"] == pytest.approx(gb_per_s * 1e9, rel=0.01)
 
 
-def test_memory_that_is_faster_than_codecs() -> None:
+def test_memory_that_is_faster_than_codecs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", codec_choice.__name__)
     slow = {"int8": 2e-9, "int4": 2e-9}
     world = World(Link(1e9, codec_s=slow))
-    world.run(SEARCH)
+    world.run(SEARCH + 2 * codec_choice.EVERY)
+    (line,) = caplog.messages
+    assert re.match(r"codec auto takes none: .* none, .* int8, .* int4.*int8 [\d.]+, int4", line)
     report = world.report()
     assert world.codecs() == ["none"] * 4
     assert report["pass_s"]["none"] < report["pass_s"]["int8"]
