@@ -23,7 +23,7 @@ import torch
 from fastgpu_comm import codecs
 
 if TYPE_CHECKING:
-    from fastgpu_comm.native import GradientReducer
+    from fastgpu_comm.native import Backend, GradientReducer
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,34 +55,33 @@ class CodecChooser:
         self,
         gradients: GradientReducer,
         reducer: torch.distributed.Reducer,
-        group: torch.distributed.ProcessGroup,
         names: Sequence[str],
+        parameters: Sequence[torch.Tensor],
         allowed: Sequence[codecs.Codec | None],
     ) -> None:
-        """Begins uncompressed.
+        """Waits for restart().
 
         Args:
             gradients: Reduces the buckets.
             reducer: torch's reducer, which fills them.
-            group: The process group.
             names: The names of the parameters, by the reducer's index.
+            parameters: The parameters, by the same index.
             allowed: None for a parameter that stays uncompressed, by the same index.
         """
         self._gradients = gradients
         self._reducer = reducer
         self._names = names
+        self._bytes = [each.numel() * each.element_size() for each in parameters]
         self._encodable = [codec is not None for codec in allowed]
         self._seen = -1  # gradients.passes, when before_pass last did something
-        self.restart(group)
 
-    def restart(self, group: torch.distributed.ProcessGroup) -> None:
+    def restart(self, backend: Backend) -> None:
         """Goes back to uncompressed buckets and decides anew, for a group that may be another.
 
         The residuals join the next gradients. All ranks must call it before the same pass.
         """
-        self._world, self._logs = group.size(), group.rank() == 0
+        self._world, self._logs = backend.size(), backend.rank() == 0
         self._buckets: list[list[int]] = []  # before they are split by codec; empty: not known yet
-        self._sizes: list[int] = []  # in bytes, by bucket
         self._measured: dict[Choice, list[torch.Tensor]] = {}
         self._chosen: Choice = ()
         self._settled = False
@@ -90,7 +89,10 @@ class CodecChooser:
         self._tag: Choice | None = None  # what the pass before the next one measures
         self._sent: Choice | None = None  # what the measurement on its way to the ranks is of
         self._set_encodings(())
-        self._steps = self._decide()
+        self.tries = not backend.on_one_host
+        self._steps = self._decide() if self.tries else itertools.repeat(None)
+        if not self.tries:
+            self._settle((), "all ranks share memory, which a codec hardly outruns")
 
     @property
     def plan(self) -> list[list[str]] | None:
@@ -135,7 +137,7 @@ class CodecChooser:
     def _decide(self) -> Iterator[Choice | None]:
         """Yields before each pass the choice that it measures, or None."""
         yield from itertools.repeat(None, WARM_UP)
-        self._learn_buckets()
+        self._buckets = self._reducers_buckets()
         if not any(self._encodable):
             self._settle(self._uniform("none"), "no parameter is large enough for a codec")
             yield from itertools.repeat(None)
@@ -149,16 +151,6 @@ class CodecChooser:
                 yield None  # brings the last measurement
                 now = self._time_of(self._chosen)
                 self._measured[self._chosen] = kept
-
-    def _learn_buckets(self) -> None:
-        from fastgpu_comm import native
-
-        self._buckets = native.buckets_of(self._reducer)
-        parts = self._gradients.stats()
-        self._sizes = [
-            sum(part["bytes"] for part in parts if part["parameters"][0] in bucket)
-            for bucket in self._buckets
-        ]
 
     def _search(self) -> Iterator[Choice | None]:
         """Tries the choices and settles for one."""
@@ -223,9 +215,10 @@ class CodecChooser:
         return before if before in near else max(near, key=self._bits)
 
     def _settle(self, choice: Choice, reason: str) -> None:
-        changed = choice != self._chosen
+        changed = choice != self._chosen or not choice
         self._chosen, self._settled, self._reason = choice, True, reason
-        self._use(choice)
+        if choice:  # else the buckets stay as they are
+            self._use(choice)
         if changed and self._logs:
             rates = [f"{codec} {rate / 1e9:.1f}" for codec, rate in self._break_even().items()]
             _LOG.info(
@@ -235,6 +228,11 @@ class CodecChooser:
                 reason,
                 ", ".join(rates),
             )
+
+    def _reducers_buckets(self) -> list[list[int]]:
+        from fastgpu_comm import native
+
+        return native.buckets_of(self._reducer)
 
     def _use(self, choice: Choice) -> None:
         from fastgpu_comm import native
@@ -248,7 +246,7 @@ class CodecChooser:
                 [i for i in bucket if (codec != "none" and self._encodable[i]) == kind]
                 for kind in kinds
             ]
-        if buckets != native.buckets_of(self._reducer):
+        if buckets != self._reducers_buckets():
             native.set_buckets(self._reducer, buckets)
 
     def _set_encodings(self, choice: Choice) -> None:
@@ -270,7 +268,11 @@ class CodecChooser:
         return codec if choice == self._uniform(codec) else f"{codec} in some buckets"
 
     def _bits(self, choice: Choice) -> float:
-        return sum(size * _BITS[codec] for size, codec in zip(self._sizes, choice, strict=True))
+        return sum(
+            self._bytes[index] * _BITS[codec]
+            for bucket, codec in zip(self._buckets, choice, strict=True)
+            for index in bucket
+        )
 
     def _time_of(self, choice: Choice) -> float:
         measured = self._measured.get(choice)
@@ -308,7 +310,7 @@ class CodecChooser:
             `break_even_bytes_per_s`: By codec, see `break_even`.
             `buckets`: For each bucket its `parameters`, `codec` and `bytes`; the `seconds` for
                 which it kept the link busy, by codec; and `link_bytes_per_s`, the rate at which
-                its bytes travelled uncompressed.
+                its bytes travelled uncompressed; None if that was not measured.
             All times are those of the rank that came last.
         """
         durations = {
@@ -317,17 +319,17 @@ class CodecChooser:
             if choice in [self._uniform(codec) for codec in CANDIDATES]
         }
         buckets = []
-        for number, bucket in enumerate(self._buckets):
+        for number, bucket in enumerate(self._buckets or self._reducers_buckets()):
+            size = sum(self._bytes[index] for index in bucket)
             seconds = {name: taken[number] for name, taken in durations.items()}
-            sent = self._sizes[number] * 2 * (self._world - 1) / self._world
-            none_s = seconds.get("none", 0)
+            sent = size * 2 * (self._world - 1) / self._world
             buckets.append(
                 {
                     "parameters": [self._names[index] for index in bucket],
                     "codec": self._chosen[number] if self._chosen else "none",
-                    "bytes": self._sizes[number],
+                    "bytes": size,
                     "seconds": seconds,
-                    "link_bytes_per_s": sent / none_s if none_s > 0 else math.inf,
+                    "link_bytes_per_s": sent / seconds["none"] if seconds else None,
                 }
             )
         return {

@@ -72,6 +72,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._weighted = weighted
         self._gradients: Any = None  # native.GradientReducer, if there is a codec or a weighting
         self._chooser: codec_choice.CodecChooser | None = None  # with codec="auto"
+        self._registered = False  # whether torch's reducer calls _gradients
         self._names: list[str] = []  # by the Reducer's index of the parameter
         self._reduced: list[torch.nn.Parameter] = []
         self._codecs: list[codecs.Codec | None] = []
@@ -95,8 +96,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     @property
     def measures(self) -> bool:
-        """Whether `stats` returns anything: with `codec` or `weighted`."""
-        return self._hooked
+        """Whether `stats` returns anything."""
+        return self._registered
 
     @property
     def _hooked(self) -> bool:
@@ -150,20 +151,31 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "codec and weighted need torch's C++ Reducer: set torch._dynamo.config."
                 "optimize_ddp to True instead of 'python_reducer'"
             )
-        backend = self._backend()
         encodings = [
             ("none", False) if codec is None else (codec.name, codec.feedback)
             for codec in self._codecs
         ]
-        self._gradients = native.GradientReducer(backend, encodings, self._weighted)
-        self._gradients.attach(self.reducer)
+        self._gradients = native.GradientReducer(self._backend(), encodings, self._weighted)
         if self._automatic:
             self._chooser = codec_choice.CodecChooser(
-                self._gradients, self.reducer, self.process_group, self._names, self._codecs
+                self._gradients, self.reducer, self._names, self._reduced, self._codecs
             )
+        self._restart()
         self._gradients.split_buckets(self.reducer)
-        assert self.logger is not None
-        self.logger._set_comm_hook_name("fastgpu_comm")
+
+    def _restart(self, residuals: bool = False) -> None:
+        """Chooses codecs anew, and registers the hook unless torch can do without."""
+        backend = self._backend()
+        self._gradients.set_backend(backend)
+        if self._chooser is not None:
+            self._chooser.restart(backend)
+            if not (self._chooser.tries or self._weighted or residuals):
+                return
+        if not self._registered:
+            self._registered = True
+            self._gradients.attach(self.reducer)
+            assert self.logger is not None
+            self.logger._set_comm_hook_name("fastgpu_comm")
 
     def _backend(self) -> Any:
         try:
@@ -213,9 +225,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if self._plan is not None:
             self._set_plan(self._plan)
         if self._gradients is not None and self.process_group is new_process_group:
-            self._gradients.set_backend(self._backend())
-            if self._chooser is not None:
-                self._chooser.restart(new_process_group)
+            self._restart()
 
     def register_comm_hook(self, state: object, hook: Any) -> None:
         """Registers a communication hook of the user's, as torch's class does.
@@ -304,7 +314,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             reduction was started and complete, in seconds since the pass reduced its first bucket.
             With `all_ranks` also `waits_s`: by rank of the group, the time between the two; and
             `last_rank`, which waited least: a reduction ends on all ranks at about the same time,
-            so this rank started it last. Empty without `codec` or `weighted`.
+            so this rank started it last. Empty without `codec` or `weighted`, and while
+            `codec="auto"` leaves the reductions to torch.
         """
         if self._gradients is None:
             return []
@@ -343,7 +354,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         final = self._plan is not None or self._has_rebuilt_buckets
         plan = self.bucket_plan() if final else None
         if self._chooser is not None:
-            plan = self._chooser.plan  # before the choice splits buckets
+            plan = self._chooser.plan or plan  # before a codec splits buckets
         return {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
@@ -356,19 +367,11 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 changed then.
         """
         residuals: dict[str, torch.Tensor] = state["residuals"]
-        shapes = {name: p.shape for name, p in zip(self._names, self._reduced, strict=True)}
-        for name, residual in residuals.items():
-            if self._gradients is None or name not in shapes:
-                raise ValueError(f"the state has a residual of {name!r}, which has none here")
-            if residual.shape != shapes[name]:
-                raise ValueError(
-                    f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the "
-                    f"parameter of shape {tuple(shapes[name])}"
-                )
+        reduced.check_residuals(residuals, self._names if self._gradients else [], self._reduced)
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
-        if self._chooser is not None:
-            self._chooser.restart(self.process_group)
+        if self._gradients is not None:
+            self._restart(bool(residuals))
         for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
             if name in residuals:
                 flat = torch.empty(parameter.numel())
@@ -382,6 +385,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         attributes: dict[str, Any] = super().__getstate__()
         attributes["_gradients"] = None
         attributes["_chooser"] = None
+        attributes["_registered"] = False
         attributes["_scaler"] = None
         attributes["_saved_residuals"] = self.reducer_state_dict()
         return attributes

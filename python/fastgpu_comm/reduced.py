@@ -96,6 +96,21 @@ def add_waits(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> No
         bucket["last_rank"] = min(range(len(by_rank)), key=by_rank.__getitem__)
 
 
+def check_residuals(
+    residuals: dict[str, torch.Tensor], names: Sequence[str], parameters: Sequence[torch.Tensor]
+) -> None:
+    """Raises a ValueError if a residual is of none of the named parameters, or of another shape."""
+    shapes = {name: p.shape for name, p in zip(names, parameters, strict=False)}
+    for name, residual in residuals.items():
+        if name not in shapes:
+            raise ValueError(f"the state has a residual of {name!r}, which has none here")
+        if residual.shape != shapes[name]:
+            raise ValueError(
+                f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the "
+                f"parameter of shape {tuple(shapes[name])}"
+            )
+
+
 def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """Views a flat tensor as torch's buckets view gradients: with the parameter's strides."""
     if torch.empty_like(parameter).stride() == parameter.stride():

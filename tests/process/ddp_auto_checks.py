@@ -1,4 +1,7 @@
-"""Checks of codec="auto" on every rank: agreement, and residuals when codecs change."""
+"""Checks of codec="auto" on every rank: agreement, and residuals when codecs change.
+
+All but `shared_memory` run over TCP. Over shared memory nothing is tried.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def script(model: DistributedDataParallel, names: Iterable[str]) -> None:
             chooser._use(chooser._chosen)
             yield None
 
-    chooser._learn_buckets()
+    chooser._buckets = chooser._reducers_buckets()
     chooser._steps = steps()
 
 
@@ -197,6 +200,33 @@ def joined() -> None:
             step(model, number)
             optimizer.step()
     same_everywhere(list(model.parameters()))
+
+
+def shared_memory() -> None:
+    """Over shared memory torch reduces, as without a codec; saved residuals are delivered."""
+    model = DistributedDataParallel(net(), codec="auto")
+    plain = DistributedDataParallel(net())
+    for number in range(4):
+        for each in (model, plain):
+            step(each, number)
+        assert all(map(torch.equal, gradients(model), gradients(plain)))
+    choice = model.codec_choice()
+    assert choice["settled"]
+    assert "share memory" in choice["reason"]
+    assert {bucket["codec"] for bucket in choice["buckets"]} == {"none"}
+    assert not model.stats()
+    logged: Any = model
+    assert not logged._get_ddp_logging_data().get("comm_hook")
+    with pytest.raises(RuntimeError, match="can only be called once"):
+        model.register_comm_hook(None, lambda state, bucket: None)
+    state = model.reducer_state_dict()
+    state["residuals"] = {LARGE: torch.ones(96, 96)}
+    model.load_reducer_state_dict(state)
+    for each in (model, plain):
+        step(each, 4)
+    owed = float(dist.get_world_size())
+    torch.testing.assert_close(gradients(model)[2], gradients(plain)[2] + owed)
+    assert not model.reducer_state_dict()["residuals"]
 
 
 def refusals() -> None:

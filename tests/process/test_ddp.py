@@ -27,17 +27,12 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.scaler,
     kept.joined_with_weights,
-    auto.searches,
-    auto.residuals_are_delivered,
-    auto.skipped_delivery,
-    auto.saved_and_copied,
+    auto.shared_memory,
     auto.refusals,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
-    auto.shrunken,
-    auto.joined,
     kept.last_ranks,
     kept.joined,
     kept.joined_with_weights,
@@ -47,6 +42,22 @@ THREE_RANKS = (
 @pytest.mark.parametrize("check", TWO_RANKS, ids=lambda check: check.__name__)
 def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(2))
+
+
+@pytest.mark.parametrize(
+    ("world", "check"),
+    [
+        (2, auto.searches),
+        (2, auto.residuals_are_delivered),
+        (2, auto.skipped_delivery),
+        (2, auto.saved_and_copied),
+        (3, auto.shrunken),
+        (3, auto.joined),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_auto(ranks: Ranks, world: int, check: Callable[[], None]) -> None:
+    ranks.run(check, Setting(world, environment={"FASTGPU_TRANSPORT": "tcp"}))
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -73,7 +73,10 @@ class Model:
 
 
 class Group:
-    """A process group of two ranks."""
+    """The backend of two ranks."""
+
+    def __init__(self, on_one_host: bool = False) -> None:
+        self.on_one_host = on_one_host
 
     def size(self) -> int:
         return 2
@@ -82,17 +85,29 @@ class Group:
         return 0
 
 
+def chooser_of(model: Any, allowed: list[codecs.Codec | None]) -> CodecChooser:
+    names = [f"p{index}" for index in range(8)]
+    sizes = [int(BIAS if index % 2 else MATRIX) // 4 for index in range(8)]
+    parameters = [torch.empty(size, device="meta") for size in sizes]
+    return CodecChooser(model, model, names, parameters, allowed)
+
+
+def restart(chooser: CodecChooser, on_one_host: bool = False) -> None:
+    backend: Any = Group(on_one_host)
+    chooser.restart(backend)
+
+
 class World:
     """Some ranks with a chooser each."""
 
     def __init__(self, link: Link, ranks: int = 1) -> None:
         self.models = [Model(link, skew_s=0.005 * rank) for rank in range(ranks)]
-        names = [f"p{index}" for index in range(8)]
-        allowed = [None if index % 2 else codecs.int8 for index in range(8)]
-        self.choosers = [
-            CodecChooser(model, model, Group(), names, allowed)  # type: ignore[arg-type]
-            for model in self.models
+        allowed: list[codecs.Codec | None] = [
+            None if index % 2 else codecs.int8 for index in range(8)
         ]
+        self.choosers = [chooser_of(model, allowed) for model in self.models]
+        for chooser in self.choosers:
+            restart(chooser)
 
     def run(self, passes: int) -> float:
         """Runs passes and returns the time of the last."""
@@ -144,6 +159,21 @@ def test_choice_by_link(gb_per_s: float, expected: list[str]) -> None:
     assert world.codecs() == expected, report
     for bucket in report["buckets"]:
         assert bucket["link_bytes_per_s"] == pytest.approx(gb_per_s * 1e9, rel=0.01)
+
+
+def test_shared_memory(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", codec_choice.__name__)
+    world = World(Link(1e6))
+    world.run(SEARCH)
+    assert set(world.codecs()) == {"int4"}
+    restart(world.choosers[0], on_one_host=True)
+    assert "share memory" in caplog.messages[-1]
+    for _ in range(SEARCH):
+        world.run(1)
+        assert set(world.models[0].encodings) == {("none", False)}
+    assert world.report()["settled"]
+    assert "share memory" in world.report()["reason"]
+    assert set(world.codecs()) == {"none"}
 
 
 def test_memory_that_is_faster_than_codecs(caplog: pytest.LogCaptureFixture) -> None:
@@ -221,7 +251,7 @@ def test_another_link_is_noticed() -> None:
 def test_new_group() -> None:
     world = World(Link(1e8))
     world.run(SEARCH)
-    world.choosers[0].restart(Group())  # type: ignore[arg-type]
+    restart(world.choosers[0])
     assert set(world.models[0].encodings) == {("none", False)}
     assert not world.report()["settled"]
     assert world.choosers[0].plan is None
@@ -231,7 +261,8 @@ def test_new_group() -> None:
 
 def test_small_parameters_alone() -> None:
     model = Model(Link(1e6))
-    chooser = CodecChooser(model, model, Group(), ["p"] * 8, [None] * 8)  # type: ignore[arg-type]
+    chooser = chooser_of(model, [None] * 8)
+    restart(chooser)
     for _ in range(10):
         chooser.before_pass()
         model.run()

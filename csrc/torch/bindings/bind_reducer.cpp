@@ -105,6 +105,21 @@ py::dict dict_of(const GradientReducer::BucketStats& stats) {
   return result;
 }
 
+void bind_codecs(py::module_& module) {
+  const py::call_guard<py::gil_scoped_release> no_gil;
+  module.def(
+      "codec_costs",
+      [](const std::string& codec) {
+        const CodecCosts& costs = costs_of(codec_of(codec));
+        return std::tuple(costs.encode_us_per_byte, costs.decode_us_per_byte,
+                          costs.decode_add_us_per_byte);
+      },
+      py::arg("codec"), no_gil);
+  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"), no_gil);
+  module.def("decode", &decode, py::arg("codec"), py::arg("encoded"), py::arg("target"),
+             py::arg("add"), no_gil);
+}
+
 }  // namespace
 
 void bind_reducer(py::module_& module) {
@@ -168,17 +183,7 @@ void bind_reducer(py::module_& module) {
         return GradientReducer::parameters_of(*reducer, bucket);
       },
       py::arg("reducer"), py::arg("bucket"));
-  module.def(
-      "codec_costs",
-      [](const std::string& codec) {
-        const CodecCosts& costs = costs_of(codec_of(codec));
-        return std::tuple(costs.encode_us_per_byte, costs.decode_us_per_byte,
-                          costs.decode_add_us_per_byte);
-      },
-      py::arg("codec"), no_gil);
-  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"), no_gil);
-  module.def("decode", &decode, py::arg("codec"), py::arg("encoded"), py::arg("target"),
-             py::arg("add"), no_gil);
+  bind_codecs(module);
 }
 
 }  // namespace fastgpu
