@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 AUTO = "auto"
-# What may be chosen, the least loss first. Both codecs have error feedback and suit any optimizer.
+# The possible choices, the least loss first. Both codecs have error feedback and suit any optimizer.
 CANDIDATES = ("none", "int8", "int4")
 # The parameters that may be compressed are those that a codec's name stands for.
 POLICY = codecs.for_matrices(codecs.int8)
@@ -47,8 +47,8 @@ Choice: TypeAlias = "tuple[str, ...]"  # by bucket: a name of CANDIDATES
 class CodecChooser:
     """Sets the codecs of a model's buckets before each pass.
 
-    Every rank has one and calls it before the same passes. Not thread-safe; called where buckets
-    may change, between a backward pass and the next forward pass.
+    Every rank has a chooser. Not thread-safe; called where buckets may change, between a backward
+    pass and the next forward pass.
     """
 
     def __init__(
@@ -347,8 +347,8 @@ _BITS = {"none": 32, "int8": 8.25, "int4": 4.5}  # by element
 def break_even(codec: str, world: int) -> float:
     """Returns the link rate below which a codec pays, by this processor's speed, in bytes/s.
 
-    To encode, decode and add takes as long as the link needs for the bytes that are saved. What a
-    link sends and an idle core does at the same time counts as if one came after the other.
+    At this rate the link sends the saved bytes in the time of encoding, decoding and adding. The
+    overlap of codec and link is ignored.
     """
     from fastgpu_comm import native
 
