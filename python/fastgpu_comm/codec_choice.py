@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 AUTO = "auto"
-# The possible choices, the least loss first. Both codecs have error feedback and suit any optimizer.
+# The choices, the least loss first. Both codecs have error feedback and suit any optimizer.
 CANDIDATES = ("none", "int8", "int4")
 # The parameters that may be compressed are those that a codec's name stands for.
 POLICY = codecs.for_matrices(codecs.int8)
