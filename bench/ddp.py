@@ -53,6 +53,7 @@ PORT = 29500  # free, because the namespaces are new
 SHAPE = GptShape(context=64, layers=8, width=512, heads=8)
 BATCH = 1
 COMPUTE = "compute"
+AUTO = "fastgpu auto"
 TIMEOUT = datetime.timedelta(seconds=300)
 
 
@@ -120,6 +121,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fastgpu fp16": lambda module: fastgpu(module, "fp16"),
     "fastgpu int8": lambda module: fastgpu(module, "int8"),
     "fastgpu int4": lambda module: fastgpu(module, "int4"),
+    AUTO: lambda module: fastgpu(module, "auto"),
     "fastgpu 1bit": lambda module: fastgpu(module, "1bit"),
     "fastgpu topk": lambda module: fastgpu(module, "topk"),
     "fastgpu PowerSGD": power_sgd,
@@ -146,8 +148,15 @@ class Rank:
             torch.manual_seed(0)
             self._models[name] = VARIANTS[name](Gpt(SHAPE))
         self._generator = torch.Generator().manual_seed(1 + dist.get_rank())
-        for name in names:  # buckets are rebuilt, and PowerSGD begins
+        for name in names:  # buckets are rebuilt, PowerSGD begins, and "auto" chooses
             self._train(name, 3)
+            while name == AUTO and not self._choice()["settled"]:
+                self._train(name, 1)
+
+    def _choice(self) -> dict[str, Any]:
+        model = self._models[AUTO]
+        assert isinstance(model, fastgpu_comm.DistributedDataParallel)
+        return model.codec_choice()
 
     def _batch(self) -> Tensor:
         return torch.randint(256, (BATCH, SHAPE.context + 1), generator=self._generator)
@@ -190,6 +199,8 @@ def be_rank(names: Sequence[str], rounds: int, steps: int) -> None:
         shuffle.shuffle(order)
         found.append(rank.round(order, steps))
     if dist.get_rank() == 0:
+        if AUTO in names:
+            print("auto:", rank._choice()["reason"], file=sys.stderr)
         print("@@" + json.dumps(found), flush=True)
     dist.barrier()
     os._exit(0)  # gloo's threads may abort a process that ends

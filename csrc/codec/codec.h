@@ -16,8 +16,4 @@ namespace fastgpu {
 // Returns the loops of the codec in the widest SIMD that the CPU has, or nullptr for kNone.
 const CodecKernels* find_codec(Codec codec);
 
-// Adds the residual to the elements and sets it to 0, except where the sum is not finite. Both have
-// `count` numbers and do not overlap. Quick if all are 0, which is the usual case.
-void add_residual(float* values, float* residual, std::size_t count);
-
 }  // namespace fastgpu

@@ -75,6 +75,22 @@ void store_range(const float* values, std::size_t first, std::size_t count,
              });
 }
 
+bool all_zero(std::span<const float> values) {
+  bool zero = true;
+  for (const float each : values) zero &= each == 0;
+  return zero;
+}
+
+// Adds `lost` to the values and sets it to 0, except where the sum is not finite.
+void deliver(std::span<float> lost, float* values) {
+  for (std::size_t i = 0; i < lost.size(); ++i) {
+    const float sum = values[i] + lost[i];
+    if (!std::isfinite(sum)) continue;
+    values[i] = sum;
+    lost[i] = 0;
+  }
+}
+
 // If the values are multiples of their extreme / -127 in a bfloat16, stores them exactly. The scale
 // of int8 is extreme / -128, rounded, so it may not be the one that a decoded block had.
 void store_multiples(const float* values, std::size_t begin, std::size_t count,
@@ -119,6 +135,23 @@ void encode_with(const CodecKernels& kernels, const Residual& residual,
   load(residual, first, values.data(), count);
   encode(values.data());
   store_range(values.data(), first, count, residual);
+}
+
+void add_residual(const Residual& residual, std::size_t first, std::span<float> values) {
+  if (residual.codes == nullptr && residual.values == nullptr) return;
+  Group group;
+  for (std::size_t done = 0; done < values.size(); done += kGroup) {
+    const std::size_t count = std::min(kGroup, values.size() - done);
+    std::span<float> lost(group.data(), count);
+    if (residual.codes == nullptr) {
+      lost = {residual.values + first + done, count};
+    } else {
+      load(residual, first + done, lost.data(), count);
+    }
+    if (all_zero(lost)) continue;
+    deliver(lost, values.data() + done);
+    if (residual.codes != nullptr) store_range(lost.data(), first + done, count, residual);
+  }
 }
 
 void load(const Residual& residual, std::size_t first, float* values, std::size_t count) {

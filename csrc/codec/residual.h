@@ -30,6 +30,10 @@ void encode_with(const CodecKernels& kernels, const Residual& residual,
                  std::optional<uint64_t> random_key, std::size_t first,
                  std::span<const float> source, std::byte* target);
 
+// Adds the residual of the elements from `first` on to them, and sets it to 0, except where the sum
+// is not finite. Quick if all are 0, which is the usual case.
+void add_residual(const Residual& residual, std::size_t first, std::span<float> values);
+
 // Converts elements of the 8-bit form to float32.
 void load(const Residual& residual, std::size_t first, float* values, std::size_t count);
 // Converts all elements. Values that load() gave are stored exactly if they are whole blocks again.

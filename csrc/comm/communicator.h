@@ -94,6 +94,7 @@ class Communicator {
   void shutdown(const std::string& why = "it destroyed its process group");
 
   int rank() const { return config_.rank; }
+  const Topology& topology() const { return *topology_; }
   int world() const { return config_.world; }
   std::string name_of(int rank) const;  // with host and process id, for messages
   std::string name_of_group() const;    // for messages

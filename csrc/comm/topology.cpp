@@ -60,6 +60,10 @@ Topology topology_of(int rank, Peers peers) {
   return topology;
 }
 
+bool on_one_host(const Topology& topology) {
+  return std::ranges::all_of(topology.host_of, [](int host) { return host == 0; });
+}
+
 std::string name_of_rank(const Topology& topology, int rank) {
   if (rank < 0 || rank >= static_cast<int>(topology.records.size())) return "an unknown rank";
   return name_of_rank(rank, topology.records[static_cast<std::size_t>(rank)]);

@@ -29,6 +29,9 @@ struct Topology {
 // The topology as `rank` sees it.
 Topology topology_of(int rank, Peers peers);
 
+// Whether all ranks have mapped each other's memory.
+bool on_one_host(const Topology& topology);
+
 // "rank 3 (host node7, pid 4711)", or "an unknown rank".
 std::string name_of_rank(const Topology& topology, int rank);
 

@@ -212,11 +212,9 @@ void LaneRun::decode(const Step& step) const {
 }
 
 void LaneRun::add_residual(const Step& step) const {
-  float* residual = operation_->task.residual;
-  if (residual == nullptr) return;
-  fastgpu::add_residual(reinterpret_cast<float*>(operation_->target(step.target)),
-                        &residual[step.target.offset_bytes / sizeof(float)],
-                        step.target.size_bytes / sizeof(float));
+  auto* values = reinterpret_cast<float*>(operation_->target(step.target));
+  fastgpu::add_residual(operation_->task.residual, step.target.offset_bytes / sizeof(float),
+                        {values, step.target.size_bytes / sizeof(float)});
 }
 
 bool LaneRun::is_posted(const Region& target) const {

@@ -7,8 +7,6 @@ if `codec` or `weighted` is given.
 
 from __future__ import annotations
 
-import collections
-import itertools
 import math
 from typing import Any
 
@@ -16,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import codecs, divergence, reduced
-from fastgpu_comm.backend import backend_of
+from fastgpu_comm import codec_choice, codecs, divergence, reduced
 from fastgpu_comm.loss_scales import LossScales
 
 WEIGHTINGS = (None, "mean", "sum")
@@ -50,7 +47,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
                 float32 gradients are ever compressed. "1bit" is for SGD, with or without momentum:
-                see `codecs.check_optimizer`. Must be the same on all ranks.
+                see `codecs.check_optimizer`. "auto" tries none, int8 and int4 in the first steps
+                and keeps what is fastest: see `codec_choice`. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.
@@ -62,12 +60,17 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """
         if weighted not in WEIGHTINGS:
             raise ValueError(f"weighted is {weighted!r}; allowed: 'mean', 'sum', None")
+        self._automatic = codec == codec_choice.AUTO
+        if self._automatic:
+            codec = codec_choice.POLICY
         if codec is not None and not callable(codec):
             codec = codecs.find(codec)
         # Before torch's constructor, which calls _ddp_init_helper.
         self._codec = codec
         self._weighted = weighted
         self._gradients: Any = None  # native.GradientReducer, if there is a codec or a weighting
+        self._chooser: codec_choice.CodecChooser | None = None  # with codec="auto"
+        self._registered = False  # whether torch's reducer calls _gradients
         self._names: list[str] = []  # by the Reducer's index of the parameter
         self._reduced: list[torch.nn.Parameter] = []
         self._codecs: list[codecs.Codec | None] = []
@@ -92,8 +95,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     @property
     def measures(self) -> bool:
-        """Whether `stats` returns anything: with `codec` or `weighted`."""
-        return self._hooked
+        """Whether `stats` returns anything."""
+        return self._registered
 
     @property
     def _hooked(self) -> bool:
@@ -113,6 +116,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._compares = False
             described = reduced.describe(self._names, parameters, self._codecs)
             settings = f"weighted {self._weighted}, bucket_plan {self._plan}"
+            settings += f", codec auto {self._automatic}"
             reduced.compare(self.process_group, described, settings)
         return parameters, sparse
 
@@ -126,16 +130,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._attach()
 
     def _set_plan(self, plan: list[list[str]]) -> None:
-        from fastgpu_comm import native
-
-        indices = {name: index for index, name in enumerate(self._names)}
-        planned = collections.Counter(itertools.chain(*plan))
-        for name in {**indices, **planned}:
-            if name not in indices:
-                raise ValueError(f"bucket_plan has {name!r}, which is no parameter of this model")
-            if planned[name] != 1:
-                raise ValueError(f"bucket_plan has {name!r} {planned[name]} times; it must be once")
-        native.set_buckets(self.reducer, [[indices[name] for name in bucket] for bucket in plan])
+        reduced.set_plan(self.reducer, self._names, plan)
         self._plan = plan
 
     def _attach(self) -> None:
@@ -146,24 +141,29 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "codec and weighted need torch's C++ Reducer: set torch._dynamo.config."
                 "optimize_ddp to True instead of 'python_reducer'"
             )
-        backend = self._backend()
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
+        backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
-        self._gradients.attach(self.reducer)
+        if self._automatic:
+            self._chooser = codec_choice.CodecChooser(
+                self._gradients, self.reducer, self._names, self._reduced, self._codecs
+            )
+        self._restart()
         self._gradients.split_buckets(self.reducer)
-        assert self.logger is not None
-        self.logger._set_comm_hook_name("fastgpu_comm")
 
-    def _backend(self) -> Any:
-        try:
-            if self.device_type != "cpu":
-                raise ValueError(f"the parameters are on {self.device_type}, not on the CPU")
-            return backend_of(self.process_group)
-        except ValueError as error:
-            raise ValueError(
-                f"codec and weighted need a process group of fastgpu: {error}. For other groups "
-                "there are the communication hooks of fastgpu_comm.hooks."
-            ) from None
+    def _restart(self, residuals: bool = False) -> None:
+        """Chooses codecs anew, and registers the hook unless torch can do without."""
+        backend = reduced.backend_for(self.process_group, self.device_type)
+        self._gradients.set_backend(backend)
+        if self._chooser is not None:
+            self._chooser.restart(backend)
+            if not (self._chooser.tries or self._weighted or residuals):
+                return
+        if not self._registered:
+            self._registered = True
+            self._gradients.attach(self.reducer)
+            assert self.logger is not None
+            self.logger._set_comm_hook_name("fastgpu_comm")
 
     @torch._disable_dynamo(recursive=False)
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
@@ -173,8 +173,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 f"weighted={self._weighted!r}: call set_weight(n) before each forward pass"
             )
         if self._loss_scales is not None:
-            self._follow_scale(self._loss_scales.scaler.get_scale())
-        prepared = self._torchs_pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
+            self._scale = self._loss_scales.follow(self._gradients, self._scale)
+        with reduced.names_last(self.logger):
+            prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
         self._step += reduces and self.training
         if self._loss_scales is not None and reduces and self.training:
             self._loss_scales.start(self.process_group)
@@ -182,39 +183,31 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             return prepared
         self._gradients.set_step(self._step)
         if torch.is_grad_enabled():
-            self._gradients.split_buckets(self.reducer)
+            self._prepare_buckets()
         if reduces and self._weight is not None:
             weight, self._weight = self._weight, None
             self._gradients.announce_weight(weight)
         return prepared
 
-    @torch._disable_dynamo(recursive=False)
-    def _torchs_pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        try:
-            return super()._pre_forward(*inputs, **kwargs)
-        except RuntimeError as error:  # of parameters without a gradient
-            raise reduced.with_names_last(error, self.logger) from None
-
     def _post_forward(self, output: Any) -> Any:
         output = super()._post_forward(output)
         if self._loss_scales is not None:
-            self._check_before_backward(output)
+            self._loss_scales.check_before_backward(output)
         return output
 
-    @torch._disable_dynamo(recursive=False)
-    def _check_before_backward(self, output: Any) -> None:
-        assert self._loss_scales is not None
-        self._loss_scales.check_before_backward(output)
+    def _prepare_buckets(self, joined: bool = False) -> None:
+        if self._chooser is not None:
+            self._chooser.before_pass(joined)
+        self._gradients.split_buckets(self.reducer)
 
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
         if self._loss_scales is not None:
-            self._loss_scales.start(self.process_group, joined=True)
-            self._loss_scales.check()
+            self._loss_scales.join(self.process_group)
         self._step += 1
         if self._gradients is not None:
             self._gradients.set_step(self._step)
-            self._gradients.split_buckets(self.reducer)
+            self._prepare_buckets(joined=True)
             if self._weighted:
                 self._gradients.announce_weight(0.0)
         super()._match_all_reduce_for_bwd_pass()
@@ -224,7 +217,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if self._plan is not None:
             self._set_plan(self._plan)
         if self._gradients is not None and self.process_group is new_process_group:
-            self._gradients.set_backend(self._backend())
+            self._restart()
 
     def register_comm_hook(self, state: object, hook: Any) -> None:
         """Registers a communication hook of the user's, as torch's class does.
@@ -293,13 +286,6 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if self._gradients is not None:
             self._gradients.keep_copies(scaler.is_enabled())
 
-    def _follow_scale(self, scale: float) -> None:
-        if scale != self._scale and self._gradients is not None:
-            if scale < self._scale:
-                self._gradients.undo()
-            self._gradients.scale_residuals(scale / self._scale)
-        self._scale = scale
-
     def compare_reduced(self) -> None:
         """Checks that all ranks have the same reduced gradients, bit for bit. A collective.
 
@@ -325,27 +311,41 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def bucket_plan(self) -> list[list[str]]:
         """Returns the names of the parameters in each bucket, in the order of the reductions."""
-        from fastgpu_comm import native
+        return reduced.plan_of(self.reducer, self._names)
 
-        buckets = native.buckets_of(self.reducer)
-        return [[self._names[index] for index in bucket] for bucket in buckets]
-
-    def stats(self) -> list[dict[str, Any]]:
+    def stats(self, all_ranks: bool = False) -> list[dict[str, Any]]:
         """Returns the measurements of the last backward pass on this rank, by bucket.
+
+        Args:
+            all_ranks: Also find the rank that came last. All ranks must call it then.
 
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
             `encoded_bytes` of one copy of them on the wire, `residual_bytes` of this rank's memory,
             `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
-            the pass reduced its first bucket.
-            Empty without `codec` or `weighted`.
+            the pass reduced its first bucket. With `all_ranks` also `waits_s`: by rank of the
+            group, the time between the two; and `last_rank`, which waited least: a reduction ends
+            on all ranks at about the same time, so this rank started it last. Empty without `codec`
+            or `weighted`, and while `codec="auto"` leaves the reductions to torch.
         """
         if self._gradients is None:
             return []
         buckets: list[dict[str, Any]] = self._gradients.stats()
         for bucket in buckets:
             bucket["parameters"] = [self._names[index] for index in bucket["parameters"]]
+        if all_ranks:
+            reduced.add_waits(self.process_group, buckets)
         return buckets
+
+    def codec_choice(self) -> dict[str, Any]:
+        """Returns what `codec="auto"` has chosen, and why: see `CodecChooser.report`.
+
+        Raises:
+            ValueError: The codec is not "auto".
+        """
+        if self._chooser is None:
+            raise ValueError("codec_choice needs DistributedDataParallel(..., codec='auto')")
+        return self._chooser.report()
 
     def reducer_state_dict(self) -> dict[str, Any]:
         """Returns the residuals of this rank, for a checkpoint. Each rank saves its own.
@@ -355,17 +355,13 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
             if torch has not rebuilt them yet; `step`: how many steps there were.
         """
-        residuals = {}
-        if self._gradients is not None:
-            for index, name in enumerate(self._names):
-                flat = self._gradients.residual(index)
-                if flat is not None:
-                    view = reduced.in_shape(flat, self._reduced[index])
-                    residuals[name] = view.clone(memory_format=torch.contiguous_format)
+        residuals = reduced.residuals_of(self._gradients, self._names, self._reduced)
         final = self._plan is not None or self._has_rebuilt_buckets
         plan = self.bucket_plan() if final else None
-        state = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
-        return {**state, "step": self._step}
+        if self._chooser is not None:
+            plan = self._chooser.plan or plan  # before a codec splits buckets
+        kept = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+        return kept | {"step": self._step}
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `reducer_state_dict` returned. Parameters that it lacks start from zero.
@@ -382,19 +378,18 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._step = state.get("step", self._step)  # states of earlier versions have none
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
-        for index, (name, parameter) in enumerate(zip(self._names, self._reduced, strict=True)):
-            if name in residuals:
-                flat = torch.empty(parameter.numel())
-                reduced.in_shape(flat, parameter).copy_(residuals[name])
-                self._gradients.set_residual(index, flat * (self._scale / state["scale"]))
-            elif self._gradients is not None and self._gradients.residual(index) is not None:
-                self._gradients.set_residual(index, torch.zeros(parameter.numel()))
+        if self._gradients is not None:
+            self._restart(bool(residuals))
+            scaled = {n: r * (self._scale / state["scale"]) for n, r in residuals.items()}
+            reduced.set_residuals(self._gradients, self._names, self._reduced, scaled)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the module and the residuals, if the process group is the default one."""
         attributes: dict[str, Any] = super().__getstate__()
         attributes["_gradients"] = None
         attributes["_loss_scales"] = None
+        attributes["_chooser"] = None
+        attributes["_registered"] = False
         attributes["_saved_residuals"] = self.reducer_state_dict()
         return attributes
 

@@ -6,11 +6,14 @@ nothing fails (torch issue 136009).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel.distributed import _find_tensors
+
+if TYPE_CHECKING:
+    from fastgpu_comm.native import GradientReducer
 
 _DISABLED = -1.0  # instead of a scale
 _JOINED = 0.0  # the rank has no more inputs, and no opinion
@@ -29,28 +32,40 @@ class LossScales:
         Raises:
             RuntimeError: On all ranks, if the scales differ.
         """
-        self.scaler = scaler
+        self._scaler = scaler
         self._device = device
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._start(scaler.get_scale() if scaler.is_enabled() else _DISABLED, group)
         self.check()
 
-    def start(self, group: Any, joined: bool = False) -> None:
-        """Starts the exchange of a step, after the comparison of the last one if it is pending.
+    def follow(self, gradients: GradientReducer | None, scale: float) -> float:
+        """Keeps residuals right if the scale is no longer `scale`; returns what it is now."""
+        now = self._scaler.get_scale()
+        if now != scale and gradients is not None:
+            if now < scale:
+                gradients.undo()
+            gradients.scale_residuals(now / scale)
+        return now
 
-        Args:
-            group: The process group.
-            joined: Whether this rank only takes part for the sake of the others.
-        """
+    def start(self, group: Any) -> None:
+        """Starts the exchange of a step, after the comparison of the last one if it is pending."""
         self.check()
-        if self.scaler.is_enabled():
-            self._start(_JOINED if joined else self.scaler.get_scale(), group)
+        if self._scaler.is_enabled():
+            self._start(self._scaler.get_scale(), group)
+
+    def join(self, group: Any) -> None:
+        """Takes part in the exchange of the other ranks, after this rank has joined."""
+        self.check()
+        if self._scaler.is_enabled():
+            self._start(_JOINED, group)
+        self.check()
 
     def _start(self, scale: float, group: Any) -> None:
         scales = torch.zeros(group.size(), dtype=torch.float64, device=self._device)
         scales[group.rank()] = scale
         self._pending = dist.all_reduce(scales, group=group, async_op=True), scales
 
+    @torch._disable_dynamo(recursive=False)
     def check_before_backward(self, output: Any) -> None:
         """Makes the backward pass of a model's output begin with check()."""
         for tensor in _find_tensors(output) if self._pending is not None else ():

@@ -25,6 +25,7 @@ try:
     from fastgpu_comm._native import algorithms_of as algorithms_of
     from fastgpu_comm._native import buckets_of as buckets_of
     from fastgpu_comm._native import check_variable as check_variable
+    from fastgpu_comm._native import codec_costs as codec_costs
     from fastgpu_comm._native import collectives as collectives
     from fastgpu_comm._native import compiler as compiler
     from fastgpu_comm._native import decode as decode

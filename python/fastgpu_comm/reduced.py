@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
+from fastgpu_comm.backend import backend_of
 from fastgpu_comm.codecs import Codec
+
+if TYPE_CHECKING:
+    from fastgpu_comm.native import GradientReducer
 
 
 def named(
@@ -83,32 +89,41 @@ def named_in_errors() -> Iterator[None]:
         dist.set_debug_level(level)
 
 
-def with_names_last(error: RuntimeError, logger: Any) -> RuntimeError:
-    """Gives an error of such a Reducer the text that torch's tests look for.
+@contextlib.contextmanager
+def names_last(logger: Any) -> Iterator[None]:
+    """Gives errors of such a Reducer the text that torch's tests look for.
 
     Without debugging torch lists the indices of parameters without a gradient, and names the
-    variable that makes it list names.
+    variable that makes it list names. Here the names come after the indices.
 
     Args:
-        error: The error.
         logger: The logger of DistributedDataParallel, which gets the new text, too.
-
-    Returns:
-        An error with the names after the indices, or the same error.
     """
-    names = re.search(r"\nParameters which did not receive grad for rank .*", str(error))
-    if names is None or dist.get_debug_level() != dist.DebugLevel.OFF:
-        return error
-    text = (
-        str(error).replace(names.group(), "")
-        + names.group()
-        + (
-            "\nTo log more, set the environment variable TORCH_DISTRIBUTED_DEBUG to either INFO or "
-            "DETAIL."
+    try:
+        yield
+    except RuntimeError as error:
+        names = re.search(r"\nParameters which did not receive grad for rank .*", str(error))
+        if names is None or dist.get_debug_level() != dist.DebugLevel.OFF:
+            raise
+        text = (
+            f"{str(error).replace(names.group(), '')}{names.group()}\nTo log more, set the "
+            "environment variable TORCH_DISTRIBUTED_DEBUG to either INFO or DETAIL."
         )
-    )
-    logger.set_error_and_log(text)
-    return RuntimeError(text)
+        logger.set_error_and_log(text)
+        raise RuntimeError(text) from None
+
+
+def add_waits(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> None:
+    """Adds to each bucket how long the ranks waited for it, and the last rank. A collective."""
+    if not buckets:
+        return
+    mine = [b["done_s"] - b["launched_s"] if b["done_s"] else math.inf for b in buckets]
+    waits = torch.empty(dist.get_world_size(group), len(buckets), dtype=torch.float64)
+    mine_s = torch.tensor(mine, dtype=torch.float64)
+    dist.all_gather_into_tensor(waits.view(-1), mine_s, group=group)
+    for bucket, by_rank in zip(buckets, waits.T.tolist(), strict=True):
+        bucket["waits_s"] = by_rank
+        bucket["last_rank"] = min(range(len(by_rank)), key=by_rank.__getitem__)
 
 
 def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -116,6 +131,82 @@ def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if torch.empty_like(parameter).stride() == parameter.stride():
         return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
     return flat.view(parameter.shape)
+
+
+def set_plan(reducer: dist.Reducer, names: Sequence[str], plan: Sequence[Sequence[str]]) -> None:
+    """Sets the buckets of a Reducer.
+
+    Args:
+        reducer: The Reducer.
+        names: Its parameters.
+        plan: The names of the parameters in each bucket.
+
+    Raises:
+        ValueError: A parameter is unknown, missing or in two buckets; nothing has changed then.
+    """
+    from fastgpu_comm import native
+
+    indices = {name: index for index, name in enumerate(names)}
+    planned = collections.Counter(itertools.chain(*plan))
+    for name in {**indices, **planned}:
+        if name not in indices:
+            raise ValueError(f"bucket_plan has {name!r}, which is no parameter of this model")
+        if planned[name] != 1:
+            raise ValueError(f"bucket_plan has {name!r} {planned[name]} times; it must be once")
+    native.set_buckets(reducer, [[indices[name] for name in bucket] for bucket in plan])
+
+
+def plan_of(reducer: dist.Reducer, names: Sequence[str]) -> list[list[str]]:
+    """Returns the names of the parameters in each bucket of a Reducer."""
+    from fastgpu_comm import native
+
+    return [[names[index] for index in bucket] for bucket in native.buckets_of(reducer)]
+
+
+def backend_for(group: dist.ProcessGroup, device_type: str) -> Any:
+    """Returns the backend on which a GradientReducer reduces gradients of this kind of device.
+
+    Raises:
+        ValueError: The backend is not fastgpu, or the device is not the CPU.
+    """
+    try:
+        if device_type != "cpu":
+            raise ValueError(f"the parameters are on {device_type}, not on the CPU")
+        return backend_of(group)
+    except ValueError as error:
+        raise ValueError(
+            f"codec and weighted need a process group of fastgpu: {error}. For other groups "
+            "there are the communication hooks of fastgpu_comm.hooks."
+        ) from None
+
+
+def residuals_of(
+    gradients: GradientReducer | None, names: Sequence[str], parameters: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Returns copies of the residuals by name of the parameter, in its shape."""
+    residuals = {}
+    for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
+        flat = gradients.residual(index) if gradients is not None else None
+        if flat is not None:
+            view = in_shape(flat, parameter)
+            residuals[name] = view.clone(memory_format=torch.contiguous_format)
+    return residuals
+
+
+def set_residuals(
+    gradients: GradientReducer,
+    names: Sequence[str],
+    parameters: Sequence[torch.Tensor],
+    residuals: Mapping[str, torch.Tensor],
+) -> None:
+    """Sets the residuals that `residuals_of` returned, and all others to zero."""
+    for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
+        if name in residuals:
+            flat = torch.empty(parameter.numel())
+            in_shape(flat, parameter).copy_(residuals[name])
+            gradients.set_residual(index, flat)
+        elif gradients.residual(index) is not None:
+            gradients.set_residual(index, torch.zeros(parameter.numel()))
 
 
 def check_residuals(

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.ddp_models import CODECS, WIDTH, gradients, inputs, loss_of, net, same_everywhere
+from tests.process.events import Events
 from tests.process.shortage_checks import soft_limit
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
@@ -152,6 +153,34 @@ def joined_with_weights() -> None:
         rtol=0.02,
         atol=0.02,
     )
+
+
+def last_ranks() -> None:
+    """stats(all_ranks=True) names the rank that all others waited for."""
+    rank, world = me_and_world()
+    model = DistributedDataParallel(net(), codec="int8", bucket_cap_mb=0.02)
+    for number in range(2):  # torch rebuilds its buckets
+        loss_of(model, inputs(number, rank)).backward()
+    first = dict(model.module.named_parameters())["0.weight"]  # its gradient is the last
+    for late in range(world):
+        events = Events()
+        others = [f"rank {each} waits" for each in range(world) if each != late]
+        loss = loss_of(model, inputs(2, rank))
+        handle = first.register_hook(lambda _, events=events: events.set(f"rank {rank} waits"))
+        if rank == late:
+            events.wait(*others)
+            for number in range(200):  # the others wait meanwhile
+                events.set(f"still late {number}")
+                events.wait(f"still late {number}")
+        loss.backward()
+        handle.remove()
+        buckets = model.stats(all_ranks=True)
+        assert len(buckets) > 1
+        for bucket in buckets:
+            assert bucket["last_rank"] == late, bucket
+            assert bucket["waits_s"][rank] == bucket["done_s"] - bucket["launched_s"]
+            assert len(bucket["waits_s"]) == world
+    assert DistributedDataParallel(net()).stats(all_ranks=True) == []
 
 
 def refusals() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.process import ddp_agreement_checks as agreement
+from tests.process import ddp_auto_checks as auto
 from tests.process import ddp_checks as kept
 from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
@@ -42,10 +43,13 @@ TWO_RANKS = (
     agreement.scalers_that_differ_from_the_start,
     agreement.follower_alone,
     agreement.gradients_of_all_kinds,
+    auto.shared_memory,
+    auto.refusals,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
+    kept.last_ranks,
     kept.joined,
     kept.joined_with_weights,
     agreement.joined_with_scaler,
@@ -55,6 +59,22 @@ THREE_RANKS = (
 @pytest.mark.parametrize("check", TWO_RANKS, ids=lambda check: check.__name__)
 def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(2))
+
+
+@pytest.mark.parametrize(
+    ("world", "check"),
+    [
+        (2, auto.searches),
+        (2, auto.residuals_are_delivered),
+        (2, auto.skipped_delivery),
+        (2, auto.saved_and_copied),
+        (3, auto.shrunken),
+        (3, auto.joined),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_auto(ranks: Ranks, world: int, check: Callable[[], None]) -> None:
+    ranks.run(check, Setting(world, environment={"FASTGPU_TRANSPORT": "tcp"}))
 
 
 @pytest.mark.parametrize("codec", CODECS)

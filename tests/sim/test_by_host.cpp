@@ -53,7 +53,7 @@ void reduce(const Case& each, std::vector<Floats>& data, std::vector<Floats>& re
     Task& task = operation->task;
     task.schedule = std::make_shared<const Schedule>(build(request));
     task.data = reinterpret_cast<std::byte*>(data[rank].data());
-    task.residual = residuals.empty() ? nullptr : residuals[rank].data();
+    if (!residuals.empty()) task.residual.values = residuals[rank].data();
     task.scratch_pool = std::make_shared<ScratchPool>();
     task.call.shape.dtype = DType::kFloat32;
     task.call.shape.count = kCount;

@@ -125,7 +125,7 @@ TEST(hosts_are_added_up_before_they_are_encoded) {
 // A host of m ranks sends to other hosts what one rank of a flat all_reduce over the hosts sends,
 // an m-th of what its ranks send in a flat one over all ranks. Nothing encoded moves inside a host.
 TEST(a_host_sends_as_much_as_one_rank_would) {
-  for (const auto [hosts, ranks] : {std::pair(2, 2), std::pair(2, 8), std::pair(3, 4)}) {
+  for (const auto& [hosts, ranks] : {std::pair(2, 2), std::pair(2, 8), std::pair(3, 4)}) {
     const std::vector<int> host_of = equal_hosts(hosts * ranks, ranks);
     for (const Codec codec : {Codec::kBFloat16, Codec::kInt8, Codec::kInt4}) {
       PlanRequest request =

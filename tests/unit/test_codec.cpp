@@ -33,39 +33,11 @@ void check_variant(const cpu::Variant& variant, Codec codec, const Floats& sourc
   CHECK(same_bits(residual, base_residual));
 }
 
-bool all_zero(const Floats& values) {
-  return std::all_of(values.begin(), values.end(), [](float x) { return x == 0; });
-}
-
 bool all_finite(const Floats& values) {
   return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
 }
 
 }  // namespace
-
-TEST(a_residual_is_added_once) {
-  for (const std::size_t count : {0, 1, 1023, 1024, 5000}) {
-    const Floats source = random_floats(count, 5, 1.0F);
-    const Floats lost = random_floats(count, 6, 1e-2F);
-    Floats values = source;
-    Floats residual = lost;
-    add_residual(values.data(), residual.data(), count);
-    for (std::size_t i = 0; i < count; ++i) CHECK_EQ(values[i], source[i] + lost[i]);
-    CHECK(all_zero(residual));
-    const Floats before = values;
-    add_residual(values.data(), residual.data(), count);
-    CHECK(same_bits(values, before));
-  }
-}
-
-TEST(a_residual_waits_where_the_sum_is_not_finite) {
-  Floats values{1, INFINITY, NAN, 2};
-  Floats residual{0.5F, 0.5F, 0.5F, 0.5F};
-  add_residual(values.data(), residual.data(), values.size());
-  CHECK(same_bits(residual, Floats{0, 0.5F, 0.5F, 0}));
-  CHECK_EQ(values[0], 1.5F);
-  CHECK_EQ(values[3], 2.5F);
-}
 
 TEST(codecs_are_found_by_their_number) {
   CHECK(find_codec(Codec::kNone) == nullptr);

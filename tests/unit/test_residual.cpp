@@ -155,4 +155,37 @@ TEST(many_steps_deliver_all_but_the_roundings_of_the_residual) {
 }
 
 }  // namespace
+// Of 32 bits, and of 8 bits in any part of the array.
+TEST(a_residual_is_added_once) {
+  for (const std::size_t count : {0, 1, 1023, 2048, 5000}) {
+    const Floats source = random_floats(count, 5, 1.0F);
+    Floats lost = random_floats(count, 6, 1e-2F);
+    const Guarded coded(count);
+    store(lost.data(), coded.view());
+    for (const std::size_t first : {count / 3, std::size_t{0}}) {
+      const auto middle = static_cast<int64_t>(first);
+      for (const bool in_8_bits : {false, true}) {
+        const Residual residual = in_8_bits ? coded.view() : Residual{.values = lost.data()};
+        const Floats before = in_8_bits ? coded.values() : lost;
+        Floats values(source.begin() + middle, source.end());
+        add_residual(residual, first, values);
+        for (std::size_t i = 0; i < values.size(); ++i)
+          CHECK_EQ(values[i], source[first + i] + before[first + i]);
+        const Floats after = in_8_bits ? coded.values() : lost;
+        CHECK(std::all_of(after.begin() + middle, after.end(), [](float x) { return x == 0; }));
+      }
+    }
+    coded.check_guards();
+  }
+}
+
+TEST(a_residual_waits_where_the_sum_is_not_finite) {
+  Floats values{1, INFINITY, NAN, 2};
+  Floats lost{0.5F, 0.5F, 0.5F, 0.5F};
+  add_residual({.values = lost.data()}, 0, values);
+  CHECK(same_bits(lost, Floats{0, 0.5F, 0.5F, 0}));
+  CHECK_EQ(values[0], 1.5F);
+  CHECK_EQ(values[3], 2.5F);
+}
+
 }  // namespace fastgpu

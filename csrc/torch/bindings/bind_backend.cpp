@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "comm/runtime.h"
+#include "comm/topology.h"
 #include "torch/backend/backend.h"
 #include "torch/backend/callbacks.h"
 #include "torch/backend/errors.h"
@@ -49,6 +50,9 @@ void bind_backend(py::module_& module) {
               }),
               py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("options"));
   backend.def("stats", &stats);
+  backend.def_property_readonly("on_one_host", [](const TorchBackend& self) {
+    return on_one_host(self.communicator()->topology());
+  });
   // Attributes that torch's Python code expects and that c10d's bindings lack.
   backend.def_property_readonly("options", [](TorchBackend& self) {
     return c10::static_intrusive_pointer_cast<BackendOptions>(self.getBackendOptions());

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "codec/codec.h"
+#include "codec/codec_costs.h"
 #include "codec/random_key.h"
 #include "codec/residual.h"
 #include "torch/bindings/bind.h"
@@ -41,13 +42,21 @@ GradientReducer::Weighting weighting_of(const std::optional<std::string>& name) 
 // By parameter: the codec's name, the bits of the residual or 0, the seed of stochastic rounding.
 using Encodings = std::vector<std::tuple<std::string, int, std::optional<uint64_t>>>;
 
-ReducerPtr make_reducer(GradientReducer::BackendPtr backend, const Encodings& encodings,
-                        const std::optional<std::string>& weighted) {
+std::vector<GradientReducer::Encoding> encodings_of(const Encodings& encodings) {
   std::vector<GradientReducer::Encoding> made;
   made.reserve(encodings.size());
   for (const auto& [codec, bits, seed] : encodings) made.push_back({codec_of(codec), bits, seed});
-  return std::make_shared<GradientReducer>(std::move(backend), std::move(made),
+  return made;
+}
+
+ReducerPtr make_reducer(GradientReducer::BackendPtr backend, const Encodings& encodings,
+                        const std::optional<std::string>& weighted) {
+  return std::make_shared<GradientReducer>(std::move(backend), encodings_of(encodings),
                                            weighting_of(weighted));
+}
+
+std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
 
 const CodecKernels& kernels_of(const std::string& codec) {
@@ -99,6 +108,22 @@ py::dict dict_of(const GradientReducer::BucketStats& stats) {
   return result;
 }
 
+void bind_codecs(py::module_& module) {
+  const py::call_guard<py::gil_scoped_release> no_gil;
+  module.def(
+      "codec_costs",
+      [](const std::string& codec) {
+        const CodecCosts& costs = costs_of(codec_of(codec));
+        return std::tuple(costs.encode_us_per_byte, costs.decode_us_per_byte,
+                          costs.decode_add_us_per_byte);
+      },
+      py::arg("codec"), no_gil);
+  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"),
+             py::arg("seed"), py::arg("key"), no_gil);
+  module.def("decode", &decode, py::arg("codec"), py::arg("encoded"), py::arg("target"),
+             py::arg("add"), no_gil);
+}
+
 }  // namespace
 
 void bind_reducer(py::module_& module) {
@@ -111,6 +136,12 @@ void bind_reducer(py::module_& module) {
           py::arg("reducer"))
       .def("set_backend", &GradientReducer::set_backend, py::arg("backend"))
       .def(
+          "set_encodings",
+          [](GradientReducer& self, const Encodings& encodings) {
+            self.set_encodings(encodings_of(encodings));
+          },
+          py::arg("encodings"))
+      .def(
           "split_buckets",
           [](const GradientReducer& self, const TorchReducer& reducer) {
             return self.split_buckets(*reducer);
@@ -118,11 +149,17 @@ void bind_reducer(py::module_& module) {
           py::arg("reducer"), no_gil)
       .def("set_step", &GradientReducer::set_step, py::arg("step"))
       .def("announce_weight", &GradientReducer::announce_weight, py::arg("weight"), no_gil)
+      .def("least_of", &GradientReducer::least_of, py::arg("values"))
+      .def(
+          "take_least", [](GradientReducer& self) { return if_defined(self.take_least()); }, no_gil)
+      .def_property_readonly("passes", &GradientReducer::passes)
+      .def_property_readonly(
+          "lead_s",
+          [](const GradientReducer& self) { return static_cast<double>(self.lead_ns()) * 1e-9; })
       .def(
           "residual",
-          [](const GradientReducer& self, std::size_t parameter) -> std::optional<at::Tensor> {
-            const at::Tensor residual = self.residual(parameter);
-            return residual.defined() ? std::optional(residual) : std::nullopt;
+          [](const GradientReducer& self, std::size_t parameter) {
+            return if_defined(self.residual(parameter));
           },
           py::arg("parameter"))
       .def("set_residual", &GradientReducer::set_residual, py::arg("parameter"),
@@ -151,10 +188,7 @@ void bind_reducer(py::module_& module) {
         return GradientReducer::parameters_of(*reducer, bucket);
       },
       py::arg("reducer"), py::arg("bucket"));
-  module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"),
-             py::arg("seed"), py::arg("key"), no_gil);
-  module.def("decode", &decode, py::arg("codec"), py::arg("encoded"), py::arg("target"),
-             py::arg("add"), no_gil);
+  bind_codecs(module);
 }
 
 }  // namespace fastgpu

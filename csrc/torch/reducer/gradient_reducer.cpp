@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 #include <utility>
 
 #include "base/clock.h"
@@ -22,6 +23,10 @@ struct ReducerFields : c10d::Reducer {
     return reducer.*&ReducerFields::buckets_;
   }
   static int divisor(const c10d::Reducer& reducer) { return reducer.*&ReducerFields::div_factor_; }
+
+  static int64_t ns_since_forward(const c10d::Reducer& reducer) {
+    return c10d::current_time_in_nanos() - reducer.*&ReducerFields::backward_compute_start_time_;
+  }
 
   static void set_rebuilt(c10d::Reducer& reducer) {
     bool c10d::Reducer::* const rebuilt = &ReducerFields::has_rebuilt_bucket_;
@@ -45,6 +50,9 @@ struct ReducerFields : c10d::Reducer {
 }  // namespace
 
 struct GradientReducer::Pass {
+  explicit Pass(int64_t lead_ns) : lead_ns(lead_ns) {}
+
+  const int64_t lead_ns;  // from the end of the forward pass
   const TimeNs began = now_ns();
   mutable std::mutex mutex;          // guards buckets
   std::vector<BucketStats> buckets;  // by index
@@ -71,6 +79,12 @@ GradientReducer::GradientReducer(BackendPtr backend, std::vector<Encoding> encod
       encodings_(std::move(encodings)),
       weighting_(weighting),
       residuals_(encodings_.size()) {}
+
+void GradientReducer::set_backend(BackendPtr backend) {
+  backend_ = std::move(backend);
+  least_.reset();
+  least_work_.reset();
+}
 
 void GradientReducer::attach(c10d::Reducer& reducer) {
   reducer.register_comm_hook(std::make_unique<Hook>(shared_from_this(), reducer));
@@ -118,6 +132,12 @@ void GradientReducer::announce_weight(double weight) {
   announced_.push_back({weight, sum.front(), backend_->allreduce(sum, c10d::AllreduceOptions())});
 }
 
+at::Tensor GradientReducer::take_least() {
+  if (least_work_ == nullptr) return {};
+  std::exchange(least_work_, nullptr)->wait(kNoTimeout);
+  return std::exchange(least_, {});
+}
+
 // The factor of this rank's gradients, applied before the sum. Waits for the sum of the weights,
 // which was started before the forward pass.
 double GradientReducer::factor(int divisor) {
@@ -140,9 +160,28 @@ double GradientReducer::factor(int divisor) {
   return *factor_;
 }
 
-void GradientReducer::begin_pass() {
-  pass_ = std::make_shared<Pass>();
+// Adds residuals that no encoding takes any more. The reduction multiplies by `factor` afterwards.
+void GradientReducer::deliver_residuals(const at::Tensor& gradients, const Indices& parameters,
+                                        const std::vector<std::size_t>& lengths, double factor) {
+  if (factor == 0) return;  // in a later pass
+  int64_t offset = 0;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const auto count = static_cast<int64_t>(lengths[i]);
+    const at::Tensor residual = residuals_.take(parameters[i], keeps_copies_);
+    if (residual.defined()) gradients.narrow(0, offset, count).add_(residual, 1 / factor);
+    offset += count;
+  }
+}
+
+void GradientReducer::begin_pass(const c10d::Reducer& reducer) {
+  pass_ = std::make_shared<Pass>(ReducerFields::ns_since_forward(reducer));
+  ++passes_;
   residuals_.forget();
+  if (!least_.defined() || least_work_ != nullptr) return;
+  TensorList values{least_};
+  c10d::AllreduceOptions options;
+  options.reduceOp = c10d::ReduceOp::MIN;
+  least_work_ = backend_->allreduce(values, options);
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Reducer& reducer,
@@ -150,7 +189,7 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   const at::NoGradGuard no_grad;
   const auto& buckets = ReducerFields::buckets(reducer);
   const std::size_t index = ReducerFields::index_of(reducer, bucket);
-  if (index == 0 || pass_ == nullptr) begin_pass();
+  if (index == 0 || pass_ == nullptr) begin_pass(reducer);
   const double factor = this->factor(ReducerFields::divisor(reducer));
   if (index + 1 == buckets.size()) factor_.reset();
   const at::Tensor& gradients = bucket.getBuffer();
@@ -158,7 +197,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   if (factor == 0) at::Tensor(gradients).zero_();  // the mean over no samples is NaN
 
   const Indices& parameters = buckets[index].variable_indices;
-  const Encoding encoding = backend_->getSize() > 1 ? encodings_[parameters.front()] : Encoding();
+  static const Encoding kNone;
+  const Encoding& encoding = backend_->getSize() > 1 ? encodings_[parameters.front()] : kNone;
   CallBuilder builder(*backend_, {c10d::OpType::ALLREDUCE, "fastgpu:all_reduce"}, {gradients});
   CollectiveCall call = builder.call(Collective::kAllReduce, reducible_of(builder.op(), gradients));
   call.shape.reduce_op = ReduceOp::kPremulSum;
@@ -175,6 +215,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
     if (residual->scales.defined()) builder.packed().update(residual->scales);
     stats.residual_bytes = residual->size_bytes();
     if (keeps_copies_) residuals_.remember(parameters);
+  } else {
+    deliver_residuals(gradients, parameters, buckets[index].lengths, factor);
   }
   builder.run(std::move(call));
   const auto work = builder.finish({gradients});
@@ -216,6 +258,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce_sparse(const at:
 void GradientReducer::set_residual(std::size_t parameter, const at::Tensor& residual) {
   residuals_.set(parameter, residual, encodings_.at(parameter).residual_bits == 8);
 }
+
+int64_t GradientReducer::lead_ns() const { return pass_ == nullptr ? 0 : pass_->lead_ns; }
 
 std::vector<GradientReducer::BucketStats> GradientReducer::stats() const {
   if (pass_ == nullptr) return {};

@@ -3,7 +3,7 @@
 // the all_reduce, in the bucket's own memory, and returns.
 //
 // A parameter may have a codec, and a residual: the part of its gradients that encoding has lost so
-// far, in the units of the result. The next all_reduce adds it.
+// far, in the units of the result. The next all_reduce adds it, encoded or not.
 //
 // A parameter is identified by its index in the Reducer, whose buckets list these indices. Two
 // calls of GradBucket are unreliable (torch 2.13). After buckets were rebuilt twice,
@@ -56,7 +56,11 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
 
   // Registers the hook. Raises c10::Error if the Reducer has one.
   void attach(c10d::Reducer& reducer);
-  void set_backend(BackendPtr backend) { backend_ = std::move(backend); }
+  // For another group. Drops what least_of() has begun.
+  void set_backend(BackendPtr backend);
+  // Encodes by `encodings` from the next backward pass on; the buckets must fit them. The residual
+  // of a parameter that has no feedback any more is added to the parameter's next gradient.
+  void set_encodings(std::vector<Encoding> encodings) { encodings_ = std::move(encodings); }
 
   // The parameters of each bucket, in the order of their gradients in its memory.
   static std::vector<Indices> buckets_of(const c10d::Reducer& reducer);
@@ -75,6 +79,12 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // Numbers the next backward pass. With the seed, the rank and the bucket it decides the random
   // bits of stochastic rounding.
   void set_step(uint64_t step) { step_ = step; }
+
+  // Takes the minimum of `values` over the ranks, for each element, while the next backward pass
+  // runs. All ranks must call it before the same pass. take_least() returns the result after that
+  // pass, once; undefined if there is none.
+  void least_of(at::Tensor values) { least_ = std::move(values); }
+  at::Tensor take_least();
 
   // The flat residual, in the order of the parameter's memory; undefined if there is none.
   at::Tensor residual(std::size_t parameter) const { return residuals_.get(parameter); }
@@ -96,6 +106,10 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   };
   // The buckets of the last backward pass, except those with sparse gradients.
   std::vector<BucketStats> stats() const;
+  // The number of backward passes that reduced gradients.
+  int64_t passes() const { return passes_; }
+  // The time from the end of the forward pass to the first bucket, in the last backward pass.
+  int64_t lead_ns() const;
 
  private:
   class Hook;
@@ -104,13 +118,15 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   c10::intrusive_ptr<c10::ivalue::Future> reduce(const c10d::Reducer& reducer,
                                                  c10d::GradBucket& bucket);
   c10::intrusive_ptr<c10::ivalue::Future> reduce_sparse(const at::Tensor& gradient, double factor);
-  void begin_pass();
+  void begin_pass(const c10d::Reducer& reducer);
   double factor(int divisor);
   uint64_t random_key(uint64_t seed, std::size_t first_parameter) const;
+  void deliver_residuals(const at::Tensor& gradients, const Indices& parameters,
+                         const std::vector<std::size_t>& lengths, double factor);
   void record(std::size_t index, BucketStats stats, TorchWork& work);
 
   BackendPtr backend_;
-  const std::vector<Encoding> encodings_;
+  std::vector<Encoding> encodings_;
   const Weighting weighting_;
 
   struct Announced {
@@ -124,7 +140,10 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   Residuals residuals_;
   bool keeps_copies_ = false;
   uint64_t step_ = 0;
+  at::Tensor least_;
+  c10::intrusive_ptr<c10d::Work> least_work_;
   std::shared_ptr<Pass> pass_;
+  int64_t passes_ = 0;
 };
 
 }  // namespace fastgpu

@@ -100,6 +100,13 @@ void Residuals::set(std::size_t parameter, const at::Tensor& values, bool in_8_b
   before_.at(parameter) = {};
 }
 
+at::Tensor Residuals::take(std::size_t parameter, bool remember) {
+  const at::Tensor values = get(parameter);
+  const Place place = std::exchange(places_.at(parameter), {});
+  if (remember && place.store != nullptr) before_[parameter] = place;
+  return values;
+}
+
 // A power of two, as GradScaler's factors are, scales both forms exactly.
 void Residuals::scale(double factor) {
   std::set<StorePtr> stores;

@@ -1,0 +1,363 @@
+"""Chooses the codec of each gradient bucket, by trying: DistributedDataParallel(codec="auto").
+
+A pass is a backward pass that reduces gradients. Its time runs from the end of the forward pass to
+the end of its last reduction. The chooser lets some passes run with each choice of codecs, measures
+them, and keeps the choice that is fastest by a clear margin, or no compression.
+
+All ranks decide alike without messages of their own decisions. The times of a pass are reduced to
+their minimum over the ranks while the next pass runs. The minimum is the time of the rank that came
+last, which did not wait for others. All ranks then compute the same choice from the same numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from fastgpu_comm import codecs
+
+if TYPE_CHECKING:
+    from fastgpu_comm.native import Backend, GradientReducer
+
+_LOG = logging.getLogger(__name__)
+
+AUTO = "auto"
+# The choices, the least loss first. Both codecs have error feedback and suit any optimizer.
+CANDIDATES = ("none", "int8", "int4")
+# The parameters that may be compressed are those that a codec's name stands for.
+POLICY = codecs.for_matrices(codecs.int8)
+
+WARM_UP = 3  # passes before anything is measured; torch rebuilds its buckets after the first
+MEASURED = 2  # measured passes of a choice in a round, after one that is not
+ROUNDS = 3
+HOPELESS = 1.15  # a choice that takes so many times as long as the fastest is not tried again
+MARGIN = 0.03  # the least gain for which a choice is replaced by one with more loss
+EVERY = 500  # passes after which the chosen codecs are measured again
+CHANGED = 0.2  # the change of their time for which all choices are tried again
+
+Choice: TypeAlias = "tuple[str, ...]"  # by bucket: a name of CANDIDATES
+
+
+class CodecChooser:
+    """Sets the codecs of a model's buckets before each pass.
+
+    Every rank has a chooser. Not thread-safe; called where buckets may change, between a backward
+    pass and the next forward pass.
+    """
+
+    def __init__(
+        self,
+        gradients: GradientReducer,
+        reducer: torch.distributed.Reducer,
+        names: Sequence[str],
+        parameters: Sequence[torch.Tensor],
+        allowed: Sequence[codecs.Codec | None],
+    ) -> None:
+        """Waits for restart().
+
+        Args:
+            gradients: Reduces the buckets.
+            reducer: torch's reducer, which fills them.
+            names: The names of the parameters, by the reducer's index.
+            parameters: The parameters, by the same index.
+            allowed: None for a parameter that stays uncompressed, by the same index.
+        """
+        self._gradients = gradients
+        self._reducer = reducer
+        self._names = names
+        self._bytes = [each.numel() * each.element_size() for each in parameters]
+        self._encodable = [codec is not None for codec in allowed]
+        self._seen = -1  # gradients.passes, when before_pass last did something
+
+    def restart(self, backend: Backend) -> None:
+        """Goes back to uncompressed buckets and decides anew, for a group that may be another.
+
+        The residuals join the next gradients. All ranks must call it before the same pass.
+        """
+        self._world, self._logs = backend.size(), backend.rank() == 0
+        self._buckets: list[list[int]] = []  # before they are split by codec; empty: not known yet
+        self._measured: dict[Choice, list[torch.Tensor]] = {}
+        self._chosen: Choice = ()
+        self._settled = False
+        self._reason = "not decided yet"
+        self._tag: Choice | None = None  # what the pass before the next one measures
+        self._sent: Choice | None = None  # what the measurement on its way to the ranks is of
+        self._set_encodings(())
+        self.tries = not backend.on_one_host
+        self._steps = self._decide() if self.tries else itertools.repeat(None)
+        if not self.tries:
+            self._settle((), "all ranks share memory, which a codec hardly outruns")
+
+    @property
+    def plan(self) -> list[list[str]] | None:
+        """The names of the parameters by bucket, before buckets are split; None: not known yet."""
+        if not self._buckets:
+            return None
+        return [[self._names[index] for index in bucket] for bucket in self._buckets]
+
+    @torch._disable_dynamo
+    def before_pass(self, joined: bool = False) -> None:
+        """Sets the buckets and codecs of the next pass. Repeated calls before one pass are alike.
+
+        Args:
+            joined: This rank has no more data (torch's join) and only takes part.
+        """
+        if self._gradients.passes == self._seen:
+            return
+        self._seen = self._gradients.passes
+        agreed = self._gradients.take_least()
+        if agreed is not None and self._sent is not None and math.isfinite(_time(agreed)):
+            self._measured.setdefault(self._sent, []).append(agreed)
+        self._sent = self._tag
+        if self._tag is not None:
+            self._gradients.least_of(self._times(joined))
+        self._tag = next(self._steps)
+
+    def _times(self, joined: bool) -> torch.Tensor:
+        """Returns when each bucket of the last pass was started, and when it was complete."""
+        count = len(self._buckets)
+        times = torch.zeros(2, count, dtype=torch.float64)
+        lead_s = self._gradients.lead_s
+        bucket_of = {index: n for n, bucket in enumerate(self._buckets) for index in bucket}
+        started = [math.inf] * count
+        for part in self._gradients.stats():
+            bucket = bucket_of[part["parameters"][0]]
+            started[bucket] = min(started[bucket], lead_s + part["launched_s"])
+            done_s = lead_s + part["done_s"] if part["done_s"] > 0 and not joined else math.inf
+            times[1, bucket] = max(float(times[1, bucket]), done_s)
+        times[0] = torch.tensor([0.0 if each == math.inf else each for each in started])
+        return times
+
+    def _decide(self) -> Iterator[Choice | None]:
+        """Yields before each pass the choice that it measures, or None."""
+        yield from itertools.repeat(None, WARM_UP)
+        self._buckets = self._reducers_buckets()
+        if not any(self._encodable):
+            self._settle(self._uniform("none"), "no parameter is large enough for a codec")
+            yield from itertools.repeat(None)
+        while True:
+            yield from self._search()
+            before = now = self._time_of(self._chosen)
+            while abs(now - before) <= CHANGED * before:
+                yield from itertools.repeat(None, EVERY)
+                kept = self._measured.pop(self._chosen)
+                yield from self._try(self._chosen)
+                yield None  # brings the last measurement
+                now = self._time_of(self._chosen)
+                self._measured[self._chosen] = kept
+
+    def _search(self) -> Iterator[Choice | None]:
+        """Tries the choices and settles for one."""
+        before = self._chosen
+        none, *others = dict.fromkeys(self._uniform(name) for name in CANDIDATES)
+        self._settled = False
+        self._measured.clear()
+        yield from self._try(none)
+        yield None
+        exposed = self._exposed(none) if none in self._measured else 0
+        if exposed <= MARGIN:
+            self._settle(none, f"backward hides all but {exposed:.1%} of an uncompressed pass")
+            return
+        for choice in others:
+            yield from self._try(choice)
+        yield None
+        alive = self._near([none, *others], HOPELESS)
+        alive += self._partly(alive)
+        for _ in range(ROUNDS - 1):
+            if len(alive) == 1:
+                break
+            for choice in alive:
+                yield from self._try(choice)
+            yield None
+            alive = self._near(alive, HOPELESS)
+        self._settle(self._best(before), self._comparison())
+
+    def _try(self, choice: Choice) -> Iterator[Choice | None]:
+        self._use(choice)
+        yield None
+        yield from itertools.repeat(choice, MEASURED)
+
+    def _partly(self, alive: Sequence[Choice]) -> list[Choice]:
+        """Returns the fastest choice without codecs in buckets that backward hides anyway."""
+        whole = min(alive, key=self._time_of)
+        none = self._uniform("none")
+        started = self._median(whole)[0].tolist()
+        durations = {codec: self._durations(c) for codec, c in (("none", none), ("", whole))}
+
+        def end(choice: Sequence[str]) -> float:
+            end_s = 0.0
+            for bucket, codec in enumerate(choice):
+                taken = durations["none" if codec == "none" else ""][bucket]
+                end_s = max(end_s, started[bucket]) + taken
+            return end_s
+
+        part = whole
+        for bucket in range(len(part)):
+            trial = (*part[:bucket], "none", *part[bucket + 1 :])
+            if end(trial) <= 1.005 * end(whole):
+                part = trial
+        return [] if part in self._measured else [part]
+
+    def _near(self, choices: Iterable[Choice], factor: float) -> list[Choice]:
+        """Returns the choices that take at most `factor` times as long as the fastest."""
+        times = {choice: self._time_of(choice) for choice in choices}
+        return [choice for choice in times if times[choice] <= factor * min(times.values())]
+
+    def _best(self, before: Choice) -> Choice:
+        """Returns the choice with the least loss of those within the margin of the fastest."""
+        near = self._near(self._measured, 1 + MARGIN)
+        return before if before in near else max(near, key=self._bits)
+
+    def _settle(self, choice: Choice, reason: str) -> None:
+        changed = choice != self._chosen or not choice
+        self._chosen, self._settled, self._reason = choice, True, reason
+        if choice:  # else the buckets stay as they are
+            self._use(choice)
+        if changed and self._logs:
+            rates = [f"{codec} {rate / 1e9:.1f}" for codec, rate in self._break_even().items()]
+            _LOG.info(
+                "codec auto takes %s: %s. By the speed of the processor a codec pays on a link "
+                "below, in GB/s: %s.",
+                self._name(choice),
+                reason,
+                ", ".join(rates),
+            )
+
+    def _reducers_buckets(self) -> list[list[int]]:
+        from fastgpu_comm import native
+
+        return native.buckets_of(self._reducer)
+
+    def _use(self, choice: Choice) -> None:
+        from fastgpu_comm import native
+
+        self._set_encodings(choice)
+        buckets: list[list[int]] = []
+        for bucket, codec in zip(self._buckets, choice, strict=True):
+            # As GradientReducer splits buckets.
+            kinds = dict.fromkeys(codec != "none" and self._encodable[index] for index in bucket)
+            buckets += [
+                [i for i in bucket if (codec != "none" and self._encodable[i]) == kind]
+                for kind in kinds
+            ]
+        if buckets != self._reducers_buckets():
+            native.set_buckets(self._reducer, buckets)
+
+    def _set_encodings(self, choice: Choice) -> None:
+        encodings = [codecs.encoding_of(None)] * len(self._names)
+        for bucket, codec in zip(self._buckets, choice, strict=True):
+            for index in bucket:
+                if codec != "none" and self._encodable[index]:
+                    encodings[index] = codecs.encoding_of(codecs.find(codec))
+        self._gradients.set_encodings(encodings)
+
+    def _uniform(self, codec: str) -> Choice:
+        return tuple(
+            codec if any(self._encodable[index] for index in bucket) else "none"
+            for bucket in self._buckets
+        )
+
+    def _name(self, choice: Choice) -> str:
+        codec = next((codec for codec in choice if codec != "none"), "none")
+        return codec if choice == self._uniform(codec) else f"{codec} in some buckets"
+
+    def _bits(self, choice: Choice) -> float:
+        return sum(
+            self._bytes[index] * _BITS[codec]
+            for bucket, codec in zip(self._buckets, choice, strict=True)
+            for index in bucket
+        )
+
+    def _time_of(self, choice: Choice) -> float:
+        measured = self._measured.get(choice)
+        return statistics.median(map(_time, measured)) if measured else math.inf
+
+    def _median(self, choice: Choice) -> torch.Tensor:
+        """Returns when each bucket was started and complete, as medians over passes."""
+        return torch.stack(self._measured[choice]).quantile(0.5, dim=0)
+
+    def _durations(self, choice: Choice) -> list[float]:
+        """Returns how long each bucket kept the link busy: buckets are reduced in order."""
+        started, done = self._median(choice).tolist()
+        before = [0.0, *itertools.accumulate(done, max)]
+        return [max(0.0, d - max(s, b)) for s, d, b in zip(started, done, before, strict=False)]
+
+    def _exposed(self, choice: Choice) -> float:
+        """Returns the share of a pass after the backward computation."""
+        times = self._median(choice)
+        return float(1 - times[0].max() / times[1].max())
+
+    def _comparison(self) -> str:
+        found = {self._name(choice): self._time_of(choice) for choice in self._measured}
+        return "a pass takes " + ", ".join(f"{t:.4f} s with {name}" for name, t in found.items())
+
+    def _break_even(self) -> dict[str, float]:
+        return {codec: break_even(codec, self._world) for codec in CANDIDATES[1:]}
+
+    def report(self) -> dict[str, Any]:
+        """Returns the choice and the measurements behind it.
+
+        Returns:
+            `settled`: False while choices are tried.
+            `reason`: Why the choice was made, in words.
+            `pass_s`: By choice, the time of a pass, the median over those that tried it.
+            `break_even_bytes_per_s`: By codec, see `break_even`.
+            `buckets`: For each bucket its `parameters`, `codec` and `bytes`; the `seconds` for
+                which it kept the link busy, by codec; and `link_bytes_per_s`, the rate at which
+                its bytes travelled uncompressed; None if that was not measured.
+            All times are those of the rank that came last.
+        """
+        durations = {
+            self._name(choice): self._durations(choice)
+            for choice in self._measured
+            if choice in [self._uniform(codec) for codec in CANDIDATES]
+        }
+        buckets = []
+        for number, bucket in enumerate(self._buckets or self._reducers_buckets()):
+            size = sum(self._bytes[index] for index in bucket)
+            seconds = {name: taken[number] for name, taken in durations.items()}
+            sent = size * 2 * (self._world - 1) / self._world
+            buckets.append(
+                {
+                    "parameters": [self._names[index] for index in bucket],
+                    "codec": self._chosen[number] if self._chosen else "none",
+                    "bytes": size,
+                    "seconds": seconds,
+                    "link_bytes_per_s": sent / seconds["none"] if seconds else None,
+                }
+            )
+        return {
+            "settled": self._settled,
+            "reason": self._reason,
+            "pass_s": {self._name(choice): self._time_of(choice) for choice in self._measured},
+            "break_even_bytes_per_s": self._break_even(),
+            "buckets": buckets,
+        }
+
+
+_BITS = {"none": 32, "int8": 8.25, "int4": 4.5}  # by element
+
+
+def break_even(codec: str, world: int) -> float:
+    """Returns the link rate below which a codec pays, by this processor's speed, in bytes/s.
+
+    At this rate the link sends the saved bytes in the time of encoding, decoding and adding. The
+    overlap of codec and link is ignored.
+    """
+    from fastgpu_comm import native
+
+    encode_us, decode_us, add_us = native.codec_costs(codec)
+    share = (world - 1) / world
+    saved = 2 * share * (1 - _BITS[codec] / 32)
+    return saved / (encode_us + decode_us + share * add_us) * 1e6
+
+
+def _time(times: torch.Tensor) -> float:
+    """Returns the time of a pass, from when its buckets were complete."""
+    return float(times[1].max())

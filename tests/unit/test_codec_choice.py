@@ -1,0 +1,270 @@
+"""codec="auto" on simulated links: the choice, its margin, and when it is made again."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from fastgpu_comm import codec_choice, codecs, native
+from fastgpu_comm.codec_choice import CodecChooser
+
+BITS = {"none": 32, "int8": 8.25, "int4": 4.5}
+MATRIX, BIAS = 8e6, 4e3  # bytes
+BUCKETS = [[0, 1], [2, 3], [4, 5], [6, 7]]  # a matrix and a bias each
+READY_S = 0.010  # between the buckets
+SEARCH = 60  # passes in which a choice is made
+
+
+@dataclass
+class Link:
+    """The link of all ranks, and what codecs cost by byte of float32."""
+
+    bytes_per_s: float
+    codec_s: dict[str, float] = field(default_factory=lambda: {"int8": 1e-10, "int4": 1.5e-10})
+    noise: float = 0.0
+
+
+class Model:
+    """One rank: stands for torch's Reducer and for GradientReducer."""
+
+    def __init__(self, link: Link, skew_s: float = 0.0) -> None:
+        self.link = link
+        self.buckets = [list(bucket) for bucket in BUCKETS]
+        self.encodings = [("none", False)] * 8
+        self.passes, self.lead_s, self.skew_s = 0, 0.001, skew_s
+        self.random = random.Random(7)
+        self.pending: torch.Tensor | None = None
+        self.shared: torch.Tensor | None = None
+        self.parts: list[dict[str, Any]] = []
+
+    def set_encodings(self, encodings: list[tuple[str, bool]]) -> None:
+        self.encodings = encodings
+
+    def least_of(self, values: torch.Tensor) -> None:
+        self.pending = values
+
+    def take_least(self) -> torch.Tensor | None:
+        shared, self.shared = self.shared, None
+        return shared
+
+    def stats(self) -> list[dict[str, Any]]:
+        return self.parts
+
+    def run(self) -> float:
+        """Runs a backward pass and returns its time."""
+        self.passes += 1
+        self.parts, end = [], 0.0
+        for bucket in self.buckets:
+            (codec,) = {self.encodings[index][0] for index in bucket}
+            size = sum(BIAS if index % 2 else MATRIX for index in bucket)
+            ready = max(index // 2 for index in bucket) * READY_S
+            taken = size * BITS[codec] / 32 / self.link.bytes_per_s
+            taken += size * self.link.codec_s.get(codec, 0)
+            taken *= 1 + self.link.noise * self.random.uniform(-1, 1)
+            end = max(end, ready) + taken
+            part = {"parameters": bucket, "codec": codec, "bytes": size}
+            self.parts.append({**part, "launched_s": ready, "done_s": end + self.skew_s})
+        return self.lead_s + end
+
+
+class Group:
+    """The backend of two ranks."""
+
+    def __init__(self, on_one_host: bool = False) -> None:
+        self.on_one_host = on_one_host
+
+    def size(self) -> int:
+        return 2
+
+    def rank(self) -> int:
+        return 0
+
+
+def chooser_of(model: Any, allowed: list[codecs.Codec | None]) -> CodecChooser:
+    names = [f"p{index}" for index in range(8)]
+    sizes = [int(BIAS if index % 2 else MATRIX) // 4 for index in range(8)]
+    parameters = [torch.empty(size, device="meta") for size in sizes]
+    return CodecChooser(model, model, names, parameters, allowed)
+
+
+def restart(chooser: CodecChooser, on_one_host: bool = False) -> None:
+    backend: Any = Group(on_one_host)
+    chooser.restart(backend)
+
+
+class World:
+    """Some ranks with a chooser each."""
+
+    def __init__(self, link: Link, ranks: int = 1) -> None:
+        self.models = [Model(link, skew_s=0.005 * rank) for rank in range(ranks)]
+        allowed: list[codecs.Codec | None] = [
+            None if index % 2 else codecs.int8 for index in range(8)
+        ]
+        self.choosers = [chooser_of(model, allowed) for model in self.models]
+        for chooser in self.choosers:
+            restart(chooser)
+
+    def run(self, passes: int) -> float:
+        """Runs passes and returns the time of the last."""
+        time = 0.0
+        for _ in range(passes):
+            for chooser in self.choosers:
+                chooser.before_pass()
+            assert all(model.buckets == self.models[0].buckets for model in self.models)
+            assert all(model.encodings == self.models[0].encodings for model in self.models)
+            time = max([model.run() for model in self.models])
+            values = [model.pending for model in self.models if model.pending is not None]
+            for model in self.models:
+                if values:
+                    model.shared = torch.stack(values).amin(0)
+                model.pending = None
+        return time
+
+    def codecs(self) -> list[str]:
+        return [bucket["codec"] for bucket in self.report()["buckets"]]
+
+    def report(self) -> dict[str, Any]:
+        return self.choosers[0].report()
+
+
+@pytest.fixture(autouse=True)
+def reducers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_buckets(model: Model, buckets: list[list[int]]) -> None:
+        model.buckets = buckets
+
+    monkeypatch.setattr(native, "buckets_of", lambda model: model.buckets)
+    monkeypatch.setattr(native, "set_buckets", set_buckets)
+
+
+@pytest.mark.parametrize(
+    ("gb_per_s", "expected"),
+    [
+        (50.0, ["none"] * 4),  # backward hides the reductions
+        (0.9, ["none"] * 3 + ["int4"]),  # it hides all but the last bucket
+        (0.5, ["none"] + ["int4"] * 3),
+        (0.1, ["int4"] * 4),
+        (0.01, ["int4"] * 4),
+    ],
+)
+def test_choice_by_link(gb_per_s: float, expected: list[str]) -> None:
+    world = World(Link(gb_per_s * 1e9))
+    world.run(SEARCH)
+    report = world.report()
+    assert report["settled"]
+    assert world.codecs() == expected, report
+    for bucket in report["buckets"]:
+        assert bucket["link_bytes_per_s"] == pytest.approx(gb_per_s * 1e9, rel=0.01)
+
+
+def test_shared_memory(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", codec_choice.__name__)
+    world = World(Link(1e6))
+    world.run(SEARCH)
+    assert set(world.codecs()) == {"int4"}
+    restart(world.choosers[0], on_one_host=True)
+    assert "share memory" in caplog.messages[-1]
+    for _ in range(SEARCH):
+        world.run(1)
+        assert set(world.models[0].encodings) == {("none", False)}
+    assert world.report()["settled"]
+    assert "share memory" in world.report()["reason"]
+    assert set(world.codecs()) == {"none"}
+
+
+def test_memory_that_is_faster_than_codecs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", codec_choice.__name__)
+    slow = {"int8": 2e-9, "int4": 2e-9}
+    world = World(Link(1e9, codec_s=slow))
+    world.run(SEARCH + 2 * codec_choice.EVERY)
+    (line,) = caplog.messages
+    assert re.match(r"codec auto takes none: .* none, .* int8, .* int4.*int8 [\d.]+, int4", line)
+    report = world.report()
+    assert world.codecs() == ["none"] * 4
+    assert report["pass_s"]["none"] < report["pass_s"]["int8"]
+    assert "int8" in report["reason"]
+    assert "none" in report["reason"]
+    assert world.models[0].buckets == BUCKETS  # not split
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.02, "none"), (0.06, "int8")])
+def test_a_codec_must_gain_more_than_the_margin(gain: float, expected: str) -> None:
+    link = Link(1e8)
+    costs = {}
+    for codec in ("int8", "int4"):
+        saved = (1 - BITS[codec] / 32) / link.bytes_per_s
+        costs[codec] = saved - (gain if codec == "int8" else 0.0) / link.bytes_per_s
+    world = World(Link(1e8, codec_s=costs))
+    world.run(SEARCH)
+    assert set(world.codecs()) == {expected}
+
+
+def test_less_loss_within_the_margin() -> None:
+    link = Link(1e8)
+    int4_s = (BITS["int8"] - BITS["int4"]) / 32 / link.bytes_per_s
+    world = World(Link(1e8, codec_s={"int8": 0.0, "int4": int4_s}))
+    world.run(SEARCH)
+    assert set(world.codecs()) == {"int8"}
+
+
+def test_noise() -> None:
+    for gb_per_s in (0.02, 0.05, 0.2, 0.4, 1, 2, 4):
+        quiet = {}
+        for codec in BITS:
+            model = Model(Link(gb_per_s * 1e9))
+            if codec != "none":
+                model.buckets = [[index] for index in range(8)]
+                model.encodings = [(codec, True), ("none", False)] * 4
+            quiet[codec] = model.run()
+        noisy = World(Link(gb_per_s * 1e9, noise=0.03))
+        noisy.run(SEARCH)
+        noisy.models[0].link = Link(gb_per_s * 1e9)
+        assert noisy.run(1) <= 1.05 * min(quiet.values())
+
+
+def test_all_ranks_decide_alike() -> None:
+    world = World(Link(1e8, noise=0.1), ranks=3)
+    world.models[1].random.seed(1)
+    world.models[2].random.seed(2)
+    world.run(SEARCH)  # which compares buckets and codecs in each pass
+    first, *others = [chooser.report() for chooser in world.choosers]
+    assert first["settled"]
+    assert all(other["pass_s"] == first["pass_s"] for other in others)
+
+
+def test_another_link_is_noticed() -> None:
+    world = World(Link(50e9))
+    world.run(SEARCH)
+    assert set(world.codecs()) == {"none"}
+    for model in world.models:
+        model.link = Link(1e8)
+    world.run(2 * codec_choice.EVERY)
+    assert set(world.codecs()) == {"int4"}
+    passes = [set(world.models[0].encodings) for _ in range(codec_choice.EVERY) if world.run(1)]
+    assert all(("int4", True) in encodings for encodings in passes)  # no choice is tried again
+
+
+def test_new_group() -> None:
+    world = World(Link(1e8))
+    world.run(SEARCH)
+    restart(world.choosers[0])
+    assert set(world.models[0].encodings) == {("none", False)}
+    assert not world.report()["settled"]
+    assert world.choosers[0].plan is None
+    world.run(SEARCH)
+    assert world.report()["settled"]
+
+
+def test_small_parameters_alone() -> None:
+    model = Model(Link(1e6))
+    chooser = chooser_of(model, [None] * 8)
+    restart(chooser)
+    for _ in range(10):
+        chooser.before_pass()
+        model.run()
+    assert chooser.report()["settled"]
+    assert {bucket["codec"] for bucket in chooser.report()["buckets"]} == {"none"}
