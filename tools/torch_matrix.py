@@ -31,6 +31,7 @@ TESTS = (
     "tests/process/test_groups.py",
     "tests/process/test_collectives.py",
     "tests/process/test_failures.py",
+    "tests/process/test_ddp.py",
     "tests/process/test_fsdp.py",
     "tests/process/test_integrations.py",
     "tests/process/test_newer_torch.py",

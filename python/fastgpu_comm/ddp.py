@@ -386,9 +386,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the module and the residuals, if the process group is the default one."""
         attributes: dict[str, Any] = super().__getstate__()
-        attributes["_gradients"] = None
-        attributes["_loss_scales"] = None
-        attributes["_chooser"] = None
+        attributes |= dict.fromkeys(("_gradients", "_loss_scales", "_chooser"))
         attributes["_registered"] = False
         attributes["_saved_residuals"] = self.reducer_state_dict()
         return attributes

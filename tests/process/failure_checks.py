@@ -8,10 +8,8 @@ import re
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +17,6 @@ import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.events import Events, survivors
 from tests.process.group_checks import default_group
-from torch.distributed import distributed_c10d
 
 import fastgpu_comm
 
@@ -147,18 +144,6 @@ def set_timeout() -> None:
         events.set("failed")
     else:
         events.wait("failed")
-
-
-def torchs_private_timeout() -> None:
-    """_set_pg_timeout of torch does not reach the group: README tells what to use instead."""
-    _, world = me_and_world()
-    group = dist.new_group(list(range(world)))
-    backend: Any = group._get_backend(torch.device("cpu"))
-    before = backend.options._timeout
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        vars(distributed_c10d)["_set_pg_timeout"](before / 2, group)
-    assert backend.options._timeout == before
 
 
 def peer_killed(with_futures: bool, with_child: bool = False) -> None:

@@ -163,11 +163,10 @@ def future_values_like_gloo() -> None:
         ),
         "barrier": lambda group: group.barrier(),
     }
-    if TORCH_VERSION < (2, 13):
-        del calls["alltoall"]  # which gloo lacked
     for name, call in calls.items():
-        values = [call(group).get_future().wait() for group in (default_group(), gloo)]
-        torch.testing.assert_close(*values, msg=name)
+        if name != "alltoall" or TORCH_VERSION >= (2, 13):  # gloo lacked it
+            values = [call(group).get_future().wait() for group in (default_group(), gloo)]
+            torch.testing.assert_close(*values, msg=name)
     gathered = calls["allgather_coalesced"](default_group())
     gathered.wait()
     assert [tensor.shape for tensor in gathered.result()] == [(2,), (3,)] * world

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.group_checks import default_group
 from tests.process.reference import same
+from torch.distributed import distributed_c10d
 
 import fastgpu_comm
 from fastgpu_comm.backend import backend_of
@@ -64,6 +66,18 @@ def work_timeouts() -> None:
     own: Any = group.allreduce([torch.ones(1)], options)
     assert own.timeout == timedelta(seconds=9)
     own.wait()
+
+
+def torchs_private_timeout() -> None:
+    """_set_pg_timeout of torch does not reach the group: README tells what to use instead."""
+    _, world = me_and_world()
+    group = dist.new_group(list(range(world)))
+    backend = backend_of(group)
+    before = backend.options._timeout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vars(distributed_c10d)["_set_pg_timeout"](before / 2, group)
+    assert backend.options._timeout == before
 
 
 def abort_hooks() -> None:

@@ -37,7 +37,6 @@ KEEP_THE_GROUP = (
     checks.aborted,
     checks.destroyed_while_pending,
     checks.bad_environment,
-    checks.torchs_private_timeout,
     checks.uneven_parts_of_another_size,
     checks.own_part_of_another_size,
     checks.any_source_outlives_a_leaver,

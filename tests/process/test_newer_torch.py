@@ -18,6 +18,7 @@ def since(minor: int, check: Callable[[], None]) -> object:
 
 CHECKS = (
     checks.time_estimates,
+    checks.torchs_private_timeout,
     since(14, checks.work_timeouts),
     since(14, checks.single_names),
     since(15, checks.flight_recorder),

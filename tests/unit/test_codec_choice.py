@@ -13,6 +13,7 @@ import torch
 from fastgpu_comm import codec_choice, codecs, native
 from fastgpu_comm.codec_choice import CodecChooser
 
+NONE = codecs.encoding_of(None)
 BITS = {"none": 32, "int8": 8.25, "int4": 4.5}
 MATRIX, BIAS = 8e6, 4e3  # bytes
 BUCKETS = [[0, 1], [2, 3], [4, 5], [6, 7]]  # a matrix and a bias each
@@ -35,14 +36,14 @@ class Model:
     def __init__(self, link: Link, skew_s: float = 0.0) -> None:
         self.link = link
         self.buckets = [list(bucket) for bucket in BUCKETS]
-        self.encodings = [("none", False)] * 8
+        self.encodings = [NONE] * 8
         self.passes, self.lead_s, self.skew_s = 0, 0.001, skew_s
         self.random = random.Random(7)
         self.pending: torch.Tensor | None = None
         self.shared: torch.Tensor | None = None
         self.parts: list[dict[str, Any]] = []
 
-    def set_encodings(self, encodings: list[tuple[str, bool]]) -> None:
+    def set_encodings(self, encodings: list[tuple[str, int, int | None]]) -> None:
         self.encodings = encodings
 
     def least_of(self, values: torch.Tensor) -> None:
@@ -170,7 +171,7 @@ def test_shared_memory(caplog: pytest.LogCaptureFixture) -> None:
     assert "share memory" in caplog.messages[-1]
     for _ in range(SEARCH):
         world.run(1)
-        assert set(world.models[0].encodings) == {("none", False)}
+        assert set(world.models[0].encodings) == {NONE}
     assert world.report()["settled"]
     assert "share memory" in world.report()["reason"]
     assert set(world.codecs()) == {"none"}
@@ -218,7 +219,7 @@ def test_noise() -> None:
             model = Model(Link(gb_per_s * 1e9))
             if codec != "none":
                 model.buckets = [[index] for index in range(8)]
-                model.encodings = [(codec, True), ("none", False)] * 4
+                model.encodings = [codecs.encoding_of(codecs.find(codec)), NONE] * 4
             quiet[codec] = model.run()
         noisy = World(Link(gb_per_s * 1e9, noise=0.03))
         noisy.run(SEARCH)
@@ -245,14 +246,15 @@ def test_another_link_is_noticed() -> None:
     world.run(2 * codec_choice.EVERY)
     assert set(world.codecs()) == {"int4"}
     passes = [set(world.models[0].encodings) for _ in range(codec_choice.EVERY) if world.run(1)]
-    assert all(("int4", True) in encodings for encodings in passes)  # no choice is tried again
+    int4 = codecs.encoding_of(codecs.int4)
+    assert all(int4 in encodings for encodings in passes)  # no choice is tried again
 
 
 def test_new_group() -> None:
     world = World(Link(1e8))
     world.run(SEARCH)
     restart(world.choosers[0])
-    assert set(world.models[0].encodings) == {("none", False)}
+    assert set(world.models[0].encodings) == {NONE}
     assert not world.report()["settled"]
     assert world.choosers[0].plan is None
     world.run(SEARCH)

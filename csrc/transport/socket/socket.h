@@ -73,9 +73,9 @@ bool await_end_of_listener(const std::string& host, uint16_t port, TimeNs deadli
 
 // Abstract unix sockets have no file and end with their process. Only processes of the same network
 // namespace can reach them. `name` is without the leading NUL. Their type is SOCK_SEQPACKET: one
-// send is one message. dial_unix raises PeerLostError if no process listens, and AuthenticationError
-// if it belongs to another user than `user`, by default this process's. It returns an empty fd if
-// the backlog of the listener is full: try again later.
+// send is one message. dial_unix raises PeerLostError if no process listens. It raises
+// AuthenticationError if the process is another user's than `user`, by default this process's user.
+// It returns an empty fd if the backlog of the listener is full: try again later.
 UniqueFd listen_unix(const std::string& name);
 UniqueFd dial_unix(const std::string& name);
 UniqueFd dial_unix(const std::string& name, uid_t user);
