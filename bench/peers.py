@@ -6,11 +6,12 @@ It builds fastgpu's own benchmark, and bench/mpi_collectives.c with each MPI com
 programs in every round. The speed of a shared machine drifts, so only times of the same round are
 compared, and a ratio is the median over the rounds. The programs are:
 
-- `private` and `symmetric`: fastgpu below torch, with buffers in private or symmetric memory, and
-  with each rank pinned to a core, as MPI's launchers do;
+- `private` and `symmetric`: fastgpu below torch, with buffers in private or symmetric memory;
 - `fastgpu` and `gloo`: the backends, called through torch.distributed;
 - the MPIs, called from C and, as `NAME behind torch`, from the same Python calls as the backends;
 - `floor`: the least time that two processes need (bench/bounds.cpp).
+
+Each rank is bound to its share of the processors, as MPI's launchers do.
 
 `--before CHECKOUT` compares with another checkout of fastgpu instead, in which
 `cmake --build --preset release` has built fastgpu_bench_core. The page is then

@@ -18,15 +18,16 @@ EXPLANATION = """\
 
 Times are in microseconds: the median over rounds of the median over a round's calls, where a call
 takes as long as its slowest rank. All programs ran in every round. A ratio compares times of the
-same round, and the table has its median over rounds. `private` and `symmetric` are fastgpu below
-torch, with buffers in private or symmetric memory; `fastgpu` and `gloo` are called through
-torch.distributed, and an MPI `behind torch` follows the same call, made on a backend that does
-nothing. Sizes are those of nccl-tests. Every result was checked. `floor` is the least
-time that two processes need to copy, add and synchronise (bench/bounds.cpp). `least` compares the
-fastest round with the fastest round of any peer. `mean` compares the means of the calls' times:
-with more ranks than processors, a rank may be quick in one call and slow in the next. Two
-processors of a virtual machine may be two threads of one core at one time, and distant cores at
-another; then the medians mix both cases, and with many rounds `least` shows the first.
+same round, and the table has its median over rounds. Every rank is bound to its share of the
+processors. `private` and `symmetric` are fastgpu below torch, with buffers in private or symmetric
+memory; `fastgpu` and `gloo` are called through torch.distributed, and an MPI `behind torch` follows
+the same call, made on a backend that does nothing. Sizes are those of nccl-tests. Every result was
+checked. `floor` is the least time that two processes need to copy, add and synchronise
+(bench/bounds.cpp). `least` compares the fastest round with the fastest round of any peer. `mean`
+compares the means of the calls' times: with more ranks than processors, a rank may be quick in one
+call and slow in the next. Two processors of a virtual machine may be two threads of one core at one
+time, and distant cores at another; then the medians mix both cases, and with many rounds `least`
+shows the first.
 """
 
 CHANGES = """\

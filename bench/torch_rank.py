@@ -3,7 +3,8 @@
     python bench/torch_rank.py --ranks 2 --backends fastgpu,gloo all_reduce:float32:4096 ...
 
 It makes the same calls and prints the same lines as fastgpu_bench_core and bench/mpi_collectives.c,
-so that bench/peers.py can compare them. The backends take turns in the same processes.
+so that bench/peers.py can compare them. The backends take turns in the same processes. Each rank is
+bound to its share of the processors, as MPI's launchers do.
 
     mpiexec -n 2 python bench/torch_rank.py --mpi NAME=LIBRARY ENTRY ...
 
@@ -43,6 +44,15 @@ def cpu_seconds() -> float:
     """Returns the processor time of this process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def bind() -> None:
+    """Binds this rank to its share of the processors, as the launchers of MPIs do."""
+    processors = sorted(os.sched_getaffinity(0))
+    rank, ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    first = rank * len(processors) // ranks
+    last = max(first + 1, (rank + 1) * len(processors) // ranks)
+    os.sched_setaffinity(0, processors[first:last])
 
 
 class Mpi:
@@ -182,6 +192,8 @@ def main() -> int:
     mpi = Mpi(*arguments.mpi.split("=", 1)) if arguments.mpi else None
     if not launch.is_rank():
         return launch.launch([sys.executable, *sys.argv], arguments.ranks)
+    if mpi is None:
+        bind()
     job = Job(["fastgpu", "fake"] if mpi else arguments.backends.split(","), TIMEOUT)
     rank = Rank(job, arguments.seconds, arguments.touch, mpi)
     for entry in arguments.entries:
