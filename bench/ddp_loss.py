@@ -339,12 +339,14 @@ def write_report() -> None:
 
 {markdown.machine_list()}
 {WORLD} ranks. `text`: the GPT of `fastgpu-comm train` on the standard library's source,
-{STEPS["text"]} steps, nats per byte. `digits`: a convolutional network on the handwritten digits of
-scikit-learn, {STEPS["digits"]} steps, nats per image; every second image is for validation. The
-losses are over the whole validation set. The runs of a seed have the same initial weights, batches
-and learning rates. `mean %` and `by seed %` compare with the uncompressed run of the same seed and
-optimizer. "{NUDGED}" is an uncompressed run whose initial weights differ in their last bit: smaller
-differences than its are chance.
+{STEPS["text"]} steps, nats per byte; `long text`: the same with {STEPS["long text"]} steps.
+`digits`: a convolutional network on the handwritten digits of scikit-learn, {STEPS["digits"]}
+steps, nats per image; every second image is for validation. The losses are over the whole
+validation set. The runs of a seed have the same initial weights, batches and learning rates.
+
+`mean %` and `by seed %` compare with the uncompressed run of the same seed and optimizer. "last
+bit" is an uncompressed run whose initial weights differ in their last bit: differences as small as
+its are chance. A row with fewer than three numbers by seed has as many seeds.
 
 PowerSGD has rank 2 and begins after a tenth of the steps. OuterOptimizer communicates once in
 {EVERY} steps, and is otherwise as by default; "mean" has `lr=1, momentum=0`. `MB a step` is what a
@@ -361,9 +363,11 @@ def draw(runs: dict[tuple[str, str, int], Run], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 10), dpi=100, layout="constrained")
+    tasks = [task for task in TASKS if any(key[0] == task for key in runs)]
+    figure = Figure(figsize=(13, 5 * len(tasks)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    for (curves, dots), task in zip(figure.subplots(len(TASKS), 2), TASKS, strict=True):
+    axes_of_tasks = figure.subplots(len(tasks), 2, squeeze=False)
+    for (curves, dots), task in zip(axes_of_tasks, tasks, strict=True):
         variants = [name for name in VARIANTS if any(key[:2] == (task, name) for key in runs)]
         for number, variant in enumerate(variants):
             style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
