@@ -2,7 +2,7 @@
 // It takes 4 bytes per element as float32, or 1.03 in the format of int8 (docs/compression.md).
 // Scales and codes are apart here, so that an encoding may start at any element.
 //
-// Ownership: the caller's memory. Threading: one encoding at a time.
+// Ownership: the caller's memory. Threading: one call at a time for a residual.
 #pragma once
 
 #include <cstddef>
@@ -23,9 +23,9 @@ struct Residual {
 };
 
 // Encodes source + residual of the elements from `first` on, and updates their residual. Blocks of
-// the 8-bit form that end up with the same values keep their bits. In a block that the elements
-// only share, the others are rounded again. With a key the codec rounds stochastically, by bits of
-// the key and of each element's index in the array.
+// the 8-bit form that end up with the same values keep their bits. If the elements end inside a
+// block, the block's other elements are rounded again. With a key the codec rounds stochastically,
+// by bits of the key and of each element's index in the array.
 void encode_with(const CodecKernels& kernels, const Residual& residual,
                  std::optional<uint64_t> random_key, std::size_t first,
                  std::span<const float> source, std::byte* target);

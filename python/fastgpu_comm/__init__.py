@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _BACKEND = "fastgpu"
-_PUBLIC_MODULES = ("codecs", "hooks")
+_PUBLIC_MODULES = ("codecs", "fsdp", "hooks")
 
 
 def __getattr__(name: str) -> Any:

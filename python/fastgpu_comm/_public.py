@@ -1,6 +1,7 @@
 """The public names of `fastgpu_comm`, each imported from the module that defines it.
 
-This is the only list of them: `fastgpu_comm` looks up its attributes here.
+This is the only list of them: `fastgpu_comm` looks up its attributes here. The module
+`fastgpu_comm.fsdp`, which imports private parts of torch, is loaded apart.
 """
 
 from fastgpu_comm import codecs as codecs

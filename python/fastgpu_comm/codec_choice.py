@@ -73,7 +73,6 @@ class CodecChooser:
         self._names = names
         self._bytes = [each.numel() * each.element_size() for each in parameters]
         self._encodable = [codec is not None for codec in allowed]
-        self._seen = -1  # gradients.passes, when before_pass last did something
 
     def restart(self, backend: Backend) -> None:
         """Goes back to uncompressed buckets and decides anew, for a group that may be another.
@@ -81,6 +80,7 @@ class CodecChooser:
         The residuals join the next gradients. All ranks must call it before the same pass.
         """
         self._world, self._logs = backend.size(), backend.rank() == 0
+        self._seen = -1  # gradients.passes, when before_pass last did something
         self._buckets: list[list[int]] = []  # before they are split by codec; empty: not known yet
         self._measured: dict[Choice, list[torch.Tensor]] = {}
         self._chosen: Choice = ()
@@ -329,7 +329,7 @@ class CodecChooser:
                     "codec": self._chosen[number] if self._chosen else "none",
                     "bytes": size,
                     "seconds": seconds,
-                    "link_bytes_per_s": sent / seconds["none"] if seconds else None,
+                    "link_bytes_per_s": sent / seconds["none"] if seconds.get("none") else None,
                 }
             )
         return {

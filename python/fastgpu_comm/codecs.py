@@ -27,8 +27,8 @@ class Codec:
 
     Attributes:
         name: "fp16", "bf16", "int8", "int4", "topk" or "1bit".
-        feedback: Error feedback: every rank keeps what encoding took from its gradients, a float32
-            per element, and adds it to the gradients of the next step. 1bit always has it.
+        feedback: Error feedback: every rank keeps what encoding took from its gradients, and adds
+            it to the gradients of the next step. 1bit always has it.
         residual_bits: With 8, a residual is kept in the format of int8 and takes a quarter of the
             memory. For `DistributedDataParallel` only.
         rounding: "nearest", or "stochastic" for int8 and int4: up with the probability of the
@@ -45,7 +45,7 @@ class Codec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses an unknown name, and 1bit without feedback."""
+        """Refuses an unknown name, and options that do not fit the codec."""
         if self.name not in NAMES:
             hint = names.suggestion(str(self.name), NAMES)
             raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")

@@ -17,8 +17,6 @@ from torch.nn import parallel
 from fastgpu_comm import codec_choice, codecs, divergence, reduced
 from fastgpu_comm.loss_scales import LossScales
 
-WEIGHTINGS = (None, "mean", "sum")
-
 
 class DistributedDataParallel(parallel.DistributedDataParallel):
     """torch's DistributedDataParallel with compressed gradients and weighted means.
@@ -58,7 +56,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             ValueError: The codec or weighting is unknown, or this model, process group or another
                 argument does not allow one.
         """
-        if weighted not in WEIGHTINGS:
+        if weighted not in (None, "mean", "sum"):
             raise ValueError(f"weighted is {weighted!r}; allowed: 'mean', 'sum', None")
         self._automatic = codec == codec_choice.AUTO
         if self._automatic:
@@ -105,9 +103,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def _build_params_for_reducer(self) -> tuple[list[torch.nn.Parameter], list[bool]]:
         """Lists the parameters. torch's constructor then compares their shapes between ranks."""
         parameters, sparse = super()._build_params_for_reducer()
-        names = self._build_debug_param_to_name_mapping(parameters)
         self._reduced = parameters
-        self._names = [names[index].removeprefix(".") for index in range(len(parameters))]
+        self._names = reduced.names_of(self, parameters)
         self._codecs = [
             None if is_sparse else codecs.choose(self._codec, name, parameter)
             for name, parameter, is_sparse in zip(self._names, parameters, sparse, strict=True)
@@ -169,14 +166,11 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
         reduces = torch.is_grad_enabled() and self.require_backward_grad_sync
         if self._weighted and reduces and self.training and self._weight is None:
-            raise ValueError(
-                f"weighted={self._weighted!r}: call set_weight(n) before each forward pass"
-            )
-        if self._loss_scales is not None:
-            self._scale = self._loss_scales.follow(self._gradients, self._scale)
+            raise ValueError(f"weighted={self._weighted!r}: call set_weight(n) before each forward")
+        self._follow_scale()
         with reduced.names_last(self.logger):
             prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
-        self._step += reduces and self.training
+        self._step += reduces
         if self._loss_scales is not None and reduces and self.training:
             self._loss_scales.start(self.process_group)
         if self._gradients is None:
@@ -203,7 +197,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
         if self._loss_scales is not None:
-            self._loss_scales.join(self.process_group)
+            self._scale = self._loss_scales.join(self.process_group, self._gradients, self._scale)
         self._step += 1
         if self._gradients is not None:
             self._gradients.set_step(self._step)
@@ -286,6 +280,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if self._gradients is not None:
             self._gradients.keep_copies(scaler.is_enabled())
 
+    def _follow_scale(self) -> None:
+        if self._loss_scales is not None:
+            self._scale = self._loss_scales.follow(self._gradients, self._scale)
+
     def compare_reduced(self) -> None:
         """Checks that all ranks have the same reduced gradients, bit for bit. A collective.
 
@@ -321,7 +319,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
-            `encoded_bytes` of one copy of them on the wire, `residual_bytes` of this rank's memory,
+            `encoded_bytes` of one encoded copy of them, `residual_bytes` of this rank's memory,
             `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
             the pass reduced its first bucket. With `all_ranks` also `waits_s`: by rank of the
             group, the time between the two; and `last_rank`, which waited least: a reduction ends
@@ -355,9 +353,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
             if torch has not rebuilt them yet; `step`: how many steps there were.
         """
+        self._follow_scale()
         residuals = reduced.residuals_of(self._gradients, self._names, self._reduced)
-        final = self._plan is not None or self._has_rebuilt_buckets
-        plan = self.bucket_plan() if final else None
+        plan = self.bucket_plan() if self._plan is not None or self._has_rebuilt_buckets else None
         if self._chooser is not None:
             plan = self._chooser.plan or plan  # before a codec splits buckets
         kept = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
@@ -375,9 +373,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         residuals: dict[str, torch.Tensor] = state["residuals"]
         known = self._reduced if self._gradients is not None else []
         reduced.check_residuals(residuals, dict(zip(self._names, known, strict=False)))
-        self._step = state.get("step", self._step)  # states of earlier versions have none
+        self._follow_scale()
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
+        self._step = state.get("step", self._step)  # states of earlier versions have none
         if self._gradients is not None:
             self._restart(bool(residuals))
             scaled = {n: r * (self._scale / state["scale"]) for n, r in residuals.items()}
@@ -385,10 +384,11 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the module and the residuals, if the process group is the default one."""
+        saved = self.reducer_state_dict()
         attributes: dict[str, Any] = super().__getstate__()
         attributes |= dict.fromkeys(("_gradients", "_loss_scales", "_chooser"))
         attributes["_registered"] = False
-        attributes["_saved_residuals"] = self.reducer_state_dict()
+        attributes["_saved_residuals"] = saved
         return attributes
 
     def __setstate__(self, state: dict[str, Any]) -> None:

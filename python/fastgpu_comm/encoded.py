@@ -44,7 +44,7 @@ class EncodedSum:
         errors: Any = [None] * world if residual is None else residual.view(world, -1)
         share = self._shares.shape[1]
         # This rank's own part of its share is not rounded, so zeros travel.
-        zeros = codec.encode(torch.zeros(share))
+        zeros = codec.encode(torch.zeros(share, dtype=torch.float32))
         outgoing = torch.cat(
             [
                 zeros if peer == rank else codec.encode(self._shares[peer], errors[peer])
@@ -53,7 +53,7 @@ class EncodedSum:
         )
         incoming = torch.empty_like(outgoing)
         dist.all_to_all_single(incoming, outgoing, group=group)
-        total = torch.zeros(share)
+        total = torch.zeros(share, dtype=torch.float32)
         for peer, part in enumerate(incoming.view(world, -1)):
             if peer == rank:
                 total.add_(self._shares[rank])

@@ -88,7 +88,7 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
             )
         shares = input_tensor.float().view(world, -1)
         if self.codec.feedback and self.residual is None:
-            self.residual = torch.zeros(input_tensor.numel())
+            self.residual = torch.zeros(input_tensor.numel(), dtype=torch.float32)
         if self.residual is not None and self.residual.numel() != input_tensor.numel():
             raise ValueError(
                 f"{input_tensor.numel()} gradients are reduced, and {self.residual.numel()} have "
@@ -109,7 +109,7 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         dist.all_to_all_single(incoming, torch.cat(outgoing), lengths, lengths, group=group)
         self.bytes_sent += incoming.numel()
         parts = iter(incoming.view(world - 1, length))
-        total = torch.zeros(shares.shape[1])
+        total = torch.zeros(shares.shape[1], dtype=torch.float32)
         for peer in range(world):
             if peer == rank:
                 total.add_(shares[rank])
@@ -157,7 +157,7 @@ class EncodedAllGather(_Allocates, AllGather):
         for share, part in zip(
             output_tensor.view(world, -1), everyone.view(world, -1), strict=True
         ):
-            target = share if is_float else torch.empty(share.numel())
+            target = share if is_float else torch.empty(share.numel(), dtype=torch.float32)
             self.codec.decode(part, target)
             if not is_float:
                 share.copy_(target)
@@ -227,10 +227,13 @@ def compress(
         The collectives, with their residuals and counters.
 
     Raises:
-        ValueError: No module is wrapped, the codec is unknown or not for weights, or torch refuses
-            custom collectives for a module (one with several meshes).
+        ValueError: No module is wrapped, the codec is unknown or not for weights, it has
+            `residual_bits` or stochastic rounding, or torch refuses custom collectives for a module
+            (one with several meshes).
     """
     gradient_codec, weight_codec = codecs.find(gradients), codecs.find(weights)
+    for codec in (gradient_codec, weight_codec):
+        codecs.refuse_options(codec, "fsdp.compress")
     if weight_codec is not None and weight_codec.name not in WEIGHT_CODECS:
         raise ValueError(
             f"weights cannot be {weight_codec.name}, which needs error feedback; allowed: "

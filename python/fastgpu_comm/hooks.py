@@ -124,7 +124,7 @@ def _reduce_encoded(
     assert codec is not None
     gradients = [gradient for _, gradient in named]
     count = sum(gradient.numel() for gradient in gradients)
-    flat = torch.zeros(-(-count // world) * world)
+    flat = torch.zeros(-(-count // world) * world, dtype=torch.float32)
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat[:count])
     flat.div_(world)
     residual = _gather_residuals(state, named, flat.numel()) if codec.feedback else None
@@ -145,7 +145,7 @@ def _reduce_encoded(
 def _gather_residuals(
     state: CodecState, named: list[tuple[str, torch.Tensor]], length: int
 ) -> torch.Tensor:
-    residual = torch.zeros(length)
+    residual = torch.zeros(length, dtype=torch.float32)
     offset = 0
     for name, gradient in named:
         if name in state.residuals:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from fastgpu_comm.native import GradientReducer
 
 _DISABLED = -1.0  # instead of a scale
-_JOINED = 0.0  # the rank has no more inputs, and no opinion
+_JOINED = 0.0  # the rank has no more inputs: its scale does not count
 
 
 class LossScales:
     """Exchanges the scales beside the forward pass, and compares them when backward begins.
 
     No gradient has been reduced then. A forward whose output holds no tensors that autograd
-    reaches is compared at the next forward. Threading: as the model.
+    reaches is compared at the next forward. Not thread-safe: the thread of the model calls it.
     """
 
     def __init__(self, scaler: torch.amp.GradScaler, group: Any, device: torch.device) -> None:
@@ -39,13 +39,12 @@ class LossScales:
         self.check()
 
     def follow(self, gradients: GradientReducer | None, scale: float) -> float:
-        """Keeps residuals right if the scale is no longer `scale`; returns what it is now."""
-        now = self._scaler.get_scale()
-        if now != scale and gradients is not None:
-            if now < scale:
-                gradients.undo()
-            gradients.scale_residuals(now / scale)
-        return now
+        """Undoes a skipped step and rescales the residuals if the scale is no longer `scale`.
+
+        Returns:
+            The scale.
+        """
+        return _followed(gradients, scale, self._scaler.get_scale())
 
     def start(self, group: Any) -> None:
         """Starts the exchange of a step, after the comparison of the last one if it is pending."""
@@ -53,12 +52,17 @@ class LossScales:
         if self._scaler.is_enabled():
             self._start(self._scaler.get_scale(), group)
 
-    def join(self, group: Any) -> None:
-        """Takes part in the exchange of the other ranks, after this rank has joined."""
+    def join(self, group: Any, gradients: GradientReducer | None, scale: float) -> float:
+        """Takes part in the exchange of the other ranks, after this rank has joined.
+
+        Returns:
+            Their scale, which the residuals follow.
+        """
         self.check()
-        if self._scaler.is_enabled():
-            self._start(_JOINED, group)
-        self.check()
+        if not self._scaler.is_enabled():
+            return scale
+        self._start(_JOINED, group)
+        return _followed(gradients, scale, self.check() or scale)
 
     def _start(self, scale: float, group: Any) -> None:
         scales = torch.zeros(group.size(), dtype=torch.float64, device=self._device)
@@ -70,16 +74,22 @@ class LossScales:
         """Makes the backward pass of a model's output begin with check()."""
         for tensor in _find_tensors(output) if self._pending is not None else ():
             if tensor.requires_grad:
-                tensor.register_hook(lambda _: self.check())
+                tensor.register_hook(self._check_hook)
 
-    def check(self) -> None:
+    def _check_hook(self, gradient: torch.Tensor) -> None:
+        self.check()
+
+    def check(self) -> float | None:
         """Compares the scales of the exchange that is pending, if there is one.
+
+        Returns:
+            The scale of the ranks that have inputs, or None.
 
         Raises:
             RuntimeError: On all ranks, if the scales differ.
         """
         if self._pending is None:
-            return
+            return None
         (work, scales), self._pending = self._pending, None
         work.wait()
         ranks_of: dict[float, list[int]] = {}
@@ -87,7 +97,7 @@ class LossScales:
             if scale != _JOINED:
                 ranks_of.setdefault(scale, []).append(rank)
         if len(ranks_of) < 2:
-            return
+            return next(iter(ranks_of), None)
         described = [
             f"{'no scale (the scaler is disabled)' if scale == _DISABLED else scale} on "
             f"{listed(ranks)}"
@@ -98,6 +108,14 @@ class LossScales:
             "step has been reduced. Give all ranks a GradScaler with the same arguments or the "
             "same state, and call its update() after every step on every rank."
         )
+
+
+def _followed(gradients: GradientReducer | None, before: float, now: float) -> float:
+    if now != before and gradients is not None:
+        if now < before:
+            gradients.undo()
+        gradients.scale_residuals(now / before)
+    return now
 
 
 def listed(ranks: list[int]) -> str:

@@ -74,7 +74,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         world = self._group.size()
         self._count = sum(each.numel() for each in self._parameters)
         # One number per parameter element, and zeros up to a multiple of the number of ranks.
-        self._start = torch.zeros(-(-self._count // world) * world, device=device)
+        length = -(-self._count // world) * world
+        self._start = torch.zeros(length, dtype=torch.float32, device=device)
         self._copy_to(self._start)
         dist.broadcast(self._start, group_src=0, group=self._group)
         self._copy_from(self._start)

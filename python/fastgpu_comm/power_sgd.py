@@ -170,7 +170,8 @@ class PowerSgdState:
         if factor is None or not bool(factor.any()):
             # Zero gradients gave a Q of zero, from which the next would be zero as well.
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.step)
-            factor = torch.randn(self._ranks[name], self._shapes[name][1], generator=generator)
+            shape = self._ranks[name], self._shapes[name][1]
+            factor = torch.randn(shape, generator=generator, dtype=torch.float32)
         return _orthonormal(factor.T).T
 
 
@@ -222,7 +223,8 @@ class _Reduction:
         ranks = [state._ranks[name] for name, _ in compressed]
         shapes = [whole.shape for _, whole in compressed]
         # The parts of an all-reduce lie together in memory.
-        self._left = torch.empty(sum(n * r for (n, _), r in zip(shapes, ranks, strict=True)))
+        left = sum(n * r for (n, _), r in zip(shapes, ranks, strict=True))
+        self._left = torch.empty(left, dtype=torch.float32)
         count = sum(m * r for (_, m), r in zip(shapes, ranks, strict=True))
         exact = sum(gradient.numel() for gradient in self._exact)
         self._second = torch.empty(count + exact, dtype=self._buffer.dtype)

@@ -30,8 +30,15 @@ def named(
     The lists are by the Reducer's index.
     """
     parameters, sparse = model._build_params_for_reducer()
+    return names_of(model, parameters), parameters, sparse
+
+
+def names_of(
+    model: parallel.DistributedDataParallel, parameters: list[torch.nn.Parameter]
+) -> list[str]:
+    """Returns the names of the parameters that a model's Reducer has, in their order."""
     names = model._build_debug_param_to_name_mapping(parameters)
-    return [names[index].removeprefix(".") for index in range(len(parameters))], parameters, sparse
+    return [names[index].removeprefix(".") for index in range(len(parameters))]
 
 
 def describe(
@@ -202,11 +209,11 @@ def set_residuals(
     """Sets the residuals that `residuals_of` returned, and all others to zero."""
     for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
         if name in residuals:
-            flat = torch.empty(parameter.numel())
+            flat = torch.empty(parameter.numel(), dtype=torch.float32)
             in_shape(flat, parameter).copy_(residuals[name])
             gradients.set_residual(index, flat)
         elif gradients.residual(index) is not None:
-            gradients.set_residual(index, torch.zeros(parameter.numel()))
+            gradients.set_residual(index, torch.zeros(parameter.numel(), dtype=torch.float32))
 
 
 def check_residuals(

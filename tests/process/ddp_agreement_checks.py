@@ -54,6 +54,40 @@ def loss_scales(codec: str | None) -> None:
         model(inputs(6, rank))
 
 
+def checkpoint_after_a_skipped_step() -> None:
+    """The saved residuals are those from before the skipped step, and a loaded state stays."""
+    rank, world = me_and_world()
+    model = DistributedDataParallel(net(), codec="int4")
+    scaler = _scaler(256.0)
+    model.follow_scaler(scaler)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    def step(number: int, factor: float) -> None:
+        optimizer.zero_grad()
+        (scaler.scale(loss_of(model, inputs(number, rank))) * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    for number in range(3):
+        step(number, 1.0)
+    before = model.reducer_state_dict()["residuals"]
+    assert before
+    step(3, float("inf") if rank == world - 1 else 1.0)
+    state = model.reducer_state_dict()
+    assert state["scale"] == scaler.get_scale() == 128.0
+    for name, residual in before.items():
+        assert torch.equal(state["residuals"][name], residual / 2), name
+    step(4, float("inf"))
+    model.load_reducer_state_dict({**state, "residuals": {}})
+    with torch.no_grad():
+        model(inputs(5, rank))
+    assert not any(each.any() for each in model.reducer_state_dict()["residuals"].values())
+    wrong = {**state, "bucket_plan": [["no such parameter"]], "step": 99}
+    with pytest.raises(ValueError, match="bucket_plan has"):
+        model.load_reducer_state_dict(wrong)
+    assert model.reducer_state_dict()["step"] < 99
+
+
 def loss_scales_without_backward() -> None:
     """The next forward looks at scales that no backward has looked at."""
     rank, _ = me_and_world()
@@ -116,6 +150,13 @@ def joined_with_scaler() -> None:
         for number in range(2 + rank):
             scaler.scale(loss_of(model, inputs(number, rank))).backward()
     same_everywhere(list(model.parameters()))
+    with model.join():
+        for number in range(1 if rank == 0 else 3):
+            if number == 1 and rank > 0:
+                scaler.update(128.0)
+            scaler.scale(loss_of(model, inputs(number, rank))).backward()
+    assert model._scale == 128.0  # also on rank 0, whose residuals had to follow
+    scaler.update(256.0)
 
     def train() -> None:  # rank 0 joins after its first step; then the others differ
         for number in range(1 if rank == 0 else 3):

@@ -122,9 +122,7 @@ def skipped_delivery() -> None:
     before = model.reducer_state_dict()["residuals"][LARGE]
     scaled(3, rank == world - 1)
     assert scaler.get_scale() == 128.0
-    assert not model.reducer_state_dict()["residuals"]  # delivered, to a step that was skipped
-    with torch.no_grad():
-        model(inputs(3, rank))  # the next forward notices
+    # They were delivered to a step that was skipped, so they are back.
     torch.testing.assert_close(
         model.reducer_state_dict()["residuals"][LARGE], before / 2, rtol=0, atol=0
     )

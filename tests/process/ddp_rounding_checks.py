@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from tests.process.collective_checks import me_and_world
-from tests.process.ddp_models import gradients, same_everywhere
+from tests.process.ddp_models import gradients, inputs, loss_of, net, same_everywhere
 from torch import nn
+from torch.nn import parallel
 
-from fastgpu_comm import DistributedDataParallel, codecs
+from fastgpu_comm import DistributedDataParallel, OuterOptimizer, codecs, hooks
 
 
 def stochastic(name: str) -> None:
@@ -47,6 +48,43 @@ def stochastic(name: str) -> None:
     # The rows of the gradient are equal, so ranks or elements with the same bits would show.
     spread = (torch.stack(results) - exact).mean(1).std()
     assert spread < 2 * deviation / 96**0.5
+
+
+def new_bits_in_eval_mode() -> None:
+    """Gradients of a model in eval mode are reduced, too, and each step rounds anew."""
+    codec = codecs.Codec("int4", feedback=False, rounding="stochastic")
+    model = DistributedDataParallel(nn.Linear(96, 96, bias=False), codec=codec).eval()
+    results = []
+    for _ in range(2):
+        model.zero_grad()
+        model(torch.linspace(-1, 1, 96).unsqueeze(0)).sum().backward()
+        results += gradients(model)
+    assert not torch.equal(*results)
+
+
+def another_default_dtype() -> None:
+    """float32 gradients are encoded whatever torch's default dtype is."""
+    rank, _ = me_and_world()
+    models: list[Any] = [DistributedDataParallel(net(), codec="int4")]
+    models += [parallel.DistributedDataParallel(net()) for _ in range(2)]
+    models[1].register_comm_hook(hooks.CodecState(models[1], "int8"), hooks.codec_hook)
+    models[2].register_comm_hook(hooks.PowerSgdState(models[2], start_step=1), hooks.power_sgd_hook)
+    alone = net()
+    inner = torch.optim.SGD(alone.parameters(), lr=0.1)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        for number in range(3):
+            for model in models:
+                model.zero_grad()
+                loss_of(model, inputs(number, rank).float()).backward()
+                same_everywhere(gradients(model))
+        models[0].load_reducer_state_dict(models[0].reducer_state_dict())
+        outer = OuterOptimizer(inner, every=1, codec="int8")
+        loss_of(alone, inputs(0, rank).float()).backward()
+        outer.step()
+        same_everywhere(list(alone.parameters()))
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def residual_bytes() -> dict[int, int]:

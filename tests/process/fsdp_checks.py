@@ -243,6 +243,8 @@ def refusals() -> None:
         fsdp.compress(nn.Linear(3, 3))
     with pytest.raises(ValueError, match="topk, which needs error feedback"):
         fsdp.compress(_net(), None, "topk")
+    with pytest.raises(ValueError, match="stochastic"):
+        fsdp.compress(_net(), codecs.Codec("int8", feedback=False, rounding="stochastic"))
     model = _net()
     fsdp.compress(model, "int8")
     for each in (model, model[2]):

@@ -39,12 +39,15 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.scaler,
     kept.joined_with_weights,
+    agreement.checkpoint_after_a_skipped_step,
     agreement.loss_scales_without_backward,
     agreement.scalers_that_differ_from_the_start,
     agreement.follower_alone,
     agreement.gradients_of_all_kinds,
     auto.shared_memory,
     auto.refusals,
+    rounding.another_default_dtype,
+    rounding.new_bits_in_eval_mode,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,

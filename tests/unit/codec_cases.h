@@ -68,7 +68,9 @@ inline Bytes encoded(const CodecKernels& kernels, Codec codec, const Floats& sou
   }
   CHECK(std::count(target.begin(), target.begin() + kGuard, kGuardByte) == kGuard);
   CHECK(std::count(target.end() - kGuard, target.end(), kGuardByte) == kGuard);
-  return {target.begin() + kGuard, target.end() - kGuard};
+  target.resize(size_bytes + kGuard);
+  target.erase(target.begin(), target.begin() + kGuard);
+  return target;
 }
 
 inline Floats decoded(const CodecKernels& kernels, const Bytes& source, std::size_t count,

@@ -261,6 +261,24 @@ def test_new_group() -> None:
     assert world.report()["settled"]
 
 
+def test_ranks_restart_together_though_one_had_a_forward_pass_more() -> None:
+    world = World(Link(1e8), ranks=2)
+    world.run(SEARCH)
+    world.choosers[0].before_pass()
+    for chooser in world.choosers:
+        restart(chooser)
+    world.run(SEARCH)  # compares the ranks before each pass
+    assert world.report()["settled"]
+
+
+def test_a_bucket_that_took_no_time_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Link(1e8))
+    world.run(SEARCH)
+    chooser = world.choosers[0]
+    monkeypatch.setattr(chooser, "_durations", lambda _: [0.0] * len(BUCKETS))
+    assert {bucket["link_bytes_per_s"] for bucket in chooser.report()["buckets"]} == {None}
+
+
 def test_small_parameters_alone() -> None:
     model = Model(Link(1e6))
     chooser = chooser_of(model, [None] * 8)

@@ -174,7 +174,8 @@ TEST(the_bits_of_elements_and_keys_are_independent) {
   const std::vector<int> first = ups(derived_key(1, 0));
   const auto correlation = [&](const std::vector<int>& other, std::size_t distance) {
     int64_t sum = 0;
-    for (std::size_t i = 0; i + distance < kCount; ++i) sum += first[i] * other[i + distance];
+    for (std::size_t i = 0; i + distance < kCount; ++i)
+      sum += int64_t{first[i]} * other[i + distance];
     return std::fabs(static_cast<double>(sum)) / std::sqrt(double{kCount});
   };
   CHECK(correlation(std::vector<int>(kCount, 1), 0) < 6);

@@ -103,7 +103,7 @@ void one_shot(LaneContext& context, const RankSubset& subset) {
 // received this rank's send before the sum arrives.
 void direct_all_reduce(LaneContext& context) {
   const PlanRequest& request = context.request;
-  if (request.codec != Codec::kNone) return encoded_all_reduce(context, single_ranks(request));
+  if (request.codec != Codec::kNone) return encoded_all_reduce(context, one_rank_per_host(request));
   const std::vector<int> ranks = all_ranks(request.world);
   const RankSubset subset{ranks, request.rank};
   const uint64_t bytes = request.count * request.element_size;

@@ -34,18 +34,18 @@ class EncodedAllReduce {
     if (local_.index > 0 || remote_.index > 0) own_copy_ = context.scratch.allocate(longest);
   }
 
-  // Inside the host: sends the owners this rank's part of their shards.
-  void give() {
+  // Inside the host: sends the owners their shards of this rank's data.
+  void send_to_owners() {
     if (local_.size() == 1) return;
     for (int64_t chunk = 0; chunk < most_chunks_; ++chunk) {
-      for (int ahead = 1; ahead < remote_.size(); ++ahead) give(host_at(ahead), chunk);
+      for (int ahead = 1; ahead < remote_.size(); ++ahead) send_to_owners(host_at(ahead), chunk);
     }
-    for (int64_t chunk = 0; chunk < most_chunks_; ++chunk) give(hosts_.host, chunk);
+    for (int64_t chunk = 0; chunk < most_chunks_; ++chunk) send_to_owners(hosts_.host, chunk);
   }
 
-  // Adds up this rank's shard over the host, in the order of give(), and sends the host's sums to
-  // the ranks that add them up over the hosts.
-  void contribute() {
+  // Adds up this rank's shard over the host, in the order of send_to_owners(), and sends the host's
+  // sums to the ranks that add them up over the hosts.
+  void send_host_sums() {
     for (int64_t chunk = 0; chunk < most_chunks_; ++chunk) {
       for (int ahead = 1; ahead < remote_.size(); ++ahead) {
         const int host = host_at(ahead);
@@ -71,7 +71,7 @@ class EncodedAllReduce {
         }
         steps_.decode(sum, part);  // the owner, too, ends with the rounded sum
       }
-      share(hosts_.host, chunk);
+      share_in_host(hosts_.host, chunk);
     }
   }
 
@@ -83,7 +83,7 @@ class EncodedAllReduce {
           const Region part = chunks_of(hosts_.local_index, host)[chunk];
           steps_.decode(receive(host, part), part);
         }
-        share(host, chunk);
+        share_in_host(host, chunk);
       }
     }
   }
@@ -116,7 +116,7 @@ class EncodedAllReduce {
     return frame;
   }
 
-  void give(int host, int64_t chunk) {
+  void send_to_owners(int host, int64_t chunk) {
     for (int ahead = 1; ahead < local_.size(); ++ahead) {
       const int owner = local_at(ahead);
       if (!has(owner, host, chunk)) continue;
@@ -127,7 +127,7 @@ class EncodedAllReduce {
   }
 
   // Inside the host: passes the chunk of the sum on, and receives those of the other owners.
-  void share(int host, int64_t chunk) {
+  void share_in_host(int host, int64_t chunk) {
     for (int ahead = 1; ahead < local_.size() && has(local_.index, host, chunk); ++ahead) {
       steps_.send(local_rank(local_at(ahead)), chunks_of(local_.index, host)[chunk]);
     }
@@ -185,9 +185,9 @@ class EncodedAllReduce {
 //     host B   2   3        hop 3:  0 -- 2, 1 -- 3: the sum over all hosts, encoded --> every host
 //                           hop 4:  0 -- 1, 2 -- 3: the decoded sum, in float32
 //
-// An element is rounded twice, before and after hop 3, however many hosts there are. All ranks have
-// what an owner decoded from the same frames, so they end with the same bits.
-// Order: the ranks of a host in rank order, then the hosts.
+// An element is rounded twice, before hop 2 and before hop 3, however many hosts there are. All
+// ranks have what an owner decoded from the same frames, so they end with the same bits. Order: the
+// ranks of a host in rank order, then the hosts.
 //
 // For hosts of m ranks: 4 hops, or 2 if m = 1. A rank sends 2(H - 1)/H * E/m bytes between hosts, E
 // being the size of the encoded tensor, and 2(m - 1)/m * S inside its host. A host sends 2(H - 1)/H
@@ -199,8 +199,8 @@ class EncodedAllReduce {
 void encoded_all_reduce(LaneContext& context, const Hosts& hosts) {
   if (context.data().size_bytes == 0) return;
   EncodedAllReduce all_reduce(context, hosts);
-  all_reduce.give();
-  all_reduce.contribute();
+  all_reduce.send_to_owners();
+  all_reduce.send_host_sums();
   all_reduce.sum_own_part();
   all_reduce.receive_sums();
 }

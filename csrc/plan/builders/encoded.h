@@ -7,7 +7,7 @@
 
 namespace fastgpu {
 
-// single_ranks() as `hosts` makes it the direct algorithm, which encodes every frame.
+// With one_rank_per_host() this is the direct algorithm: every frame is encoded.
 void encoded_all_reduce(LaneContext& context, const Hosts& hosts);
 
 }  // namespace fastgpu

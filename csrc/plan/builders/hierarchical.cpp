@@ -22,7 +22,7 @@ void hierarchical_all_reduce(LaneContext& context) {
   const Hosts hosts = find_hosts(context.request);
   if (context.request.codec != Codec::kNone) {
     const bool one_host = hosts.counterparts.size() == 1;
-    return encoded_all_reduce(context, one_host ? single_ranks(context.request) : hosts);
+    return encoded_all_reduce(context, one_host ? one_rank_per_host(context.request) : hosts);
   }
   const RankSubset subset = hosts.locals();
   const Partition shards = context.split(context.data(), hosts.shards);

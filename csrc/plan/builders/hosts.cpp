@@ -42,7 +42,7 @@ Hosts find_hosts(const PlanRequest& request) {
   return hosts;
 }
 
-Hosts single_ranks(const PlanRequest& request) {
+Hosts one_rank_per_host(const PlanRequest& request) {
   return {.host = request.rank,
           .local_ranks = {request.rank},
           .shards = 1,

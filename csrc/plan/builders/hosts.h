@@ -26,7 +26,6 @@ struct Hosts {
 
 // By request.host_of. Raises InvalidArgumentError if hosts are not numbered without gaps.
 Hosts find_hosts(const PlanRequest& request);
-// As if every rank were on a host of its own.
-Hosts single_ranks(const PlanRequest& request);
+Hosts one_rank_per_host(const PlanRequest& request);
 
 }  // namespace fastgpu

@@ -45,7 +45,7 @@ class Residuals {
   at::Tensor get(std::size_t parameter) const;
   // undo() does not reach back before it.
   void set(std::size_t parameter, const at::Tensor& values, bool in_8_bits);
-  // What get() returns; the residual ends. With `remember`, undo() brings it back.
+  // Removes the residual and returns it as get() does. With `remember`, undo() brings it back.
   at::Tensor take(std::size_t parameter, bool remember);
   void scale(double factor);
 

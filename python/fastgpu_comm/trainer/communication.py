@@ -39,7 +39,7 @@ class Traffic:
 
     Attributes:
         in_flight_s: Seconds with an all-reduce in flight, or None if not measured.
-        waited_s: Seconds that no computation overlapped, or None if not measured.
+        waited_s: Seconds of exposed communication, or None if not measured.
         bytes_sent: Bytes that this rank sent.
         counted: The backend counted the bytes; else they are computed.
         gradient_bytes: Bytes of the gradients that were reduced, uncompressed; 0 on a single rank.

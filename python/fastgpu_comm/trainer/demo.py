@@ -185,5 +185,5 @@ def _summary(result: TrainResult) -> list[str]:
             "training time"
         )
     else:
-        lines.append("communication   not timed on this device")
+        lines.append("communication   not timed: on a GPU, or with a communication hook")
     return lines

@@ -1,4 +1,4 @@
-"""How a trainer's model becomes data parallel, and keeps what gradients lost to their codec."""
+"""Wraps a trainer's model for data parallel training, and reads its residuals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def wrap(model: nn.Module, codec: str | None, weighted: bool) -> nn.Module:
 
     Raises:
         ValueError: The model is wrapped already, so that it cannot get a codec or weights; or the
-            group has neither.
+            group allows neither.
     """
     if isinstance(model, TorchDDP):
         for wanted, name in ((codec, "TrainerSettings.codec"), (weighted, "Datasets.weigh")):

@@ -29,7 +29,7 @@ class TrainResult:
         predictions: The predictions trained on, over all ranks, such as a language model's tokens.
         in_flight_s: Seconds with a gradient all-reduce in flight (see `communication`), or None if
             not measured.
-        waited_s: Seconds of communication that no computation hid, or None if not measured.
+        waited_s: Seconds of exposed communication, or None if not measured.
         bytes_sent: The bytes that this rank sent.
         bytes_counted: Whether the backend counted these bytes; else they are computed.
         gradient_bytes: Bytes of the gradients that were reduced, uncompressed; None if a hook of
