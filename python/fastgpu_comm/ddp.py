@@ -156,7 +156,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients.set_backend(backend)
         if self._chooser is not None:
-            self._chooser.restart(backend)
+            self._chooser.restart(backend, self._plan)
             if not (self._chooser.tries or self._weighted or residuals):
                 return
         if not self._registered:
