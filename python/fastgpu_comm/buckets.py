@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 Buckets = list[list[int]]
 
 
-def split_by_size(buckets: Iterable[Sequence[int]], sizes: Sequence[int], limit: int) -> Buckets:
+def split_by_size(
+    buckets: Iterable[Sequence[int]], sizes: Sequence[int], limit: int | None
+) -> Buckets:
     """Splits buckets into parts of at most `limit` bytes, in the order of their parameters.
 
     A parameter is never split, so a part of one parameter may be larger.
@@ -15,8 +17,10 @@ def split_by_size(buckets: Iterable[Sequence[int]], sizes: Sequence[int], limit:
     Args:
         buckets: The buckets.
         sizes: The bytes of each parameter.
-        limit: The most bytes of a part.
+        limit: The most bytes of a part; None: buckets stay whole.
     """
+    if limit is None:
+        return [list(bucket) for bucket in buckets]
     parts: Buckets = []
     for bucket in buckets:
         size = limit + 1  # the first parameter begins a part

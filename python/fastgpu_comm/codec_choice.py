@@ -2,8 +2,7 @@
 
 A pass is a backward pass that reduces gradients. Its time runs from the end of the forward pass to
 the end of its last reduction. The chooser lets some passes run with each choice of codecs, measures
-them, and keeps the choice that is fastest by a clear margin, or no compression. Then it tries the
-same codecs in smaller buckets, in the same way.
+them, and keeps the one that is fastest by a clear margin. Then it tries smaller buckets likewise.
 
 All ranks decide alike without messages of their own decisions. The times of a pass are reduced to
 their minimum over the ranks while the next pass runs. The minimum is the time of the rank that came
@@ -196,8 +195,10 @@ class CodecChooser:
                 yield from self._try(choice)
             yield None
             alive = self._near(alive, HOPELESS)
-        yield from self._try_sizes(self._best(before))
-        self._settle(self._best(before), self._comparison())
+        best = self._best(self._measured, before)
+        yield from self._try_sizes(best)
+        sizes = [choice for choice in self._measured if choice.codecs == best.codecs]
+        self._settle(self._best(sizes, before), self._comparison())
 
     def _try(self, choice: Choice, passes: int = MEASURED) -> Iterator[Choice | None]:
         self._use(choice)
@@ -206,13 +207,14 @@ class CodecChooser:
 
     def _try_sizes(self, choice: Choice) -> Iterator[Choice | None]:
         """Tries smaller buckets if they can gain enough: at most the time after backward."""
-        steps = itertools.pairwise([None, *LIMITS])
-        limits = [limit for last, limit in steps if self._parts(limit) != self._parts(last)]
+        pairs = itertools.pairwise([None, *LIMITS])
+        limits = [limit for last, limit in pairs if self._parts(limit) != self._parts(last)]
         if self._given or not limits or self._exposed(choice) <= MARGIN:
             return
         for limit in [None, *limits]:
             yield from self._try(choice._replace(limit=limit), MEASURED_SIZES)
         yield None
+        del self._measured[choice][:-MEASURED_SIZES]  # the link may have changed since
 
     def _partly(self, alive: Sequence[Choice]) -> list[Choice]:
         """Returns the fastest choice without codecs in buckets that backward hides anyway."""
@@ -240,12 +242,12 @@ class CodecChooser:
         times = {choice: self._time_of(choice) for choice in choices}
         return [choice for choice in times if times[choice] <= factor * min(times.values())]
 
-    def _best(self, before: Choice) -> Choice:
+    def _best(self, choices: Iterable[Choice], before: Choice) -> Choice:
         """Returns the choice with the least loss of those within the margin of the fastest.
 
         Of equal losses it is the choice tried first, the one with the largest buckets.
         """
-        near = self._near(self._measured, 1 + MARGIN)
+        near = self._near(choices, 1 + MARGIN)
         return before if before in near else max(near, key=self._bits)
 
     def _settle(self, choice: Choice, reason: str) -> None:
@@ -269,8 +271,7 @@ class CodecChooser:
         return native.buckets_of(self._reducer)
 
     def _parts(self, limit: int | None) -> buckets.Buckets:
-        whole = self._buckets
-        return whole if limit is None else buckets.split_by_size(whole, self._bytes, limit)
+        return buckets.split_by_size(self._buckets, self._bytes, limit)
 
     def _use(self, choice: Choice) -> None:
         from fastgpu_comm import native

@@ -47,8 +47,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
                 float32 gradients are ever compressed. "1bit" is for SGD, with or without momentum:
-                see `codecs.check_optimizer`. "auto" tries none, int8 and int4 in the first steps
-                and keeps what is fastest: see `codec_choice`. Must be the same on all ranks.
+                see `codecs.check_optimizer`. "auto" tries none, int8, int4 and smaller buckets
+                in the first steps and keeps what is fastest: see `codec_choice`. Must be the same
+                on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.

@@ -68,6 +68,7 @@ def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
         (2, auto.residuals_are_delivered),
         (2, auto.skipped_delivery),
         (2, auto.saved_and_copied),
+        (2, auto.smaller_buckets),
         (3, auto.shrunken),
         (3, auto.joined),
     ],

@@ -273,10 +273,10 @@ def test_new_group() -> None:
     assert world.choosers[0].plan == named(BUCKETS)  # not as codecs have split them
     world.run(SEARCH)
     assert world.report()["settled"]
-    world.models[0].buckets = ONE_BUCKET  # as torch does for a new group
     restart(world.choosers[0])
-    assert world.choosers[0].plan is None
-    world.run(codec_choice.WARM_UP + 1)
+    world.run(1)
+    world.models[0].buckets = ONE_BUCKET  # as torch does for a new group
+    world.run(codec_choice.WARM_UP)
     assert world.choosers[0].plan == named(ONE_BUCKET)
 
 
@@ -310,9 +310,36 @@ def test_smaller_buckets_that_gain_nothing() -> None:
     assert "int4 in parts of 8 MiB" in report["pass_s"]
     assert report["limit_bytes"] is None
     assert world.choosers[0].plan == named(ONE_BUCKET)
-    world = World(Link(50e9), buckets=ONE_BUCKET)  # backward hides the reductions
+
+
+def test_smaller_buckets_that_can_gain_nothing() -> None:
+    """Backward hides a codec's reductions, then all reductions."""
+    world = World(Link(20e9, codec_s={}), buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    assert world.report()["settled"]
+    assert set(world.report()["pass_s"]) == {"none", "int8", "int4"}
+    world = World(Link(50e9), buckets=ONE_BUCKET)
     world.run(SEARCH)
     assert set(world.report()["pass_s"]) == {"none"}
+
+
+def test_a_link_that_changes_during_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are compared with a measurement as late as theirs."""
+    int8_s = 1.08 * (1 - BITS["int8"] / 32) / 0.25e9  # not much slower than none
+    link = Link(0.25e9, codec_s={"int8": int8_s, "int4": 1e-8})
+    try_sizes: Any = CodecChooser._try_sizes
+
+    def change_before(self: CodecChooser, choice: codec_choice.Choice) -> Any:
+        link.bytes_per_s, link.start_s = 2e9, 0.02
+        return try_sizes(self, choice)
+
+    monkeypatch.setattr(CodecChooser, "_try_sizes", change_before)
+    world = World(link, buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    report = world.report()
+    assert world.codecs() == ["none"]
+    assert report["limit_bytes"] is None
+    assert report["pass_s"]["none"] < report["pass_s"]["none in parts of 8 MiB"]
 
 
 def test_given_buckets_keep_their_sizes() -> None:
