@@ -45,7 +45,7 @@ CHANGED = 0.2  # the change of their time for which all choices are tried again
 
 
 class Choice(NamedTuple):
-    """What a pass may run with."""
+    """The codecs and the bucket size of a pass."""
 
     codecs: tuple[str, ...]  # by bucket, before buckets are split: a name of CANDIDATES
     limit: int | None = None  # bytes of the parts that buckets are split into; None: not split
@@ -82,7 +82,7 @@ class CodecChooser:
         self._encodable = [codec is not None for codec in allowed]
         self._seen = -1  # gradients.passes, when before_pass last did something
         self._buckets: buckets.Buckets = []  # before they are split; empty: not known yet
-        self._set: buckets.Buckets = []  # what this chooser has made of them
+        self._set: buckets.Buckets = []  # those that this chooser set last
 
     def restart(self, backend: Backend, plan: Sequence[Sequence[str]] | None = None) -> None:
         """Goes back to uncompressed buckets and decides anew, for a group that may be another.
@@ -245,7 +245,7 @@ class CodecChooser:
     def _best(self, choices: Iterable[Choice], before: Choice) -> Choice:
         """Returns the choice with the least loss of those within the margin of the fastest.
 
-        Of equal losses it is the choice tried first, the one with the largest buckets.
+        If losses are equal, the choice that was tried first wins: it has the largest buckets.
         """
         near = self._near(choices, 1 + MARGIN)
         return before if before in near else max(near, key=self._bits)
@@ -340,7 +340,7 @@ class CodecChooser:
             `reason`: Why the choice was made, in words.
             `pass_s`: By choice of codecs and bucket size, the time of a pass, the median over those
                 that tried it.
-            `limit_bytes`: Of the parts that buckets are split into; None: they are not.
+            `limit_bytes`: The most bytes of the parts of buckets; None: buckets are not split.
             `break_even_bytes_per_s`: By codec, see `break_even`.
             `buckets`: For each bucket, before it is split, its `parameters`, `codec` and `bytes`;
                 the `seconds` for which it kept the link busy, by codec; and `link_bytes_per_s`, the

@@ -30,7 +30,7 @@ def script(
 ) -> None:
     """Lets the model run each pass with a given codec, instead of what it would choose.
 
-    The buckets of each pass are split into parts of `limits` bytes; where it ends, not at all.
+    `limits` has the most bytes of a bucket in each pass; after its end buckets are not split.
     """
     chooser = model._chooser
     assert chooser is not None
