@@ -1,8 +1,8 @@
-"""Chooses the codec of each gradient bucket, by trying: DistributedDataParallel(codec="auto").
+"""Chooses the codec and size of gradient buckets by trying: DistributedDataParallel(codec="auto").
 
 A pass is a backward pass that reduces gradients. Its time runs from the end of the forward pass to
 the end of its last reduction. The chooser lets some passes run with each choice of codecs, measures
-them, and keeps the choice that is fastest by a clear margin, or no compression.
+them, and keeps the one that is fastest by a clear margin. Then it tries smaller buckets likewise.
 
 All ranks decide alike without messages of their own decisions. The times of a pass are reduced to
 their minimum over the ranks while the next pass runs. The minimum is the time of the rank that came
@@ -16,11 +16,12 @@ import logging
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from fastgpu_comm import codecs
+from fastgpu_comm import buckets, codecs
+from fastgpu_comm.break_even import BITS, break_even
 
 if TYPE_CHECKING:
     from fastgpu_comm.native import Backend, GradientReducer
@@ -32,20 +33,27 @@ AUTO = "auto"
 CANDIDATES = ("none", "int8", "int4")
 # The parameters that may be compressed are those that a codec's name stands for.
 POLICY = codecs.for_matrices(codecs.int8)
+LIMITS = (8 << 20, 3 << 20)  # bytes of smaller buckets
 
 WARM_UP = 3  # passes before anything is measured; torch rebuilds its buckets after the first
 MEASURED = 2  # measured passes of a choice in a round, after one that is not
 ROUNDS = 3
+MEASURED_SIZES = 3  # measured passes of a bucket size: there is one round
 HOPELESS = 1.15  # a choice that takes so many times as long as the fastest is not tried again
-MARGIN = 0.03  # the least gain for which a choice is replaced by one with more loss
+MARGIN = 0.03  # the least gain for which a choice yields to more loss or smaller buckets
 EVERY = 500  # passes after which the chosen codecs are measured again
 CHANGED = 0.2  # the change of their time for which all choices are tried again
 
-Choice: TypeAlias = "tuple[str, ...]"  # by bucket: a name of CANDIDATES
+
+class Choice(NamedTuple):
+    """The codecs and the bucket size of a pass."""
+
+    codecs: tuple[str, ...]  # by bucket, before buckets are split: a name of CANDIDATES
+    limit: int | None = None  # bytes of the parts that buckets are split into; None: not split
 
 
 class CodecChooser:
-    """Sets the codecs of a model's buckets before each pass.
+    """Sets a model's buckets and their codecs before each pass.
 
     Every rank has a chooser. Not thread-safe; called where buckets may change, between a backward
     pass and the next forward pass.
@@ -73,33 +81,44 @@ class CodecChooser:
         self._names = names
         self._bytes = [each.numel() * each.element_size() for each in parameters]
         self._encodable = [codec is not None for codec in allowed]
+        self._buckets: buckets.Buckets = []  # before they are split; empty: not known yet
+        self._set: buckets.Buckets = []  # those that this chooser set last
 
-    def restart(self, backend: Backend) -> None:
+    def restart(self, backend: Backend, plan: Sequence[Sequence[str]] | None = None) -> None:
         """Goes back to uncompressed buckets and decides anew, for a group that may be another.
 
         The residuals join the next gradients. All ranks must call it before the same pass.
+
+        Args:
+            backend: Of the group.
+            plan: The buckets, by names of parameters, which then keep their sizes; None: torch's.
         """
         self._world, self._logs = backend.size(), backend.rank() == 0
         self._seen = -1  # gradients.passes, when before_pass last did something
-        self._buckets: list[list[int]] = []  # before they are split by codec; empty: not known yet
+        self.tries = not backend.on_one_host
+        self._given = plan is not None
+        if plan is not None:
+            indices = {name: index for index, name in enumerate(self._names)}
+            self._buckets = [[indices[name] for name in bucket] for bucket in plan]
+        elif not self.tries or self._reducers_buckets() != self._set:
+            self._buckets = []
         self._measured: dict[Choice, list[torch.Tensor]] = {}
-        self._chosen: Choice = ()
+        self._chosen = Choice(())
         self._settled = False
         self._reason = "not decided yet"
         self._tag: Choice | None = None  # what the pass before the next one measures
         self._sent: Choice | None = None  # what the measurement on its way to the ranks is of
-        self._set_encodings(())
-        self.tries = not backend.on_one_host
+        self._gradients.set_encodings([codecs.encoding_of(None)] * len(self._names))
         self._steps = self._decide() if self.tries else itertools.repeat(None)
         if not self.tries:
-            self._settle((), "all ranks share memory, which a codec hardly outruns")
+            self._settle(Choice(()), "all ranks share memory, which a codec hardly outruns")
 
     @property
     def plan(self) -> list[list[str]] | None:
-        """The names of the parameters by bucket, before buckets are split; None: not known yet."""
+        """The chosen buckets, before they are split by codec, by names; None: not known yet."""
         if not self._buckets:
             return None
-        return [[self._names[index] for index in bucket] for bucket in self._buckets]
+        return [[self._names[i] for i in bucket] for bucket in self._parts(self._chosen.limit)]
 
     @torch._disable_dynamo
     def before_pass(self, joined: bool = False) -> None:
@@ -137,7 +156,8 @@ class CodecChooser:
     def _decide(self) -> Iterator[Choice | None]:
         """Yields before each pass the choice that it measures, or None."""
         yield from itertools.repeat(None, WARM_UP)
-        self._buckets = self._reducers_buckets()
+        if not self._given and self._reducers_buckets() != self._set:  # torch has rebuilt them
+            self._buckets = self._reducers_buckets()
         if not any(self._encodable):
             self._settle(self._uniform("none"), "no parameter is large enough for a codec")
             yield from itertools.repeat(None)
@@ -156,7 +176,7 @@ class CodecChooser:
         """Tries the choices and settles for one."""
         before = self._chosen
         none, *others = dict.fromkeys(self._uniform(name) for name in CANDIDATES)
-        self._settled = False
+        self._settled, self._reason = False, "the choices are being tried"
         self._measured.clear()
         yield from self._try(none)
         yield None
@@ -176,12 +196,26 @@ class CodecChooser:
                 yield from self._try(choice)
             yield None
             alive = self._near(alive, HOPELESS)
-        self._settle(self._best(before), self._comparison())
+        best = self._best(self._measured, before)
+        yield from self._try_sizes(best)
+        sizes = [choice for choice in self._measured if choice.codecs == best.codecs]
+        self._settle(self._best(sizes, before), self._comparison())
 
-    def _try(self, choice: Choice) -> Iterator[Choice | None]:
+    def _try(self, choice: Choice, passes: int = MEASURED) -> Iterator[Choice | None]:
         self._use(choice)
         yield None
-        yield from itertools.repeat(choice, MEASURED)
+        yield from itertools.repeat(choice, passes)
+
+    def _try_sizes(self, choice: Choice) -> Iterator[Choice | None]:
+        """Tries smaller buckets if they can gain enough: at most the time after backward."""
+        pairs = itertools.pairwise([None, *LIMITS])
+        limits = [limit for last, limit in pairs if self._parts(limit) != self._parts(last)]
+        if self._given or not limits or self._exposed(choice) <= MARGIN:
+            return
+        for limit in [None, *limits]:
+            yield from self._try(choice._replace(limit=limit), MEASURED_SIZES)
+        yield None
+        del self._measured[choice][:-MEASURED_SIZES]  # the link may have changed since
 
     def _partly(self, alive: Sequence[Choice]) -> list[Choice]:
         """Returns the fastest choice without codecs in buckets that backward hides anyway."""
@@ -190,37 +224,40 @@ class CodecChooser:
         started = self._median(whole)[0].tolist()
         durations = {codec: self._durations(c) for codec, c in (("none", none), ("", whole))}
 
-        def end(choice: Sequence[str]) -> float:
+        def end(names: Sequence[str]) -> float:
             end_s = 0.0
-            for bucket, codec in enumerate(choice):
+            for bucket, codec in enumerate(names):
                 taken = durations["none" if codec == "none" else ""][bucket]
                 end_s = max(end_s, started[bucket]) + taken
             return end_s
 
-        part = whole
+        part = whole.codecs
         for bucket in range(len(part)):
             trial = (*part[:bucket], "none", *part[bucket + 1 :])
-            if end(trial) <= 1.005 * end(whole):
+            if end(trial) <= 1.005 * end(whole.codecs):
                 part = trial
-        return [] if part in self._measured else [part]
+        return [] if Choice(part) in self._measured else [Choice(part)]
 
     def _near(self, choices: Iterable[Choice], factor: float) -> list[Choice]:
         """Returns the choices that take at most `factor` times as long as the fastest."""
         times = {choice: self._time_of(choice) for choice in choices}
         return [choice for choice in times if times[choice] <= factor * min(times.values())]
 
-    def _best(self, before: Choice) -> Choice:
-        """Returns the choice with the least loss of those within the margin of the fastest."""
-        near = self._near(self._measured, 1 + MARGIN)
+    def _best(self, choices: Iterable[Choice], before: Choice) -> Choice:
+        """Returns the choice with the least loss of those within the margin of the fastest.
+
+        If losses are equal, the choice that was tried first wins: it has the largest buckets.
+        """
+        near = self._near(choices, 1 + MARGIN)
         return before if before in near else max(near, key=self._bits)
 
     def _settle(self, choice: Choice, reason: str) -> None:
-        changed = choice != self._chosen or not choice
+        changed = choice != self._chosen or not choice.codecs
         self._chosen, self._settled, self._reason = choice, True, reason
-        if choice:  # else the buckets stay as they are
+        if choice.codecs:  # else the buckets stay as they are
             self._use(choice)
         if changed and self._logs:
-            rates = [f"{codec} {rate / 1e9:.1f}" for codec, rate in self._break_even().items()]
+            rates = [f"{c} {break_even(c, self._world) / 1e9:.1f}" for c in CANDIDATES[1:]]
             _LOG.info(
                 "codec auto takes %s: %s. By the speed of the processor a codec pays on a link "
                 "below, in GB/s: %s.",
@@ -234,43 +271,42 @@ class CodecChooser:
 
         return native.buckets_of(self._reducer)
 
+    def _parts(self, limit: int | None) -> buckets.Buckets:
+        return buckets.split_by_size(self._buckets, self._bytes, limit)
+
     def _use(self, choice: Choice) -> None:
         from fastgpu_comm import native
 
-        self._set_encodings(choice)
-        buckets: list[list[int]] = []
-        for bucket, codec in zip(self._buckets, choice, strict=True):
-            # As GradientReducer splits buckets.
-            kinds = dict.fromkeys(codec != "none" and self._encodable[index] for index in bucket)
-            buckets += [
-                [i for i in bucket if (codec != "none" and self._encodable[i]) == kind]
-                for kind in kinds
-            ]
-        if buckets != self._reducers_buckets():
-            native.set_buckets(self._reducer, buckets)
-
-    def _set_encodings(self, choice: Choice) -> None:
         encodings = [codecs.encoding_of(None)] * len(self._names)
-        for bucket, codec in zip(self._buckets, choice, strict=True):
+        encoded = [False] * len(self._names)
+        for bucket, codec in zip(self._buckets, choice.codecs, strict=True):
             for index in bucket:
                 if codec != "none" and self._encodable[index]:
                     encodings[index] = codecs.encoding_of(codecs.find(codec))
+                    encoded[index] = True
         self._gradients.set_encodings(encodings)
+        self._set = buckets.split_by_kind(self._parts(choice.limit), encoded)
+        if self._set != self._reducers_buckets():
+            native.set_buckets(self._reducer, self._set)
 
     def _uniform(self, codec: str) -> Choice:
-        return tuple(
-            codec if any(self._encodable[index] for index in bucket) else "none"
-            for bucket in self._buckets
+        return Choice(
+            tuple(
+                codec if any(self._encodable[index] for index in bucket) else "none"
+                for bucket in self._buckets
+            )
         )
 
     def _name(self, choice: Choice) -> str:
-        codec = next((codec for codec in choice if codec != "none"), "none")
-        return codec if choice == self._uniform(codec) else f"{codec} in some buckets"
+        name = next((codec for codec in choice.codecs if codec != "none"), "none")
+        if name != "none" and choice.codecs != self._uniform(name).codecs:
+            name += " in some buckets"
+        return name if choice.limit is None else f"{name} in parts of {choice.limit >> 20} MiB"
 
     def _bits(self, choice: Choice) -> float:
         return sum(
-            self._bytes[index] * _BITS[codec]
-            for bucket, codec in zip(self._buckets, choice, strict=True)
+            self._bytes[index] * BITS[codec]
+            for bucket, codec in zip(self._buckets, choice.codecs, strict=True)
             for index in bucket
         )
 
@@ -290,15 +326,12 @@ class CodecChooser:
 
     def _exposed(self, choice: Choice) -> float:
         """Returns the share of a pass after the backward computation."""
-        times = self._median(choice)
-        return float(1 - times[0].max() / times[1].max())
+        backward_s = float(self._median(self._uniform("none"))[0].max())
+        return 1 - backward_s / self._time_of(choice)
 
     def _comparison(self) -> str:
         found = {self._name(choice): self._time_of(choice) for choice in self._measured}
         return "a pass takes " + ", ".join(f"{t:.4f} s with {name}" for name, t in found.items())
-
-    def _break_even(self) -> dict[str, float]:
-        return {codec: break_even(codec, self._world) for codec in CANDIDATES[1:]}
 
     def report(self) -> dict[str, Any]:
         """Returns the choice and the measurements behind it.
@@ -306,11 +339,13 @@ class CodecChooser:
         Returns:
             `settled`: False while choices are tried.
             `reason`: Why the choice was made, in words.
-            `pass_s`: By choice, the time of a pass, the median over those that tried it.
+            `pass_s`: By choice of codecs and bucket size, the time of a pass, the median over those
+                that tried it.
+            `limit_bytes`: The most bytes of the parts of buckets; None: buckets are not split.
             `break_even_bytes_per_s`: By codec, see `break_even`.
-            `buckets`: For each bucket its `parameters`, `codec` and `bytes`; the `seconds` for
-                which it kept the link busy, by codec; and `link_bytes_per_s`, the rate at which
-                its bytes travelled uncompressed; None if that was not measured.
+            `buckets`: For each bucket, before it is split, its `parameters`, `codec` and `bytes`;
+                the `seconds` for which it kept the link busy, by codec; and `link_bytes_per_s`, the
+                rate at which its bytes travelled uncompressed; None if that was not measured.
             All times are those of the rank that came last.
         """
         durations = {
@@ -318,15 +353,15 @@ class CodecChooser:
             for choice in self._measured
             if choice in [self._uniform(codec) for codec in CANDIDATES]
         }
-        buckets = []
+        described = []
         for number, bucket in enumerate(self._buckets or self._reducers_buckets()):
             size = sum(self._bytes[index] for index in bucket)
             seconds = {name: taken[number] for name, taken in durations.items()}
             sent = size * 2 * (self._world - 1) / self._world
-            buckets.append(
+            described.append(
                 {
                     "parameters": [self._names[index] for index in bucket],
-                    "codec": self._chosen[number] if self._chosen else "none",
+                    "codec": self._chosen.codecs[number] if self._chosen.codecs else "none",
                     "bytes": size,
                     "seconds": seconds,
                     "link_bytes_per_s": sent / seconds["none"] if seconds.get("none") else None,
@@ -336,26 +371,10 @@ class CodecChooser:
             "settled": self._settled,
             "reason": self._reason,
             "pass_s": {self._name(choice): self._time_of(choice) for choice in self._measured},
-            "break_even_bytes_per_s": self._break_even(),
-            "buckets": buckets,
+            "limit_bytes": self._chosen.limit,
+            "break_even_bytes_per_s": {c: break_even(c, self._world) for c in CANDIDATES[1:]},
+            "buckets": described,
         }
-
-
-_BITS = {"none": 32, "int8": 8.25, "int4": 4.5}  # by element
-
-
-def break_even(codec: str, world: int) -> float:
-    """Returns the link rate below which a codec pays, by this processor's speed, in bytes/s.
-
-    At this rate the link sends the saved bytes in the time of encoding, decoding and adding. The
-    overlap of codec and link is ignored.
-    """
-    from fastgpu_comm import native
-
-    encode_us, decode_us, add_us = native.codec_costs(codec)
-    share = (world - 1) / world
-    saved = 2 * share * (1 - _BITS[codec] / 32)
-    return saved / (encode_us + decode_us + share * add_us) * 1e6
 
 
 def _time(times: torch.Tensor) -> float:

@@ -51,16 +51,18 @@ class Codec:
             raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")
         if self.name == "1bit" and not self.feedback:
             raise ValueError("1bit does not train without error feedback; set feedback=True")
-        if self.residual_bits not in (8, 32):
-            raise ValueError(f"residual_bits is {self.residual_bits}; allowed: 8, 32")
+        if not isinstance(self.feedback, bool):
+            raise ValueError(f"feedback is {self.feedback!r}; allowed: True, False")
+        if not isinstance(self.residual_bits, int) or self.residual_bits not in (8, 32):
+            raise ValueError(f"residual_bits is {self.residual_bits!r}; allowed: 8, 32")
         if self.residual_bits == 8 and not self.feedback:
             raise ValueError("residual_bits=8 needs feedback=True: else there are no residuals")
         if self.rounding not in ("nearest", "stochastic"):
             raise ValueError(f"rounding is {self.rounding!r}; allowed: 'nearest', 'stochastic'")
         if self.rounding == "stochastic" and self.name not in ("int8", "int4"):
             raise ValueError(f"only int8 and int4 round stochastically, not {self.name}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed is {self.seed}; it must be at least 0 and below 2**64")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed!r}; it must be an integer from 0 to 2**64 - 1")
 
     @property
     def random_seed(self) -> int | None:
@@ -91,6 +93,8 @@ class Codec:
                     f"residual has {residual.numel()} elements, and values has {values.numel()}; "
                     "both must have the same number"
                 )
+        if not 0 <= key < 2**64:
+            raise ValueError(f"key is {key!r}; it must be an integer from 0 to 2**64 - 1")
         return native.encode(self.name, values, residual, self.random_seed, key)
 
     def decode(

@@ -45,8 +45,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
                 float32 gradients are ever compressed. "1bit" is for SGD, with or without momentum:
-                see `codecs.check_optimizer`. "auto" tries none, int8 and int4 in the first steps
-                and keeps what is fastest: see `codec_choice`. Must be the same on all ranks.
+                see `codecs.check_optimizer`. "auto" tries none, int8, int4 and smaller buckets
+                in the first steps and keeps what is fastest: see `codec_choice`. Must be the same
+                on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.
@@ -72,7 +73,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._names: list[str] = []  # by the Reducer's index of the parameter
         self._reduced: list[torch.nn.Parameter] = []
         self._codecs: list[codecs.Codec | None] = []
-        self._weight: float | None = None  # announced with the next forward that synchronises
+        self._weight: float | None = None  # of the next forward
+        self._weights = 0.0  # of forwards under no_sync, announced with the next that reduces
         self._plan = bucket_plan
         self._loss_scales: LossScales | None = None
         self._scale = 1.0
@@ -86,10 +88,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._compares = bool(kwargs.get("init_sync", args[4] if len(args) > 4 else True))
         super().__init__(module, *args, **kwargs)
         if self._hooked and self._gradients is None:
-            raise ValueError(
-                "codec and weighted have no effect if delay_all_reduce_named_params names all "
-                "parameters; leave them out"
-            )
+            raise ValueError("delay_all_reduce_named_params leaves nothing to codec and weighted")
 
     @property
     def measures(self) -> bool:
@@ -153,7 +152,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients.set_backend(backend)
         if self._chooser is not None:
-            self._chooser.restart(backend)
+            self._chooser.restart(backend, self._plan)
             if not (self._chooser.tries or self._weighted or residuals):
                 return
         if not self._registered:
@@ -165,7 +164,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     @torch._disable_dynamo(recursive=False)
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
         reduces = torch.is_grad_enabled() and self.require_backward_grad_sync
-        if self._weighted and reduces and self.training and self._weight is None:
+        weighs = self._weighted and self.training and torch.is_grad_enabled()
+        if weighs and self._weight is None:
             raise ValueError(f"weighted={self._weighted!r}: call set_weight(n) before each forward")
         self._follow_scale()
         with reduced.names_last(self.logger):
@@ -178,9 +178,11 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._gradients.set_step(self._step)
         if torch.is_grad_enabled():
             self._prepare_buckets()
-        if reduces and self._weight is not None:
-            weight, self._weight = self._weight, None
-            self._gradients.announce_weight(weight)
+        if torch.is_grad_enabled() and self._weight is not None:
+            self._weights, self._weight = self._weights + self._weight, None
+            if reduces:
+                self._gradients.announce_weight(self._weights)
+                self._weights = 0.0
         return prepared
 
     def _post_forward(self, output: Any) -> Any:
@@ -275,7 +277,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         Raises:
             RuntimeError: The scales differ, or a scaler is enabled on some ranks only.
         """
-        self._loss_scales = LossScales(scaler, self.process_group, self.device)
+        self._loss_scales = LossScales(scaler, self.process_group, self.device, self._gradients)
         self._scale = scaler.get_scale()
         if self._gradients is not None:
             self._gradients.keep_copies(scaler.is_enabled())
@@ -299,11 +301,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def compare_parameters(self) -> None:
         """Checks that all ranks have the same parameters, bit for bit. A collective.
 
-        Like `compare_reduced`, and callable at any time. It includes the parameters that have no
-        gradient, but no buffers: torch lets these differ between forward passes.
-
-        Raises:
-            RuntimeError: Parameters differ; as for `compare_reduced`.
+        Like `compare_reduced`, with its error, and callable at any time. It includes the parameters
+        that have no gradient, but no buffers: torch lets these differ between forward passes.
         """
         divergence.compare_parameters(self.process_group, self.module, self._step)
 

@@ -54,11 +54,12 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         bytes_sent: How many bytes this rank has sent.
     """
 
-    def __init__(self, codec: codecs.Codec) -> None:
-        """Takes the codec."""
+    def __init__(self, codec: codecs.Codec, parameters: Sequence[Any]) -> None:
+        """Takes the codec, and the sharded parameters whose gradients are reduced."""
         self.codec = codec
         self.residual: torch.Tensor | None = None
         self.bytes_sent = 0
+        self._parameters = parameters
 
     def __call__(
         self,
@@ -71,8 +72,8 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         """Reduces; complete on return, also with `async_op`.
 
         Raises:
-            ValueError: The operation is neither SUM nor AVG, or other parameters have gradients
-                than before.
+            ValueError: The operation is neither SUM nor AVG, or a parameter has no gradient, and
+                the codec has error feedback.
         """
         world, rank = group.size(), group.rank()
         if output_tensor.numel() < codecs.LEAST_ELEMENTS or not _encodes(input_tensor):
@@ -83,18 +84,19 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
             return work
         if op not in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
             raise ValueError(
-                f"a compressed reduce-scatter cannot do {op}; after set_gradient_divide_factor "
-                "call set_force_sum_reduction_for_comms(True)"
+                "a compressed reduce-scatter can be SUM or AVG. set_gradient_divide_factor made it "
+                "another operation: also call set_force_sum_reduction_for_comms(True)"
             )
         shares = input_tensor.float().view(world, -1)
-        if self.codec.feedback and self.residual is None:
-            self.residual = torch.zeros(input_tensor.numel(), dtype=torch.float32)
-        if self.residual is not None and self.residual.numel() != input_tensor.numel():
+        expected = sum(_padded(parameter, world) for parameter in self._parameters)
+        if self.codec.feedback and input_tensor.numel() != expected:
             raise ValueError(
-                f"{input_tensor.numel()} gradients are reduced, and {self.residual.numel()} have "
-                "residuals: all parameters of an FSDP module need a gradient in every step. Call "
+                f"{input_tensor.numel()} of {expected} gradients of an FSDP module are reduced. "
+                "With error feedback all its parameters need a gradient in every step: call "
                 "set_reduce_scatter_unused_params(True), or give the codec feedback=False"
             )
+        if self.codec.feedback and self.residual is None:
+            self.residual = torch.zeros(expected, dtype=torch.float32)
         errors: Any = [None] * world
         if self.residual is not None:
             errors = self.residual.view(world, -1)
@@ -209,6 +211,21 @@ class Compressed:
             each.residual = state[name].clone() if name in state else None
 
 
+def _own(module: Any) -> list[Any]:
+    """Returns the trained parameters that belong to an FSDP module and to none inside it."""
+    nested: list[Any] = [each for each in module.modules() if isinstance(each, FSDPModule)]
+    nested.remove(module)
+    inner = {id(parameter) for each in nested for parameter in each.parameters()}
+    return [each for each in module.parameters() if each.requires_grad and id(each) not in inner]
+
+
+def _padded(parameter: Any, world: int) -> int:
+    """Returns the elements of a sharded parameter's gradient, with what torch pads it by."""
+    (placement,) = [each for each in parameter.placements if each.is_shard()]
+    length = int(parameter.shape[placement.dim])
+    return int(parameter.numel()) // max(length, 1) * -(-length // world) * world
+
+
 def compress(
     model: nn.Module,
     gradients: codecs.Codec | str | None = "int8",
@@ -245,7 +262,7 @@ def compress(
     compressed = Compressed()
     for name, module in wrapped.items():
         if gradient_codec is not None:
-            compressed.gradients[name] = EncodedReduceScatter(gradient_codec)
+            compressed.gradients[name] = EncodedReduceScatter(gradient_codec, _own(module))
             module.set_custom_reduce_scatter(compressed.gradients[name])
         if weight_codec is not None:
             compressed.weights[name] = EncodedAllGather(weight_codec)

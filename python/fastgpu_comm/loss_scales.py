@@ -26,14 +26,24 @@ class LossScales:
     reaches is compared at the next forward. Not thread-safe: the thread of the model calls it.
     """
 
-    def __init__(self, scaler: torch.amp.GradScaler, group: Any, device: torch.device) -> None:
+    def __init__(
+        self,
+        scaler: torch.amp.GradScaler,
+        group: Any,
+        device: torch.device,
+        gradients: GradientReducer | None,
+    ) -> None:
         """Compares the scalers as they are. A collective.
+
+        `gradients` drops the weights of a step whose scales differ, and does not undo the step
+        before.
 
         Raises:
             RuntimeError: On all ranks, if the scales differ.
         """
         self._scaler = scaler
         self._device = device
+        self._gradients = gradients
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._start(scaler.get_scale() if scaler.is_enabled() else _DISABLED, group)
         self.check()
@@ -98,6 +108,8 @@ class LossScales:
                 ranks_of.setdefault(scale, []).append(rank)
         if len(ranks_of) < 2:
             return next(iter(ranks_of), None)
+        if self._gradients is not None:
+            self._gradients.abandon_step()
         described = [
             f"{'no scale (the scaler is disabled)' if scale == _DISABLED else scale} on "
             f"{listed(ranks)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +54,10 @@ class OuterOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: An argument is out of range, or the codec is unknown or needs the CPU.
         """
-        if every < 1:
-            raise ValueError(f"every is {every}; it must be at least 1")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is {every!r}; it must be an integer of at least 1")
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr is {lr!r}; it must be a finite number above 0")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1")
         # Shares the groups, so that a learning rate set here is set there.

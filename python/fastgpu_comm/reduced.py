@@ -17,6 +17,7 @@ from torch.nn import parallel
 
 from fastgpu_comm.backend import backend_of
 from fastgpu_comm.codecs import Codec
+from fastgpu_comm.encoded import ALL_GATHER
 
 if TYPE_CHECKING:
     from fastgpu_comm.native import GradientReducer
@@ -50,7 +51,7 @@ def describe(
         dtype = str(parameter.dtype).removeprefix("torch.")
         described.append(
             f"{name}: {dtype}, shape {list(parameter.shape)}, strides "
-            f"{list(parameter.stride())}, codec {codec.name if codec else 'none'}"
+            f"{list(parameter.stride())}, {codec or 'no codec'}"
         )
     return described
 
@@ -127,7 +128,7 @@ def add_waits(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> No
     mine = [b["done_s"] - b["launched_s"] if b["done_s"] else math.inf for b in buckets]
     waits = torch.empty(dist.get_world_size(group), len(buckets), dtype=torch.float64)
     mine_s = torch.tensor(mine, dtype=torch.float64)
-    dist.all_gather_into_tensor(waits.view(-1), mine_s, group=group)
+    ALL_GATHER(waits.view(-1), mine_s, group=group)
     for bucket, by_rank in zip(buckets, waits.T.tolist(), strict=True):
         bucket["waits_s"] = by_rank
         bucket["last_rank"] = min(range(len(by_rank)), key=by_rank.__getitem__)

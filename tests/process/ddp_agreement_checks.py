@@ -88,6 +88,28 @@ def checkpoint_after_a_skipped_step() -> None:
     assert model.reducer_state_dict()["step"] < 99
 
 
+def weights_of_a_refused_step() -> None:
+    """They do not count in the step after it; and under no_sync no weight may be missing."""
+    rank, world = me_and_world()
+    model, clean = (DistributedDataParallel(net(), weighted="sum") for _ in range(2))
+    scaler = _scaler(256.0)
+    model.follow_scaler(scaler)
+    scaler.scale(torch.zeros(1))
+    model.set_weight(3)
+    if rank == world - 1:
+        scaler.update(128.0)
+    with pytest.raises(RuntimeError, match="loss scales"):
+        loss_of(model, inputs(0, rank)).backward()
+    scaler.update(256.0)
+    for each in (model, clean):
+        each.zero_grad()
+        each.set_weight(2)
+        loss_of(each, inputs(1, rank)).backward()
+    assert all(map(torch.equal, gradients(model), gradients(clean)))
+    with clean.no_sync(), pytest.raises(ValueError, match="set_weight"):
+        clean(inputs(2, rank))
+
+
 def loss_scales_without_backward() -> None:
     """The next forward looks at scales that no backward has looked at."""
     rank, _ = me_and_world()

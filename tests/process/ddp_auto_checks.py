@@ -21,17 +21,23 @@ from torch import nn
 from fastgpu_comm import DistributedDataParallel
 
 LARGE = "2.weight"  # the only parameter of net() that a codec may encode
-SEARCH = 50  # passes in which a choice is made
+PART = 8192  # bytes, less than those of LARGE, and more than those of the others together
+SEARCH = 60  # passes in which a choice is made
 
 
-def script(model: DistributedDataParallel, names: Iterable[str]) -> None:
-    """Lets the model run each pass with a given codec, instead of what it would choose."""
+def script(
+    model: DistributedDataParallel, names: Iterable[str], limits: Iterable[int | None] = ()
+) -> None:
+    """Lets the model run each pass with a given codec, instead of what it would choose.
+
+    `limits` has the most bytes of a bucket in each pass; after its end buckets are not split.
+    """
     chooser = model._chooser
     assert chooser is not None
 
     def steps() -> Iterator[None]:
-        for name in names:
-            chooser._chosen = chooser._uniform(name)
+        for name, limit in itertools.zip_longest(names, limits):
+            chooser._chosen = chooser._uniform(name)._replace(limit=limit)
             chooser._use(chooser._chosen)
             yield None
 
@@ -160,6 +166,39 @@ def saved_and_copied() -> None:
             step(other, number)
             same_everywhere(gradients(other))
         assert other.codec_choice()["settled"]
+
+
+def smaller_buckets() -> None:
+    """Buckets may be split in any pass; a checkpoint keeps the parts, for another model."""
+    modes: Any = itertools.product((False, True), repeat=3)
+    for views, static, unused in modes:
+        options = {"gradient_as_bucket_view": views, "static_graph": static}
+        options["find_unused_parameters"] = unused and not static
+        model = DistributedDataParallel(net(), codec="auto", **options)
+        exact = DistributedDataParallel(net())
+        for number in range(2):
+            step(model, number)
+        whole = model.bucket_plan()
+        assert len(whole) == 1
+        limits = [None, PART, None, PART, 1, PART]
+        script(model, ["none", "none", "none", "int4", "none", "none"], limits)
+        for number, limit in enumerate(limits):
+            step(model, number)
+            step(exact, number)
+            same_everywhere(gradients(model))
+            if number < 3:
+                for mine, other in zip(gradients(model), gradients(exact), strict=True):
+                    torch.testing.assert_close(mine, other)
+            assert len(model.bucket_plan()) >= (1 if limit is None else 3)
+        parts = model.bucket_plan()
+        assert [LARGE] in parts
+        state = model.reducer_state_dict()
+        assert state["bucket_plan"] == parts
+        resumed = DistributedDataParallel(net(), codec="auto", **options)
+        resumed.load_reducer_state_dict(state)
+        model.load_reducer_state_dict({**state, "bucket_plan": None})  # torch's buckets again
+        assert resumed.reducer_state_dict()["bucket_plan"] == parts
+        assert model.reducer_state_dict()["bucket_plan"] == whole
 
 
 def shrunken() -> None:

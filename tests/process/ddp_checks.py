@@ -212,7 +212,12 @@ def differing_models() -> None:
         (nn.Linear(4, 5 + odd), {}, r"\[weight: float32, shape \[5, 4\].*\[6, 4\]"),
         (nn.Linear(4, 5, bias=not odd), {}, r"Rank 0 has 2 params.* 1\..*\[bias: .*no parameter"),
         (nn.Linear(4, 5).to(torch.float64 if odd else torch.float32), {}, "weight: float64"),
-        (nn.Linear(4, 5), {"codec": lambda *_: "int8" if odd else None}, "codec int8"),
+        (
+            nn.Linear(4, 5),
+            {"codec": lambda *_: "int8" if odd else None},
+            "name='int8'",
+        ),
+        (nn.Linear(4, 5), {"codec": lambda *_: codecs.Codec("int8", odd)}, "feedback=True"),
         (nn.Linear(4, 5), {"weighted": "sum" if odd else "mean"}, "weighted sum"),
     ]
     for module, options, message in cases:

@@ -87,6 +87,31 @@ def another_default_dtype() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+def resumed_residuals_of_8_bits() -> None:
+    """A resumed run has the bits of one that never stopped, also where blocks span parameters."""
+    rank, _ = me_and_world()
+    codec = codecs.Codec("int4", feedback=True, residual_bits=8)
+
+    def model() -> DistributedDataParallel:
+        torch.manual_seed(0)
+        layers = nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 100), nn.Linear(100, 64)
+        return DistributedDataParallel(nn.Sequential(*layers), codec=codec)
+
+    def step(model: DistributedDataParallel, number: int) -> list[torch.Tensor]:
+        model.zero_grad()
+        generator = torch.Generator().manual_seed(10 * number + rank)
+        model(torch.randn(8, 64, generator=generator)).square().mean().backward()
+        return gradients(model)
+
+    first = model()
+    for number in range(3):
+        step(first, number)
+    second = model()
+    second.load_reducer_state_dict(first.reducer_state_dict())
+    for number in range(3, 5):
+        assert all(map(torch.equal, step(first, number), step(second, number)))
+
+
 def residual_bytes() -> dict[int, int]:
     """Returns the memory of the residual of a parameter of 96 x 96, by its bits per element."""
     sizes = {}

@@ -229,11 +229,11 @@ def unused_parameters() -> None:
         if unused:
             model.set_reduce_scatter_unused_params(True)
         models.append(model)
-        model(torch.ones(2, WIDTH), True).sum().backward()
+    for both in (True, False):
+        for model in models[1:]:
+            model(torch.ones(2, WIDTH), both).sum().backward()
     with pytest.raises(ValueError, match="feedback=False"):
         models[0](torch.ones(2, WIDTH), False).sum().backward()
-    for model in models[1:]:
-        model(torch.ones(2, WIDTH), False).sum().backward()
 
 
 def refusals() -> None:

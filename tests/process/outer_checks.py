@@ -151,6 +151,8 @@ def as_an_optimizer() -> None:
         outer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
     for options, message in (
         ({"every": 0}, "every is 0"),
+        ({"every": 2.5}, "every is 2.5"),
+        ({"lr": -1.0}, "lr is -1.0"),
         ({"momentum": 1.0}, "momentum is 1.0"),
         ({"codec": "int7"}, "int7.*int8"),
     ):

@@ -40,6 +40,7 @@ TWO_RANKS = (
     checks.scaler,
     kept.joined_with_weights,
     agreement.checkpoint_after_a_skipped_step,
+    agreement.weights_of_a_refused_step,
     agreement.loss_scales_without_backward,
     agreement.scalers_that_differ_from_the_start,
     agreement.follower_alone,
@@ -48,6 +49,7 @@ TWO_RANKS = (
     auto.refusals,
     rounding.another_default_dtype,
     rounding.new_bits_in_eval_mode,
+    rounding.resumed_residuals_of_8_bits,
 )
 THREE_RANKS = (
     checks.residuals_follow_parameters,
@@ -71,6 +73,7 @@ def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
         (2, auto.residuals_are_delivered),
         (2, auto.skipped_delivery),
         (2, auto.saved_and_copied),
+        (2, auto.smaller_buckets),
         (3, auto.shrunken),
         (3, auto.joined),
     ],

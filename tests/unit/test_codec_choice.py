@@ -2,135 +2,26 @@
 
 from __future__ import annotations
 
-import random
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch
+from tests.unit.simulated_links import (
+    BITS,
+    BUCKETS,
+    NONE,
+    ONE_BUCKET,
+    SEARCH,
+    Link,
+    Model,
+    World,
+    chooser_of,
+    named,
+    restart,
+)
 
 from fastgpu_comm import codec_choice, codecs, native
 from fastgpu_comm.codec_choice import CodecChooser
-
-NONE = codecs.encoding_of(None)
-BITS = {"none": 32, "int8": 8.25, "int4": 4.5}
-MATRIX, BIAS = 8e6, 4e3  # bytes
-BUCKETS = [[0, 1], [2, 3], [4, 5], [6, 7]]  # a matrix and a bias each
-READY_S = 0.010  # between the buckets
-SEARCH = 60  # passes in which a choice is made
-
-
-@dataclass
-class Link:
-    """The link of all ranks, and what codecs cost by byte of float32."""
-
-    bytes_per_s: float
-    codec_s: dict[str, float] = field(default_factory=lambda: {"int8": 1e-10, "int4": 1.5e-10})
-    noise: float = 0.0
-
-
-class Model:
-    """One rank: stands for torch's Reducer and for GradientReducer."""
-
-    def __init__(self, link: Link, skew_s: float = 0.0) -> None:
-        self.link = link
-        self.buckets = [list(bucket) for bucket in BUCKETS]
-        self.encodings = [NONE] * 8
-        self.passes, self.lead_s, self.skew_s = 0, 0.001, skew_s
-        self.random = random.Random(7)
-        self.pending: torch.Tensor | None = None
-        self.shared: torch.Tensor | None = None
-        self.parts: list[dict[str, Any]] = []
-
-    def set_encodings(self, encodings: list[tuple[str, int, int | None]]) -> None:
-        self.encodings = encodings
-
-    def least_of(self, values: torch.Tensor) -> None:
-        self.pending = values
-
-    def take_least(self) -> torch.Tensor | None:
-        shared, self.shared = self.shared, None
-        return shared
-
-    def stats(self) -> list[dict[str, Any]]:
-        return self.parts
-
-    def run(self) -> float:
-        """Runs a backward pass and returns its time."""
-        self.passes += 1
-        self.parts, end = [], 0.0
-        for bucket in self.buckets:
-            (codec,) = {self.encodings[index][0] for index in bucket}
-            size = sum(BIAS if index % 2 else MATRIX for index in bucket)
-            ready = max(index // 2 for index in bucket) * READY_S
-            taken = size * BITS[codec] / 32 / self.link.bytes_per_s
-            taken += size * self.link.codec_s.get(codec, 0)
-            taken *= 1 + self.link.noise * self.random.uniform(-1, 1)
-            end = max(end, ready) + taken
-            part = {"parameters": bucket, "codec": codec, "bytes": size}
-            self.parts.append({**part, "launched_s": ready, "done_s": end + self.skew_s})
-        return self.lead_s + end
-
-
-class Group:
-    """The backend of two ranks."""
-
-    def __init__(self, on_one_host: bool = False) -> None:
-        self.on_one_host = on_one_host
-
-    def size(self) -> int:
-        return 2
-
-    def rank(self) -> int:
-        return 0
-
-
-def chooser_of(model: Any, allowed: list[codecs.Codec | None]) -> CodecChooser:
-    names = [f"p{index}" for index in range(8)]
-    sizes = [int(BIAS if index % 2 else MATRIX) // 4 for index in range(8)]
-    parameters = [torch.empty(size, device="meta") for size in sizes]
-    return CodecChooser(model, model, names, parameters, allowed)
-
-
-def restart(chooser: CodecChooser, on_one_host: bool = False) -> None:
-    backend: Any = Group(on_one_host)
-    chooser.restart(backend)
-
-
-class World:
-    """Some ranks with a chooser each."""
-
-    def __init__(self, link: Link, ranks: int = 1) -> None:
-        self.models = [Model(link, skew_s=0.005 * rank) for rank in range(ranks)]
-        allowed: list[codecs.Codec | None] = [
-            None if index % 2 else codecs.int8 for index in range(8)
-        ]
-        self.choosers = [chooser_of(model, allowed) for model in self.models]
-        for chooser in self.choosers:
-            restart(chooser)
-
-    def run(self, passes: int) -> float:
-        """Runs passes and returns the time of the last."""
-        time = 0.0
-        for _ in range(passes):
-            for chooser in self.choosers:
-                chooser.before_pass()
-            assert all(model.buckets == self.models[0].buckets for model in self.models)
-            assert all(model.encodings == self.models[0].encodings for model in self.models)
-            time = max([model.run() for model in self.models])
-            values = [model.pending for model in self.models if model.pending is not None]
-            for model in self.models:
-                if values:
-                    model.shared = torch.stack(values).amin(0)
-                model.pending = None
-        return time
-
-    def codecs(self) -> list[str]:
-        return [bucket["codec"] for bucket in self.report()["buckets"]]
-
-    def report(self) -> dict[str, Any]:
-        return self.choosers[0].report()
 
 
 @pytest.fixture(autouse=True)
@@ -256,9 +147,116 @@ def test_new_group() -> None:
     restart(world.choosers[0])
     assert set(world.models[0].encodings) == {NONE}
     assert not world.report()["settled"]
-    assert world.choosers[0].plan is None
+    assert world.choosers[0].plan == named(BUCKETS)  # not as codecs have split them
     world.run(SEARCH)
     assert world.report()["settled"]
+    restart(world.choosers[0])
+    world.run(1)
+    world.models[0].buckets = ONE_BUCKET  # as torch does for a new group
+    world.run(codec_choice.WARM_UP)
+    assert world.choosers[0].plan == named(ONE_BUCKET)
+
+
+@pytest.mark.parametrize(("gb_per_s", "codec"), [(1.0, "none"), (0.5, "int4")])
+def test_smaller_buckets(gb_per_s: float, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Torch's only bucket is full when backward ends; its parts are sent before that."""
+    caplog.set_level("INFO", codec_choice.__name__)
+    costs = {"int8": 1e-9, "int4": 1e-9 if codec == "none" else 1.5e-10}
+    world = World(Link(gb_per_s * 1e9, codec_s=costs), ranks=3, buckets=ONE_BUCKET)
+    whole_s = world.models[0].run()
+    world.run(SEARCH)
+    report = world.report()
+    assert world.codecs() == [codec]
+    assert report["limit_bytes"] == 8 << 20  # smaller ones gain no more
+    assert world.choosers[0].plan == named(BUCKETS)
+    tried = {f"{codec}{part}" for part in ("", " in parts of 8 MiB", " in parts of 3 MiB")}
+    assert tried <= set(report["pass_s"])
+    assert report["pass_s"][f"{codec} in parts of 8 MiB"] < 0.9 * report["pass_s"][codec]
+    assert world.run(1) < 0.9 * whole_s
+    assert report["buckets"][0]["link_bytes_per_s"] == pytest.approx(gb_per_s * 1e9, rel=0.01)
+    assert len(caplog.messages) == len(world.choosers)  # one line of each rank 0
+    assert f"takes {codec} in parts of 8 MiB: " in caplog.messages[0]
+    assert f"s with {codec} in parts of 3 MiB" in caplog.messages[0]
+
+
+def test_smaller_buckets_that_gain_nothing() -> None:
+    link = Link(0.5e9, start_s=0.02)
+    world = World(link, buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    report = world.report()
+    assert "int4 in parts of 8 MiB" in report["pass_s"]
+    assert report["limit_bytes"] is None
+    assert world.choosers[0].plan == named(ONE_BUCKET)
+
+
+def test_smaller_buckets_that_can_gain_nothing() -> None:
+    """Backward hides a codec's reductions, then all reductions."""
+    world = World(Link(20e9, codec_s={}), buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    assert world.report()["settled"]
+    assert set(world.report()["pass_s"]) == {"none", "int8", "int4"}
+    world = World(Link(50e9), buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    assert set(world.report()["pass_s"]) == {"none"}
+
+
+def test_a_link_that_changes_during_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are compared with a measurement as late as theirs."""
+    int8_s = 1.08 * (1 - BITS["int8"] / 32) / 0.25e9  # not much slower than none
+    link = Link(0.25e9, codec_s={"int8": int8_s, "int4": 1e-8})
+    try_sizes: Any = CodecChooser._try_sizes
+
+    def change_before(self: CodecChooser, choice: codec_choice.Choice) -> Any:
+        link.bytes_per_s, link.start_s = 2e9, 0.02
+        return try_sizes(self, choice)
+
+    monkeypatch.setattr(CodecChooser, "_try_sizes", change_before)
+    world = World(link, buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    report = world.report()
+    assert world.codecs() == ["none"]
+    assert report["limit_bytes"] is None
+    assert report["pass_s"]["none"] < report["pass_s"]["none in parts of 8 MiB"]
+
+
+def test_given_buckets_keep_their_sizes() -> None:
+    world = World(Link(1e9), buckets=ONE_BUCKET)
+    restart(world.choosers[0], plan=named(ONE_BUCKET))
+    assert world.choosers[0].plan == named(ONE_BUCKET)
+    world.run(SEARCH)
+    report = world.report()
+    assert report["settled"]
+    assert report["limit_bytes"] is None
+    assert not any("parts" in name for name in report["pass_s"])
+
+
+def test_a_new_search_begins_with_torchs_buckets() -> None:
+    world = World(Link(0.5e9), buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    assert world.report()["limit_bytes"] is not None
+    for model in world.models:
+        model.link = Link(0.5e9, start_s=0.02)
+    world.run(codec_choice.EVERY + SEARCH)
+    assert world.report()["limit_bytes"] is None
+    for model in world.models:
+        model.link = Link(0.5e9)
+    restart(world.choosers[0])
+    world.run(SEARCH)
+    assert world.choosers[0].plan == named(BUCKETS)
+    restart(world.choosers[0])
+    assert world.choosers[0].plan == named(ONE_BUCKET)
+
+
+def test_a_search_is_short() -> None:
+    """Also if all choices are about as fast."""
+    costs = {codec: (1 - BITS[codec] / 32) / 0.5e9 for codec in ("int8", "int4")}
+    world = World(Link(0.5e9, codec_s=costs), buckets=ONE_BUCKET)
+    passes = 0
+    while not world.report()["settled"]:
+        world.run(1)
+        passes += 1
+    assert {"int4", "none in parts of 3 MiB"} <= set(world.report()["pass_s"])
+    assert passes <= 53
 
 
 def test_ranks_restart_together_though_one_had_a_forward_pass_more() -> None:

@@ -167,6 +167,7 @@ void bind_reducer(py::module_& module) {
       .def("scale_residuals", &GradientReducer::scale_residuals, py::arg("factor"))
       .def("keep_copies", &GradientReducer::keep_copies, py::arg("keep"))
       .def("undo", &GradientReducer::undo)
+      .def("abandon_step", &GradientReducer::abandon_step)
       .def("stats", [](const GradientReducer& self) {
         py::list buckets;
         for (const auto& bucket : self.stats()) buckets.append(dict_of(bucket));

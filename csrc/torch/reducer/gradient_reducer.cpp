@@ -256,7 +256,12 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce_sparse(const at:
 }
 
 void GradientReducer::set_residual(std::size_t parameter, const at::Tensor& residual) {
-  residuals_.set(parameter, residual, encodings_.at(parameter).residual_bits == 8);
+  residuals_.set(parameter, residual);
+}
+
+void GradientReducer::abandon_step() {
+  announced_.clear();
+  residuals_.forget();
 }
 
 int64_t GradientReducer::lead_ns() const { return pass_ == nullptr ? 0 : pass_->lead_ns; }

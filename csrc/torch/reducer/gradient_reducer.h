@@ -94,6 +94,9 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // residuals to their state before the last backward pass.
   void keep_copies(bool keep) { keeps_copies_ = keep; }
   void undo() { residuals_.undo(); }
+  // For a step that fails before its backward pass: drops the weights announced for it. undo() does
+  // not reach back before it.
+  void abandon_step();
 
   struct BucketStats {
     Indices parameters;

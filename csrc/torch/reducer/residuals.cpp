@@ -95,8 +95,8 @@ at::Tensor Residuals::get(std::size_t parameter) const {
   return values;
 }
 
-void Residuals::set(std::size_t parameter, const at::Tensor& values, bool in_8_bits) {
-  places_.at(parameter) = {stored(values.clone(), in_8_bits), 0, values.numel()};
+void Residuals::set(std::size_t parameter, const at::Tensor& values) {
+  places_.at(parameter) = {stored(values.clone(), false), 0, values.numel()};
   before_.at(parameter) = {};
 }
 

@@ -43,8 +43,9 @@ class Residuals {
 
   // In float32, flat, a copy; undefined if there is none.
   at::Tensor get(std::size_t parameter) const;
+  // In float32 until join(), so that values from get() become the same 8 bits in the same bucket.
   // undo() does not reach back before it.
-  void set(std::size_t parameter, const at::Tensor& values, bool in_8_bits);
+  void set(std::size_t parameter, const at::Tensor& values);
   // Removes the residual and returns it as get() does. With `remember`, undo() brings it back.
   at::Tensor take(std::size_t parameter, bool remember);
   void scale(double factor);
