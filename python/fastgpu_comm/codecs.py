@@ -34,8 +34,8 @@ class Codec:
         rounding: "nearest", or "stochastic" for int8 and int4: up with the probability of the
             fraction, so that the mean of many encodings is the number. For `encode` and
             `DistributedDataParallel` only.
-        seed: Of stochastic rounding. DistributedDataParallel draws other bits from it on each rank
-            and in each step.
+        seed: Of stochastic rounding. In DistributedDataParallel each rank and step gets random bits
+            of its own from it.
     """
 
     name: str

@@ -53,7 +53,7 @@ def _shards(model: Any) -> dict[str, torch.Tensor]:
 
 
 def gradients(codec: str) -> None:
-    """A step's gradients are within one rounding of each other rank's of the uncompressed ones."""
+    """Gradients differ from uncompressed ones by at most one rounding per other rank."""
     rank, world = me_and_world()
     exact, model, local = _net(), _net(), _plain()
     compressed = fsdp.compress(model, codecs.Codec(codec, feedback=False))
