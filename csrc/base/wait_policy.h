@@ -11,8 +11,8 @@ namespace fastgpu {
 inline constexpr TimeNs kSpinNs = 3 * kMicrosecond;
 // After that a peer may be waiting for this very core.
 inline constexpr TimeNs kYieldNs = 60 * kMicrosecond;
-// Where ranks share cores they wait for each other's turn, and longer for a rank that slept. With a
-// shorter time one sleep would put the others to sleep, too, call after call.
+// The same for ranks that share cores. It is longer than a wake-up takes: otherwise, while one rank
+// wakes up, the others would go to sleep, and so on in every call.
 inline constexpr TimeNs kSharedCoreYieldNs = 500 * kMicrosecond;
 // No thread sleeps longer at a time: some events, such as a reason that never arrives, ring no
 // doorbell.

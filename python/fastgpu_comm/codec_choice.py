@@ -81,8 +81,8 @@ class CodecChooser:
         self._names = names
         self._bytes = [each.numel() * each.element_size() for each in parameters]
         self._encodable = [codec is not None for codec in allowed]
-        self._buckets: buckets.Buckets = []  # before they are split; empty: not known yet
-        self._set: buckets.Buckets = []  # those that this chooser set last
+        self._buckets: buckets.Buckets = []  # whole, before any split; empty until torch has them
+        self._set: buckets.Buckets = []  # set by this chooser last
 
     def restart(self, backend: Backend, plan: Sequence[Sequence[str]] | None = None) -> None:
         """Goes back to uncompressed buckets and decides anew, for a group that may be another.
@@ -106,8 +106,8 @@ class CodecChooser:
         self._chosen = Choice(())
         self._settled = False
         self._reason = "not decided yet"
-        self._tag: Choice | None = None  # what the pass before the next one measures
-        self._sent: Choice | None = None  # what the measurement on its way to the ranks is of
+        self._measuring: Choice | None = None  # by the pass that runs now
+        self._awaited: Choice | None = None  # its times are being reduced over the ranks
         self._gradients.set_encodings([codecs.encoding_of(None)] * len(self._names))
         self._steps = self._decide() if self.tries else itertools.repeat(None)
         if not self.tries:
@@ -131,12 +131,12 @@ class CodecChooser:
             return
         self._seen = self._gradients.passes
         agreed = self._gradients.take_least()
-        if agreed is not None and self._sent is not None and math.isfinite(_time(agreed)):
-            self._measured.setdefault(self._sent, []).append(agreed)
-        self._sent = self._tag
-        if self._tag is not None:
+        if agreed is not None and self._awaited is not None and math.isfinite(_time(agreed)):
+            self._measured.setdefault(self._awaited, []).append(agreed)
+        self._awaited = self._measuring
+        if self._measuring is not None:
             self._gradients.least_of(self._times(joined))
-        self._tag = next(self._steps)
+        self._measuring = next(self._steps)
 
     def _times(self, joined: bool) -> torch.Tensor:
         """Returns when each bucket of the last pass was started, and when it was complete."""
@@ -154,7 +154,7 @@ class CodecChooser:
         return times
 
     def _decide(self) -> Iterator[Choice | None]:
-        """Yields before each pass the choice that it measures, or None."""
+        """Yields, before each pass, the choice to measure, or None for none."""
         yield from itertools.repeat(None, WARM_UP)
         if not self._given and self._reducers_buckets() != self._set:  # torch has rebuilt them
             self._buckets = self._reducers_buckets()
@@ -222,13 +222,13 @@ class CodecChooser:
         whole = min(alive, key=self._time_of)
         none = self._uniform("none")
         started = self._median(whole)[0].tolist()
-        durations = {codec: self._durations(c) for codec, c in (("none", none), ("", whole))}
+        plain_s, encoded_s = self._durations(none), self._durations(whole)
 
         def end(names: Sequence[str]) -> float:
             end_s = 0.0
             for bucket, codec in enumerate(names):
-                taken = durations["none" if codec == "none" else ""][bucket]
-                end_s = max(end_s, started[bucket]) + taken
+                taken_s = plain_s if codec == "none" else encoded_s
+                end_s = max(end_s, started[bucket]) + taken_s[bucket]
             return end_s
 
         part = whole.codecs

@@ -34,8 +34,8 @@ class Codec:
         rounding: "nearest", or "stochastic" for int8 and int4: up with the probability of the
             fraction, so that the mean of many encodings is the number. For `encode` and
             `DistributedDataParallel` only.
-        seed: Of stochastic rounding. In DistributedDataParallel each rank and step gets random bits
-            of its own from it.
+        seed: Of stochastic rounding. DistributedDataParallel combines it with the rank and the
+            step, so that no two of them have the same random bits.
     """
 
     name: str

@@ -11,6 +11,7 @@ for CPU tensors. docs/fsdp.md says what to expect.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -88,17 +89,17 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
                 "another operation: also call set_force_sum_reduction_for_comms(True)"
             )
         shares = input_tensor.float().view(world, -1)
-        expected = sum(_padded(parameter, world) for parameter in self._parameters)
-        if self.codec.feedback and input_tensor.numel() != expected:
-            raise ValueError(
-                f"{input_tensor.numel()} of {expected} gradients of an FSDP module are reduced. "
-                "With error feedback all its parameters need a gradient in every step: call "
-                "set_reduce_scatter_unused_params(True), or give the codec feedback=False"
-            )
-        if self.codec.feedback and self.residual is None:
-            self.residual = torch.zeros(expected, dtype=torch.float32)
         errors: Any = [None] * world
-        if self.residual is not None:
+        if self.codec.feedback:
+            expected = sum(_padded(parameter, world) for parameter in self._parameters)
+            if input_tensor.numel() != expected:
+                raise ValueError(
+                    f"{input_tensor.numel()} of {expected} gradients of an FSDP module are reduced."
+                    " With error feedback all its parameters need a gradient in every step: call "
+                    "set_reduce_scatter_unused_params(True), or give the codec feedback=False"
+                )
+            if self.residual is None:
+                self.residual = torch.zeros(expected, dtype=torch.float32)
             errors = self.residual.view(world, -1)
         outgoing = [
             self.codec.encode(share, error)
@@ -259,10 +260,18 @@ def compress(
     wrapped = {name: each for name, each in model.named_modules() if isinstance(each, FSDPModule)}
     if not wrapped:
         raise ValueError("no module of the model is an FSDP module; call fully_shard before")
+    parameters = {name: _own(module) for name, module in wrapped.items()}
+    if gradient_codec is not None and gradient_codec.feedback:
+        for each in itertools.chain(*parameters.values()):
+            if sum(placement.is_shard() for placement in each.placements) != 1:
+                raise ValueError(
+                    f"error feedback needs parameters that FSDP alone shards, and one has the "
+                    f"placements {each.placements}; give the codec feedback=False"
+                )
     compressed = Compressed()
     for name, module in wrapped.items():
         if gradient_codec is not None:
-            compressed.gradients[name] = EncodedReduceScatter(gradient_codec, _own(module))
+            compressed.gradients[name] = EncodedReduceScatter(gradient_codec, parameters[name])
             module.set_custom_reduce_scatter(compressed.gradients[name])
         if weight_codec is not None:
             compressed.weights[name] = EncodedAllGather(weight_codec)

@@ -79,7 +79,7 @@ def searches() -> None:
 
 
 def residuals_are_delivered() -> None:
-    """Whatever the codec of a pass, results and residuals add up to the exact gradients."""
+    """Results and residuals add up to the exact gradients, also when the codec changes."""
     _, world = me_and_world()
     model = DistributedDataParallel(net(), codec="auto")
     plain = net()

@@ -149,8 +149,8 @@ class EncodedAllReduce {
     reduce_in_order(steps_, local_, own, part);
   }
 
-  // Adds the hosts' contributions to `sum` in their order. That of this host, which is there
-  // already, is not rounded.
+  // Adds the hosts' contributions to `sum` in their order. This host's own is in `sum` already, and
+  // is not rounded.
   void add_over_hosts(const Region& sum) {
     const Region own = own_copy_of(sum);
     if (remote_.index > 0) steps_.copy(sum, own);

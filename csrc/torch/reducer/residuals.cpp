@@ -12,21 +12,15 @@ namespace {
 
 constexpr auto kBlock = static_cast<int64_t>(kInt8Block);
 
-Residuals::StorePtr zeros(int64_t count, bool in_8_bits) {
-  if (!in_8_bits) {
-    return std::make_shared<Residuals::Store>(Residuals::Store{at::zeros({count}, at::kFloat), {}});
-  }
-  return std::make_shared<Residuals::Store>(Residuals::Store{
-      at::zeros({count}, at::kChar), at::zeros({(count + kBlock - 1) / kBlock}, at::kBFloat16)});
-}
-
 Residuals::StorePtr stored(const at::Tensor& values, bool in_8_bits) {
-  if (!in_8_bits) {
-    return std::make_shared<Residuals::Store>(Residuals::Store{values, {}});
+  Residuals::Store store{values, {}};
+  if (in_8_bits) {
+    const int64_t count = values.numel();
+    store = {at::zeros({count}, at::kChar),
+             at::zeros({(count + kBlock - 1) / kBlock}, at::kBFloat16)};
+    fastgpu::store(values.const_data_ptr<float>(), store.view());
   }
-  Residuals::StorePtr store = zeros(values.numel(), true);
-  fastgpu::store(values.const_data_ptr<float>(), store->view());
-  return store;
+  return std::make_shared<Residuals::Store>(std::move(store));
 }
 
 Residuals::StorePtr clone(const Residuals::Store& store) {

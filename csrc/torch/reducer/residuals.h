@@ -1,8 +1,8 @@
 // The residuals of a model's parameters: the part of their gradients that encoding has lost so far,
 // in the units of the result.
 //
-// A bucket's residuals lie next to each other, as its gradients do, in float32 or 8 bits. When the
-// buckets change, they are moved, which rounds those of 8 bits once more.
+// A bucket has one array of residuals, in float32 or 8 bits, in the order of its gradients. New
+// buckets get new arrays, which rounds residuals of 8 bits once more.
 //
 // Ownership: owns all memory; join() hands out views. Threading: one thread at a time, and none
 // while an operation uses a view.
