@@ -109,10 +109,8 @@ inline Floats finite_bits(std::size_t count, uint32_t seed) {
   return values;
 }
 
-// The scale of a block by definition: extreme / smallest code, rounded away from zero to 8
-// significant bits, at least 2^-125 and at most the largest bfloat16 / -smallest code. NaN if the
-// block is not finite.
-inline float defined_scale(Codec codec, const float* block, std::size_t count) {
+// The number of largest magnitude, the negative one of two; NaN if the block is not finite.
+inline float defined_extreme(const float* block, std::size_t count) {
   float extreme = 0;
   for (std::size_t i = 0; i < count; ++i) {
     if (!std::isfinite(block[i])) return kNan;
@@ -121,6 +119,15 @@ inline float defined_scale(Codec codec, const float* block, std::size_t count) {
         std::fabs(block[i]) == std::fabs(extreme) && std::signbit(block[i]);
     if (larger || negative_of_two) extreme = block[i];
   }
+  return extreme;
+}
+
+// The scale of a block by definition: extreme / smallest code, rounded away from zero to 8
+// significant bits, at least 2^-125 and at most the largest bfloat16 / -smallest code. NaN if the
+// block is not finite.
+inline float defined_scale(Codec codec, const float* block, std::size_t count) {
+  const float extreme = defined_extreme(block, count);
+  if (std::isnan(extreme)) return kNan;
   int exponent = 0;
   const double fraction = std::frexp(std::fabs(double{extreme}), &exponent);
   double magnitude = std::ldexp(std::ceil(fraction * 256), exponent - 8);

@@ -23,14 +23,8 @@ Bytes encoded_by(const CodecKernels& kernels, Codec codec, const Floats& source,
 }
 
 float defined_stochastic_scale(Codec codec, const float* block, std::size_t count) {
-  float extreme = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (!std::isfinite(block[i])) return kNan;
-    const bool larger = std::fabs(block[i]) > std::fabs(extreme);
-    const bool negative_of_two =
-        std::fabs(block[i]) == std::fabs(extreme) && std::signbit(block[i]);
-    if (larger || negative_of_two) extreme = block[i];
-  }
+  const float extreme = defined_extreme(block, count);
+  if (std::isnan(extreme)) return kNan;
   const auto codes = static_cast<float>(-smallest_code(codec) - 1);
   const float least = std::ldexp(static_cast<float>(-smallest_code(codec)), -109);
   const float exact = std::max(std::fabs(extreme), least) / codes;
