@@ -14,7 +14,7 @@ from fastgpu_comm import DistributedDataParallel, OuterOptimizer, codecs, hooks
 
 
 def stochastic(name: str) -> None:
-    """All ranks have equal bits. The same seed gives the same bits, and every step has other bits."""
+    """All ranks have equal bits. The same seed gives them again, and every step has others."""
     rank, world = me_and_world()
     steps = 400
     row = torch.linspace(-1, 1, 96) + 0.01 * rank
