@@ -6,7 +6,7 @@
 
 Two ranks of one thread train a model once for each variant and seed. The seed decides the initial
 model and the batches, so the runs of a seed differ in their communication only. Each run is kept in
-build/ddp_loss.jsonl and not repeated.
+bench/results/ddp_loss.jsonl and not repeated.
 
 The tasks are the model of `fastgpu-comm train` on the standard library's source, and a small
 convolutional network on the handwritten digits that scikit-learn's wheel ships:
@@ -44,7 +44,7 @@ from fastgpu_comm.trainer.text import TextWindows, standard_library_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "bench" / "results" / "ddp_loss.md"
-RUNS = ROOT / "build" / "ddp_loss.jsonl"
+RUNS = PAGE.with_suffix(".jsonl")
 WORLD = 2
 EVERY = 20  # steps between the outer steps of OuterOptimizer
 POINTS = 40  # of a curve, at most

@@ -18,6 +18,8 @@ from tests.process.reference import (
     values,
 )
 
+import fastgpu_comm
+
 ByDType = Callable[[torch.dtype], None]
 Check = Callable[[], None]
 
@@ -27,6 +29,13 @@ SIZES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (3, 5), (1000,), (30_011,)
 def me_and_world() -> tuple[int, int]:
     """Returns this rank and the world size."""
     return dist.get_rank(), dist.get_world_size()
+
+
+def all_reduce_bytes(count: int) -> float:
+    """Returns the bytes that this rank sends to reduce so many float32 elements."""
+    before = fastgpu_comm.stats()["bytes_sent"]
+    dist.all_reduce(torch.ones(count))
+    return fastgpu_comm.stats()["bytes_sent"] - before
 
 
 def inputs(world: int, dtype: torch.dtype, *size: int) -> list[torch.Tensor]:

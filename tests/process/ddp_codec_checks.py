@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.process.codec_checks import BYTES_PER_ELEMENT
-from tests.process.collective_checks import me_and_world
+from tests.process.collective_checks import all_reduce_bytes, me_and_world
 from tests.process.ddp_models import (
     CODECS,
     gradients,
@@ -87,7 +87,7 @@ def bytes_on_the_wire(codec: str) -> None:
     before = fastgpu_comm.stats()["bytes_sent"]
     _loss_of_ones(model, count // 96)
     sent = fastgpu_comm.stats()["bytes_sent"] - before
-    bias = _all_reduce_bytes(96)
+    bias = all_reduce_bytes(96)
     assert sent - bias == 2 * (world - 1) * share * BYTES_PER_ELEMENT[codec]
     by_codec = {bucket["codec"]: bucket for bucket in model.stats()}
     assert by_codec[codec]["encoded_bytes"] == count * BYTES_PER_ELEMENT[codec]
@@ -100,12 +100,6 @@ def bytes_on_the_wire(codec: str) -> None:
 def _loss_of_ones(model: nn.Module, inputs: int) -> None:
     model.zero_grad()
     model(torch.ones(1, inputs)).sum().backward()
-
-
-def _all_reduce_bytes(count: int) -> float:
-    before = fastgpu_comm.stats()["bytes_sent"]
-    dist.all_reduce(torch.ones(count))
-    return fastgpu_comm.stats()["bytes_sent"] - before
 
 
 SCALES = {"small": 1e-3, "large": 1e3}  # of the gradients of `Ordered`

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -37,15 +37,18 @@ def without_descriptors(spare: int) -> None:
     Args:
         spare: How many descriptors rank 1 may still open.
     """
-    taken = {int(name) for name in os.listdir("/proc/self/fd")}
-    free = (number for number in itertools.count() if number not in taken)
-    limit = next(itertools.islice(free, spare, None))
+
+    def limit() -> int:
+        taken = {int(name) for name in os.listdir("/proc/self/fd")}
+        free = (number for number in itertools.count() if number not in taken)
+        return next(itertools.islice(free, spare, None))
+
     check_shortage(resource.RLIMIT_NOFILE, limit, "ran out of file descriptors")
 
 
 def without_file_sizes() -> None:
     """Rank 1 may not make files as large as a ring."""
-    check_shortage(resource.RLIMIT_FSIZE, 8192, "reached the limit of file sizes")
+    check_shortage(resource.RLIMIT_FSIZE, lambda: 8192, "reached the limit of file sizes")
 
 
 def reduce_often() -> None:
@@ -54,8 +57,15 @@ def reduce_often() -> None:
         dist.all_reduce(torch.ones(100_000))
 
 
-def check_shortage(kind: int, limit: int, words: str) -> None:
-    """Every rank must hear that rank 1 ran out, and of what."""
+def check_shortage(kind: int, limit: Callable[[], int], words: str) -> None:
+    """Every rank must hear that rank 1 ran out, and of what.
+
+    Args:
+        kind: The limit, as `resource.RLIMIT_NOFILE`.
+        limit: Returns what it is lowered to once every rank is ready: until then descriptors of the
+            rendezvous may still be open, which would leave more to spare.
+        words: Of the error.
+    """
     rank, world = me_and_world()
     events = Events()
     ready = [f"ready {peer}" for peer in range(world)]
@@ -64,14 +74,18 @@ def check_shortage(kind: int, limit: int, words: str) -> None:
         events.set(f"ready {rank}")
         events.wait(*ready)
         if rank == SHORT:
-            limits.enter_context(soft_limit(kind, limit))
+            lowered = limit()
+            limits.enter_context(soft_limit(kind, lowered))
+            events.set("short")
+        else:  # else this rank could connect to the short one while that has descriptors left
+            events.wait("short")
         with pytest.raises(error) as caught:
             reduce_often()
         limits.close()
     text = str(caught.value)
     assert words in text, text
     assert "ulimit" in text, text
-    assert re.search(rf"may have {limit if rank == SHORT else '[0-9]+'} ", text), text
+    assert re.search(rf"may have {lowered if rank == SHORT else '[0-9]+'} ", text), text
     assert f"rank {SHORT} " in text, text
     assert caught.value.peer == SHORT
     assert caught.value.rank == rank
