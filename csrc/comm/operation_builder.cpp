@@ -114,6 +114,8 @@ void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Pl
   const bool sums = reduces(shape.collective);
   task.reduce = sums ? find_reduce(shape.dtype, shape.reduce_op) : nullptr;
   task.reduce_both = sums ? find_reduce_both(shape.dtype, shape.reduce_op) : nullptr;
+  const bool averages = sums && shape.reduce_op == ReduceOp::kAvg && !is_narrow(shape.dtype);
+  task.factor = averages ? 1.0 / config_.world : 1;
   // A reduction reads its targets, so they are in the caches already.
   const bool streams = !sums && plan.received_bytes >= streamed_from_bytes_;
   task.copy = streams ? copy_streaming : CopyKernel{};
@@ -155,23 +157,15 @@ void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   if (task.reduce != nullptr) add_scaling(operation, call);
 }
 
-// AVG and PREMUL_SUM are sums with a factor. The factor is applied after the sum, which costs no
-// precision; or before it, if the caller asked for that or the sum would overflow.
+// AVG and PREMUL_SUM are sums with a factor. Task::factor is applied after the sum, which costs no
+// precision. Here are those that are applied before it: if the caller asked for that, or if the sum
+// would overflow.
 void OperationBuilder::add_scaling(Operation& operation, const CollectiveCall& call) const {
   const CallShape& shape = call.shape;
-  if (shape.reduce_op == ReduceOp::kPremulSum) {
-    return scale_input(operation, call, call.premul_factor);
+  if (shape.reduce_op == ReduceOp::kPremulSum) scale_input(operation, call, call.premul_factor);
+  if (shape.reduce_op == ReduceOp::kAvg && is_narrow(shape.dtype)) {
+    scale_input(operation, call, 1.0 / config_.world);
   }
-  if (shape.reduce_op != ReduceOp::kAvg) return;
-  const double factor = 1.0 / config_.world;
-  if (is_narrow(shape.dtype)) return scale_input(operation, call, factor);
-  if (shape.collective == Collective::kReduce && shape.root != config_.rank) return;
-  Task& task = operation.task;
-  task.epilogue = [data = task.data, count = shape.count, dtype = shape.dtype, factor,
-                   then = std::move(task.epilogue)] {
-    scale(data, count, dtype, factor);
-    if (then) then();
-  };
 }
 
 // Only all_reduce is in place. The input of the others is the caller's, and so a copy is scaled.

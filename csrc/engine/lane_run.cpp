@@ -5,6 +5,7 @@
 #include <string>
 
 #include "codec/codec.h"
+#include "kernels/reduce.h"
 
 namespace fastgpu {
 namespace {
@@ -167,6 +168,8 @@ Sink LaneRun::sink_of(const Step& step) const {
   if (step.reduce) {
     sink.reduce = operation_->task.reduce;
     sink.reduce_both = operation_->task.reduce_both;
+    if (step.completes) sink.factor = operation_->task.factor;
+    sink.dtype = operation_->task.call.shape.dtype;
   }
   return sink;
 }
@@ -209,6 +212,10 @@ void LaneRun::decode(const Step& step) const {
   auto* target = reinterpret_cast<float*>(operation_->target(step.target));
   const std::size_t count = step.target.size_bytes / sizeof(float);
   step.reduce ? codec.decode_add(source, target, count) : codec.decode(source, target, count);
+  const double factor = step.completes ? operation_->task.factor : 1;
+  if (factor != 1) {
+    scale(operation_->target(step.target), count, DType::kFloat32, factor);
+  }
 }
 
 void LaneRun::add_residual(const Step& step) const {

@@ -51,6 +51,7 @@ struct Task {
 
   ReduceKernel reduce = nullptr;           // for schedules that reduce
   ReduceBothKernel reduce_both = nullptr;  // may be absent even if `reduce` is set
+  double factor = 1;                       // of the elements that a step completes
   const CodecKernels* codec = nullptr;     // for schedules that encode
   CopyKernel copy = nullptr;               // for results; nullptr: memcpy
   CopyKernel staging_copy = nullptr;       // for scratch that several ranks read; nullptr: memcpy

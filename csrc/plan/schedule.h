@@ -67,6 +67,9 @@ struct Step {
   uint32_t reply = 0;
   Region source;
   Region target;
+  // Of a reduction: the target then holds the reduction over all ranks, and no step reduces it
+  // further. Every element of a result passes through one such step, if there are several ranks.
+  bool completes = false;
   // Of a store into data: no later step of the lane uses the target. The engine may then keep the
   // bytes out of the caches.
   bool last_use = false;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/dtype.h"
 #include "kernels/kernel.h"
 
 namespace fastgpu {
@@ -62,6 +63,9 @@ struct Sink {
   ReduceKernel reduce = nullptr;           // nullptr: the bytes are stored
   ReduceBothKernel reduce_both = nullptr;  // nullptr: this reduction has none
   uint32_t element_size = 1;               // bytes; `reduce` is given whole elements
+  // Reduced elements are multiplied by the factor afterwards.
+  double factor = 1;
+  DType dtype = DType::kFloat32;  // of elements with a factor
 
   bool reduces() const noexcept { return reduce != nullptr; }
   // How many of `size_bytes` received bytes can be consumed now: only whole elements are reduced.
@@ -71,6 +75,10 @@ struct Sink {
   void take(std::byte* target, const std::byte* source, std::size_t size_bytes) const;
   // Reduces, and stores the result in both `target` and `source`.
   void take_both(std::byte* target, std::byte* source, std::size_t size_bytes) const;
+
+ private:
+  void reduce_and_scale(std::byte* target, const std::byte* source, std::size_t size_bytes,
+                        std::byte* copy) const;
 };
 
 // A frame to receive.

@@ -29,6 +29,52 @@ TEST(all_reduce_by_every_algorithm_and_transport) {
   }
 }
 
+// Reduces (rank + 1) * (i % 10) with AVG, and checks the result where there is one.
+void check_average(Communicator& communicator, Collective collective, std::size_t count) {
+  const auto world = static_cast<std::size_t>(communicator.world());
+  const bool scatters = collective == Collective::kReduceScatter;
+  const auto value = [](std::size_t rank, std::size_t i) {
+    return static_cast<float>((rank + 1) * (i % 10));
+  };
+  std::vector<float> input(count * (scatters ? world : 1));
+  const auto rank = static_cast<std::size_t>(communicator.rank());
+  for (std::size_t i = 0; i < input.size(); ++i) input[i] = value(rank, i);
+  std::vector<float> data(input.begin(), input.begin() + static_cast<std::ptrdiff_t>(count));
+  CollectiveCall call = all_reduce_of(data);
+  call.shape.collective = collective;
+  call.shape.reduce_op = ReduceOp::kAvg;
+  call.shape.root = communicator.world() - 1;
+  if (collective != Collective::kAllReduce) {
+    call.input = reinterpret_cast<const std::byte*>(input.data());
+  }
+  communicator.wait(*communicator.run(std::move(call)), -1);
+  if (collective == Collective::kReduce && rank + 1 != world) return;
+  for (std::size_t i = 0; i < count; ++i) {
+    float sum = 0;
+    for (std::size_t other = 0; other < world; ++other) {
+      sum += value(other, i + (scatters ? rank * count : 0));
+    }
+    CHECK_EQ(data[i], sum * static_cast<float>(1.0 / static_cast<double>(world)));
+  }
+}
+
+TEST(averages_by_every_algorithm_and_transport) {
+  for (const char* transport : {"auto", "tcp"}) {
+    for (const char* algorithm : {"direct", "ring", "tree", "halving", "hierarchical"}) {
+      for (const int world : {1, 2, 3, 4}) {
+        with_world(world, options_of(algorithm, transport), [](Communicator& communicator) {
+          for (const std::size_t count : {1, 1000, 30'000}) {
+            for (const Collective collective :
+                 {Collective::kAllReduce, Collective::kReduce, Collective::kReduceScatter}) {
+              check_average(communicator, collective, count);
+            }
+          }
+        });
+      }
+    }
+  }
+}
+
 // A caller that runs one small call after another itself must leave time for the engine's other
 // work: here a large operation of another group.
 TEST(small_calls_do_not_hold_up_another_group) {

@@ -2,6 +2,7 @@
 // place, and expects a counterexample that names the fault.
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "mutations.h"
 #include "schedule_cases.h"
@@ -94,7 +95,11 @@ TEST(talking_to_itself) {
 
 TEST(store_instead_of_reduce) {
   check_found(
-      kRing, [](World& world) { find_step(lane_of(world, 0), is_reduce, 2)->reduce = false; },
+      kRing,
+      [](World& world) {
+        Step& step = *find_step(lane_of(world, 0), is_reduce, 2);
+        step.reduce = step.completes = false;
+      },
       "the sum of all ranks");
 }
 
@@ -102,6 +107,41 @@ TEST(reduce_instead_of_store) {
   check_found(
       kRing, [](World& world) { find_step(lane_of(world, 0), is_store, 1)->reduce = true; },
       "counted twice");
+}
+
+TEST(partial_sum_taken_for_complete) {
+  for (const PlanRequest& request : {kRing, kTree}) {
+    const auto is_partial = [](const Step& step) { return step.reduce && !step.completes; };
+    check_found(
+        request,
+        [&](World& world) {
+          for (int rank = 0; rank < 4; ++rank) {
+            for (Step& step : lane_of(world, rank)) step.completes |= is_partial(step);
+          }
+        },
+        "not the sum of all ranks");
+  }
+}
+
+TEST(sum_that_no_step_completes) {
+  for (const PlanRequest& request : {kRing, kTree, kOneShot, kTwoShot}) {
+    check_found(
+        request,
+        [](World& world) {
+          for (int rank = 0; rank < 4; ++rank) {
+            for (Step& step : lane_of(world, rank)) {
+              if (std::exchange(step.completes, false)) return;
+            }
+          }
+        },
+        "of a sum that a step completes");
+  }
+}
+
+TEST(store_that_completes) {
+  check_found(
+      kRing, [](World& world) { find_step(lane_of(world, 1), is_store)->completes = true; },
+      "completes elements that it does not reduce");
 }
 
 TEST(reduction_order_differs_on_one_rank) {

@@ -15,6 +15,13 @@ TEST(terms_know_their_order_and_members) {
   int all = 0;
   for (int rank = 1; rank < 70; ++rank) all = terms.reduce(all, rank);
   CHECK(terms.complete(all));
+  CHECK(!terms.is_result(all));
+  CHECK_THROWS(terms.result_of(left), ProofFailure, "completes ((0+1)+69), not the sum of all");
+  const int result = terms.result_of(all);
+  CHECK(terms.is_result(result));
+  CHECK_EQ(terms.result_of(all), result);
+  CHECK_EQ(terms.show(result), terms.show(all));
+  CHECK_THROWS(terms.reduce(result, 3), ProofFailure, "counted twice");
 }
 
 TEST(memory_cuts_and_joins_intervals) {

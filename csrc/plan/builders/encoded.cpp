@@ -162,6 +162,7 @@ class EncodedAllReduce {
         steps_.copy_reduce(own, sum);
       }
     }
+    steps_.mark_complete();
   }
 
   LaneContext& context_;

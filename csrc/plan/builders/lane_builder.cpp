@@ -17,6 +17,22 @@ Region frame_of(const Region& whole, uint64_t begin) {
           std::min(kMaxFrameBytes, whole.size_bytes - begin)};
 }
 
+// Adds a range to disjoint ones (begin to end); returns whether it overlaps one of them.
+bool merge_range(std::map<uint64_t, uint64_t>& ranges, const Region& region) {
+  uint64_t begin = region.offset_bytes;
+  uint64_t end = region.end_bytes();
+  auto at = ranges.lower_bound(begin);
+  if (at != ranges.begin() && std::prev(at)->second > begin) --at;
+  const bool overlaps = at != ranges.end() && at->first < end;
+  while (at != ranges.end() && at->first < end) {
+    begin = std::min(begin, at->first);
+    end = std::max(end, at->second);
+    at = ranges.erase(at);
+  }
+  ranges[begin] = end;
+  return overlaps;
+}
+
 Step empty_frame(Verb verb, int peer, uint32_t ordinal) {
   return {.verb = verb, .peer = peer, .ordinal = ordinal, .source = kEmpty, .target = kEmpty};
 }
@@ -79,6 +95,7 @@ void LaneBuilder::add_residual(const Region& elements) {
                    .source = elements,
                    .target = elements});
 }
+void LaneBuilder::mark_complete() { lane_.back().completes = true; }
 void LaneBuilder::send_empty(int peer) {
   lane_.push_back(empty_frame(Verb::kSend, peer, sent_[peer]++));
 }
@@ -129,30 +146,35 @@ void LaneBuilder::find_replies() {
 
 // One pass from the last step to the first, with the ranges of data that later steps use.
 void LaneBuilder::find_last_uses() {
-  std::map<uint64_t, uint64_t> used;  // begin to end of disjoint ranges
+  std::map<uint64_t, uint64_t> used;
   for (auto last = lane_.rbegin(); last != lane_.rend(); ++last) {
     Step& step = *last;
     for (const Region* region : {&step.target, &step.source}) {
       if (region->buffer != Buffer::kData || region->size_bytes == 0) continue;
-      uint64_t begin = region->offset_bytes;
-      uint64_t end = region->end_bytes();
-      auto at = used.lower_bound(begin);
-      if (at != used.begin() && std::prev(at)->second > begin) --at;
-      const bool store = region == &step.target && !step.reduce;
-      step.last_use = step.last_use || (store && (at == used.end() || at->first >= end));
-      while (at != used.end() && at->first < end) {
-        begin = std::min(begin, at->first);
-        end = std::max(end, at->second);
-        at = used.erase(at);
-      }
-      used[begin] = end;
+      const bool used_later = merge_range(used, *region);
+      if (region == &step.target && !step.reduce && !used_later) step.last_use = true;
     }
+  }
+}
+
+// One pass from the last step to the first, with the ranges of data that later steps write. A rank
+// that reduces elements and is not the last to do so receives their result later.
+void LaneBuilder::find_completions() {
+  const auto is_coded = [](const Step& step) { return step.coding != Coding::kPlain; };
+  if (std::ranges::any_of(lane_, is_coded)) return;
+  std::map<uint64_t, uint64_t> written;
+  for (auto last = lane_.rbegin(); last != lane_.rend(); ++last) {
+    const Region& target = last->target;
+    if (target.buffer != Buffer::kData || target.size_bytes == 0) continue;
+    const bool written_later = merge_range(written, target);
+    last->completes = last->reduce && !written_later;
   }
 }
 
 Lane LaneBuilder::finish() {
   find_replies();
   find_last_uses();
+  find_completions();
   Lane lane;
   for (const auto& [peer, frames] : received_) {
     if (!sent_.contains(peer)) lane.push_back(empty_frame(Verb::kSend, peer, 0));

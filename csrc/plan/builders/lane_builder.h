@@ -25,12 +25,14 @@ class LaneBuilder {
   void decode(const Region& source, const Region& target);         // target = decoded
   void decode_reduce(const Region& source, const Region& target);  // target = target op decoded
   void add_residual(const Region& elements);
+  // Sets Step::completes of the last reduction so far. For lanes with encodings.
+  void mark_complete();
   // A frame without payload: a signal that this rank has arrived, or an acknowledgement.
   void send_empty(int peer);
   void recv_empty(int peer);
 
   // Completes the lane and returns it:
-  //   - Sets Step::reply and Step::last_use.
+  //   - Sets Step::reply and Step::last_use, and Step::completes in a lane without encodings.
   //   - Adds the handshake, so that both ranks of every pair that exchanges frames detect a
   //     mismatched call. A peer that only sends to this rank gets an empty frame in the first step.
   //     A peer that only receives from this rank sends an empty frame, received in the last step.
@@ -40,6 +42,7 @@ class LaneBuilder {
   void append(Verb verb, bool reduce, int peer, const Region& source, const Region& target);
   void find_replies();
   void find_last_uses();
+  void find_completions();
 
   Lane lane_;
   std::map<int, uint32_t> sent_;      // frames by peer

@@ -7,9 +7,10 @@ namespace fastgpu {
 namespace {
 
 constexpr std::size_t kWordBits = 64;
-// In place of a node's right term: the left one was rounded, or is encoded.
+// In place of a node's right term: the left one was rounded, is encoded, or is complete.
 constexpr int kRounded = -2;
 constexpr int kEncoded = -3;
+constexpr int kResult = -4;
 
 std::string bytes_text(uint64_t begin, uint64_t end) {
   return "bytes [" + std::to_string(begin) + ", " + std::to_string(end) + ")";
@@ -63,6 +64,18 @@ int Terms::round(int term, uint64_t frame_origin, uint64_t frame_elements_bytes)
   return rounded_[key] = add({term, kRounded}, term, term);
 }
 
+int Terms::result_of(int term) {
+  if (!complete(term)) throw ProofFailure("completes " + show(term) + ", not the sum of all ranks");
+  if (const auto found = results_.find(term); found != results_.end()) return found->second;
+  return results_[term] = add({term, kResult}, term, term);
+}
+
+bool Terms::is_result(int term) const {
+  const Node* node = &nodes_[static_cast<std::size_t>(term)];
+  while (node->right == kRounded) node = &nodes_[static_cast<std::size_t>(node->left)];
+  return node->right == kResult;
+}
+
 int Terms::encode(const std::vector<Piece>& value, uint64_t frame_bytes) {
   Frame frame{frame_bytes, value};
   int term = value.front().term;
@@ -105,6 +118,7 @@ void Terms::append(int term, std::string& text) const {
     text += std::to_string(term);
     return;
   }
+  if (node.right == kResult) return append(node.left, text);
   if (node.right == kRounded || node.right == kEncoded) {
     text += node.right == kRounded ? "[" : "encoded";
     append(node.left, text);

@@ -48,12 +48,15 @@ class Terms {
   static int leaf(int rank) { return rank; }  // the contribution of one rank
   // left op right. Throws ProofFailure if both contain the contribution of the same rank.
   int reduce(int left, int right);
+  // The term of a result. Throws ProofFailure unless `term` has the contributions of all ranks.
+  int result_of(int term);
+  bool is_result(int term) const;  // result_of() or a rounding of it
   // The term of a frame of `frame_bytes` that holds `value`, encoded.
   int encode(const std::vector<Piece>& value, uint64_t frame_bytes);
   // What the frame holds. Throws ProofFailure if the value is not exactly one encoded frame.
   std::vector<Piece> decode(const std::vector<Piece>& frame) const;
   bool complete(int term) const;     // whether it contains the contributions of all ranks
-  std::string show(int term) const;  // "((0+1)+2)"
+  std::string show(int term) const;  // "((0+1)+2)"; a result is shown as what it is the result of
 
  private:
   struct Node {
@@ -76,6 +79,7 @@ class Terms {
   std::vector<Node> nodes_;                         // by term
   std::vector<uint64_t> ranks_;                     // by term, `words_` each: the ranks in it
   std::unordered_map<uint64_t, int> known_;         // (left, right) -> term
+  std::unordered_map<int, int> results_;            // term -> result
   std::map<std::array<uint64_t, 3>, int> rounded_;  // (term, begin and size of the frame) -> term
   std::map<int, Frame> frames_;                     // by the term that stands for the frame
 };

@@ -193,9 +193,16 @@ void SymbolicRun::write(Cursor& cursor, const Step& step, const std::vector<Piec
   SymbolicMemory& buffer = memory.buffers[static_cast<std::size_t>(target.buffer)];
   if (step.reduce) {
     buffer.reduce(target.offset_bytes, value, terms_);
+    if (step.completes) complete(buffer, target);
   } else {
     buffer.store(target.offset_bytes, value);
   }
+}
+
+void SymbolicRun::complete(SymbolicMemory& buffer, const Region& target) {
+  std::vector<Piece> value = buffer.read(target.offset_bytes, target.end_bytes());
+  for (Piece& piece : value) piece.term = terms_.result_of(piece.term);
+  buffer.store(target.offset_bytes, value);
 }
 
 void SymbolicRun::check_no_pending(Cursor& cursor, const Region& target) {

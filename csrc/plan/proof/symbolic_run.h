@@ -90,6 +90,7 @@ class SymbolicRun {
   void post(Cursor& cursor, const Step& step);
   bool receive(Cursor& cursor, const Step& step);
   void write(Cursor& cursor, const Step& step, const std::vector<Piece>& value);
+  void complete(SymbolicMemory& buffer, const Region& target);
   std::vector<Piece> read(int rank, const Region& region) const;
   std::vector<Piece> copied(int rank, const Step& step);
   void check_no_pending(Cursor& cursor, const Region& target);

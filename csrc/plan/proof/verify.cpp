@@ -61,7 +61,8 @@ void count_steps(std::span<const Schedule> schedules, Proof& proof) {
 }
 
 // Compares one expected piece with the data of `rank`.
-void check_piece(int rank, const Piece& expected, const SymbolicMemory& data, const Terms& terms) {
+void check_piece(int rank, int world, const Piece& expected, const SymbolicMemory& data,
+                 const Terms& terms) {
   for (const Piece& piece : data.read(expected.begin, expected.end)) {
     const std::string found = "rank " + std::to_string(rank) + " ends with byte " +
                               std::to_string(piece.origin) + " of " + terms.show(piece.term) +
@@ -70,6 +71,9 @@ void check_piece(int rank, const Piece& expected, const SymbolicMemory& data, co
                               std::to_string(expected.origin + piece.begin) + " of ";
     if (expected.term == kAllRanks && !terms.complete(piece.term)) {
       throw ProofFailure(found + "the sum of all ranks");
+    }
+    if (expected.term == kAllRanks && world > 1 && !terms.is_result(piece.term)) {
+      throw ProofFailure(found + "a sum that a step completes");
     }
     if (expected.term != kAllRanks && piece.term != expected.term) {
       throw ProofFailure(found + "rank " + std::to_string(expected.term));
@@ -84,8 +88,9 @@ void check_results(const Contract& contract, std::span<const RankMemory> memorie
   std::set<int> orders;
   for (int rank = 0; rank < contract.request.world; ++rank) {
     const SymbolicMemory& data = memories[static_cast<std::size_t>(rank)].buffers[kData];
-    for (const Piece& expected : contract.expected_data(rank))
-      check_piece(rank, expected, data, terms);
+    for (const Piece& expected : contract.expected_data(rank)) {
+      check_piece(rank, contract.request.world, expected, data, terms);
+    }
     if (!reduces(contract.request.collective)) continue;
     for (const Piece& piece : data.pieces()) orders.insert(piece.term);
     if (contract.request.collective != Collective::kAllReduce || rank == 0) continue;

@@ -32,6 +32,7 @@ void check_region(const Region& region, const Limits& limits) {
 }
 
 void check_step(const Step& step, const Limits& limits) {
+  require(!step.completes || step.reduce, "a step completes elements that it does not reduce");
   const bool sends = step.verb == Verb::kSend;
   const bool receives = step.verb == Verb::kRecv;
   if (!receives) check_region(step.source, limits);
