@@ -31,9 +31,10 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     "command",
     [
         [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8", "--weighted"],
+        [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "auto", "--weighted"],
         [*TORCHRUN, "-m", *COMMAND, "gloo"],
     ],
-    ids=["own ranks", "torchrun"],
+    ids=["own ranks", "auto", "torchrun"],
 )
 def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -48,7 +49,7 @@ def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
         "communication ",
         "loss curve",
         "exposed: ",
-        "gradients travel as" if "--codec" in command else "none, gradients travel uncompressed",
+        "gradients travel as" if "int8" in command else "none, gradients travel uncompressed",
     ):
         assert words in done.stdout
     assert done.stdout.count("The model writes:") == 1

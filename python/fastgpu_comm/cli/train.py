@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("cpu", "cuda")
-CODECS = ("none", "fp16", "bf16", "int8", "int4", "topk")  # 1bit is not for AdamW
+CODECS = ("none", "auto", "fp16", "bf16", "int8", "int4", "topk")  # 1bit is not for AdamW
 
 DESCRIPTION = """\
 Trains a small byte-level GPT, data parallel, on a text that every machine has: the source files of

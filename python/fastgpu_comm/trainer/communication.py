@@ -1,8 +1,8 @@
 """Measures the time and the bytes of the gradients' all-reduce on this rank.
 
-A communication hook of DistributedDataParallel takes the times. It does what DDP does by default:
-it divides the bucket by the number of ranks, then all-reduces it. A model with a codec or weights
-measures itself (`fastgpu_comm.DistributedDataParallel.stats`). For each backward pass:
+A communication hook of DistributedDataParallel takes the times. It averages the bucket over the
+ranks, as DDP does by default. A model with a codec or weights measures itself
+(`fastgpu_comm.DistributedDataParallel.stats`). For each backward pass:
 
     launch     t0 --- the call of all_reduce --- t1            the pass is blocked
     transfer   t0 ------------------------------------- t2     t2: the bucket's future completes
@@ -135,8 +135,11 @@ class GradientTraffic:
 
     def _all_reduce(self, _: object, bucket: GradBucket) -> Future[torch.Tensor]:
         start = time.perf_counter()
-        gradients = bucket.buffer().div_(self._world)
-        work: Any = dist.all_reduce(gradients, group=self._group, async_op=True)
+        gradients, op = bucket.buffer(), dist.ReduceOp.AVG
+        if self._counter is None:  # gloo, which has no AVG
+            gradients.div_(self._world)
+            op = dist.ReduceOp.SUM
+        work: Any = dist.all_reduce(gradients, op, group=self._group, async_op=True)
         self._launches.append((start, time.perf_counter()))
 
         def complete(future: Future[list[torch.Tensor]]) -> torch.Tensor:

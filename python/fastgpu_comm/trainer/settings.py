@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 from typing import TypeGuard
 
-from fastgpu_comm.codecs import NAMES as CODECS
+from fastgpu_comm import codecs
+from fastgpu_comm.codec_choice import AUTO
 from fastgpu_comm.trainer.precision import DTYPES
 
 
@@ -23,8 +24,9 @@ class TrainerSettings:
         seed: The seed of the samples' order. `seed + rank` seeds a rank's random generators.
         precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a loss scaler).
         codec: How gradients travel between the ranks: "fp16", "bf16", "int8", "int4", "topk",
-            "1bit" (see `fastgpu_comm.DistributedDataParallel`), or None for uncompressed. Needs the
-            backend `fastgpu` and a model that the trainer wraps. Adam and its kin refuse "1bit".
+            "1bit", "auto" (see `fastgpu_comm.DistributedDataParallel`), or None for uncompressed.
+            Needs the backend `fastgpu` and a model that the trainer wraps. Adam and its kin refuse
+            "1bit". "auto" goes by measured times, so two runs may differ in their bits.
         clip_norm: The largest global norm of the gradients, or None for no clipping.
         log_every: The steps from one metrics record to the next.
         evaluate_every: The steps from one evaluation to the next, or None for no evaluations.
@@ -75,8 +77,8 @@ class TrainerSettings:
             raise _bad("seed", self.seed, "a whole number from 0 to 2**32 - 1")
         if self.precision not in DTYPES:
             raise _bad("precision", self.precision, "one of " + ", ".join(DTYPES))
-        if self.codec not in (None, *CODECS):
-            raise _bad("codec", self.codec, "None or one of " + ", ".join(CODECS))
+        if self.codec not in (None, AUTO, *codecs.NAMES):
+            raise _bad("codec", self.codec, "None or one of " + ", ".join((*codecs.NAMES, AUTO)))
         clip_norm = self.clip_norm
         if clip_norm is not None and not (_is_number(clip_norm) and 0 < clip_norm < math.inf):
             raise _bad("clip_norm", clip_norm, "a number above 0; for no clipping use None")
