@@ -210,6 +210,12 @@ def measure(link: Link, names: Sequence[str], rounds: int) -> list[dict[str, dic
     """Runs the two ranks; returns the measurements by round and variant."""
     command = [sys.executable, __file__, "--rank", "--variants", ",".join(names)]
     command += ["--rounds", str(rounds), "--steps", str(link.steps)]
+    found: list[dict[str, dict[str, float]]] = run_ranks(link, command)
+    return found
+
+
+def run_ranks(link: Link, command: Sequence[str]) -> Any:
+    """Runs the command as two ranks over the link; returns what rank 0 printed as JSON after @@."""
     with netns.hosts(link.hosts, rate=link.rate, burst=link.burst) as hosts:
         ranks = []
         with tempfile.TemporaryFile("w+") as output:
@@ -235,9 +241,8 @@ def measure(link: Link, names: Sequence[str], rounds: int) -> list[dict[str, dic
             output.seek(0)
             printed = output.read()
     if any(statuses):
-        raise SystemExit(f"bench/ddp.py: the ranks ended with {statuses}")
-    found: list[dict[str, dict[str, float]]] = json.loads(printed.split("@@", 1)[1])
-    return found
+        raise SystemExit(f"{command[1]}: the ranks ended with {statuses}")
+    return json.loads(printed.split("@@", 1)[1])
 
 
 def rows(name: str, found: Sequence[dict[str, dict[str, float]]]) -> Iterator[list[str]]:
