@@ -296,6 +296,13 @@ def choice_of(names: Any) -> Callable[[str], list[str]]:
     return parse
 
 
+def rows_of_page() -> dict[tuple[str, str], list[str]]:
+    """Returns the rows of the page as it is, by task and variant."""
+    lines = PAGE.read_text().splitlines() if PAGE.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {(row[0], f"{row[1]} {row[2]}"): row for row in rows if row[0] in TASKS}
+
+
 def differences(runs: dict[tuple[str, str, int], Run], task: str, variant: str) -> list[float]:
     """Returns, by seed, how many percent the loss is above that of the uncompressed run."""
     exact = f"{variant.split()[0]} {UNCOMPRESSED}"
@@ -308,12 +315,13 @@ def differences(runs: dict[tuple[str, str, int], Run], task: str, variant: str) 
 
 def write_report() -> None:
     """Writes the page and the plot of the runs that are kept."""
-    runs = kept()
+    runs, earlier = kept(), rows_of_page()
     table = []
     for task in TASKS:
         for variant in VARIANTS:
             done = [run for (*key, _), run in sorted(runs.items()) if key == [task, variant]]
             if not done:
+                table += [row] if (row := earlier.get((task, variant))) else []
                 continue
             losses = [run["loss"] for run in done]
             more = differences(runs, task, variant)
@@ -322,16 +330,8 @@ def write_report() -> None:
             cells += [f"{min(losses):.4f} to {max(losses):.4f}"]
             cells += [f"{statistics.mean(more):+.2f}", by_seed, f"{done[0]['megabytes']:.3f}"]
             table.append(cells)
-    head = [
-        "task",
-        "optimizer",
-        "gradients",
-        "loss",
-        "over seeds",
-        "mean %",
-        "by seed %",
-        "MB a step",
-    ]
+    head = ["task", "optimizer", "gradients", "loss"]
+    head += ["over seeds", "mean %", "by seed %", "MB a step"]
     PAGE.write_text(f"""\
 # Losses of DistributedDataParallel and OuterOptimizer
 
@@ -355,7 +355,8 @@ rank sends, on average.
 ![Losses by step and variant](ddp_loss.png)
 
 {markdown.table(head, table, left=3)}""")
-    draw(runs, PAGE.with_suffix(".png"))
+    if len(table) == len({key[:2] for key in runs}):  # else the curves of some rows are lost
+        draw(runs, PAGE.with_suffix(".png"))
 
 
 def draw(runs: dict[tuple[str, str, int], Run], path: Path) -> None:
