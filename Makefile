@@ -58,7 +58,7 @@ choose: $(extension)
 
 torch-suite: $(extension)
 	python tools/torch_suite.py $(if $(DDP),--ddp $(DDP) --world 2 --report \
-	  bench/results/torch_suite_ddp.md,--report bench/results/torch_suite.md) $(ARGS)
+	  bench/results/torch_suite_ddp.md,--world 3 4 --report bench/results/torch_suite.md) $(ARGS)
 
 # In environments of its own: it needs no extension here.
 torch-matrix: $(dependencies)

@@ -3,7 +3,8 @@
 torch_matrix.py [VERSION ...] makes an environment under build/matrix, installs that torch there,
 builds the extension, runs the tests that meet torch, then torch's own (tools/torch_suite.py), and
 writes the row of bench/results/torch_matrix.md. torch 2.14 and later come as CUDA builds of several
-GB, which run on the CPU. An environment that exists is used again.
+GB, which run on the CPU. An environment that exists is used again. With `--tests` it runs those
+tests alone and prints the row only: a quick look at another interpreter (`--python`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ VERSIONS = ("2.11.0", "2.13.0", "2.14.1", "2.15.0")
 # Packages to build and test with, in the versions of requirements.txt.
 PACKAGES = ("scikit_build_core", "cmake", "ninja", "rich", "numpy", "matplotlib", "tensorboard")
 TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "expecttest")
+# ccache, if it is in use, then compiles what is free of torch once for all versions, since all
+# build folders lie at the same depth.
+ENVIRONMENT = {"VIRTUAL_ENV": "", "CMAKE_GENERATOR": "Ninja", "CCACHE_BASEDIR": str(ROOT)}
 # The tests whose subject is this package and torch together.
 TESTS = (
     "tests/process/test_import.py",
@@ -55,7 +59,7 @@ def run(command: Sequence[str | Path], log: Path) -> tuple[int, str]:
     result = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
-        env={**os.environ, "VIRTUAL_ENV": "", "CMAKE_GENERATOR": "Ninja"},
+        env={**os.environ, **ENVIRONMENT},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,7 +93,7 @@ def must(command: Sequence[str | Path], log: Path) -> str:
 
 def build(folder: Path, python: Path, log: Path) -> int:
     """Builds and installs the extension; returns the number of the compiler's warnings."""
-    place = f"--config-settings=build-dir={folder / 'build'}"
+    place = f"--config-settings=build-dir={MATRIX.parent / f'extension-{folder.name}'}"
     options = ("--no-build-isolation", "--no-deps", "--force-reinstall", place)
     output = must([python, "-m", "pip", "install", "--verbose", *options, "."], log)
     return len(re.findall(r"\bwarning:", output))
@@ -101,7 +105,15 @@ def last_match(pattern: str, output: str) -> str:
     return str(found[-1]) if found else "?"
 
 
-def row(version: str, interpreter: str, suite: bool) -> tuple[bool, str]:
+def passed_of_own(output: str) -> str:
+    """Returns how many of torch's own tests passed, failed and were skipped on fastgpu."""
+    rows = re.findall(r"\| fastgpu \| (\d+) \| (\d+) \| (\d+) \|", output)
+    counts = [str(sum(map(int, column))) for column in zip(*rows, strict=True)] or ["?"] * 3
+    words = ("passed", "failed", "skipped")
+    return ", ".join(f"{count} {word}" for count, word in zip(counts, words, strict=True))
+
+
+def row(version: str, interpreter: str, chosen: Sequence[str], suite: bool) -> tuple[bool, str]:
     """Makes, builds and tests one version; returns whether all passed, and its row."""
     folder = MATRIX / f"{version}-{Path(interpreter).name}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,14 +123,12 @@ def row(version: str, interpreter: str, suite: bool) -> tuple[bool, str]:
     warnings = build(folder, python, log)
     say = "import platform, torch; print(torch.__version__, platform.python_version())"
     found = must([python, "-c", say], log).split()
-    tests, output = run([python, "-m", "pytest", "-q", *TESTS], log)
+    tests, output = run([python, "-m", "pytest", "-q", *chosen], log)
     tested = last_match(r"((?:\d+ \w+(?:, )?)+) in [\d.]+s", output)
     own, own_tested = 0, "not run"
     if suite:
         own, output = run([python, "tools/torch_suite.py"], log)
-        counts = last_match(r"\| fastgpu \| (\d+ \| \d+ \| \d+) \|", output).split(" | ")
-        words = ("passed", "failed", "skipped")
-        own_tested = ", ".join(map(" ".join, zip(counts, words, strict=False)))
+        own_tested = passed_of_own(output)
     line = f"| {found[-2]} | {found[-1]} | {warnings} | {tested} | {own_tested} |"
     return tests == own == 0, line
 
@@ -137,15 +147,19 @@ def main() -> int:
     parser.add_argument("versions", nargs="*", default=VERSIONS)
     parser.add_argument("--python", default=sys.executable, help="interpreter of the environments")
     parser.add_argument("--no-suite", action="store_true", help="leave out torch's own tests")
+    parser.add_argument("--tests", nargs="+", help="run these tests only, and write no table")
     arguments = parser.parse_args()
+    chosen, suite = arguments.tests or TESTS, not (arguments.tests or arguments.no_suite)
     passed = True
     for version in arguments.versions:
         started = time.monotonic()
-        good, line = row(version, arguments.python, not arguments.no_suite)
+        good, line = row(version, arguments.python, chosen, suite)
         passed = passed and good
-        write_table(line)
+        if not arguments.tests:
+            write_table(line)
         print(f"{line}  ({time.monotonic() - started:.0f} s)", flush=True)
-    print(f"wrote {TABLE.relative_to(ROOT)}; what each printed: {MATRIX}/*/log.txt")
+    written = "" if arguments.tests else f"wrote {TABLE.relative_to(ROOT)}; "
+    print(f"{written}what each printed: {MATRIX}/*/log.txt")
     return 0 if passed else 1
 
 

@@ -1,8 +1,10 @@
 """Runs the distributed tests that torch's own wheel ships on `fastgpu` beside gloo.
 
-The tests are those of torch.testing._internal.distributed.distributed_test. Each runs in new
-processes, in a process group of its own, with a time limit. The command prints a table of the tests
-that passed, failed and were skipped, and fails if fastgpu fails a test that gloo passes.
+The tests are those of torch.testing._internal.distributed.distributed_test, with every number of
+ranks that `--world` names, and the tests of RPC that make a process group (torch_suite_rpc.py).
+Each runs in new processes, in a process group of its own, with a time limit. The command prints a
+table of the tests that passed, failed and were skipped, and fails if fastgpu fails a test that gloo
+passes.
 
 With `--ddp ours` the tests are those of DistributedDataParallel, and fastgpu_comm's class is
 compared with torch's, both on fastgpu. They then run on the CPU also where they ask for GPUs
@@ -16,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import inspect
 import os
-import platform
 import sys
 import time
 import unittest
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,8 +32,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch_suite_report
+import torch_suite_rpc
+from torch_suite_report import CLOSED, TESTS, Entry, Outcome, Outcomes
+
 LOGS = Path("build/torch_suite")
-TESTS = "torch.testing._internal.distributed.distributed_test"
 # Backends by whose name the tests' decorators choose what to run: the tests that are not for gloo
 # are taken as for mpi, which has no build here.
 CHOSEN_AS = ("gloo", "mpi")
@@ -43,11 +47,6 @@ GATES = (
     "`torch.distributed.monitored_barrier`, up to torch 2.13: accepts only groups whose backend is "
     "called gloo; for others the group's own `monitored_barrier` is called",
 )
-
-# Tests that no backend outside torch can pass, and why. They do not fail the run.
-CLOSED = {
-    "test_ddp_logging_data_cpu": 'DDP logs the name of every backend outside torch as "custom"',
-}
 
 
 class EqualToGloo(str):
@@ -79,22 +78,24 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of one test on one backend."""
+class Run:
+    """How to run an entry."""
 
-    verdict: str  # "passed", "failed" or "skipped"
-    reason: str = ""
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        """Returns the outcome as a cell of the table."""
-        return self.verdict + (f": {self.reason}" if self.reason else "")
+    case: type[unittest.TestCase]
+    method: str
+    select: Callable[[Column], None]  # makes the tests use what the column says
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--world", type=int, default=3, help="ranks of each process group")
+    parser.add_argument(
+        "--world",
+        type=int,
+        nargs="+",
+        default=[3],
+        help="ranks of the process groups; several numbers run the tests once with each",
+    )
     parser.add_argument("--seconds", type=int, default=60, help="time limit of each test")
     parser.add_argument("--only", default="", help="run the tests whose names contain this")
     parser.add_argument("--report", type=Path, help="write the table to this file, in Markdown")
@@ -181,6 +182,35 @@ def is_about_ddp(case: type[unittest.TestCase], name: str) -> bool:
     return "ddp" in source or "distributeddataparallel" in source
 
 
+def select_in(modules: Sequence[ModuleType], column: Column) -> None:
+    """Makes the tests of distributed_test use a column's backend and class."""
+    import torch.nn.parallel
+
+    for module in modules:
+        module.BACKEND = EqualToGloo(column.backend)  # type: ignore[attr-defined]
+        if column.ddp is not None:
+            module.DistributedDataParallel = column.ddp  # type: ignore[attr-defined]
+    if column.ddp is not None:
+        torch.nn.parallel.DistributedDataParallel = column.ddp  # type: ignore[misc, assignment]
+
+
+def runs(worlds: Sequence[int], ddp: bool) -> Iterator[tuple[Entry, Run]]:
+    """Yields every test; sets the variable that tells distributed_test the number of ranks."""
+    for world in worlds:
+        os.environ["WORLD_SIZE"] = str(world)
+        modules = [load(backend) for backend in CHOSEN_AS]
+        for name, case in choose_cases(modules).items():
+            if not ddp or is_about_ddp(case, name):
+                run = Run(case, name, functools.partial(select_in, modules))
+                yield Entry("distributed_test", name, world), run
+    if not ddp:
+        for case, method in torch_suite_rpc.chosen():
+            run = Run(case, method, lambda column: torch_suite_rpc.select(column.backend))
+            name = f"{case.__name__}.{method}"
+            suite = case.__bases__[0].__module__.rpartition(".")[2]
+            yield Entry(suite, name, torch_suite_rpc.ranks_of(case)), run
+
+
 def run_test(case: type[unittest.TestCase], name: str, log: Path) -> Outcome:
     """Runs one test; its output goes to the file `log`."""
     result = unittest.TestResult()
@@ -198,24 +228,12 @@ def run_test(case: type[unittest.TestCase], name: str, log: Path) -> Outcome:
     return Outcome("passed", "", seconds)
 
 
-def run_on_all(
-    case: type[unittest.TestCase],
-    name: str,
-    modules: Sequence[ModuleType],
-    compared: Sequence[Column],
-) -> dict[str, Outcome]:
+def run_on_all(run: Run, log: str, compared: Sequence[Column]) -> dict[str, Outcome]:
     """Runs one test in each column. A test that the first one skips is skipped in all."""
-    import torch.nn.parallel
-
     row: dict[str, Outcome] = {}
     for column in compared:
-        for module in modules:
-            module.BACKEND = EqualToGloo(column.backend)  # type: ignore[attr-defined]
-            if column.ddp is not None:
-                module.DistributedDataParallel = column.ddp  # type: ignore[attr-defined]
-        if column.ddp is not None:
-            torch.nn.parallel.DistributedDataParallel = column.ddp  # type: ignore[misc, assignment]
-        outcome = row[column.name] = run_test(case, name, column.logs / f"{name}.log")
+        run.select(column)
+        outcome = row[column.name] = run_test(run.case, run.method, column.logs / f"{log}.log")
         if outcome.verdict == "skipped":
             return dict.fromkeys((each.name for each in compared), outcome)
     return row
@@ -247,7 +265,7 @@ def _output_to(log: Path) -> Iterator[None]:
                 os.close(descriptor)
 
 
-def regressions(outcomes: dict[str, dict[str, Outcome]], refused: Sequence[str]) -> list[str]:
+def regressions(outcomes: Outcomes, refused: Sequence[str]) -> list[str]:
     """Returns the tests that the first column passes and another one does not.
 
     Args:
@@ -255,68 +273,18 @@ def regressions(outcomes: dict[str, dict[str, Outcome]], refused: Sequence[str])
         refused: Reasons that excuse a failure.
     """
     worse = []
-    for name, row in outcomes.items():
+    for entry, row in outcomes.items():
         first, *others = row.items()
         for column, outcome in others:
-            excused = name in CLOSED or any(reason in outcome.reason for reason in refused)
+            excused = entry.test in CLOSED or any(text in outcome.reason for text in refused)
             if first[1].verdict == "passed" != outcome.verdict and not excused:
-                worse.append(f"{name} ({column})")
+                worse.append(f"{entry.test} with {entry.ranks} ranks ({column})")
     return worse
-
-
-def all_skip(row: dict[str, Outcome]) -> bool:
-    """Tells whether the test ran nowhere."""
-    return all(outcome.verdict == "skipped" for outcome in row.values())
-
-
-def report(
-    outcomes: dict[str, dict[str, Outcome]], arguments: argparse.Namespace, gates: Sequence[str]
-) -> str:
-    """Returns the table in Markdown: totals, gates, then every test."""
-    import torch
-
-    command, about = "make torch-suite", ""
-    if arguments.ddp:
-        command, about = "make torch-suite DDP=ours", " of DistributedDataParallel"
-    lines = [
-        f"# torch's own distributed tests{about}",
-        "",
-        f"`{command}` on torch {torch.__version__}, Python {platform.python_version()}: the tests",
-        f"of `{TESTS}`",
-        f"with {arguments.world} ranks, each test in a process group of its own.",
-        "",
-        f"| {'class' if arguments.ddp else 'backend'} | passed | failed | skipped |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    names = list(next(iter(outcomes.values())))
-    for name in names:
-        count = Counter(row[name].verdict for row in outcomes.values())
-        lines.append(f"| {name} | {count['passed']} | {count['failed']} | {count['skipped']} |")
-    lines += ["", "Gates in torch and its tests, which the runner opens for fastgpu:", ""]
-    lines += [f"- {gate}" for gate in gates]
-    if arguments.ddp:
-        lines += [
-            "",
-            "`ours, hooked` is our class with `codec=lambda *_: None`: our communication hook",
-            "reduces all gradients, uncompressed. Tests that register a hook or mixed precision,",
-            "or expect no hook, fail with it by design.",
-        ]
-    lines += ["", "Tests that no backend outside torch can pass:", ""]
-    lines += [f"- {test}: {reason}" for test, reason in CLOSED.items()]
-    lines += ["", "Tests that all skip, by reason:", "", "| tests | reason |", "| ---: | --- |"]
-    reasons = Counter(row[names[0]].reason for row in outcomes.values() if all_skip(row))
-    lines += [f"| {count} | {reason} |" for reason, count in reasons.most_common()]
-    lines += ["", f"| test | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
-    for name, row in outcomes.items():
-        if not all_skip(row):
-            lines.append(f"| {name} | {' | '.join(map(str, row.values()))} |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     """Runs the tests in every column, one test after another."""
     arguments = parse(sys.argv[1:])
-    os.environ["WORLD_SIZE"] = str(arguments.world)
     os.environ["DISTRIBUTED_TESTS_DEFAULT_TIMEOUT"] = str(arguments.seconds)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     compared, gates, refused = columns(arguments.ddp), list(GATES), list[str]()
@@ -328,19 +296,21 @@ def main() -> int:
         gates += torch_suite_cpu.GATES
         refused += torch_suite_cpu.REFUSED
         left_out = torch_suite_cpu.TOO_SLOW
-    modules = [load(backend) for backend in CHOSEN_AS]
+    else:
+        gates += torch_suite_rpc.GATES
     open_monitored_barrier()
-    outcomes: dict[str, dict[str, Outcome]] = {}
-    for name, case in choose_cases(modules).items():
-        if arguments.only not in name or (arguments.ddp and not is_about_ddp(case, name)):
+    outcomes: Outcomes = {}
+    for entry, run in runs(arguments.world, bool(arguments.ddp)):
+        if arguments.only not in entry.test:
             continue
-        if name in left_out:
-            skipped = Outcome("skipped", left_out[name])
-            outcomes[name] = dict.fromkeys((column.name for column in compared), skipped)
+        if entry.test in left_out:
+            skipped = Outcome("skipped", left_out[entry.test])
+            outcomes[entry] = dict.fromkeys((column.name for column in compared), skipped)
             continue
-        row = outcomes[name] = run_on_all(case, name, modules, compared)
-        print(f"{name}: " + ", ".join(f"{column} {row[column]}" for column in row), flush=True)
-    text = report(outcomes, arguments, gates)
+        row = outcomes[entry] = run_on_all(run, f"{entry.test}-{entry.ranks}", compared)
+        said = ", ".join(f"{column} {row[column]}" for column in row)
+        print(f"{entry.test}, {entry.ranks} ranks: {said}", flush=True)
+    text = torch_suite_report.report(outcomes, arguments.ddp, gates)
     if arguments.report:
         arguments.report.write_text(text)
     print(text)

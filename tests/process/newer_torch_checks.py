@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -135,6 +136,55 @@ def time_estimates() -> None:
     tensor = torch.ones(4)
     dist.all_reduce(tensor)
     same(tensor, torch.full((4,), float(world)))
+
+
+def options_clone() -> None:
+    """A child gets a copy of its parent's options, fields and all, and may change it."""
+    rank, world = me_and_world()
+    options = fastgpu_comm.Options(algorithm="ring", timeout=timedelta(seconds=70))
+    twin = copy.copy(options)  # by clone()
+    assert type(twin) is fastgpu_comm.Options
+    twin.algorithm = "tree"
+    assert (twin._timeout, options.algorithm) == (options._timeout, "ring")
+    group: Any = dist.new_group(list(range(world)), pg_options=options)
+    before = options_of(group)
+    child = group.split_group([rank], timeout=timedelta(seconds=20), group_name=f"child {rank}")
+    assert child is not None
+    assert options_of(child) == (timedelta(seconds=20), "ring", [rank], f"child {rank}")
+    assert options_of(group) == before == (timedelta(seconds=70), "ring", [0, 1], group.group_name)
+
+
+def options_of(group: dist.ProcessGroup) -> tuple[timedelta, str | None, list[int], str]:
+    """Returns the options of a group's backend that a split may change."""
+    options: Any = backend_of(group).options
+    ranks = list(options.global_ranks_in_group)
+    return options._timeout, options.algorithm, ranks, options.group_name
+
+
+def options_of_a_split() -> None:
+    """The options that a caller hands to a split stay as they are."""
+    rank, _ = me_and_world()
+    options: Any = fastgpu_comm.Options(algorithm="tree", timeout=timedelta(seconds=70))
+    short = timedelta(seconds=20)
+    group: Any = default_group()
+    child = group.split_group([rank], opts=options, timeout=short, group_name="a child")
+    assert child is not None
+    assert options_of(child) == (short, "tree", [rank], "a child")
+    left = options._timeout, options.global_ranks_in_group, options.group_name
+    assert left == (timedelta(seconds=70), [], "")
+
+
+def is_initialized() -> None:
+    """The ranks of a group are connected before its first call, so it can be split at once."""
+    rank, world = me_and_world()
+    group: Any = dist.new_group(list(range(world)))
+    assert backend_of(group)._is_initialized()
+    child = group.split_group(list(range(world)), group_name=f"split of {group.group_name}")
+    assert child is not None
+    assert backend_of(child)._is_initialized()
+    tensor = torch.full((3,), float(rank))
+    child.allreduce([tensor]).wait()
+    same(tensor, torch.full((3,), world * (world - 1) / 2))
 
 
 def single_names() -> None:

@@ -19,6 +19,9 @@ def since(minor: int, check: Callable[[], None]) -> object:
 CHECKS = (
     checks.time_estimates,
     checks.torchs_private_timeout,
+    checks.options_clone,
+    checks.is_initialized,
+    since(14, checks.options_of_a_split),
     since(14, checks.work_timeouts),
     since(14, checks.single_names),
     since(15, checks.flight_recorder),
