@@ -39,6 +39,8 @@ class TorchBackend final : public c10d::Backend {
   ~TorchBackend() override;
 
   const std::string getBackendName() const override { return "fastgpu"; }
+  // The constructor connects the ranks, so a group can be split before its first operation.
+  bool isInitialized() FASTGPU_SINCE_2_15 { return true; }
   c10::intrusive_ptr<c10d::Backend::Options> getBackendOptions() override;
   void setTimeout(std::chrono::milliseconds timeout) override;
   void addEphemeralTimeout(const std::chrono::milliseconds& timeout) FASTGPU_SINCE_2_14 {

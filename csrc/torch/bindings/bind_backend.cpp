@@ -57,6 +57,7 @@ void bind_backend(py::module_& module) {
   backend.def_property_readonly("options", [](TorchBackend& self) {
     return c10::static_intrusive_pointer_cast<BackendOptions>(self.getBackendOptions());
   });
+  backend.def("_is_initialized", &TorchBackend::isInitialized);
   backend.def("_set_default_timeout", &TorchBackend::setTimeout, py::arg("timeout"));
   backend.def("comm_split_count", &TorchBackend::split_count);
   // torch 2.14 and 2.15 bind these themselves.

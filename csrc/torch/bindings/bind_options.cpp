@@ -89,7 +89,7 @@ void bind_options(py::module_& module) {
   options.def_readonly("timeout_is_set", &BackendOptions::timeout_is_set);
   options.def_readwrite("store_ends", &BackendOptions::store_ends);
   const auto copy = [](const BackendOptions& self) {
-    return c10::make_intrusive<BackendOptions>(self);
+    return c10::static_intrusive_pointer_cast<BackendOptions>(self.clone());
   };
   options.def("__copy__", copy);
   options.def("__deepcopy__",
