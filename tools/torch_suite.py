@@ -134,6 +134,7 @@ def open_monitored_barrier() -> None:
 def load(chosen_as: str) -> ModuleType:
     """Imports torch's tests anew, with the decorators of one backend."""
     os.environ["BACKEND"] = chosen_as
+    os.environ.pop("INIT_METHOD", None)  # of the last test, whose folder is gone
     spec = importlib.util.find_spec(TESTS)
     assert spec is not None
     assert spec.loader is not None
