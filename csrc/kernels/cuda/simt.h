@@ -39,6 +39,7 @@ enum class Scope : uint8_t { kDevice, kSystem };
 // A variable that the threads of a block share; not initialised.
 #define FASTGPU_SHARED(type, name) __shared__ type name
 #define FASTGPU_UNROLL _Pragma("unroll")
+#define FASTGPU_NO_UNROLL _Pragma("unroll 1")
 
 namespace fastgpu::simt {
 
@@ -116,6 +117,7 @@ FASTGPU_DEVICE void expect_global(const Type* pointer, [[maybe_unused]] std::siz
   type& name =                      \
       *static_cast<type*>(::fastgpu::simt::machine::shared_memory(&name##_key, sizeof(type)))
 #define FASTGPU_UNROLL
+#define FASTGPU_NO_UNROLL
 
 namespace fastgpu::simt {
 

@@ -1,0 +1,40 @@
+// Memory of a pretended GPU, and how a fill or comparison of it is drawn from a seed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <random>
+
+namespace fastgpu::test {
+
+// Begins `shift_bytes` behind a border of 16 bytes.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(std::size_t size_bytes, std::size_t shift_bytes = 0)
+      : bytes_(new std::byte[size_bytes + shift_bytes + 16]), size_bytes_(size_bytes) {
+    const auto address = reinterpret_cast<std::uintptr_t>(bytes_.get());
+    data_ = bytes_.get() + (16 - address % 16) % 16 + shift_bytes;
+    std::memset(data_, 0xee, size_bytes);
+  }
+
+  std::byte* data() const { return data_; }
+  std::size_t size_bytes() const { return size_bytes_; }
+
+  // Random bits: every kind of number, NaN and infinity included.
+  void fill(std::mt19937_64& random) const {
+    for (std::size_t i = 0; i < size_bytes_; ++i) data_[i] = static_cast<std::byte>(random());
+  }
+
+  bool operator==(const DeviceMemory& other) const {
+    return size_bytes_ == other.size_bytes_ && std::memcmp(data_, other.data_, size_bytes_) == 0;
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> bytes_;
+  std::byte* data_;
+  std::size_t size_bytes_;
+};
+
+}  // namespace fastgpu::test
