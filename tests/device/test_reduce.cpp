@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/cuda/find_reduce.h"
+#include "kernels/cuda/find_reduce_all.h"
 #include "kernels/reduce.h"
 #include "memory.h"
 #include "simt_machine.h"

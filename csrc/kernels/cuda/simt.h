@@ -96,6 +96,13 @@ FASTGPU_DEVICE void store_relaxed(uint64_t* word, uint64_t value) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value));
 }
 
+// Changes the word from 0 to 1; returns whether this call did. Without order; of device scope.
+FASTGPU_DEVICE bool claim(uint64_t* word) {
+  uint64_t before;
+  asm volatile("atom.relaxed.gpu.global.cas.b64 %0, [%1], 0, 1;" : "=l"(before) : "l"(word));
+  return before == 0;
+}
+
 // Declares that `pointer` is global memory, aligned to `alignment`. The compiler then emits global
 // instead of generic accesses; in tests an unaligned address is a failure, as it is on a GPU.
 template <typename Type>
@@ -180,6 +187,12 @@ inline void store_relaxed(uint64_t* word, uint64_t value) {
   machine::may_switch();
   __atomic_store_n(word, value, __ATOMIC_RELAXED);
   machine::may_switch();
+}
+
+inline bool claim(uint64_t* word) {
+  machine::may_switch();
+  uint64_t before = 0;
+  return __atomic_compare_exchange_n(word, &before, 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 template <typename Type>

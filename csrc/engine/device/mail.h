@@ -1,0 +1,127 @@
+// The words through which the kernels of different ranks talk, in memory that all ranks map, and
+// the failure of a group. A rank polls only its own memory; others store into it.
+//
+// A word that tells of a frame holds (operation << kFrameBits) + frame. It only grows, so nothing
+// is ever reset, and a frame of another operation is never taken for this one's. The 44 bits last
+// for two years of operations of 4 microseconds. The number of the operation is in device memory,
+// and the kernel counts it; so a captured graph may be replayed.
+//
+// Every wait ends: by its word, by `stop`, by the host's stop, or by its deadline.
+//
+// Threading: device code; see each function.
+#pragma once
+
+#include "engine/device/table.h"
+#include "kernels/cuda/simt.h"
+
+namespace fastgpu::device {
+
+// From one peer, in one lane.
+struct Mail {
+  // Written by the peer before the first frame of an operation, then released by `posted`.
+  alignas(128) uint64_t posted;  // the latest frame that may be read
+  uint64_t key[2];               // the peer's call (base/call.h)
+  uint64_t places[3];            // of the peer's input, data and scratch: see Location
+  uint64_t offset;               // of the first frame in its buffer
+  alignas(128) uint64_t taken;   // the latest frame of mine that the peer has read
+};
+
+// A place in memory that peers map: the number of the segment, and below it the offset in it.
+struct Location {
+  static constexpr int kSegmentShift = 48;
+  static constexpr uint64_t kOffset = (uint64_t{1} << kSegmentShift) - 1;
+};
+
+enum class FailureCode : uint8_t { kNone, kTimeout, kMismatch, kStopped };
+
+struct FailurePoint {
+  FailureCode code;
+  uint8_t peer;
+  uint16_t lane;
+  uint32_t entry;  // of the table
+};
+static_assert(sizeof(FailurePoint) == sizeof(uint64_t));
+
+// One per rank. The first failure of a rank stays; the group is dead, and later kernels end at
+// once.
+struct Control {
+  alignas(128) uint64_t stop;  // (1 + rank that failed) << 8 | code
+  alignas(128) uint64_t claimed;
+  // The first failure that this rank found itself. The host words the error from it.
+  uint64_t failure;  // a FailurePoint
+  uint64_t operation;
+  uint64_t mine[2];  // keys; of a mismatch
+  uint64_t theirs[2];
+};
+
+struct Group {
+  int rank;
+  int world;
+  uint64_t patience;            // of one wait, in units of simt::now()
+  const uint64_t* host_stop;    // the host sets it to end all waits
+  Control* control[kMaxRanks];  // by rank
+};
+
+FASTGPU_DEVICE bool is_stopped(const Group& group) {
+  return simt::load_relaxed(&group.control[group.rank]->stop) != 0;
+}
+
+// Notes the failure, unless another one has come first, and stops all ranks. Keys are those of a
+// mismatch, or nullptr.
+FASTGPU_DEVICE_CALL void fail(const Group& group, FailurePoint failure, uint64_t operation,
+                              const uint64_t* mine, const uint64_t* theirs) {
+  Control& control = *group.control[group.rank];
+  if (is_stopped(group) || !simt::claim(&control.claimed)) return;
+  simt::store_relaxed(&control.failure, __builtin_bit_cast(uint64_t, failure));
+  simt::store_relaxed(&control.operation, operation);
+  for (int i = 0; i < 2 && theirs != nullptr; ++i) {
+    simt::store_relaxed(&control.mine[i], mine[i]);
+    simt::store_relaxed(&control.theirs[i], simt::load_relaxed(&theirs[i]));
+  }
+  const uint64_t stop =
+      (static_cast<uint64_t>(group.rank) + 1) << 8 | static_cast<uint64_t>(failure.code);
+  for (int rank = 0; rank < group.world; ++rank) {
+    simt::store_release(&group.control[rank]->stop, stop);
+  }
+}
+
+// The checks between two looks at a word. Returns false if the wait is over.
+class Patience {
+ public:
+  FASTGPU_DEVICE bool pause(const Group& group, FailurePoint failure, uint64_t operation) {
+    if (is_stopped(group)) return false;
+    if (++turns_ % 64 == 0) {
+      if (simt::load_relaxed(group.host_stop) != 0) {
+        failure.code = FailureCode::kStopped;
+      } else {
+        const uint64_t now = simt::now();
+        if (begun_ == 0) begun_ = now;
+        if (now - begun_ > group.patience) failure.code = FailureCode::kTimeout;
+      }
+      if (failure.code != FailureCode::kNone) {
+        fail(group, failure, operation, nullptr, nullptr);
+        return false;
+      }
+    }
+    simt::pause();
+    return true;
+  }
+
+ private:
+  uint32_t turns_ = 0;
+  uint64_t begun_ = 0;
+};
+
+// Waits until the word has reached the value, and acquires it. False: the group has failed.
+// `waiting` has FailureCode::kNone.
+FASTGPU_DEVICE bool wait_for(const Group& group, const uint64_t* word, uint64_t value,
+                             FailurePoint waiting) {
+  Patience patience;
+  while (simt::load_relaxed(word) < value) {
+    if (!patience.pause(group, waiting, value >> kFrameBits)) return false;
+  }
+  simt::load_acquire(word);
+  return true;
+}
+
+}  // namespace fastgpu::device
