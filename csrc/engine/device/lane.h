@@ -99,9 +99,9 @@ FASTGPU_DEVICE bool find_source(const Run& run, const Entry& source, uint32_t nu
   if (!wait_for(group, &mail->posted, run.operation + source.frame, waiting)) return false;
   if (simt::load_relaxed(&mail->key[0]) != run.args.key[0] ||
       simt::load_relaxed(&mail->key[1]) != run.args.key[1]) {
-    FailurePoint failure = waiting;
-    failure.code = FailureCode::kMismatch;
-    fail(group, failure, run.operation >> kFrameBits, run.args.key, mail->key);
+    fail_mismatch(group, waiting, run.operation >> kFrameBits,
+                  {{run.args.key[0], run.args.key[1]},
+                   {simt::load_relaxed(&mail->key[0]), simt::load_relaxed(&mail->key[1])}});
     return false;
   }
   address = peer_memory(run, source);

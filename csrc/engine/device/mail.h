@@ -66,23 +66,40 @@ FASTGPU_DEVICE bool is_stopped(const Group& group) {
   return simt::load_relaxed(&group.control[group.rank]->stop) != 0;
 }
 
-// Notes the failure, unless another one has come first, and stops all ranks. Keys are those of a
-// mismatch, or nullptr.
-FASTGPU_DEVICE_CALL void fail(const Group& group, FailurePoint failure, uint64_t operation,
-                              const uint64_t* mine, const uint64_t* theirs) {
+// Whether this is the rank's first failure. Then the caller notes it.
+FASTGPU_DEVICE bool fails_first(const Group& group) {
+  return !is_stopped(group) && simt::claim(&group.control[group.rank]->claimed);
+}
+
+// Notes the failure, and stops all ranks.
+FASTGPU_DEVICE_CALL void note(const Group& group, FailurePoint failure, uint64_t operation) {
   Control& control = *group.control[group.rank];
-  if (is_stopped(group) || !simt::claim(&control.claimed)) return;
   simt::store_relaxed(&control.failure, __builtin_bit_cast(uint64_t, failure));
   simt::store_relaxed(&control.operation, operation);
-  for (int i = 0; i < 2 && theirs != nullptr; ++i) {
-    simt::store_relaxed(&control.mine[i], mine[i]);
-    simt::store_relaxed(&control.theirs[i], simt::load_relaxed(&theirs[i]));
-  }
   const uint64_t stop =
       (static_cast<uint64_t>(group.rank) + 1) << 8 | static_cast<uint64_t>(failure.code);
   for (int rank = 0; rank < group.world; ++rank) {
     simt::store_release(&group.control[rank]->stop, stop);
   }
+}
+
+// Of the calls that do not match.
+struct Keys {
+  uint64_t mine[2];
+  uint64_t theirs[2];
+};
+
+FASTGPU_DEVICE void fail_mismatch(const Group& group, FailurePoint failure, uint64_t operation,
+                                  const Keys& keys) {
+  if (!fails_first(group)) return;
+  Control& control = *group.control[group.rank];
+  FASTGPU_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    simt::store_relaxed(&control.mine[i], keys.mine[i]);
+    simt::store_relaxed(&control.theirs[i], keys.theirs[i]);
+  }
+  failure.code = FailureCode::kMismatch;
+  note(group, failure, operation);
 }
 
 // The checks between two looks at a word. Returns false if the wait is over.
@@ -99,7 +116,7 @@ class Patience {
         if (now - begun_ > group.patience) failure.code = FailureCode::kTimeout;
       }
       if (failure.code != FailureCode::kNone) {
-        fail(group, failure, operation, nullptr, nullptr);
+        if (fails_first(group)) note(group, failure, operation);
         return false;
       }
     }

@@ -1,0 +1,133 @@
+#include "small_world.h"
+
+#include <algorithm>
+
+#include "engine/device/find_small.h"
+#include "kernels/reduce.h"
+
+namespace fastgpu::test {
+namespace {
+
+constexpr unsigned kThreads = 32;
+
+unsigned blocks_of(uint64_t size_bytes) {
+  const uint64_t words = (size_bytes + 3) / 4;
+  return static_cast<unsigned>(
+      std::clamp<uint64_t>((words + kThreads - 1) / kThreads, 1, device::kSmallBlocks));
+}
+
+}  // namespace
+
+SmallWorld::SmallWorld(simt::Machine& machine, const SmallCase& small_case)
+    : machine_(machine), case_(small_case) {
+  const std::size_t world = index(small_case.world);
+  for (std::size_t rank = 0; rank < world; ++rank) {
+    slots_.emplace_back(2 * world * device::slots_of(kCapacity),
+                        uint64_t{small_case.first_slot_flag} << 32);
+    cleared_.emplace_back(device::kSmallBlocks * world);
+    operations_.emplace_back(device::kSmallBlocks, small_case.ended);
+    controls_.push_back(std::make_unique<device::Control>());
+    streams_.push_back(machine.make_stream(static_cast<int>(rank)));
+  }
+}
+
+device::SmallArgs SmallWorld::args(int rank, std::byte* data, uint64_t size_bytes, uint64_t key) {
+  device::SmallArgs args{};
+  args.group.rank = rank;
+  args.group.world = case_.world;
+  args.group.patience = patience_;
+  args.group.host_stop = &host_stop_;
+  args.key[0] = key;
+  args.key[1] = ~key;
+  args.input = data;
+  args.output = data;
+  args.size_bytes = size_bytes;
+  args.capacity = kCapacity;
+  args.operation = operations_[index(rank)].data();
+  for (std::size_t each = 0; each < index(case_.world); ++each) {
+    args.group.control[each] = controls_[each].get();
+    args.slots[each] = slots_[each].data();
+    args.cleared[each] = cleared_[each].data();
+  }
+  return args;
+}
+
+void SmallWorld::launch(int rank, std::byte* data, uint64_t size_bytes, uint64_t key) {
+  const device::SmallKernel kernel = device::find_small(case_.dtype, ReduceOp::kSum);
+  const device::SmallArgs arguments = args(rank, data, size_bytes, key);
+  simt::Stream* const stream = streams_[index(rank)];
+  machine_.launch(stream, {.blocks = blocks_of(size_bytes), .threads = kThreads},
+                  [kernel, arguments] { kernel(arguments); });
+  if (!case_.has_one_set) return;
+  // Every operation has an even number then.
+  machine_.call(stream, [this, rank] {
+    for (uint64_t& operation : operations_[index(rank)]) operation += operation % 2 == 0 ? 1 : 0;
+  });
+}
+
+void SmallWorld::synchronize() {
+  for (simt::Stream* stream : streams_) machine_.synchronize(stream);
+}
+
+std::string run_small(const SmallCase& small_case) {
+  simt::Machine machine({.seed = small_case.seed, .slow_stream = small_case.slow_stream});
+  SmallWorld world(machine, small_case);
+  const std::size_t element = size_of(small_case.dtype);
+  const ReduceKernel reduce = find_reduce(small_case.dtype, ReduceOp::kSum);
+  std::mt19937_64 random(small_case.seed);
+  std::vector<std::vector<DeviceMemory>> data;  // by operation and rank
+  std::vector<DeviceMemory> expected;
+  for (const uint64_t count : small_case.counts) {
+    const std::size_t size_bytes = count * element;
+    data.emplace_back();
+    expected.emplace_back(size_bytes);
+    for (int rank = 0; rank < small_case.world; ++rank) {
+      DeviceMemory numbers(size_bytes);
+      numbers.fill(random);
+      data.back().emplace_back(size_bytes, small_case.shift * element);
+      std::memcpy(data.back().back().data(), numbers.data(), size_bytes);
+      if (rank == 0) {
+        std::memcpy(expected.back().data(), numbers.data(), size_bytes);
+      } else {
+        reduce(expected.back().data(), numbers.data(), count);
+      }
+    }
+    for (int rank = 0; rank < small_case.world; ++rank) {
+      world.launch(rank, data.back()[static_cast<std::size_t>(rank)].data(), size_bytes,
+                   100 + count);
+    }
+  }
+  world.synchronize();
+  const std::string what = "small, world " + std::to_string(small_case.world) + ", seed " +
+                           std::to_string(small_case.seed) + ": ";
+  for (int rank = 0; rank < small_case.world; ++rank) {
+    const uint64_t stop = world.control(rank).stop;
+    if (stop != 0) return what + "stopped, " + std::to_string(stop);
+  }
+  for (std::size_t i = 0; i < data.size(); ++i) {
+    for (const DeviceMemory& result : data[i]) {
+      if (!(result == expected[i])) return what + "differs in operation " + std::to_string(i);
+    }
+  }
+  return "";
+}
+
+SmallCase draw_small(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto below = [&](uint64_t n) { return static_cast<std::size_t>(random() % n); };
+  SmallCase drawn;
+  drawn.seed = seed;
+  drawn.world = 2 + static_cast<int>(below(device::kMaxRanks - 1));
+  constexpr std::array kTypes{DType::kFloat32, DType::kBFloat16};
+  drawn.dtype = kTypes[below(2)];
+  constexpr std::array<uint64_t, 6> kCounts{1, 2, 33, 64, 129, 600};
+  drawn.counts.clear();
+  for (int i = 0; i < 5; ++i) drawn.counts.push_back(kCounts[below(kCounts.size())]);
+  drawn.shift = below(2);
+  drawn.slow_stream = below(2) == 0;
+  // In half of the cases the flags wrap around; in the others the slots are cleared.
+  drawn.ended = below(2) == 0 ? 0xfffffffd : 5 * device::kClearEvery - 3;
+  return drawn;
+}
+
+}  // namespace fastgpu::test
