@@ -5,7 +5,7 @@
 #include <deque>
 #include <map>
 
-#include "engine/device/find_lanes.h"
+#include "kernels/cuda/find_reduction.h"
 #include "kernels/reduce.h"
 #include "sim/schedule_cases.h"
 
@@ -161,26 +161,48 @@ device::LaneArgs LaneWorld::args(int rank, uint64_t key) const {
 }
 
 std::string LaneWorld::failure() const {
+  constexpr std::array kNames = {"stopped by a peer", "time-out", "mismatch",
+                                 "stopped by the host"};
+  std::string text;
   for (int rank = 0; rank < world_; ++rank) {
     if (control(rank).stop == 0) continue;
     const auto point = __builtin_bit_cast(device::FailurePoint, control(rank).failure);
-    constexpr std::array kNames = {"stopped by a peer", "time-out", "mismatch", "stopped"};
-    return "rank " + std::to_string(rank) + ": " + kNames[static_cast<std::size_t>(point.code)] +
-           ", stop word " + std::to_string(control(rank).stop) + ", peer " +
-           std::to_string(point.peer) + ", entry " + std::to_string(point.entry);
+    text += "rank " + std::to_string(rank) + ": " + kNames[static_cast<std::size_t>(point.code)] +
+            " (peer " + std::to_string(point.peer) + ", entry " + std::to_string(point.entry) +
+            ") ";
   }
-  return "";
+  return text;
 }
 
 namespace {
+
+// The reductions that cases draw: every instance takes time to compile.
+struct FindDrawn {
+  template <typename Element, typename Op>
+  device::LaneKernel operator()() const {
+    constexpr bool kSums =
+        std::is_same_v<Op, Sum> &&
+        (std::is_same_v<Element, Real<float>> || std::is_same_v<Element, Short<BFloat16>> ||
+         std::is_same_v<Element, Short<Float16>> || std::is_same_v<Element, Integer<uint64_t>>);
+    constexpr bool kOthers = std::is_same_v<Element, Integer<uint8_t>> ||
+                             (std::is_same_v<Element, Real<float>> && std::is_same_v<Op, Max>);
+    if constexpr (kSums ||
+                  (kOthers && !std::is_same_v<Op, BitAnd> && device::kIsCommon<Element, Op>)) {
+      return device::run_lanes<Element, Op>;
+    } else {
+      return nullptr;
+    }
+  }
+};
 
 // Every rank's data after an operation.
 using Results = std::vector<std::vector<std::byte>>;
 
 device::LaneKernel kernel_of(const LaneCase& lane_case) {
-  return reduces(lane_case.request.collective)
-             ? device::find_lanes(lane_case.dtype, lane_case.reduce_op)
-             : device::find_copy_lanes();
+  if (!reduces(lane_case.request.collective)) {
+    return device::find_reduction(DType::kUInt8, ReduceOp::kBor, FindDrawn{});
+  }
+  return device::find_reduction(lane_case.dtype, lane_case.reduce_op, FindDrawn{});
 }
 
 // Fills the buffers, runs the operation and keeps its result, all in stream order. Nothing but the

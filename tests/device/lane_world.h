@@ -67,7 +67,7 @@ class LaneWorld {
   uint64_t* operations(int rank) { return operations_[index(rank)].data(); }
   void set_patience(uint64_t turns) { patience_ = turns; }
   void stop_by_host() { host_stop_ = 1; }
-  // A stop word that is not zero and its failure, for messages; "" if no rank has failed.
+  // The failures of all ranks, for messages; "" if there are none.
   std::string failure() const;
 
  private:

@@ -2,7 +2,6 @@
 #include <cstdlib>
 
 #include "check.h"
-#include "engine/device/find_lanes.h"
 #include "lane_world.h"
 #include "seeds.h"
 #include "sim/schedule_cases.h"
@@ -31,7 +30,7 @@ struct FailingRun {
   }
   void launch(int rank, uint64_t key) {
     const device::LaneArgs args = world.args(rank, key);
-    const device::LaneKernel kernel = device::find_lanes(DType::kFloat32, ReduceOp::kSum);
+    const device::LaneKernel kernel = device::run_lanes<Real<float>, Sum>;
     machine.launch(world.stream(rank), {}, [kernel, args] { kernel(args); });
   }
   void synchronize(int ranks) {
