@@ -9,6 +9,7 @@
 #   make torch-suite   torch's own distributed tests on fastgpu beside gloo; with DDP=ours those
 #                      of DistributedDataParallel, our class beside torch's
 #   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
+#   make device-check  device code on this CPU with SEEDS='1 2 3', and compiled for GPUs
 #   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
@@ -18,6 +19,7 @@ VENV ?= .venv
 JOBS ?= $(shell nproc)
 ARGS ?=
 DDP ?=
+SEEDS ?= 1 2 3
 
 bin := $(abspath $(VENV))/bin
 export PATH := $(bin):$(PATH)
@@ -29,13 +31,13 @@ dependencies := $(VENV)/.dependencies
 extension := $(VENV)/.extension
 integrations := $(abspath build/integrations)
 native_sources := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
-cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h')
+cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help train test bench peers torch-path choose torch-matrix torch-suite integrations lint format \
-  docs-check test-cpp test-python build wheel wheel-check
+  docs-check test-cpp test-python device-check gpu-code build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -82,7 +84,7 @@ $(integrations)/.dependencies: examples/integrations/requirements.txt $(dependen
 	  get().create_op_builder('ShareMemCommBuilder').load(verbose=False)"
 	touch $@
 
-test: lint test-cpp test-python
+test: lint test-cpp gpu-code test-python
 
 build: $(extension)
 
@@ -141,6 +143,18 @@ cross-check:
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64-static >/dev/null || \
 	  { echo "missing: apt-get install -y g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }
 	$(MAKE) test-aarch64
+
+# What `make test` does for device code with one seed, with several. docs/cuda.md says what it shows.
+device-check: $(dependencies) $(foreach preset,release asan tsan,device-$(preset)) gpu-code
+
+device-tsan: fixed_addresses := $(shell setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize)
+device-%: $(dependencies)
+	cmake --preset $* --log-level=WARNING
+	cmake --build --preset $* --target fastgpu_device_tests
+	FASTGPU_SEEDS='$(SEEDS)' $(fixed_addresses) build/$*/tests/fastgpu_device_tests
+
+gpu-code: $(dependencies)
+	python tools/check_gpu_code.py
 
 # Two at a time: many tests wait, and each has up to 64 ranks of its own.
 test-python: $(extension)

@@ -8,6 +8,10 @@ function(fastgpu_layer name)
   set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${name})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "^${folder}/(proof|simulate)/")
+  file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${folder}/*.cu)
+  if(FASTGPU_HAS_CUDA)
+    list(FILTER sources EXCLUDE REGEX "_stub\\.cpp$")
+  endif()
   string(REPLACE "/" "_" target fastgpu_${name})
   add_library(${target} STATIC ${sources})
   if(NOT name MATCHES "/")
@@ -21,6 +25,20 @@ function(fastgpu_layer name)
   endforeach()
   target_link_libraries(${target} PRIVATE fastgpu_flags PUBLIC Threads::Threads)
   fastgpu_simd_flags("${sources}")
+  if(FASTGPU_HAS_CUDA AND cuda_sources)
+    fastgpu_device_code(${target} "${cuda_sources}")
+  endif()
+endfunction()
+
+# Compiles a layer's .cu files into its library. The bits must be those of the CPU: no fused
+# multiply-add.
+function(fastgpu_device_code target sources)
+  add_library(${target}_cuda OBJECT ${sources})
+  target_include_directories(${target}_cuda PRIVATE
+    $<TARGET_PROPERTY:${target},INCLUDE_DIRECTORIES>)
+  target_compile_options(${target}_cuda PRIVATE --fmad=false -Xcompiler=-Wall,-Wextra)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_cuda>)
+  target_link_libraries(${target} PUBLIC CUDA::cudart_static)
 endfunction()
 
 # NAME_avx2.cpp, NAME_avx512.cpp and NAME_avx512fp16.cpp hold the same loops as NAME_base.cpp,

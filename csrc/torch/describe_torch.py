@@ -13,3 +13,4 @@ import torch
 print("root=" + os.path.dirname(torch.__file__))
 print("version=" + ".".join(torch.__version__.split("+")[0].split(".")[:2]))
 print("cxx11_abi=" + str(int(torch.compiled_with_cxx11_abi())))
+print("cuda=" + (torch.version.cuda or ""))

@@ -11,7 +11,7 @@
 namespace fastgpu::test {
 namespace {
 
-struct Case {
+struct ReduceCase {
   DType dtype = DType::kFloat32;
   ReduceOp reduce_op = ReduceOp::kSum;
   int sources = 1;
@@ -22,10 +22,10 @@ struct Case {
   bool in_place = false;  // target 0 is source 0
 };
 
-Case draw_case(DType dtype, ReduceOp reduce_op, std::mt19937_64& random) {
+ReduceCase draw_reduce(DType dtype, ReduceOp reduce_op, std::mt19937_64& random) {
   const auto below = [&](uint64_t n) { return random() % n; };
   constexpr std::size_t kCounts[] = {0, 1, 7, 64, 333};
-  Case drawn{.dtype = dtype, .reduce_op = reduce_op};
+  ReduceCase drawn{.dtype = dtype, .reduce_op = reduce_op};
   drawn.sources = 1 + static_cast<int>(below(device::kMaxSources));
   drawn.targets = 1 + static_cast<int>(below(3));
   drawn.count = kCounts[below(5)];
@@ -35,7 +35,7 @@ Case draw_case(DType dtype, ReduceOp reduce_op, std::mt19937_64& random) {
   return drawn;
 }
 
-void check_case(const Case& drawn, uint64_t seed) {
+void check_case(const ReduceCase& drawn, uint64_t seed) {
   std::mt19937_64 random(seed);
   const std::size_t element = size_of(drawn.dtype);
   const std::size_t size_bytes = drawn.count * element;
@@ -87,7 +87,8 @@ TEST(every_reduction_has_the_bits_of_the_cpu) {
       const auto reduce_op = static_cast<ReduceOp>(op);
       const bool defined = device::find_reduce_all(type, reduce_op) != nullptr;
       CHECK_EQ(defined, find_reduce(type, reduce_op) != nullptr);
-      for (int i = 0; defined && i < 2; ++i) check_case(draw_case(type, reduce_op, random), ++seed);
+      for (int i = 0; defined && i < 2; ++i)
+        check_case(draw_reduce(type, reduce_op, random), ++seed);
     }
   }
 }

@@ -1,0 +1,16 @@
+// The kernels of this folder as the CUDA runtime launches them. A build without nvcc has none:
+// lane_code_stub.cpp takes the place of the .cu files.
+//
+// Threading: any thread.
+#pragma once
+
+#include "base/dtype.h"
+
+namespace fastgpu::device {
+
+// nullptr where there is none.
+const void* lanes_kernel(DType dtype, ReduceOp reduce_op);  // run_lanes(), with LaneArgs
+const void* copy_lanes_kernel();  // the same, for collectives that do not reduce
+const void* small_kernel(DType dtype, ReduceOp reduce_op);  // all_reduce_small(), with SmallArgs
+
+}  // namespace fastgpu::device

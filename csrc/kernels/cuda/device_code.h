@@ -1,0 +1,17 @@
+// The kernels of this folder as the CUDA runtime launches them. A build without nvcc has none:
+// device_code_stub.cpp takes the place of device_code.cu.
+//
+// Threading: any thread.
+#pragma once
+
+#include "base/dtype.h"
+
+namespace fastgpu::device {
+
+// Whether this build has device code, and this machine a GPU with a driver that runs it.
+bool available();
+
+// reduce_all(), with ReduceArgs; nullptr if there is none.
+const void* reduce_all_kernel(DType dtype, ReduceOp reduce_op);
+
+}  // namespace fastgpu::device

@@ -1,0 +1,9 @@
+#include "kernels/cuda/device_code.h"
+
+namespace fastgpu::device {
+
+bool available() { return false; }
+
+const void* reduce_all_kernel(DType, ReduceOp) { return nullptr; }
+
+}  // namespace fastgpu::device

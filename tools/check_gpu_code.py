@@ -1,0 +1,113 @@
+"""Compiles the device code for GPUs, and checks what the compiler made of it: check_gpu_code.py.
+
+No GPU is needed, only nvcc. A warning is an error. The code must not spill registers, use a stack,
+or load through caches that are not coherent; it must move data 16 bytes at a time, and acquire and
+release words for the whole system. Without nvcc the check is skipped, with the reason. A source
+that passed is compiled again only if it, a header that it includes, or this file has changed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tidy import project_includes
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "gpu-code"
+
+FLAGS = [
+    *("-std=c++20", "-O3", "--fmad=false", "-Xcompiler=-Wall,-Wextra", "-Werror=all-warnings"),
+    *("--ptxas-options=-v", f"-I{ROOT / 'csrc'}"),
+    *("-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90"),
+    "-gencode=arch=compute_100,code=[sm_100,compute_100]",
+]
+
+STACK = re.compile(
+    r"^.*\b[1-9]\d* bytes (?:stack frame|spill stores|spill loads)\b.*$", re.MULTILINE
+)
+INCOHERENT = re.compile(r"^.*\bld\.global\.nc\b.*$", re.MULTILINE)
+WIDE = ("ld.global.v4.u32", "st.global.v4.u32")
+ORDER = ("ld.acquire.sys.global.u64", "st.release.sys.global.u64")
+
+# What the PTX of a source must contain. Words of the small all_reduce carry their data: no order.
+NEEDED = {
+    "csrc/kernels/cuda/device_code.cu": WIDE,
+    "csrc/engine/device/lane_code.cu": WIDE + ORDER,
+    "csrc/engine/device/small_code.cu": ("st.relaxed.sys.global.u64", "ld.relaxed.sys.global.u64"),
+}
+
+
+def sources() -> list[Path]:
+    """Returns the sources of device code."""
+    return sorted((ROOT / "csrc").rglob("*.cu"))
+
+
+def faults_of_log(log: str) -> list[str]:
+    """Returns the kernels' faults that the assembler reports."""
+    return [f"uses a stack: {line.strip()}" for line in STACK.findall(log)]
+
+
+def faults_of_ptx(name: str, ptx: str, needed: tuple[str, ...]) -> list[str]:
+    """Returns what is wrong in the PTX of a source, which must contain `needed`."""
+    found = [f"{name}: incoherent load: {line.strip()}" for line in INCOHERENT.findall(ptx)]
+    return found + [f"{name}: no {what}" for what in needed if what not in ptx]
+
+
+def stamp_of(source: Path, version: str) -> Path:
+    """Returns the file that exists if `source` has passed as it is."""
+    digest = hashlib.sha256(version.encode())
+    for path in (Path(__file__), source, *sorted(project_includes(source))):
+        digest.update(path.read_bytes())
+    return BUILD / f"{source.stem}-{digest.hexdigest()}.passed"
+
+
+def check(source: Path, nvcc: str, stamp: Path) -> list[str]:
+    """Compiles a source for all architectures; returns its faults."""
+    name = str(source.relative_to(ROOT))
+    keep = BUILD / source.stem
+    shutil.rmtree(keep, ignore_errors=True)
+    keep.mkdir(parents=True)
+    command = [nvcc, *FLAGS, "--keep", f"--keep-dir={keep}", "-c", str(source)]
+    result = subprocess.run(
+        [*command, "-o", str(keep / "object.o")], capture_output=True, text=True, cwd=keep
+    )
+    if result.returncode != 0:
+        return [f"{name}: {result.stdout}{result.stderr}"]
+    faults = [f"{name}: {fault}" for fault in faults_of_log(result.stdout + result.stderr)]
+    for ptx in sorted(keep.glob("*.ptx")):
+        faults += faults_of_ptx(f"{name}, {ptx.suffixes[0][1:]}", ptx.read_text(), NEEDED[name])
+    shutil.rmtree(keep)
+    if not faults:
+        stamp.touch()
+    return faults
+
+
+def main() -> int:
+    """Checks all sources; returns the exit status."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        print("GPU code: skipped, because there is no nvcc on PATH")
+        return 0
+    BUILD.mkdir(parents=True, exist_ok=True)
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    stamps = {source: stamp_of(source, version) for source in sources()}
+    waiting = [source for source, stamp in stamps.items() if not stamp.exists()]
+    print(f"GPU code: {len(waiting)} of {len(stamps)} sources to compile", flush=True)
+    failed = False
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for faults in pool.map(lambda source: check(source, nvcc, stamps[source]), waiting):
+            failed = failed or bool(faults)
+            for fault in faults:
+                print(fault, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
