@@ -47,14 +47,16 @@ void fill(const LaneCase& lane_case, const RankBuffers& buffers, int rank, int t
 }
 
 // Kernels take aligned memory, but a payload may lie anywhere.
-void combine(const Region& region, std::byte* target, const std::byte* source, DType dtype,
-             ReduceOp reduce_op) {
+void combine(const Region& region, std::byte* target, const std::byte* source,
+             const LaneCase& lane_case, double factor) {
   const std::size_t size_bytes = region.size_bytes;
   DeviceMemory left(size_bytes);
   DeviceMemory right(size_bytes);
   std::memcpy(left.data(), target, size_bytes);
   std::memcpy(right.data(), source, size_bytes);
-  find_reduce(dtype, reduce_op)(left.data(), right.data(), size_bytes / size_of(dtype));
+  const std::size_t count = size_bytes / size_of(lane_case.dtype);
+  find_reduce(lane_case.dtype, lane_case.reduce_op)(left.data(), right.data(), count);
+  if (factor != 1) scale(left.data(), count, lane_case.dtype, factor);
   std::memcpy(target, left.data(), size_bytes);
 }
 
@@ -69,7 +71,11 @@ std::string describe(const LaneCase& lane_case) {
          ", shots " + std::to_string(request.shots) + ", seed " + std::to_string(lane_case.seed);
 }
 
-void play(const std::vector<Schedule>& schedules, DType dtype, ReduceOp reduce_op,
+double factor_of(const LaneCase& lane_case) {
+  return lane_case.reduce_op == ReduceOp::kAvg ? 1.0 / lane_case.request.world : 1;
+}
+
+void play(const std::vector<Schedule>& schedules, const LaneCase& lane_case,
           std::vector<RankBuffers>& ranks) {
   const std::size_t world = schedules.size();
   const std::size_t lanes = schedules.front().lanes.size();
@@ -78,7 +84,8 @@ void play(const std::vector<Schedule>& schedules, DType dtype, ReduceOp reduce_o
   const auto take = [&](std::size_t rank, const Step& step, const std::byte* source) {
     std::byte* const target = ranks[rank].at(step.target);
     if (step.reduce) {
-      combine(step.target, target, source, dtype, reduce_op);
+      const double factor = step.completes ? factor_of(lane_case) : 1;
+      combine(step.target, target, source, lane_case, factor);
     } else if (step.target.size_bytes != 0) {
       std::memmove(target, source, step.target.size_bytes);
     }
@@ -111,7 +118,9 @@ void play(const std::vector<Schedule>& schedules, DType dtype, ReduceOp reduce_o
 
 LaneWorld::LaneWorld(simt::Machine& machine, const LaneCase& lane_case,
                      const std::vector<Schedule>& schedules)
-    : world_(lane_case.request.world), lanes_(schedules.front().lanes.size()) {
+    : world_(lane_case.request.world),
+      lanes_(schedules.front().lanes.size()),
+      factor_(factor_of(lane_case)) {
   for (int rank = 0; rank < world_; ++rank) {
     const Schedule& schedule = schedules[index(rank)];
     tables_.push_back(lane_case.all_counts.empty()
@@ -147,6 +156,7 @@ device::LaneArgs LaneWorld::args(int rank, uint64_t key) const {
   args.first = tables_[mine].first.data();
   args.key[0] = key;
   args.key[1] = ~key;
+  args.factor = factor_;
   args.operation = const_cast<uint64_t*>(operations_[mine].data());
   for (std::size_t buffer = 0; buffer < 3; ++buffer) {
     args.buffers[buffer] = ranks_[mine].memory[buffer].data();
@@ -259,7 +269,7 @@ std::string run_case(const LaneCase& lane_case) {
     for (int rank = 0; rank < world_size; ++rank) {
       fill(lane_case, expected[index_of(rank)], rank, turn);
     }
-    play(schedules, lane_case.dtype, lane_case.reduce_op, expected);
+    play(schedules, lane_case, expected);
     for (int rank = 0; rank < world_size; ++rank) {
       const DeviceMemory& data = expected[index_of(rank)].memory[1];
       const auto& result = results[index_of(turn)][index_of(rank)];
@@ -301,11 +311,13 @@ LaneCase draw_case(uint64_t seed) {
   if (request.collective == Collective::kAllToAll && below(2) == 0) {
     drawn.all_counts = uneven_counts(request.world, request.count);
   }
-  constexpr std::array<std::pair<DType, ReduceOp>, 6> kReductions{{
+  constexpr std::array<std::pair<DType, ReduceOp>, 8> kReductions{{
       {DType::kFloat32, ReduceOp::kSum},
       {DType::kBFloat16, ReduceOp::kSum},
       {DType::kFloat16, ReduceOp::kSum},
       {DType::kFloat32, ReduceOp::kMax},
+      {DType::kFloat32, ReduceOp::kAvg},
+      {DType::kBFloat16, ReduceOp::kAvg},
       {DType::kInt64, ReduceOp::kSum},
       {DType::kInt8, ReduceOp::kBxor},
   }};

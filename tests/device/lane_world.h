@@ -50,8 +50,11 @@ struct RankBuffers {
 };
 
 // Runs the steps of all ranks one after the other, with payloads copied as they are sent.
-void play(const std::vector<Schedule>& schedules, DType dtype, ReduceOp reduce_op,
+void play(const std::vector<Schedule>& schedules, const LaneCase& lane_case,
           std::vector<RankBuffers>& ranks);
+
+// Of an average; else 1.
+double factor_of(const LaneCase& lane_case);
 
 // The memory that lanes of a group need.
 class LaneWorld {
@@ -75,6 +78,7 @@ class LaneWorld {
 
   int world_;
   std::size_t lanes_;
+  double factor_;
   uint64_t patience_ = 3'000'000;
   uint64_t host_stop_ = 0;
   std::vector<device::Table> tables_;

@@ -42,6 +42,7 @@ device::SmallArgs SmallWorld::args(int rank, std::byte* data, uint64_t size_byte
   args.input = data;
   args.output = data;
   args.size_bytes = size_bytes;
+  args.factor = case_.averages ? 1.0 / case_.world : 1;
   args.capacity = kCapacity;
   args.operation = operations_[index(rank)].data();
   for (std::size_t each = 0; each < index(case_.world); ++each) {
@@ -93,6 +94,9 @@ std::string run_small(const SmallCase& small_case) {
         reduce(expected.back().data(), numbers.data(), count);
       }
     }
+    if (small_case.averages) {
+      scale(expected.back().data(), count, small_case.dtype, 1.0 / small_case.world);
+    }
     for (int rank = 0; rank < small_case.world; ++rank) {
       world.launch(rank, data.back()[static_cast<std::size_t>(rank)].data(), size_bytes,
                    100 + count);
@@ -125,6 +129,7 @@ SmallCase draw_small(uint64_t seed) {
   drawn.counts.clear();
   for (int i = 0; i < 5; ++i) drawn.counts.push_back(kCounts[below(kCounts.size())]);
   drawn.shift = below(2);
+  drawn.averages = below(2) == 0;
   drawn.slow_stream = below(2) == 0;
   // In half of the cases the flags wrap around; in the others the slots are cleared.
   drawn.ended = below(2) == 0 ? 0xfffffffd : 5 * device::kClearEvery - 3;

@@ -19,6 +19,7 @@ struct SmallCase {
   std::vector<uint64_t> counts{64};  // of each operation
   uint64_t ended = 0xfffffffd;       // operations before the first
   std::size_t shift = 0;             // elements
+  bool averages = false;
   bool slow_stream = false;
   uint64_t seed = 1;
   // Plant faults, to test the tests.

@@ -40,6 +40,7 @@ device::ReduceArgs args_of(const std::vector<Rank>& ranks, std::size_t rank, std
     args.targets.at[peer] = ranks[peer].output.data() + begin;
   }
   args.size_bytes = end - begin;
+  args.factor = 1;
   return args;
 }
 

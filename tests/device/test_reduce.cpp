@@ -20,6 +20,7 @@ struct ReduceCase {
   std::size_t shift = 0;  // elements
   bool apart = false;     // the last source lies otherwise within 16 bytes
   bool in_place = false;  // target 0 is source 0
+  double factor = 1;
 };
 
 ReduceCase draw_reduce(DType dtype, ReduceOp reduce_op, std::mt19937_64& random) {
@@ -32,6 +33,8 @@ ReduceCase draw_reduce(DType dtype, ReduceOp reduce_op, std::mt19937_64& random)
   drawn.shift = below(3) == 0 ? 1 : 0;
   drawn.apart = below(4) == 0;
   drawn.in_place = below(2) == 0;
+  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
+  if (reduce_op == ReduceOp::kAvg && !is_integer) drawn.factor = 1.0 / drawn.sources;
   return drawn;
 }
 
@@ -43,6 +46,7 @@ void check_case(const ReduceCase& drawn, uint64_t seed) {
   std::vector<DeviceMemory> targets;
   device::ReduceArgs args{};
   args.size_bytes = size_bytes;
+  args.factor = drawn.factor;
   args.sources.count = drawn.sources;
   args.targets.count = drawn.targets;
   for (int i = 0; i < drawn.sources; ++i) {
@@ -59,6 +63,7 @@ void check_case(const ReduceCase& drawn, uint64_t seed) {
     std::memcpy(aligned.data(), args.sources.at[i], size_bytes);
     reduce(expected.data(), aligned.data(), drawn.count);
   }
+  if (drawn.factor != 1) scale(expected.data(), drawn.count, drawn.dtype, drawn.factor);
   for (int i = 0; i < drawn.targets; ++i) {
     targets.emplace_back(size_bytes, drawn.shift * element);
     args.targets.at[i] = drawn.in_place && i == 0 ? sources.front().data() : targets.back().data();

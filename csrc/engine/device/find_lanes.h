@@ -20,8 +20,10 @@ struct FindLanes {
   }
 };
 
-// nullptr if there is none.
+// nullptr if there is none. Averages of integers have none: lanes multiply, and do not divide.
 inline LaneKernel find_lanes(DType dtype, ReduceOp reduce_op) {
+  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
+  if (is_integer && reduce_op == ReduceOp::kAvg) return nullptr;
   return find_reduction(dtype, reduce_op, FindLanes{});
 }
 

@@ -19,8 +19,10 @@ struct FindSmall {
   }
 };
 
-// nullptr if there is none.
+// nullptr if there is none. Averages of integers have none.
 inline SmallKernel find_small(DType dtype, ReduceOp reduce_op) {
+  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
+  if (is_integer && reduce_op == ReduceOp::kAvg) return nullptr;
   return find_reduction(dtype, reduce_op, FindSmall{});
 }
 

@@ -26,7 +26,7 @@ bool continues(const FoldStep& earlier, const FoldStep& later) {
     return false;
   }
   const std::size_t count = earlier.sources.size() + later.sources.size() - 1;
-  if (later.sources.size() == 1 || count > kMaxSources) return false;
+  if (earlier.completes || later.sources.size() == 1 || count > kMaxSources) return false;
   return std::all_of(later.sources.begin() + 1, later.sources.end(), [&](const FoldSource& source) {
     return !source.is_local() || !overlap(source.region, later.region);
   });

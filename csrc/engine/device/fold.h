@@ -31,7 +31,8 @@ struct FoldSource {
 struct FoldStep {
   Region region;  // of a send: what is sent; else the target
   std::vector<FoldSource> sources;
-  int peer = -1;  // of a send
+  bool completes = false;  // the target then holds the reduction over all ranks
+  int peer = -1;           // of a send
   uint32_t frame = 0;
 
   bool is_send() const { return sources.empty(); }

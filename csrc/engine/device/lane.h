@@ -29,6 +29,7 @@ struct LaneArgs {
   const Entry* entries;
   const uint32_t* first;                  // Table::first
   uint64_t key[2];                        // of the call
+  double factor;                          // of averages; else 1
   uint64_t* operation;                    // by lane: how many have ended; this rank's own
   std::byte* buffers[3];                  // input, data, scratch
   uint64_t locations[3];                  // of the buffers, for peers
@@ -139,7 +140,8 @@ FASTGPU_DEVICE bool combine(const Run& run, const Entry& entry, uint32_t number,
   // From here on the sources are known to every thread, the frames are there, and what other
   // threads did in earlier entries is done.
   if (simt::sync_block_or(failed)) return false;
-  reduce_share<Element, Op>(sources, targets, entry.size_bytes, share_of_block());
+  const double factor = entry.completes ? run.args.factor : 1;
+  reduce_share<Element, Op>(sources, targets, entry.size_bytes, factor, share_of_block());
   return true;
 }
 

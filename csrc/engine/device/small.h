@@ -34,6 +34,7 @@ struct SmallArgs {
   const std::byte* input;  // may be the output
   std::byte* output;
   uint64_t size_bytes;
+  double factor;                 // of averages; else 1
   uint32_t capacity;             // words of 4 bytes that a slot row has for data
   uint64_t* operation;           // by block: how many have ended; this rank's own
   uint64_t* slots[kMaxRanks];    // by rank: [set][from][slots_of(capacity)]
@@ -149,6 +150,18 @@ FASTGPU_DEVICE void store_word(std::byte* memory, uint64_t word, uint64_t size_b
 }
 
 template <typename Element, typename Op>
+FASTGPU_DEVICE uint32_t scale_word(double factor, uint32_t result) {
+  if constexpr (kScales<Element, Op>) {
+    if (factor != 1) {
+      const Pack scaled =
+          scale_pack<Element>({{result, 0, 0, 0}}, static_cast<typename Element::Value>(factor));
+      return scaled.word[0];
+    }
+  }
+  return result;
+}
+
+template <typename Element, typename Op>
 FASTGPU_DEVICE bool combine_slots(const Run& run, uint64_t word) {
   const SmallArgs& args = run.args;
   using Storage = typename Element::Storage;
@@ -162,7 +175,8 @@ FASTGPU_DEVICE bool combine_slots(const Run& run, uint64_t word) {
     }
     result = from == 0 ? data : combine_word<Element, Op>(result, data);
   }
-  store_word<Storage>(args.output, word, args.size_bytes, result);
+  store_word<Storage>(args.output, word, args.size_bytes,
+                      scale_word<Element, Op>(args.factor, result));
   return true;
 }
 

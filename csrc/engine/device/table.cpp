@@ -34,6 +34,7 @@ std::vector<FoldStep> translate(const Lane& lane, const FindFrame& find_frame) {
       out.frame = step.ordinal + 1;
     } else {
       out.region = step.target;
+      out.completes = step.completes;
       if (step.reduce) out.sources.push_back({.region = step.target});
       out.sources.push_back(step.verb == Verb::kRecv ? find_frame(step)
                                                      : FoldSource{.region = step.source});
@@ -92,7 +93,8 @@ class LaneWriter {
     entries_.push_back({.place = place_of(step.region),
                         .size_bytes = step.region.size_bytes,
                         .kind = EntryKind::kCombine,
-                        .count = static_cast<uint8_t>(step.sources.size())});
+                        .count = static_cast<uint8_t>(step.sources.size()),
+                        .completes = step.completes});
     for (const FoldSource& source : step.sources) {
       entries_.push_back(
           {.place = place_of(source.region) | (source.relative ? Place::kRelative : 0),

@@ -40,8 +40,9 @@ struct alignas(32) Entry {
   uint32_t frame = 0;       // 1 + ordinal
   uint8_t peer = 0;
   EntryKind kind = EntryKind::kPost;
-  uint8_t count = 1;   // of the group; of a kCombine: of its sources
-  bool opens = false;  // a kPost: the channel's first, which fills the mail
+  uint8_t count = 1;       // of the group; of a kCombine: of its sources
+  bool opens = false;      // a kPost: the channel's first, which fills the mail
+  bool completes = false;  // a kCombine: its results are multiplied by LaneArgs::factor
 };
 
 inline constexpr int kFrameBits = 20;  // frames of a channel in one operation

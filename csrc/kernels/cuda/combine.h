@@ -60,6 +60,12 @@ FASTGPU_DEVICE uint32_t combine_pairs(uint32_t a, uint32_t b, Short<Format>) {
                              Op::apply(widen_half<Format>(a, true), widen_half<Format>(b, true)));
 }
 
+template <typename Format>
+FASTGPU_DEVICE uint32_t scale_pairs(uint32_t pair, float factor, Short<Format>) {
+  return narrow_pair<Format>(widen_half<Format>(pair, false) * factor,
+                             widen_half<Format>(pair, true) * factor);
+}
+
 #else
 
 template <typename Element>
@@ -105,6 +111,46 @@ FASTGPU_DEVICE Pack combine_packs(const Pack& a, const Pack& b) {
     FASTGPU_UNROLL
     for (int i = 0; i < 4; ++i) result.word[i] = combine_word<Element, Op>(a.word[i], b.word[i]);
     return result;
+  }
+}
+
+// AVG divides sums of floating-point numbers, as scale() of the CPU does: the sum is rounded, and
+// then its product with the factor. Integers are divided elsewhere.
+template <typename Element, typename Op>
+inline constexpr bool kScales = false;
+template <typename Number>
+inline constexpr bool kScales<Real<Number>, Sum> = true;
+template <typename Format>
+inline constexpr bool kScales<Short<Format>, Sum> = true;
+
+template <typename Element>
+FASTGPU_DEVICE typename Element::Storage scale_element(typename Element::Storage element,
+                                                       typename Element::Value factor) {
+  return Element::store(Element::load(element) * factor);
+}
+
+template <typename Element>
+FASTGPU_DEVICE Pack scale_pack(const Pack& pack, typename Element::Value factor) {
+#if defined(__CUDACC__)
+  if constexpr (kHasConversion<Element>) {
+    Pack result;
+    FASTGPU_UNROLL
+    for (int i = 0; i < 4; ++i) result.word[i] = scale_pairs(pack.word[i], factor, Element{});
+    return result;
+  } else
+#endif
+  {
+    using Storage = typename Element::Storage;
+    constexpr int kElements = kPackBytes / sizeof(Storage);
+    struct Elements {
+      Storage at[kElements];
+    };
+    auto elements = __builtin_bit_cast(Elements, pack);
+    FASTGPU_UNROLL
+    for (int i = 0; i < kElements; ++i) {
+      elements.at[i] = scale_element<Element>(elements.at[i], factor);
+    }
+    return __builtin_bit_cast(Pack, elements);
   }
 }
 

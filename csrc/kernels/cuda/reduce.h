@@ -60,6 +60,29 @@ FASTGPU_DEVICE Split split(const Sources& sources, const Targets& targets, uint6
   return {head_bytes, (size_bytes - head_bytes) / kPackBytes};
 }
 
+// The end of a reduction: results times a factor, unless it is 1. Only sums of floating-point
+// numbers have one.
+template <typename Element, typename Op>
+struct Finish {
+  double factor;
+
+  FASTGPU_DEVICE Pack operator()(const Pack& result) const {
+    if constexpr (kScales<Element, Op>) {
+      if (factor != 1) return scale_pack<Element>(result, number());
+    }
+    return result;
+  }
+  FASTGPU_DEVICE typename Element::Storage operator()(typename Element::Storage result) const {
+    if constexpr (kScales<Element, Op>) {
+      if (factor != 1) return scale_element<Element>(result, number());
+    }
+    return result;
+  }
+
+ private:
+  FASTGPU_DEVICE auto number() const { return static_cast<typename Element::Value>(factor); }
+};
+
 FASTGPU_DEVICE void store_all(const Targets& targets, uint64_t offset_bytes, const Pack& pack) {
   FASTGPU_NO_UNROLL
   for (int i = 0; i < targets.count; ++i) store_pack(targets.at[i] + offset_bytes, pack);
@@ -69,9 +92,10 @@ FASTGPU_DEVICE void store_all(const Targets& targets, uint64_t offset_bytes, con
 // the first is needed: on a GPU, bytes in flight are bandwidth.
 template <typename Element, typename Op, int kSources, int kAhead>
 FASTGPU_DEVICE void combine_ahead(const Sources& sources, const Targets& targets,
-                                  uint64_t offset_bytes, uint64_t stride_bytes) {
+                                  Finish<Element, Op> finish, uint64_t offset_bytes,
+                                  uint64_t stride_bytes) {
   const int count = kSources == kMaxSources ? sources.count : kSources;
-  Pack packs[kAhead][kSources];
+  Pack packs[kAhead][kSources] = {};  // those from `count` on stay unused
   FASTGPU_UNROLL
   for (int ahead = 0; ahead < kAhead; ++ahead) {
     FASTGPU_UNROLL
@@ -89,45 +113,45 @@ FASTGPU_DEVICE void combine_ahead(const Sources& sources, const Targets& targets
     for (int i = 1; i < kSources; ++i) {
       if (i < count) result = combine_packs<Element, Op>(result, packs[ahead][i]);
     }
-    store_all(targets, offset_bytes + static_cast<uint64_t>(ahead) * stride_bytes, result);
+    store_all(targets, offset_bytes + static_cast<uint64_t>(ahead) * stride_bytes, finish(result));
   }
 }
 
 template <typename Element, typename Op, int kSources, int kAhead>
-FASTGPU_DEVICE void reduce_packs(const Sources& sources, const Targets& targets, const Split& parts,
-                                 Share share) {
+FASTGPU_DEVICE void reduce_packs(const Sources& sources, const Targets& targets,
+                                 Finish<Element, Op> finish, const Split& parts, Share share) {
   const uint64_t stride_bytes = share.stride * kPackBytes;
   uint64_t at = share.first;
   for (; at + (kAhead - 1) * share.stride < parts.packs; at += kAhead * share.stride) {
-    combine_ahead<Element, Op, kSources, kAhead>(sources, targets,
+    combine_ahead<Element, Op, kSources, kAhead>(sources, targets, finish,
                                                  parts.head_bytes + at * kPackBytes, stride_bytes);
   }
   for (; kAhead > 1 && at < parts.packs; at += share.stride) {
-    combine_ahead<Element, Op, kSources, 1>(sources, targets, parts.head_bytes + at * kPackBytes,
-                                            stride_bytes);
+    combine_ahead<Element, Op, kSources, 1>(sources, targets, finish,
+                                            parts.head_bytes + at * kPackBytes, stride_bytes);
   }
 }
 
 // The elements before and behind the packs.
 template <typename Element, typename Op>
-FASTGPU_DEVICE void reduce_rest(const Sources& sources, const Targets& targets, const Split& parts,
-                                uint64_t size_bytes, Share share) {
+FASTGPU_DEVICE void reduce_rest(const Sources& sources, const Targets& targets,
+                                Finish<Element, Op> finish, const Split& parts, uint64_t size_bytes,
+                                Share share) {
   using Storage = typename Element::Storage;
   const uint64_t rest = (size_bytes - parts.packed_bytes()) / sizeof(Storage);
   for (uint64_t i = share.first; i < rest; i += share.stride) {
     uint64_t offset_bytes = i * sizeof(Storage);
     if (offset_bytes >= parts.head_bytes) offset_bytes += parts.packed_bytes();
     Storage result = load_element<Storage>(sources.at[0] + offset_bytes);
-    FASTGPU_UNROLL  // the pointers are in registers, which no variable can index
-        for (int each = 1; each < kMaxSources; ++each) {
-      if (each < sources.count) {
-        result = combine_elements<Element, Op>(
-            result, load_element<Storage>(sources.at[each] + offset_bytes));
-      }
+    FASTGPU_NO_UNROLL
+    for (int each = 1; each < sources.count; ++each) {
+      result = combine_elements<Element, Op>(
+          result, load_element<Storage>(sources.at[each] + offset_bytes));
     }
-    FASTGPU_UNROLL
-    for (int each = 0; each < kMaxSources; ++each) {
-      if (each < targets.count) store_element(targets.at[each] + offset_bytes, result);
+    result = finish(result);
+    FASTGPU_NO_UNROLL
+    for (int each = 0; each < targets.count; ++each) {
+      store_element(targets.at[each] + offset_bytes, result);
     }
   }
 }
@@ -135,7 +159,8 @@ FASTGPU_DEVICE void reduce_rest(const Sources& sources, const Targets& targets, 
 // One pack after another, and little code: bandwidth comes from the number of threads.
 template <typename Element, typename Op>
 FASTGPU_DEVICE void reduce_packs_in_turn(const Sources& sources, const Targets& targets,
-                                         const Split& parts, Share share) {
+                                         Finish<Element, Op> finish, const Split& parts,
+                                         Share share) {
   for (uint64_t at = share.first; at < parts.packs; at += share.stride) {
     const uint64_t offset_bytes = parts.head_bytes + at * kPackBytes;
     Pack result = load_pack(sources.at[0] + offset_bytes);
@@ -143,7 +168,7 @@ FASTGPU_DEVICE void reduce_packs_in_turn(const Sources& sources, const Targets& 
     for (int i = 1; i < sources.count; ++i) {
       result = combine_packs<Element, Op>(result, load_pack(sources.at[i] + offset_bytes));
     }
-    store_all(targets, offset_bytes, result);
+    store_all(targets, offset_bytes, finish(result));
   }
 }
 
@@ -168,34 +193,37 @@ inline constexpr bool kIsCommon<Integer<int64_t>, Max> = true;
 template <typename Op>
 inline constexpr bool kIsCommon<Integer<uint8_t>, Op> = kIsBitwise<Op>;
 
-// targets = sources[0] op sources[1] op ... With one source it is a copy. The arguments are in
-// memory that a variable can index: a kernel's parameters, or shared memory.
+// targets = (sources[0] op sources[1] op ...) * factor. With one source and factor 1 it is a copy.
+// The arguments are in memory that a variable can index: a kernel's parameters, or shared memory.
 template <typename Element, typename Op>
 FASTGPU_DEVICE void reduce_share(const Sources& sources, const Targets& targets,
-                                 uint64_t size_bytes, Share share) {
+                                 uint64_t size_bytes, double factor, Share share) {
+  const Finish<Element, Op> finish{factor};
   const Split parts = split(sources, targets, size_bytes);
   if constexpr (!kIsCommon<Element, Op>) {
-    reduce_packs_in_turn<Element, Op>(sources, targets, parts, share);
+    reduce_packs_in_turn<Element, Op>(sources, targets, finish, parts, share);
   } else if (sources.count == 1) {
-    reduce_packs<Element, Op, 1, 8>(sources, targets, parts, share);
+    reduce_packs<Element, Op, 1, 8>(sources, targets, finish, parts, share);
   } else if (sources.count == 2) {
-    reduce_packs<Element, Op, 2, 4>(sources, targets, parts, share);
+    reduce_packs<Element, Op, 2, 4>(sources, targets, finish, parts, share);
   } else {
-    reduce_packs<Element, Op, kMaxSources, 1>(sources, targets, parts, share);
+    reduce_packs<Element, Op, kMaxSources, 1>(sources, targets, finish, parts, share);
   }
-  reduce_rest<Element, Op>(sources, targets, parts, size_bytes, share);
+  reduce_rest<Element, Op>(sources, targets, finish, parts, size_bytes, share);
 }
 
 struct ReduceArgs {
   Sources sources;
   Targets targets;
   uint64_t size_bytes;
+  double factor;  // 1, but for averages of floating-point numbers
 };
 
 template <typename Element, typename Op>
 FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, (kIsCommon<Element, Op> ? 1 : 2))
     reduce_all(FASTGPU_PARAMETER(ReduceArgs) args) {
-  reduce_share<Element, Op>(args.sources, args.targets, args.size_bytes, share_of_grid());
+  reduce_share<Element, Op>(args.sources, args.targets, args.size_bytes, args.factor,
+                            share_of_grid());
 }
 
 }  // namespace fastgpu::device
