@@ -30,7 +30,7 @@ struct FoldSource {
 // A send if there are no sources. Otherwise target = source op source ..., in order.
 struct FoldStep {
   Region region;  // of a send: what is sent; else the target
-  std::vector<FoldSource> sources;
+  std::vector<FoldSource> sources{};
   bool completes = false;  // the target then holds the reduction over all ranks
   int peer = -1;           // of a send
   uint32_t frame = 0;
