@@ -151,7 +151,7 @@ device-tsan: fixed_addresses := $(shell setarch --addr-no-randomize true 2>/dev/
 device-%: $(dependencies)
 	cmake --preset $* --log-level=WARNING
 	cmake --build --preset $* --target fastgpu_device_tests
-	FASTGPU_SEEDS='$(SEEDS)' $(fixed_addresses) build/$*/tests/fastgpu_device_tests
+	FASTGPU_TEST_SEEDS='$(SEEDS)' $(fixed_addresses) build/$*/tests/fastgpu_device_tests
 
 gpu-code: $(dependencies)
 	python tools/check_gpu_code.py

@@ -17,7 +17,7 @@ bool sync_block_or(bool mine) {
   // The threads of a block skip the same barriers.
   const uint64_t number = me.barriers++;
   if (state.has(MachineFault::kSkippedBarriers)) {
-    Random draw{state.options.seed + me.block->index * 1000 + number};
+    Random draw{state.options.seed + uint64_t{me.block->index} * 1000 + number};
     if (draw.one_in(4)) return mine;
   }
   return state.arrive(me.block->barrier, mine, !state.has(MachineFault::kUnorderedBarriers));

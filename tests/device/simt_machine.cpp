@@ -20,7 +20,7 @@ Machine::~Machine() {
   const IgnoredAccesses ignored;
   machine_state = nullptr;
   if (state_->running != 0) {
-    static_cast<void>(state_.release());  // the stacks are in use
+    [[maybe_unused]] const MachineState* const in_use = state_.release();  // its stacks are
     return;
   }
   const Context host = Context::current();

@@ -21,7 +21,7 @@ FASTGPU_KERNEL reverse(uint32_t* numbers) {
     uint32_t at[kBlockThreads];
   };
   FASTGPU_SHARED(Numbers, shared);
-  uint32_t* const mine = numbers + simt::block_index() * simt::block_size();
+  uint32_t* const mine = numbers + std::size_t{simt::block_index()} * simt::block_size();
   shared.at[simt::thread_index()] = mine[simt::thread_index()];
   simt::sync_block();
   mine[simt::thread_index()] = shared.at[simt::block_size() - 1 - simt::thread_index()];
@@ -56,7 +56,7 @@ FASTGPU_KERNEL take(const uint64_t* word, const uint64_t* payload, uint64_t* tak
 TEST(threads_of_a_block_share_memory) {
   Machine machine({.seed = 3});
   Stream* const stream = machine.make_stream(0);
-  std::array<uint32_t, 3 * kBlockThreads> numbers{};
+  std::array<uint32_t, std::size_t{3} * kBlockThreads> numbers{};
   for (uint32_t i = 0; i < numbers.size(); ++i) numbers[i] = i;
   machine.launch(stream, {.blocks = 3, .threads = kBlockThreads}, [&] { reverse(numbers.data()); });
   machine.synchronize(stream);

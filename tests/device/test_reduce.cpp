@@ -84,8 +84,8 @@ void check_case(const ReduceCase& drawn, uint64_t seed) {
 }  // namespace
 
 TEST(every_reduction_has_the_bits_of_the_cpu) {
-  std::mt19937_64 random(11);
-  uint64_t seed = 0;
+  uint64_t seed = 1;
+  std::mt19937_64 random(seed);
   for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
     for (int op = 0; op < kReduceOpCount; ++op) {
       const auto type = static_cast<DType>(dtype);
