@@ -91,7 +91,7 @@ class IgnoredAccesses {
 // A stack with its context, both used again after a fiber has ended.
 struct Stack {
   static constexpr std::size_t kBytes = 64 * 1024;
-  static Stack make() { return {std::make_unique<char[]>(kBytes), Context::make()}; }
+  static Stack make() { return {std::make_unique_for_overwrite<char[]>(kBytes), Context::make()}; }
   std::unique_ptr<char[]> memory;
   Context context;
 };

@@ -83,7 +83,7 @@ void MachineState::begin_block(Kernel& kernel) {
     warp.barrier.waiting.reserve(kWarpSize);
     left -= warp.barrier.expected;
   }
-  block->shared = std::make_unique<char[]>(kSharedBytes);
+  block->shared = std::make_unique_for_overwrite<char[]>(kSharedBytes);
   block->shared_variables.reserve(kSharedVariables);
   running += kernel.grid.threads;
   for (Runnable* threads : {&fast, &slow}) {

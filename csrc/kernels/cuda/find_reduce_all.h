@@ -7,8 +7,6 @@
 
 namespace fastgpu::device {
 
-using ReduceAllKernel = void (*)(ReduceArgs);
-
 struct FindReduceAll {
   template <typename Element, typename Op>
   ReduceAllKernel operator()() const {

@@ -226,4 +226,6 @@ FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, (kIsCommon<Element, Op> ? 1 : 2))
                             share_of_grid());
 }
 
+using ReduceAllKernel = void (*)(ReduceArgs);
+
 }  // namespace fastgpu::device
