@@ -2,7 +2,7 @@
 # (csrc/kernels/cuda/device_code.h), and everything else is the same.
 #
 # AUTO builds it for a CUDA build of torch if there is a compiler: then somebody may use it, and the
-# compiler's 25 seconds of processor time for each architecture are well spent.
+# compiler's 20 seconds of processor time for each architecture are well spent.
 include(CheckLanguage)
 
 set(FASTGPU_CUDA AUTO CACHE STRING "build device code: ON, OFF or AUTO")
