@@ -16,7 +16,7 @@ reason = netns.unavailable()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
-@pytest.mark.parametrize("host_of", ["0011", "001", "00011", "010122"])
+@pytest.mark.parametrize("host_of", ["001", "0011"])
 def test_encoded_all_reduce(host_of: str) -> None:
     with netns.hosts(len(set(host_of))) as hosts:
         outputs = netns.run_ranks(
