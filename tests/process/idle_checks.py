@@ -14,7 +14,8 @@ import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.events import Events
 
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 0.4
+TRIES = 3  # the idlest one counts: on a busy machine one may include work that came late
 # Seen: 0.2% of a core, and 15 switches a second; 150 if a rank yields to others before it sleeps.
 # A thread that spins takes 100%, and one that sleeps for 100 us at a time switches 10,000 times.
 MOST_OF_A_CORE = 0.04
@@ -46,23 +47,29 @@ class Usage:
         self.processor = used.ru_utime + used.ru_stime
         self.switches = used.ru_nvcsw + used.ru_nivcsw
 
-    def assert_idle(self) -> None:
-        """Checks that the process has been idle since then."""
+    def since(self) -> tuple[float, float]:
+        """Returns the share of a core, and the context switches by second, since then."""
         now = Usage()
         seconds = now.wall - self.wall
-        share = (now.processor - self.processor) / seconds
-        rate = (now.switches - self.switches) / seconds
-        used = f"{share:.2%} of a core and {rate:.0f} switches a second, for {seconds:.1f} s"
-        print(used)
-        assert share < MOST_OF_A_CORE, f"an idle rank took {used}"
-        assert rate < MOST_SWITCHES_PER_SECOND, f"an idle rank took {used}"
+        return (now.processor - self.processor) / seconds, (now.switches - self.switches) / seconds
+
+
+def assert_idle(tries: list[tuple[float, float]]) -> None:
+    """Checks that the process was idle in one of the tries, each a share and a rate of switches."""
+    used = ", ".join(f"{share:.2%} of a core and {rate:.0f} switches/s" for share, rate in tries)
+    print(used)
+    idle = (share < MOST_OF_A_CORE and rate < MOST_SWITCHES_PER_SECOND for share, rate in tries)
+    assert any(idle), f"an idle rank took {used}"
 
 
 def stay_idle() -> None:
     """Does nothing for a while."""
-    before = Usage()
-    time.sleep(IDLE_SECONDS)
-    before.assert_idle()
+    tries = []
+    for _ in range(TRIES):
+        before = Usage()
+        time.sleep(IDLE_SECONDS)
+        tries.append(before.since())
+    assert_idle(tries)
 
 
 def after_use() -> None:
@@ -95,24 +102,39 @@ def with_pending_calls() -> None:
 
 def while_waiting() -> None:
     """A thread waits for a message, then for a collective, while rank 1 is late."""
+    use_group()
+    for wait in (wait_for_message, wait_for_collective):
+        assert_idle([wait(number) for number in range(TRIES)])
+
+
+def be_late(name: str) -> Usage:
+    """Rank 1 stays behind the others for a while; returns what was used before they wait."""
     rank, world = me_and_world()
     events = Events()
-    use_group()
-    for wait in ("message", "collective"):
-        if rank == 1:
-            events.wait(*(f"{wait} {peer}" for peer in range(world) if peer != 1))
-            time.sleep(IDLE_SECONDS)
-        else:
-            events.set(f"{wait} {rank}")
-        before = Usage()
-        received = torch.empty(SMALL)
-        if wait == "collective":
-            dist.all_reduce(torch.ones(SMALL))
-        elif rank == 1:
-            for peer in range(world):
-                if peer != 1:
-                    dist.send(received, peer, tag=9)
-        else:
-            dist.recv(received, 1, tag=9)
-        if rank != 1:
-            before.assert_idle()
+    if rank == 1:
+        events.wait(*(f"{name} {peer}" for peer in range(world) if peer != 1))
+        time.sleep(IDLE_SECONDS)
+    else:
+        events.set(f"{name} {rank}")
+    return Usage()
+
+
+def wait_for_message(number: int) -> tuple[float, float]:
+    """Returns what a wait for rank 1 used; of rank 1, nothing."""
+    rank, world = me_and_world()
+    before = be_late(f"message {number}")
+    tensor = torch.ones(SMALL)
+    if rank != 1:
+        dist.recv(tensor, 1, tag=9)
+        return before.since()
+    for peer in range(world):
+        if peer != 1:
+            dist.send(tensor, peer, tag=9)
+    return 0.0, 0.0
+
+
+def wait_for_collective(number: int) -> tuple[float, float]:
+    """The same for a collective."""
+    before = be_late(f"collective {number}")
+    dist.all_reduce(torch.ones(SMALL))
+    return before.since() if dist.get_rank() != 1 else (0.0, 0.0)
