@@ -12,15 +12,6 @@
 
 namespace fastgpu::device {
 
-// `plain` may be the target; else arrays do not overlap. Encoded arrays may lie at any address.
-struct DecodeArgs {
-  Sources sources;     // encoded
-  const float* plain;  // with plain_at
-  int plain_at;        // how many sources come before it; -1: there is none
-  float* target;
-  uint64_t count;
-};
-
 namespace block {
 
 // What a thread reads of an encoded array: 16 bytes of codes, and the scale of its block.

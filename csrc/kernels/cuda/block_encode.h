@@ -8,18 +8,8 @@
 #pragma once
 
 #include "kernels/cuda/block_group.h"
-#include "kernels/cuda/reduce.h"
 
 namespace fastgpu::device {
-
-// Arrays do not overlap. `target` has encoded_bytes() and may lie at any address.
-struct EncodeArgs {
-  const float* source;
-  float* residual;  // with feedback
-  std::byte* target;
-  uint64_t count;
-  uint64_t key;  // of stochastic rounding
-};
 
 // How quotients are rounded. shift() changes that of an element before it is rounded to nearest.
 struct RoundToNearest {

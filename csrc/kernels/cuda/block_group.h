@@ -15,8 +15,8 @@
 
 #include <type_traits>
 
-#include "kernels/arithmetic.h"
 #include "kernels/block_codec.h"
+#include "kernels/cuda/codec_args.h"
 #include "kernels/cuda/quad.h"
 
 namespace fastgpu::device {
@@ -81,10 +81,6 @@ FASTGPU_DEVICE Span span_of(const GroupPart& part, unsigned piece) {
   const unsigned first = begin + 4 * part.thread;
   const unsigned count = end > first ? end - first : 0;
   return {block + first, count < 4 ? count : 4};
-}
-
-FASTGPU_DEVICE bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % kPackBytes == 0;
 }
 
 // Elements that the group does not have are 0.
