@@ -1,244 +1,203 @@
 #include "codec_world.h"
 
+#include <array>
+#include <bit>
+#include <cmath>
 #include <limits>
-#include <memory>
-#include <optional>
 #include <vector>
 
-#include "check.h"
 #include "codec/codec.h"
-#include "codec/random_key.h"
-#include "codec_case.h"
 #include "kernels/cuda/find_codec.h"
 #include "kernels/reduce.h"
 #include "memory.h"
-#include "plan/proof/verify.h"
-#include "sim/memory_world.h"
 
 namespace fastgpu::test {
 namespace {
 
-constexpr int kTurns = 2;
+constexpr std::size_t kGuardBytes = kInt8Block * sizeof(float);
 
-struct Elements {
-  std::size_t first = 0;
-  std::size_t count = 0;
-};
-
-// What a rank has of an array before or after an all_reduce.
-struct RankNumbers {
-  DeviceMemory data;
-  DeviceMemory residual;
-};
-
-std::size_t bytes_of(std::size_t count) { return count * sizeof(float); }
-float* floats_of(const DeviceMemory& memory) { return reinterpret_cast<float*>(memory.data()); }
-
-std::vector<Schedule> schedules_of(const EncodedCase& encoded_case) {
-  PlanRequest request;
-  request.algorithm = Algorithm::kDirect;
-  request.world = encoded_case.world;
-  request.count = encoded_case.count;
-  request.element_size = sizeof(float);
-  request.codec = encoded_case.codec;
-  request.shots = 2;
-  return build_all(request);
+std::string describe(const CodecCase& codec_case) {
+  return std::string(name_of(codec_case.codec)) + ", count " + std::to_string(codec_case.count) +
+         ", shift " + std::to_string(codec_case.shift) + ", encoded shift " +
+         std::to_string(codec_case.encoded_shift) + ", feedback " +
+         std::to_string(codec_case.feedback) + ", stochastic " +
+         std::to_string(codec_case.stochastic) + ", sources " + std::to_string(codec_case.sources) +
+         ", plain at " + std::to_string(codec_case.plain_at) + ", seed " +
+         std::to_string(codec_case.seed);
 }
 
-// The elements that the rank of the schedule sums up: it encodes their sum, and decodes that
-// itself.
-Elements part_of(const Schedule& schedule) {
-  const Step* encode = nullptr;
-  for (const Step& step : schedule.lanes.front()) {
-    if (step.coding == Coding::kEncode) encode = &step;
-    const bool own = encode != nullptr && step.coding == Coding::kDecode && !step.reduce &&
-                     step.source == encode->target;
-    if (own)
-      return {step.target.offset_bytes / sizeof(float), step.target.size_bytes / sizeof(float)};
-  }
-  return {};
+float* floats(const DeviceMemory& memory) { return reinterpret_cast<float*>(memory.data()); }
+
+// With a guard behind arrays that are written.
+DeviceMemory make_numbers(const CodecCase& codec_case, float most, std::size_t guard_bytes,
+                          std::mt19937_64& random) {
+  DeviceMemory numbers(codec_case.count * sizeof(float) + guard_bytes,
+                       codec_case.shift * sizeof(float));
+  fill_numbers(floats(numbers), codec_case.count, most, random);
+  return numbers;
 }
 
-uint64_t key_of(const EncodedCase& encoded_case, std::size_t rank, int turn) {
-  return derived_key(encoded_case.seed, rank * 10 + static_cast<uint64_t>(turn));
+// Which the kernels of the CPU may use, at a border of 16 bytes.
+DeviceMemory copy_of(const DeviceMemory& memory) {
+  DeviceMemory copy(memory.size_bytes());
+  std::memcpy(copy.data(), memory.data(), memory.size_bytes());
+  return copy;
 }
 
-void fill(const EncodedCase& encoded_case, const DeviceMemory& data, std::size_t rank, int turn) {
-  std::mt19937_64 random(key_of(encoded_case, rank, turn));
-  fill_numbers(floats_of(data), encoded_case.count, 1e37F, random);
+std::size_t count_for_kernel(const CodecCase& codec_case) {
+  constexpr std::size_t kBlock = kInt8Block;
+  if (!codec_case.rounds_count_up) return codec_case.count;
+  return (codec_case.count + kBlock - 1) / kBlock * kBlock;
 }
 
-std::vector<RankNumbers> make_numbers(const EncodedCase& encoded_case) {
-  std::vector<RankNumbers> ranks;
-  for (int rank = 0; rank < encoded_case.world; ++rank) {
-    ranks.push_back(
-        {DeviceMemory(bytes_of(encoded_case.count)), DeviceMemory(bytes_of(encoded_case.count))});
-    std::fill_n(floats_of(ranks.back().residual), encoded_case.count, 0.0F);
+std::size_t element_of(const DeviceMemory& result, const DeviceMemory& expected) {
+  for (std::size_t i = 0; i < result.size_bytes(); ++i) {
+    if (result.data()[i] != expected.data()[i]) return i;
   }
-  return ranks;
+  return result.size_bytes();
 }
 
-// The all_reduce of the CPU's engine.
-void reduce_on_cpu(const EncodedCase& encoded_case, const std::vector<Schedule>& schedules,
-                   const std::vector<RankNumbers>& ranks, int turn) {
-  World world(encoded_case.world, 1, encoded_case.seed);
-  std::vector<std::shared_ptr<Work>> works;
-  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-    fill(encoded_case, ranks[rank].data, rank, turn);
-    auto operation = std::make_shared<Operation>();
-    Task& task = operation->task;
-    task.schedule = std::make_shared<const Schedule>(schedules[rank]);
-    task.data = ranks[rank].data.data();
-    if (encoded_case.feedback) task.residual.values = floats_of(ranks[rank].residual);
-    if (encoded_case.stochastic) task.random_key = key_of(encoded_case, rank, turn);
-    task.scratch_pool = std::make_shared<ScratchPool>();
-    task.call.shape.dtype = DType::kFloat32;
-    task.call.shape.count = encoded_case.count;
-    task.key = pack(task.call);
-    task.element_size = sizeof(float);
-    task.reduce = find_reduce(DType::kFloat32, ReduceOp::kSum);
-    task.codec = find_codec(encoded_case.codec);
-    world.queues[rank]->push(operation);
-    works.push_back(work_of(operation));
-  }
-  CHECK(world.run(10'000));
-  for (const auto& work : works) CHECK(work->ok());
+std::string compare(const CodecCase& codec_case, const char* what, const DeviceMemory& result,
+                    const DeviceMemory& expected) {
+  if (result == expected) return "";
+  return describe(codec_case) + ": " + what + " differs from byte " +
+         std::to_string(element_of(result, expected)) + " on";
 }
 
-// Ranks with a GPU each. A rank sums up its part of the data.
-class EncodedWorld {
- public:
-  EncodedWorld(simt::Machine& machine, const EncodedCase& encoded_case,
-               const std::vector<Schedule>& schedules)
-      : machine_(machine), case_(encoded_case), numbers_(make_numbers(encoded_case)) {
-    for (std::size_t rank = 0; rank < numbers_.size(); ++rank) {
-      parts_.push_back(part_of(schedules[rank]));
-      const std::size_t size_bytes = encoded_bytes(case_.codec, parts_.back().count);
-      frames_.emplace_back();
-      for (std::size_t from = 0; from < numbers_.size(); ++from) {
-        frames_.back().emplace_back(size_bytes);
-      }
-      streams_.push_back(machine.make_stream(static_cast<int>(rank)));
-      for (auto* events : {&sent_, &summed_, &taken_}) events->push_back(machine.make_event());
-    }
-  }
-
-  const std::vector<RankNumbers>& numbers() const { return numbers_; }
-  void enqueue(int turn, std::vector<DeviceMemory>& results) {
-    for (std::size_t rank = 0; rank < numbers_.size(); ++rank) send(rank, turn);
-    for (std::size_t rank = 0; rank < numbers_.size(); ++rank) sum_up(rank, turn);
-    for (std::size_t rank = 0; rank < numbers_.size(); ++rank) take(rank, results[rank]);
-  }
-  void synchronize() {
-    for (simt::Stream* stream : streams_) machine_.synchronize(stream);
-  }
-
- private:
-  // The frame from a rank to the one that sums up `part`; of that rank itself: the sum.
-  std::byte* frame(std::size_t part, std::size_t from) const { return frames_[part][from].data(); }
-
-  void encode(std::size_t rank, std::size_t part, int turn) {
-    const auto [first, count] = parts_[part];
-    const device::EncodeArgs args{floats_of(numbers_[rank].data) + first,
-                                  floats_of(numbers_[rank].residual) + first, frame(part, rank),
-                                  count, derived_key(key_of(case_, rank, turn), first)};
-    const device::EncodeKernel kernel = device::find_encode(
-        case_.codec, {.feedback = case_.feedback, .stochastic = case_.stochastic});
-    machine_.launch(streams_[rank], {.blocks = 2}, [kernel, args] { kernel(args); });
-  }
-
-  void decode(std::size_t rank, std::size_t part, device::DecodeArgs args) {
-    args.target = floats_of(numbers_[rank].data) + parts_[part].first;
-    args.count = parts_[part].count;
-    const device::DecodeKernel kernel = device::find_decode(case_.codec);
-    machine_.launch(streams_[rank], {.blocks = 2}, [kernel, args] { kernel(args); });
-  }
-
-  void send(std::size_t rank, int turn) {
-    for (simt::Event* event : taken_) machine_.wait(streams_[rank], event);
-    machine_.call(streams_[rank],
-                  [this, rank, turn] { fill(case_, numbers_[rank].data, rank, turn); });
-    for (std::size_t part = 0; part < parts_.size(); ++part) {
-      if (part != rank) encode(rank, part, turn);
-    }
-    machine_.record(streams_[rank], sent_[rank]);
-  }
-
-  void sum_up(std::size_t rank, int turn) {
-    for (simt::Event* event : sent_) machine_.wait(streams_[rank], event);
-    device::DecodeArgs args{};
-    args.plain = floats_of(numbers_[rank].data) + parts_[rank].first;
-    args.plain_at = static_cast<int>(rank);
-    for (std::size_t from = 0; from < parts_.size(); ++from) {
-      if (from != rank) args.sources.at[args.sources.count++] = frame(rank, from);
-    }
-    decode(rank, rank, args);
-    encode(rank, rank, turn);
-    machine_.record(streams_[rank], summed_[rank]);
-  }
-
-  void take(std::size_t rank, DeviceMemory& result) {
-    for (simt::Event* event : summed_) machine_.wait(streams_[rank], event);
-    for (std::size_t part = 0; part < parts_.size(); ++part) {
-      device::DecodeArgs args{};
-      args.sources.at[0] = frame(part, part);
-      args.sources.count = 1;
-      args.plain_at = -1;
-      decode(rank, part, args);
-    }
-    machine_.record(streams_[rank], taken_[rank]);
-    machine_.call(streams_[rank], [this, rank, &result] {
-      std::memcpy(result.data(), numbers_[rank].data.data(), result.size_bytes());
-    });
-  }
-
-  simt::Machine& machine_;
-  const EncodedCase& case_;
-  std::vector<RankNumbers> numbers_;
-  std::vector<Elements> parts_;                    // by the rank that sums them up
-  std::vector<std::vector<DeviceMemory>> frames_;  // by part and sender
-  std::vector<simt::Stream*> streams_;
-  std::vector<simt::Event*> sent_;
-  std::vector<simt::Event*> summed_;
-  std::vector<simt::Event*> taken_;
-};
+void add(float* target, const DeviceMemory& source, std::size_t count) {
+  find_reduce(DType::kFloat32, ReduceOp::kSum)(reinterpret_cast<std::byte*>(target), source.data(),
+                                               count);
+}
 
 }  // namespace
 
-std::string run_encoded(const EncodedCase& encoded_case) {
-  const std::vector<Schedule> schedules = schedules_of(encoded_case);
-  simt::Machine machine({.seed = encoded_case.seed, .fault = encoded_case.fault});
-  EncodedWorld world(machine, encoded_case, schedules);
-  std::vector<std::vector<DeviceMemory>> results(kTurns);
-  for (int turn = 0; turn < kTurns; ++turn) {
-    std::vector<DeviceMemory>& of_turn = results[static_cast<std::size_t>(turn)];
-    for (int rank = 0; rank < encoded_case.world; ++rank) {
-      of_turn.emplace_back(bytes_of(encoded_case.count));
-    }
-    world.enqueue(turn, of_turn);
-  }
-  world.synchronize();
+CodecCase draw_codec_case(Codec codec, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto below = [&](uint64_t n) { return random() % n; };
+  constexpr std::array<std::size_t, 10> kCounts = {0, 1, 31, 64, 65, 127, 333, 1024, 2111, 3072};
+  CodecCase drawn;
+  drawn.codec = codec;
+  drawn.seed = seed;
+  drawn.count = kCounts[below(kCounts.size())];
+  drawn.shift = below(3) == 0 ? 1 + below(3) : 0;
+  drawn.encoded_shift = below(2) == 0 ? below(16) : 0;
+  if (!is_block_codec(codec)) drawn.encoded_shift -= drawn.encoded_shift % sizeof(uint16_t);
+  drawn.feedback = below(2) == 0;
+  drawn.stochastic = below(3) == 0 && is_block_codec(codec);
+  drawn.sources = 1 + static_cast<int>(below(device::kMaxSources));
+  drawn.plain_at = static_cast<int>(below(static_cast<uint64_t>(drawn.sources) + 2)) - 1;
+  drawn.factor = below(3) == 0 ? 1.0 / drawn.sources : 1;
+  drawn.in_place = below(2) == 0;
+  drawn.blocks = 1 + static_cast<unsigned>(below(2));
+  drawn.threads = 32u << below(2);
+  return drawn;
+}
 
-  const std::string name = std::string(name_of(encoded_case.codec)) + ", world " +
-                           std::to_string(encoded_case.world) + ", count " +
-                           std::to_string(encoded_case.count) + ", seed " +
-                           std::to_string(encoded_case.seed);
-  const std::vector<RankNumbers> expected = make_numbers(encoded_case);
-  for (int turn = 0; turn < kTurns; ++turn) {
-    reduce_on_cpu(encoded_case, schedules, expected, turn);
-    for (std::size_t rank = 0; rank < expected.size(); ++rank) {
-      const DeviceMemory& result = results[static_cast<std::size_t>(turn)][rank];
-      if (!(result == expected[0].data))
-        return name + ": rank " + std::to_string(rank) + " differs";
-      if (!(result == expected[rank].data)) return name + ": the CPU's ranks differ";
+void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64& random) {
+  std::normal_distribution<float> normal(0, 1);
+  constexpr std::size_t kRun = 32;
+  for (std::size_t begin = 0; begin < count; begin += kRun) {
+    const std::size_t end = std::min(begin + kRun, count);
+    const uint64_t kind = random() % 14;
+    constexpr std::array kFactors = {1.0F, 1e37F, 1e-30F, 1e-40F, 0.0F};
+    const float factor = kind < kFactors.size() ? kFactors[kind] : 1.0F;
+    const float constant = normal(random);
+    for (std::size_t i = begin; i < end; ++i) {
+      values[i] = kind == 5 ? constant : normal(random) * factor;
+      if (kind == 6) values[i] = std::bit_cast<float>(static_cast<uint32_t>(random()));
+      if (kind == 7) values[i] = i % 2 == 0 ? constant : -constant;
+      if (std::isfinite(values[i]) && std::fabs(values[i]) >= most) values[i] = constant;
     }
+    if (kind != 8) continue;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    constexpr std::array kSpecials = {kInfinity, -kInfinity,
+                                      std::numeric_limits<float>::quiet_NaN()};
+    values[begin + random() % (end - begin)] = kSpecials[random() % kSpecials.size()];
   }
-  for (std::size_t rank = 0; rank < expected.size(); ++rank) {
-    if (!encoded_case.feedback || world.numbers()[rank].residual == expected[rank].residual)
-      continue;
-    return name + ": the residual of rank " + std::to_string(rank) + " differs";
+}
+
+std::string run_encode(const CodecCase& codec_case) {
+  std::mt19937_64 random(codec_case.seed);
+  // Larger numbers, rounded up stochastically, may decode to infinity.
+  const float most = codec_case.stochastic ? 3e38F : std::numeric_limits<float>::infinity();
+  const std::size_t source_guard = codec_case.rounds_count_up ? kGuardBytes : 0;
+  const DeviceMemory source = make_numbers(codec_case, most, source_guard, random);
+  const DeviceMemory residual = make_numbers(codec_case, 1e30F, kGuardBytes, random);
+  const std::size_t size_bytes = encoded_bytes(codec_case.codec, codec_case.count) + kGuardBytes;
+  const DeviceMemory encoded(size_bytes, codec_case.encoded_shift);
+  const uint64_t key = random();
+
+  const DeviceMemory expected_residual = copy_of(residual);
+  const DeviceMemory expected(size_bytes);
+  const DeviceMemory aligned = copy_of(source);
+  const CodecKernels& kernels = *find_codec(codec_case.codec);
+  float* const lost = codec_case.feedback ? floats(expected_residual) : nullptr;
+  if (codec_case.stochastic) {
+    kernels.encode_stochastic(floats(aligned), lost, expected.data(), codec_case.count, key);
+  } else if (codec_case.feedback) {
+    kernels.encode_feedback(floats(aligned), lost, expected.data(), codec_case.count);
+  } else {
+    kernels.encode(floats(aligned), expected.data(), codec_case.count);
   }
-  return "";
+
+  simt::Machine machine({.seed = codec_case.seed, .fault = codec_case.fault});
+  simt::Stream* const stream = machine.make_stream(0);
+  const device::EncodeKernel kernel = device::find_encode(
+      codec_case.codec, {.feedback = codec_case.feedback, .stochastic = codec_case.stochastic});
+  const device::EncodeArgs args{floats(source), floats(residual), encoded.data(),
+                                count_for_kernel(codec_case), key};
+  machine.launch(stream, {.blocks = codec_case.blocks, .threads = codec_case.threads},
+                 [=] { kernel(args); });
+  machine.synchronize(stream);
+  const std::string differs = compare(codec_case, "the encoding", encoded, expected);
+  if (!differs.empty()) return differs;
+  return compare(codec_case, "the residual", residual, expected_residual);
+}
+
+std::string run_decode(const CodecCase& codec_case) {
+  std::mt19937_64 random(codec_case.seed);
+  const CodecKernels& kernels = *find_codec(codec_case.codec);
+  const std::size_t count = codec_case.count;
+  const DeviceMemory plain = make_numbers(codec_case, 1e30F, kGuardBytes, random);
+  const DeviceMemory other(plain.size_bytes(), codec_case.shift * sizeof(float));
+  const DeviceMemory& target = codec_case.in_place ? plain : other;
+  const DeviceMemory aligned_plain = copy_of(plain);
+  const DeviceMemory expected = copy_of(target);
+
+  device::DecodeArgs args{};
+  std::vector<DeviceMemory> sources;
+  for (int i = 0; i <= codec_case.sources; ++i) {
+    if (i == codec_case.plain_at) {
+      if (i == 0) std::memcpy(expected.data(), aligned_plain.data(), count * sizeof(float));
+      if (i != 0) add(floats(expected), aligned_plain, count);
+    }
+    if (i == codec_case.sources) break;
+    const DeviceMemory numbers =
+        copy_of(make_numbers(codec_case, std::numeric_limits<float>::infinity(), 0, random));
+    sources.emplace_back(encoded_bytes(codec_case.codec, count), codec_case.encoded_shift);
+    const DeviceMemory encoded(sources.back().size_bytes());
+    kernels.encode(floats(numbers), encoded.data(), count);
+    std::memcpy(sources.back().data(), encoded.data(), encoded.size_bytes());
+    args.sources.at[i] = sources.back().data();
+    const bool is_first = i == 0 && codec_case.plain_at != 0;
+    (is_first ? kernels.decode : kernels.decode_add)(encoded.data(), floats(expected), count);
+  }
+
+  if (codec_case.factor != 1) scale(expected.data(), count, DType::kFloat32, codec_case.factor);
+
+  args.sources.count = codec_case.sources;
+  args.plain = floats(plain);
+  args.plain_at = codec_case.moves_plain ? 0 : codec_case.plain_at;
+  args.target = floats(target);
+  args.count = count;
+  args.factor = codec_case.factor;
+  simt::Machine machine({.seed = codec_case.seed, .fault = codec_case.fault});
+  simt::Stream* const stream = machine.make_stream(0);
+  const device::DecodeKernel kernel = device::find_decode(codec_case.codec);
+  machine.launch(stream, {.blocks = codec_case.blocks, .threads = codec_case.threads},
+                 [=] { kernel(args); });
+  machine.synchronize(stream);
+  return compare(codec_case, "the sum", target, expected);
 }
 
 }  // namespace fastgpu::test

@@ -75,33 +75,31 @@ FASTGPU_DEVICE void add_decoded(const Fetched& fetched, unsigned thread,
 }
 
 template <typename Format>
-FASTGPU_DEVICE void add_plain(const DecodeArgs& args, const GroupPart& part,
-                              typename Groups<Format>::Values& sum) {
-  typename Groups<Format>::Values values;
-  load_values<Format>(args.plain, part, values);
+FASTGPU_DEVICE void add(const DecodeArgs& args, const typename Groups<Format>::Values& plain,
+                        typename Groups<Format>::Values& sum) {
   FASTGPU_UNROLL
   for (unsigned i = 0; i < 4 * Groups<Format>::kPieces; ++i) {
-    sum[i] = args.plain_at == 0 ? values[i] : sum[i] + values[i];
+    sum[i] = args.plain_at == 0 ? plain[i] : sum[i] + plain[i];
   }
 }
 
+// NaN stays NaN in a sum, so it is enough to replace it at the end.
 template <typename Format>
-FASTGPU_DEVICE void store_sum(const DecodeArgs& args, const GroupPart& part,
-                              typename Groups<Format>::Values& sum) {
+FASTGPU_DEVICE void finish(const DecodeArgs& args, typename Groups<Format>::Values& sum) {
   FASTGPU_UNROLL
-  for (unsigned i = 0; i < 4 * Groups<Format>::kPieces; ++i) sum[i] = Real<float>::store(sum[i]);
-  store_values<Format>(args.target, part, sum, ~0u);
+  for (unsigned i = 0; i < 4 * Groups<Format>::kPieces; ++i) sum[i] = finished(args, sum[i]);
 }
-
-// How many sources fit into registers beside a sum and what is added to it.
-template <typename Format>
-inline constexpr int kAhead = Groups<Format>::kPacked ? 2 : 4;
 
 // Whole groups, aligned. kSources sources are loaded before the first is needed: on a GPU, bytes in
 // flight are bandwidth.
 template <typename Format, int kSources>
 FASTGPU_DEVICE void decode_ahead(const DecodeArgs& args, const GroupPart& part) {
   typename Groups<Format>::Values sum{};
+  const auto add_plain = [&] {
+    typename Groups<Format>::Values plain;
+    load_packs<Format>(args.plain, part, plain);
+    add<Format>(args, plain, sum);
+  };
   FASTGPU_NO_UNROLL
   for (int first = 0; first < args.sources.count; first += kSources) {
     Fetched fetched[kSources];
@@ -114,24 +112,38 @@ FASTGPU_DEVICE void decode_ahead(const DecodeArgs& args, const GroupPart& part) 
     FASTGPU_UNROLL
     for (int i = 0; i < kSources; ++i) {
       if (first + i >= args.sources.count) break;
-      if (first + i == args.plain_at) add_plain<Format>(args, part, sum);
+      if (first + i == args.plain_at) add_plain();
       add_decoded<Format>(fetched[i], part.thread, sum);
     }
   }
-  if (args.sources.count == args.plain_at) add_plain<Format>(args, part, sum);
-  store_sum<Format>(args, part, sum);
+  if (args.sources.count == args.plain_at) add_plain();
+  finish<Format>(args, sum);
+  store_packs<Format>(args.target, part, sum, ~0u);
+}
+
+// Sources [first, last), one after the other.
+template <typename Format>
+FASTGPU_DEVICE void add_in_turn(const DecodeArgs& args, const GroupPart& part, int first, int last,
+                                typename Groups<Format>::Values& sum) {
+  FASTGPU_NO_UNROLL
+  for (int i = first; i < last; ++i) {
+    add_decoded<Format>(fetch_any<Format>(args.sources.at[i], args.count, part), part.thread, sum);
+  }
 }
 
 template <typename Format>
 FASTGPU_DEVICE void decode_in_turn(const DecodeArgs& args, const GroupPart& part) {
   typename Groups<Format>::Values sum{};
-  FASTGPU_NO_UNROLL
-  for (int i = 0; i <= args.sources.count; ++i) {
-    if (i == args.plain_at) add_plain<Format>(args, part, sum);
-    if (i == args.sources.count) break;
-    add_decoded<Format>(fetch_any<Format>(args.sources.at[i], args.count, part), part.thread, sum);
+  const int before = args.plain_at < 0 ? args.sources.count : args.plain_at;
+  add_in_turn<Format>(args, part, 0, before, sum);
+  if (args.plain_at >= 0) {
+    typename Groups<Format>::Values plain;
+    load_values<Format>(args.plain, part, plain);
+    add<Format>(args, plain, sum);
+    add_in_turn<Format>(args, part, before, args.sources.count, sum);
   }
-  store_sum<Format>(args, part, sum);
+  finish<Format>(args, sum);
+  store_values<Format>(args.target, part, sum, ~0u);
 }
 
 template <typename Format>
@@ -161,7 +173,7 @@ FASTGPU_DEVICE void decode_share(const DecodeArgs& args, Share share) {
     }
   } else {
     for (; at < ahead; at += share.stride) {
-      block::decode_ahead<Format, block::kAhead<Format>>(args, part_of<Format>(at, args.count));
+      block::decode_ahead<Format, kDecodeAhead>(args, part_of<Format>(at, args.count));
     }
   }
   for (; at < threads_for<Format>(args.count); at += share.stride) {

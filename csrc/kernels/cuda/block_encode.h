@@ -11,14 +11,15 @@
 
 namespace fastgpu::device {
 
-// How quotients are rounded. shift() changes that of an element before it is rounded to nearest.
+// How quotients are rounded. shift() changes that of an element before it is rounded to nearest;
+// the element counts in its group, whose random words begin with `first_word`.
 struct RoundToNearest {
   FASTGPU_DEVICE explicit RoundToNearest(uint64_t) {}
   template <typename Format>
   FASTGPU_DEVICE static uint32_t scale_of(uint32_t extreme) {
     return scales_of<Format, OneLane>(extreme);
   }
-  FASTGPU_DEVICE float shift(float quotient, uint64_t) const { return quotient; }
+  FASTGPU_DEVICE float shift(float quotient, uint32_t, unsigned) const { return quotient; }
 };
 
 struct RoundStochastically {
@@ -28,9 +29,8 @@ struct RoundStochastically {
   FASTGPU_DEVICE static uint32_t scale_of(uint32_t extreme) {
     return stochastic_scales_of<Format, OneLane>(extreme);
   }
-  FASTGPU_DEVICE float shift(float quotient, uint64_t element) const {
-    const auto number = static_cast<uint32_t>(element / 32 * 16 + element % 16);
-    const uint32_t word = random_words(number, low, high);
+  FASTGPU_DEVICE float shift(float quotient, uint32_t first_word, unsigned element) const {
+    const uint32_t word = random_words(first_word + element / 32 * 16 + element % 16, low, high);
     return quotient + random_unit<OneLane>(element % 32 < 16 ? word & 0xffff : word >> 16);
   }
 
@@ -74,11 +74,12 @@ FASTGPU_DEVICE uint32_t codes_of_piece(float* values, float inverse, float scale
   using G = Groups<Format>;
   constexpr float kUnitIsLastBit = 12582912;  // 1.5 * 2^23: the addition rounds
   constexpr auto kLargest = static_cast<float>((1 << Format::kSmallestExponent) - 1);
-  const uint64_t first = part.group * G::kElements + span_of<Format>(part, piece).first;
+  const auto first_word = static_cast<uint32_t>(part.group * (G::kElements / 2));
+  const unsigned first = span_of<Format>(part, piece).first;
   uint32_t codes = 0;
   FASTGPU_UNROLL
   for (unsigned i = 0; i < 4; ++i) {
-    const float quotient = rounding.shift(values[i] * inverse, first + i);
+    const float quotient = rounding.shift(values[i] * inverse, first_word, first + i);
     const float most = quotient > kLargest ? kLargest : quotient;
     const float kept = most < -kLargest - 1 ? -kLargest - 1 : most;
     const float rounded = kept + kUnitIsLastBit;

@@ -83,25 +83,42 @@ FASTGPU_DEVICE Span span_of(const GroupPart& part, unsigned piece) {
   return {block + first, count < 4 ? count : 4};
 }
 
+// The offset of a thread's piece of a whole group, in elements.
+FASTGPU_DEVICE unsigned offset_of(const GroupPart& part, unsigned piece) {
+  return piece * kPieceElements + 4 * part.thread;
+}
+
+template <typename Format>
+FASTGPU_DEVICE uint64_t bytes_before(const GroupPart& part) {
+  return part.group * Groups<Format>::kElements * sizeof(float);
+}
+
+template <typename Format>
+FASTGPU_DEVICE bool moves_packs(const float* array, const GroupPart& part) {
+  return part.count == Groups<Format>::kElements && is_aligned(array);
+}
+
+// Of a whole group, aligned.
+template <typename Format>
+FASTGPU_DEVICE void load_packs(const float* array, const GroupPart& part,
+                               typename Groups<Format>::Values& values) {
+  const auto* const from = reinterpret_cast<const std::byte*>(array) + bytes_before<Format>(part);
+  FASTGPU_UNROLL
+  for (unsigned piece = 0; piece < Groups<Format>::kPieces; ++piece) {
+    const Pack pack = load_pack(from + offset_of(part, piece) * sizeof(float));
+    FASTGPU_UNROLL
+    for (unsigned i = 0; i < 4; ++i) values[4 * piece + i] = float_of(pack.word[i]);
+  }
+}
+
 // Elements that the group does not have are 0.
 template <typename Format>
 FASTGPU_DEVICE void load_values(const float* array, const GroupPart& part,
                                 typename Groups<Format>::Values& values) {
-  using G = Groups<Format>;
-  const auto* const from =
-      reinterpret_cast<const std::byte*>(array) + part.group * G::kElements * sizeof(float);
-  if (part.count == G::kElements && is_aligned(array)) {
-    FASTGPU_UNROLL
-    for (unsigned piece = 0; piece < G::kPieces; ++piece) {
-      const Pack pack =
-          load_pack(from + (piece * kPieceElements + 4 * part.thread) * sizeof(float));
-      FASTGPU_UNROLL
-      for (unsigned i = 0; i < 4; ++i) values[4 * piece + i] = float_of(pack.word[i]);
-    }
-    return;
-  }
+  if (moves_packs<Format>(array, part)) return load_packs<Format>(array, part, values);
+  const auto* const from = reinterpret_cast<const std::byte*>(array) + bytes_before<Format>(part);
   FASTGPU_UNROLL
-  for (unsigned piece = 0; piece < G::kPieces; ++piece) {
+  for (unsigned piece = 0; piece < Groups<Format>::kPieces; ++piece) {
     const Span span = span_of<Format>(part, piece);
     const std::byte* const first = from + span.first * sizeof(float);
     FASTGPU_UNROLL
@@ -114,21 +131,27 @@ FASTGPU_DEVICE void load_values(const float* array, const GroupPart& part,
 
 // Stores the blocks whose bit is set in `blocks`.
 template <typename Format>
+FASTGPU_DEVICE void store_packs(float* array, const GroupPart& part,
+                                const typename Groups<Format>::Values& values, unsigned blocks) {
+  auto* const to = reinterpret_cast<std::byte*>(array) + bytes_before<Format>(part);
+  FASTGPU_UNROLL
+  for (unsigned piece = 0; piece < Groups<Format>::kPieces; ++piece) {
+    if ((blocks >> piece / Groups<Format>::kBlockPieces & 1) == 0) continue;
+    Pack pack;
+    FASTGPU_UNROLL
+    for (unsigned i = 0; i < 4; ++i) pack.word[i] = bits_of(values[4 * piece + i]);
+    store_pack(to + offset_of(part, piece) * sizeof(float), pack);
+  }
+}
+
+template <typename Format>
 FASTGPU_DEVICE void store_values(float* array, const GroupPart& part,
                                  const typename Groups<Format>::Values& values, unsigned blocks) {
-  using G = Groups<Format>;
-  auto* const to = reinterpret_cast<std::byte*>(array) + part.group * G::kElements * sizeof(float);
-  const bool whole = part.count == G::kElements && is_aligned(array);
+  if (moves_packs<Format>(array, part)) return store_packs<Format>(array, part, values, blocks);
+  auto* const to = reinterpret_cast<std::byte*>(array) + bytes_before<Format>(part);
   FASTGPU_UNROLL
-  for (unsigned piece = 0; piece < G::kPieces; ++piece) {
-    if ((blocks >> piece / G::kBlockPieces & 1) == 0) continue;
-    if (whole) {
-      Pack pack;
-      FASTGPU_UNROLL
-      for (unsigned i = 0; i < 4; ++i) pack.word[i] = bits_of(values[4 * piece + i]);
-      store_pack(to + (piece * kPieceElements + 4 * part.thread) * sizeof(float), pack);
-      continue;
-    }
+  for (unsigned piece = 0; piece < Groups<Format>::kPieces; ++piece) {
+    if ((blocks >> piece / Groups<Format>::kBlockPieces & 1) == 0) continue;
     const Span span = span_of<Format>(part, piece);
     std::byte* const first = to + span.first * sizeof(float);
     FASTGPU_UNROLL

@@ -17,16 +17,26 @@ struct EncodeArgs {
   uint64_t key;  // of stochastic rounding
 };
 
-// target = the sum of the arrays, in float32 and in order: with one source and nothing else it is
-// decode, with a plain array in front of it decode_add. `plain` may be the target; else arrays do
-// not overlap.
+// target = the sum of the arrays * factor, in float32 and in order: with one source and nothing
+// else it is decode, with a plain array in front of it decode_add. `plain` may be the target; else
+// arrays do not overlap.
 struct DecodeArgs {
   Sources sources;     // encoded
   const float* plain;  // an array that is not encoded
   int plain_at;        // how many sources come before it; -1: there is none
   float* target;
   uint64_t count;
+  double factor;  // 1, but for averages
 };
+
+// Of several sources, so many are loaded at once: with their sum they fit into registers.
+inline constexpr int kDecodeAhead = 4;
+
+// A number of the target from the sum.
+FASTGPU_DEVICE float finished(const DecodeArgs& args, float sum) {
+  const bool scales = args.factor != 1;
+  return Real<float>::store(scales ? sum * static_cast<float>(args.factor) : sum);
+}
 
 FASTGPU_DEVICE bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % kPackBytes == 0;

@@ -27,11 +27,10 @@ FASTGPU_DEVICE uint32_t narrow_two(float lower, float upper) {
 #endif
 }
 
-// A NaN of an encoder widens to the canonical one of float32.
 template <typename Format>
 FASTGPU_DEVICE float widen_one(uint32_t pair, bool upper) {
 #if defined(__CUDACC__)
-  return Real<float>::store(widen_half<Format>(pair, upper));
+  return widen_half<Format>(pair, upper);
 #else
   return widen<Format>(static_cast<uint16_t>(upper ? pair >> 16 : pair));
 #endif
@@ -114,16 +113,13 @@ FASTGPU_DEVICE void encode_element(const EncodeArgs& args, uint64_t element) {
   store_element(args.target + element * sizeof(uint16_t), static_cast<uint16_t>(code));
 }
 
-// Of up to this many sources, all are loaded before the first is needed.
-inline constexpr int kAhead = 4;
-
 // `starts`: there is no sum yet.
 template <typename Format>
 FASTGPU_DEVICE void add_decoded(const Pack& codes, bool starts, Values& sum) {
   FASTGPU_UNROLL
   for (unsigned i = 0; i < 8; ++i) {
     const float value = widen_one<Format>(codes.word[i / 2], i % 2 != 0);
-    sum[i] = starts ? value : Real<float>::store(sum[i] + value);
+    sum[i] = starts ? value : sum[i] + value;
   }
 }
 
@@ -132,7 +128,7 @@ FASTGPU_DEVICE void add_plain(const DecodeArgs& args, uint64_t number, Values& s
   load_floats(args.plain, number, values);
   FASTGPU_UNROLL
   for (unsigned i = 0; i < 8; ++i) {
-    sum[i] = args.plain_at == 0 ? values[i] : Real<float>::store(sum[i] + values[i]);
+    sum[i] = args.plain_at == 0 ? values[i] : sum[i] + values[i];
   }
 }
 
@@ -140,16 +136,16 @@ template <typename Format>
 FASTGPU_DEVICE void decode_group(const DecodeArgs& args, uint64_t number) {
   Values sum{};
   FASTGPU_NO_UNROLL
-  for (int first = 0; first < args.sources.count; first += kAhead) {
-    Pack codes[kAhead];
+  for (int first = 0; first < args.sources.count; first += kDecodeAhead) {
+    Pack codes[kDecodeAhead];
     FASTGPU_UNROLL
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kDecodeAhead; ++i) {
       if (first + i < args.sources.count) {
         codes[i] = load_pack(args.sources.at[first + i] + number * kPackBytes);
       }
     }
     FASTGPU_UNROLL
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kDecodeAhead; ++i) {
       if (first + i >= args.sources.count) break;
       if (first + i == args.plain_at) add_plain(args, number, sum);
       const bool starts = first + i == 0 && args.plain_at != 0;
@@ -157,6 +153,8 @@ FASTGPU_DEVICE void decode_group(const DecodeArgs& args, uint64_t number) {
     }
   }
   if (args.sources.count == args.plain_at) add_plain(args, number, sum);
+  FASTGPU_UNROLL
+  for (unsigned i = 0; i < 8; ++i) sum[i] = finished(args, sum[i]);
   store_floats(args.target, number, sum);
 }
 
@@ -168,14 +166,14 @@ FASTGPU_DEVICE void decode_element(const DecodeArgs& args, uint64_t element) {
     if (i == args.plain_at) {
       const auto value =
           load_element<float>(reinterpret_cast<const std::byte*>(args.plain + element));
-      sum = i == 0 ? value : Real<float>::store(sum + value);
+      sum = i == 0 ? value : sum + value;
     }
     if (i == args.sources.count) break;
     const uint32_t code = load_element<uint16_t>(args.sources.at[i] + element * sizeof(uint16_t));
     const float value = widen_one<Format>(code, false);
-    sum = i == 0 && args.plain_at != 0 ? value : Real<float>::store(sum + value);
+    sum = i == 0 && args.plain_at != 0 ? value : sum + value;
   }
-  store_element(reinterpret_cast<std::byte*>(args.target + element), sum);
+  store_element(reinterpret_cast<std::byte*>(args.target + element), finished(args, sum));
 }
 
 FASTGPU_DEVICE bool are_aligned(const DecodeArgs& args) {
