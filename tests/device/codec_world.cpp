@@ -26,6 +26,12 @@ std::string describe(const CodecCase& codec_case) {
          std::to_string(codec_case.seed);
 }
 
+std::size_t scales_bytes(Codec codec, std::size_t count) {
+  if (!is_block_codec(codec)) return 0;
+  const std::size_t block = codec == Codec::kInt8 ? kInt8Block : kInt4Block;
+  return (count + block - 1) / block * kScaleBytes;
+}
+
 float* floats(const DeviceMemory& memory) { return reinterpret_cast<float*>(memory.data()); }
 
 // With a guard behind arrays that are written.
@@ -79,9 +85,13 @@ CodecCase draw_codec_case(Codec codec, uint64_t seed) {
   drawn.codec = codec;
   drawn.seed = seed;
   drawn.count = kCounts[below(kCounts.size())];
-  drawn.shift = below(3) == 0 ? 1 + below(3) : 0;
-  drawn.encoded_shift = below(2) == 0 ? below(16) : 0;
-  if (!is_block_codec(codec)) drawn.encoded_shift -= drawn.encoded_shift % sizeof(uint16_t);
+  if (below(2) == 0) {  // the codes at a border of 16 bytes, wherever that puts the scales
+    drawn.encoded_shift = (16 - scales_bytes(codec, drawn.count) % 16) % 16;
+  } else {
+    drawn.shift = below(2) == 0 ? 1 + below(3) : 0;
+    drawn.encoded_shift = below(16);
+    if (!is_block_codec(codec)) drawn.encoded_shift -= drawn.encoded_shift % sizeof(uint16_t);
+  }
   drawn.feedback = below(2) == 0;
   drawn.stochastic = below(3) == 0 && is_block_codec(codec);
   drawn.sources = 1 + static_cast<int>(below(device::kMaxSources));

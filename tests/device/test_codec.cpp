@@ -11,8 +11,8 @@ namespace {
 constexpr std::array kDeviceCodecs = {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8,
                                       Codec::kInt4};
 
-// Under a sanitizer a case takes ten times as long.
-constexpr uint64_t kCodecCases = kStride == 1 ? 60 : 12;
+// Under a sanitizer a case takes several times as long.
+constexpr uint64_t kCodecCases = kStride == 1 ? 60 : 30;
 
 }  // namespace
 
