@@ -14,6 +14,7 @@
 namespace fastgpu::test {
 namespace {
 
+constexpr std::size_t kRun = 32;
 constexpr std::size_t kGuardBytes = kInt8Block * sizeof(float);
 
 std::string describe(const CodecCase& codec_case) {
@@ -39,7 +40,11 @@ DeviceMemory make_numbers(const CodecCase& codec_case, float most, std::size_t g
                           std::mt19937_64& random) {
   DeviceMemory numbers(codec_case.count * sizeof(float) + guard_bytes,
                        codec_case.shift * sizeof(float));
-  fill_numbers(floats(numbers), codec_case.count, most, random);
+  if (codec_case.negative_zeros) {
+    fill_negative_zeros(floats(numbers), codec_case.count);
+  } else {
+    fill_numbers(floats(numbers), codec_case.count, most, random);
+  }
   return numbers;
 }
 
@@ -103,11 +108,19 @@ CodecCase draw_codec_case(Codec codec, uint64_t seed) {
   return drawn;
 }
 
+// The scales are negative, so that a code of 0 decodes to -0 before it is added.
+void fill_negative_zeros(float* values, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) values[i] = i % kRun == 0 ? 1.0F : -0.0F;
+}
+
 void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64& random) {
   std::normal_distribution<float> normal(0, 1);
-  constexpr std::size_t kRun = 32;
   for (std::size_t begin = 0; begin < count; begin += kRun) {
     const std::size_t end = std::min(begin + kRun, count);
+    if (random() % 16 == 0) {
+      fill_negative_zeros(values + begin, end - begin);
+      continue;
+    }
     const uint64_t kind = random() % 14;
     constexpr std::array kFactors = {1.0F, 1e37F, 1e-30F, 1e-40F, 0.0F};
     const float factor = kind < kFactors.size() ? kFactors[kind] : 1.0F;
@@ -159,7 +172,7 @@ std::string run_encode(const CodecCase& codec_case) {
   machine.launch(stream, {.blocks = codec_case.blocks, .threads = codec_case.threads},
                  [=] { kernel(args); });
   machine.synchronize(stream);
-  const std::string differs = compare(codec_case, "the encoding", encoded, expected);
+  std::string differs = compare(codec_case, "the encoding", encoded, expected);
   if (!differs.empty()) return differs;
   return compare(codec_case, "the residual", residual, expected_residual);
 }

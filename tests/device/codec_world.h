@@ -19,9 +19,10 @@ struct CodecCase {
   bool feedback = false;
   bool stochastic = false;
   int sources = 1;
-  int plain_at = -1;      // device::DecodeArgs
-  double factor = 1;      // device::DecodeArgs
-  bool in_place = false;  // the plain array is the target
+  int plain_at = -1;            // device::DecodeArgs
+  double factor = 1;            // device::DecodeArgs
+  bool negative_zeros = false;  // all arrays
+  bool in_place = false;        // the plain array is the target
   unsigned blocks = 1;
   unsigned threads = 32;
   uint64_t seed = 1;
@@ -35,8 +36,10 @@ inline bool is_block_codec(Codec codec) { return codec == Codec::kInt8 || codec 
 CodecCase draw_codec_case(Codec codec, uint64_t seed);
 
 // Fills an array with runs of numbers of one kind: normal, huge, tiny, subnormal, zero, constant,
-// any bits, and normal ones with an infinity or a NaN. Not `most` or larger, if they are finite.
+// any bits, -0 beside a positive number, and normal ones with an infinity or a NaN. Not `most` or
+// larger, if they are finite.
 void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64& random);
+void fill_negative_zeros(float* values, std::size_t count);
 
 // Compare every byte around and in what a kernel writes with what the CPU's kernels make of it.
 // Return what differs, or "".

@@ -50,6 +50,19 @@ TEST(every_count_is_encoded_and_decoded) {
   }
 }
 
+TEST(zeros_keep_their_sign) {
+  for (const Codec codec : kDeviceCodecs) {
+    for (const int plain_at : {-1, 0, 1}) {
+      for (const std::size_t count : {70, 1100}) {
+        CodecCase zeros{.codec = codec, .count = count, .feedback = true, .plain_at = plain_at};
+        zeros.negative_zeros = true;
+        CHECK_EQ(run_encode(zeros), "");
+        CHECK_EQ(run_decode(zeros), "");
+      }
+    }
+  }
+}
+
 TEST(an_encoded_all_reduce_has_the_bits_of_the_cpu) {
   uint64_t number = 0;
   for (const Codec codec : kDeviceCodecs) {
