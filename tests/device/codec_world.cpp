@@ -122,6 +122,7 @@ void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64&
       continue;
     }
     const uint64_t kind = random() % 14;
+    constexpr float kLargest = std::numeric_limits<float>::max();
     constexpr std::array kFactors = {1.0F, 1e37F, 1e-30F, 1e-40F, 0.0F};
     const float factor = kind < kFactors.size() ? kFactors[kind] : 1.0F;
     const float constant = normal(random);
@@ -129,6 +130,7 @@ void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64&
       values[i] = kind == 5 ? constant : normal(random) * factor;
       if (kind == 6) values[i] = std::bit_cast<float>(static_cast<uint32_t>(random()));
       if (kind == 7) values[i] = i % 2 == 0 ? constant : -constant;
+      if (kind == 9) values[i] = i % 2 == 0 ? kLargest : -kLargest;
       if (std::isfinite(values[i]) && std::fabs(values[i]) >= most) values[i] = constant;
     }
     if (kind != 8) continue;

@@ -35,9 +35,9 @@ inline bool is_block_codec(Codec codec) { return codec == Codec::kInt8 || codec 
 
 CodecCase draw_codec_case(Codec codec, uint64_t seed);
 
-// Fills an array with runs of numbers of one kind: normal, huge, tiny, subnormal, zero, constant,
-// any bits, -0 beside a positive number, and normal ones with an infinity or a NaN. Not `most` or
-// larger, if they are finite.
+// Fills an array with runs of numbers of one kind: normal, huge, largest, tiny, subnormal, zero,
+// constant, any bits, -0 beside a positive number, and normal ones with an infinity or a NaN. Not
+// `most` or larger, if they are finite.
 void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64& random);
 void fill_negative_zeros(float* values, std::size_t count);
 

@@ -88,7 +88,7 @@ FASTGPU_DEVICE uint32_t codes_of_piece(float* values, float inverse, float scale
       values[i] = multiply_add(rounded - kUnitIsLastBit, negated(scale), values[i]);
     }
   }
-  return inverse != inverse ? 0 : codes;
+  return inverse != inverse ? 0 : codes;  // the bits of NaN differ between machines
 }
 
 template <typename Format, bool kFeedback, typename Rounding>
