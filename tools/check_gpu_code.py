@@ -38,6 +38,7 @@ ORDER = ("ld.acquire.sys.global.u64", "st.release.sys.global.u64")
 
 # What the PTX of a source must contain. Words of the small all_reduce carry their data: no order.
 NEEDED = {
+    "csrc/kernels/cuda/codec_code.cu": WIDE,
     "csrc/kernels/cuda/device_code.cu": WIDE,
     "csrc/engine/device/lane_code.cu": WIDE + ORDER,
     "csrc/engine/device/small_code.cu": ("st.relaxed.sys.global.u64", "ld.relaxed.sys.global.u64"),

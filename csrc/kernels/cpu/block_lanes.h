@@ -1,9 +1,5 @@
-// The block codecs int8 and int4 on SIMD registers: the scale of a block, and float32 to code and
-// back. docs/compression.md defines the format to the bit.
-//
-// All variants compute the same bits: the scale comes from integer operations, 1 / scale from one
-// division, and the product of a code and its scale is exact, so that a fused multiply-add gives
-// what a product and a sum give.
+// The block codecs int8 and int4 on SIMD registers: the extreme of a block, and float32 to code and
+// back. All variants compute the same bits.
 //
 // Included by the file of each instruction set; see FASTGPU_ISA in short_float.h.
 #pragma once
@@ -12,33 +8,15 @@
 #include <cstdint>
 #include <utility>
 
-#include "base/codec.h"
+#include "kernels/block_codec.h"
 #include "kernels/cpu/lanes.h"
 
 namespace fastgpu {
 inline namespace FASTGPU_ISA {
 
-// Codes are from -kSmallest to kSmallest - 1.
-struct Int8Blocks {
-  static constexpr std::size_t kBlock = kInt8Block;
-  static constexpr uint32_t kSmallestExponent = 7;
-};
-struct Int4Blocks {
-  static constexpr std::size_t kBlock = kInt4Block;
-  static constexpr uint32_t kSmallestExponent = 3;
-};
-
 // Loops encode as many blocks at once as a register has lanes, one scale a lane.
 template <typename Format>
 inline constexpr std::size_t kGroup = kLanes * Format::kBlock;  // elements
-
-inline constexpr uint32_t kFloatSign = kFloatMagnitude + 1;
-inline constexpr uint32_t kNanScale = BFloat16::kNaN << 16;
-// No scale is smaller, so that a subnormal number is less than half a step: its code is 0, whether
-// or not the thread flushes subnormals.
-inline constexpr uint32_t kSmallestScaleExponent = 2;  // 2^-125
-// Larger magnitudes would round to infinity.
-inline constexpr uint32_t kLargestExtreme = 0x7f7f0000;
 
 template <typename Lanes, typename Element>
 FASTGPU_INLINE Lanes load_lanes(const Element* from) {
@@ -120,20 +98,6 @@ FASTGPU_INLINE WordLanes extremes(const Load& load) {
   const auto positive = __builtin_bit_cast(WordLanes, row_maxima<kLanes>(highest));
   const WordLanes negative = row_maxima<kLanes>(lowest);
   return (positive & kFloatMagnitude) > (negative & kFloatMagnitude) ? positive : negative;
-}
-
-// Returns the scales of blocks with these extremes: extreme / -kSmallest as a bfloat16, rounded
-// away from zero, in the bits of a float32. A block that is not finite gets NaN.
-template <typename Format>
-FASTGPU_INLINE WordLanes scales_of(WordLanes extreme) {
-  constexpr uint32_t kDivide = Format::kSmallestExponent << 23;
-  constexpr uint32_t kLeast = kDivide + (kSmallestScaleExponent << 23);
-  const WordLanes magnitude = extreme & kFloatMagnitude;
-  const WordLanes rounded = (magnitude + 0xffff) & 0xffff0000;
-  const WordLanes most = rounded > kLargestExtreme ? WordLanes{} + kLargestExtreme : rounded;
-  const WordLanes kept = most < kLeast ? WordLanes{} + kLeast : most;
-  const WordLanes scale = (kept - kDivide) | (~extreme & kFloatSign);
-  return magnitude >= kFloatInfinity ? WordLanes{} + kNanScale : scale;
 }
 
 #if !defined(__AVX2__)

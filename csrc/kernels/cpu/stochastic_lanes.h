@@ -2,8 +2,7 @@
 // so that the mean over many roundings is the number. docs/compression.md defines it to the bit.
 //
 // The random bits of an element are a function of the key and of the element's index. An element
-// takes 16 bits; elements i and i + 16 of 32 share a word. The function is the finalizer of
-// MurmurHash3, with one half of the key before and one in the middle.
+// takes 16 bits; elements i and i + 16 of 32 share a word.
 //
 // Included by the file of each instruction set; see FASTGPU_ISA in short_float.h.
 #pragma once
@@ -21,7 +20,7 @@ inline namespace FASTGPU_ISA {
 struct NearestRounding {
   template <typename Format>
   FASTGPU_INLINE static WordLanes scales(WordLanes extreme) {
-    return scales_of<Format>(extreme);
+    return scales_of<Format, ManyLanes>(extreme);
   }
   FASTGPU_INLINE void shift(FloatLanes (&)[4], std::size_t) const {}
 };
@@ -30,17 +29,9 @@ struct StochasticRounding {
   uint32_t low;  // halves of the key
   uint32_t high;
 
-  // extreme / -(kSmallest - 1): no code is limited, which would pull the mean towards zero. The
-  // scale is at least 2^-109, so that a subnormal number is less than half a random unit.
   template <typename Format>
   FASTGPU_INLINE static WordLanes scales(WordLanes extreme) {
-    constexpr uint32_t kLeast = (18 + Format::kSmallestExponent) << 23;
-    constexpr auto kLargestCode = static_cast<float>((1 << Format::kSmallestExponent) - 1);
-    const WordLanes magnitude = extreme & kFloatMagnitude;
-    const WordLanes kept = magnitude < kLeast ? WordLanes{} + kLeast : magnitude;
-    const WordLanes exact = ManyLanes::bits(ManyLanes::floats(kept) / kLargestCode);
-    const WordLanes scale = ((exact + 0xffff) & 0xffff0000) | (~extreme & kFloatSign);
-    return magnitude >= kFloatInfinity ? WordLanes{} + kNanScale : scale;
+    return stochastic_scales_of<Format, ManyLanes>(extreme);
   }
 
   FASTGPU_INLINE void shift(FloatLanes (&scaled)[4], std::size_t first) const {
@@ -65,21 +56,11 @@ struct StochasticRounding {
  private:
   // The words from number `first` on.
   FASTGPU_INLINE WordLanes random(std::size_t first) const {
-    WordLanes word;
-    for (std::size_t lane = 0; lane < kLanes; ++lane) word[lane] = static_cast<uint32_t>(lane);
-    word = (word + static_cast<uint32_t>(first)) ^ low;
-    word ^= word >> 16;
-    word *= 0x85ebca6b;
-    word ^= word >> 13;
-    word ^= high;
-    word *= 0xc2b2ae35;
-    return word ^ (word >> 16);
+    WordLanes numbers;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) numbers[lane] = static_cast<uint32_t>(lane);
+    return random_words(numbers + static_cast<uint32_t>(first), low, high);
   }
-  // From -1/2 to 1/2, both excluded, in steps of 2^-16: a whole number stays as it is.
-  FASTGPU_INLINE static FloatLanes unit(WordLanes bits) {
-    const IntLanes odd = __builtin_bit_cast(IntLanes, bits + bits) - 0xffff;
-    return __builtin_convertvector(odd, FloatLanes) * 0x1p-17F;
-  }
+  FASTGPU_INLINE static FloatLanes unit(WordLanes bits) { return random_unit<ManyLanes>(bits); }
 };
 
 }  // namespace FASTGPU_ISA

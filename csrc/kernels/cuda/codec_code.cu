@@ -1,0 +1,12 @@
+#include "kernels/cuda/codec_code.h"
+#include "kernels/cuda/find_codec.h"
+
+namespace fastgpu::device {
+
+const void* encode_kernel(Codec codec, const EncodeOptions& options) {
+  return reinterpret_cast<const void*>(find_encode(codec, options));
+}
+
+const void* decode_kernel(Codec codec) { return reinterpret_cast<const void*>(find_decode(codec)); }
+
+}  // namespace fastgpu::device
