@@ -52,16 +52,19 @@ FASTGPU_HD typename Lanes::Words scales_of(typename Lanes::Words extreme) {
 
 // The same for stochastic rounding: extreme / -(2^kSmallestExponent - 1), so that no code is
 // limited, which would pull the mean towards zero. The scale is at least 2^-109, so that a
-// subnormal number is less than half a random unit.
+// subnormal number is less than half a random unit, and no larger than that of nearest rounding, so
+// that every code decodes to a finite number. Codes are limited in blocks above 2.96e38 only.
 template <typename Format, typename Lanes>
 FASTGPU_HD typename Lanes::Words stochastic_scales_of(typename Lanes::Words extreme) {
   using Words = typename Lanes::Words;
   constexpr uint32_t kLeast = (18 + Format::kSmallestExponent) << 23;
+  constexpr uint32_t kMost = kLargestExtreme - (Format::kSmallestExponent << 23);
   constexpr auto kLargestCode = static_cast<float>((1 << Format::kSmallestExponent) - 1);
   const Words magnitude = extreme & kFloatMagnitude;
   const Words kept = magnitude < kLeast ? Words{} + kLeast : magnitude;
   const Words exact = Lanes::bits(Lanes::floats(kept) / kLargestCode);
-  const Words scale = ((exact + 0xffff) & 0xffff0000) | (~extreme & kFloatSign);
+  const Words rounded = (exact + 0xffff) & 0xffff0000;
+  const Words scale = (rounded > kMost ? Words{} + kMost : rounded) | (~extreme & kFloatSign);
   return magnitude >= kFloatInfinity ? Words{} + kNanScale : scale;
 }
 

@@ -31,7 +31,8 @@ float defined_stochastic_scale(Codec codec, const float* block, std::size_t coun
   int exponent = 0;
   const double fraction = std::frexp(double{exact}, &exponent);
   const auto magnitude = static_cast<float>(std::ldexp(std::ceil(fraction * 256), exponent - 8));
-  return std::signbit(extreme) ? magnitude : -magnitude;
+  const auto most = static_cast<float>(std::ldexp(1.9921875, 127) / -smallest_code(codec));
+  return std::copysign(std::min(magnitude, most), -extreme);
 }
 
 float defined_unit(uint64_t key, std::size_t element) {
@@ -110,6 +111,30 @@ TEST(a_residual_holds_what_is_lost) {
 }
 
 #if defined(__x86_64__)
+
+TEST(the_largest_numbers_stay_finite) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const float largest_scale_fits = 3.36e38F;
+  for (const cpu::Variant* variant : cpu::usable_variants()) {
+    for (const Codec codec : {Codec::kInt8, Codec::kInt4}) {
+      const CodecKernels& kernels = *variant->find_codec(codec);
+      for (const float extreme : {kLargest, -kLargest, largest_scale_fits}) {
+        const Floats source(1280, extreme);
+        for (uint64_t key = 0; key < 8; ++key) {
+          Floats residual(source.size());
+          const Bytes encoded = encoded_by(kernels, codec, source, key, &residual);
+          Floats decoded(source.size());
+          kernels.decode(encoded.data(), decoded.data(), decoded.size());
+          for (std::size_t i = 0; i < source.size(); ++i) {
+            CHECK(std::isfinite(decoded[i]));
+            CHECK(std::isfinite(residual[i]));
+            CHECK(std::fabs(decoded[i] / extreme - 1) < (codec == Codec::kInt8 ? 0.012F : 0.15F));
+          }
+        }
+      }
+    }
+  }
+}
 
 TEST(flushing_subnormals_changes_no_stochastic_encoding) {
   constexpr unsigned kFlush = 0x8040;  // of operands and results

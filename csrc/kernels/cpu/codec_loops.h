@@ -78,7 +78,7 @@ FASTGPU_INLINE void find_codes(const float* values, const GroupScales& group,
         const std::size_t at = j + k * kLanes;
         scaled[k] = load_lanes<FloatLanes>(values + i + at) * inverses[at / Format::kBlock];
       }
-      rounding.shift(scaled, first + i + j);
+      rounding.template shift<Format>(scaled, first + i + j);
       store_codes<Format>(codes + i + j, scaled);
     }
   }

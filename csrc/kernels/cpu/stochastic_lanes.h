@@ -22,6 +22,7 @@ struct NearestRounding {
   FASTGPU_INLINE static WordLanes scales(WordLanes extreme) {
     return scales_of<Format, ManyLanes>(extreme);
   }
+  template <typename Format>
   FASTGPU_INLINE void shift(FloatLanes (&)[4], std::size_t) const {}
 };
 
@@ -34,7 +35,16 @@ struct StochasticRounding {
     return stochastic_scales_of<Format, ManyLanes>(extreme);
   }
 
+  // Quotients of the largest numbers may be below the smallest code.
+  template <typename Format>
   FASTGPU_INLINE void shift(FloatLanes (&scaled)[4], std::size_t first) const {
+    constexpr float kSmallest = -(1 << Format::kSmallestExponent);
+    add_units(scaled, first);
+    for (FloatLanes& lanes : scaled) lanes = larger(lanes, FloatLanes{} + kSmallest);
+  }
+
+ private:
+  FASTGPU_INLINE void add_units(FloatLanes (&scaled)[4], std::size_t first) const {
     constexpr std::size_t kHalf = 16;
     if constexpr (kLanes < kHalf / 2) {  // four registers are half a run
       const uint32_t bits = first % (2 * kHalf) == 0 ? 0 : 16;
@@ -53,7 +63,6 @@ struct StochasticRounding {
     }
   }
 
- private:
   // The words from number `first` on.
   FASTGPU_INLINE WordLanes random(std::size_t first) const {
     WordLanes numbers;
