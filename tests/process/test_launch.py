@@ -69,9 +69,14 @@ def _default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("command", [["bench", "all_reduce", "-n", "100000000"], ["train"]])
 @pytest.mark.parametrize(
-    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
+    ("command", "number", "to_all"),
+    [
+        (["bench", "all_reduce", "-n", "100000000"], signal.SIGINT, True),
+        (["bench", "all_reduce", "-n", "100000000"], signal.SIGHUP, False),
+        (["train"], signal.SIGTERM, False),
+    ],
+    ids=["bench SIGINT", "bench SIGHUP", "train SIGTERM"],
 )
 def test_a_signal_ends_the_command_and_its_ranks(
     command: list[str], number: signal.Signals, to_all: bool, tmp_path: Path
