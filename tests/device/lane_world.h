@@ -7,54 +7,10 @@
 #include <vector>
 
 #include "engine/device/lane.h"
-#include "memory.h"
-#include "plan/build.h"
-#include "plan/proof/verify.h"
+#include "lane_case.h"
 #include "simt_machine.h"
 
 namespace fastgpu::test {
-
-// A fault of the engine, planted to test the tests.
-struct Planted {
-  simt::MachineFault machine = simt::MachineFault::kNone;
-  void (*mutate)(device::Table& table) = nullptr;
-  bool operation_is_not_counted = false;
-};
-
-enum class Alignment : uint8_t { kAligned, kShifted, kByRank };
-
-struct LaneCase {
-  PlanRequest request;
-  std::vector<int> host_of;          // request.host_of shows it
-  std::vector<uint64_t> all_counts;  // of an uneven all_to_all; else empty
-  DType dtype = DType::kFloat32;
-  ReduceOp reduce_op = ReduceOp::kSum;
-  Alignment alignment = Alignment::kAligned;
-  int ranks_per_gpu = 1;
-  unsigned threads = 32;
-  bool slow_stream = false;
-  bool fold = true;
-  uint64_t seed = 1;
-  Planted planted;
-};
-
-std::string describe(const LaneCase& lane_case);
-
-// A rank's buffers: input, data, scratch.
-struct RankBuffers {
-  std::vector<DeviceMemory> memory;
-
-  std::byte* at(const Region& region) const {
-    return memory[static_cast<std::size_t>(region.buffer)].data() + region.offset_bytes;
-  }
-};
-
-// Runs the steps of all ranks one after the other, with payloads copied as they are sent.
-void play(const std::vector<Schedule>& schedules, const LaneCase& lane_case,
-          std::vector<RankBuffers>& ranks);
-
-// Of an average; else 1.
-double factor_of(const LaneCase& lane_case);
 
 // The memory that lanes of a group need.
 class LaneWorld {
@@ -96,8 +52,5 @@ inline constexpr uint64_t kFirstOperation = uint64_t{1} << 33;
 // Runs two operations of the case on the same memory, without a barrier between them. Returns what
 // went wrong, or "".
 std::string run_case(const LaneCase& lane_case);
-
-// A case with everything drawn from the seed.
-LaneCase draw_case(uint64_t seed);
 
 }  // namespace fastgpu::test

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 
 namespace fastgpu::test {
 
@@ -36,5 +37,24 @@ class DeviceMemory {
   std::byte* data_;
   std::size_t size_bytes_;
 };
+
+// "byte 12 is 3f, expected 3e", with up to 8 bytes from the first wrong one on; "" if there is
+// none.
+inline std::string first_difference(const std::byte* found, const std::byte* expected,
+                                    std::size_t size_bytes) {
+  std::size_t at = 0;
+  while (at < size_bytes && found[at] == expected[at]) ++at;
+  if (at == size_bytes) return "";
+  const auto hex = [&](const std::byte* bytes) {
+    std::string text;
+    for (std::size_t i = at; i < size_bytes && i < at + 8; ++i) {
+      const auto byte = std::to_integer<unsigned>(bytes[i]);
+      text += "0123456789abcdef"[byte / 16];
+      text += "0123456789abcdef"[byte % 16];
+    }
+    return text;
+  };
+  return "from byte " + std::to_string(at) + " on " + hex(found) + ", expected " + hex(expected);
+}
 
 }  // namespace fastgpu::test

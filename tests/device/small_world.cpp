@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/device/find_small.h"
-#include "kernels/reduce.h"
 
 namespace fastgpu::test {
 namespace {
@@ -74,66 +73,25 @@ std::string run_small(const SmallCase& small_case) {
   simt::Machine machine({.seed = small_case.seed, .slow_stream = small_case.slow_stream});
   SmallWorld world(machine, small_case);
   if (small_case.has_one_set) world.set_patience(50'000);
-  const std::size_t element = size_of(small_case.dtype);
-  const ReduceKernel reduce = find_reduce(small_case.dtype, ReduceOp::kSum);
-  std::mt19937_64 random(small_case.seed);
-  std::vector<std::vector<DeviceMemory>> data;  // by operation and rank
-  std::vector<DeviceMemory> expected;
-  for (const uint64_t count : small_case.counts) {
-    const std::size_t size_bytes = count * element;
-    data.emplace_back();
-    expected.emplace_back(size_bytes);
+  std::vector<SmallData> data = draw_data(small_case);
+  for (std::size_t i = 0; i < data.size(); ++i) {
     for (int rank = 0; rank < small_case.world; ++rank) {
-      DeviceMemory numbers(size_bytes);
-      numbers.fill(random);
-      data.back().emplace_back(size_bytes, small_case.shift * element);
-      std::memcpy(data.back().back().data(), numbers.data(), size_bytes);
-      if (rank == 0) {
-        std::memcpy(expected.back().data(), numbers.data(), size_bytes);
-      } else {
-        reduce(expected.back().data(), numbers.data(), count);
-      }
-    }
-    if (small_case.averages) {
-      scale(expected.back().data(), count, small_case.dtype, 1.0 / small_case.world);
-    }
-    for (int rank = 0; rank < small_case.world; ++rank) {
-      world.launch(rank, data.back()[static_cast<std::size_t>(rank)].data(), size_bytes,
-                   100 + count);
+      const DeviceMemory& memory = data[i].inputs[static_cast<std::size_t>(rank)];
+      world.launch(rank, memory.data(), memory.size_bytes(), 100 + small_case.counts[i]);
     }
   }
   world.synchronize();
-  const std::string what = "small, world " + std::to_string(small_case.world) + ", seed " +
-                           std::to_string(small_case.seed) + ": ";
   for (int rank = 0; rank < small_case.world; ++rank) {
     const uint64_t stop = world.control(rank).stop;
-    if (stop != 0) return what + "stopped, " + std::to_string(stop);
+    if (stop != 0) return describe(small_case) + ": stopped, " + std::to_string(stop);
   }
   for (std::size_t i = 0; i < data.size(); ++i) {
-    for (const DeviceMemory& result : data[i]) {
-      if (!(result == expected[i])) return what + "differs in operation " + std::to_string(i);
+    for (const DeviceMemory& result : data[i].inputs) {
+      if (result == data[i].expected) continue;
+      return describe(small_case) + ": differs in operation " + std::to_string(i);
     }
   }
   return "";
-}
-
-SmallCase draw_small(uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const auto below = [&](uint64_t n) { return static_cast<std::size_t>(random() % n); };
-  SmallCase drawn;
-  drawn.seed = seed;
-  drawn.world = 2 + static_cast<int>(below(device::kMaxRanks - 1));
-  constexpr std::array kTypes{DType::kFloat32, DType::kBFloat16};
-  drawn.dtype = kTypes[below(2)];
-  constexpr std::array<uint64_t, 6> kCounts{1, 2, 33, 64, 129, 600};
-  drawn.counts.clear();
-  for (int i = 0; i < 5; ++i) drawn.counts.push_back(kCounts[below(kCounts.size())]);
-  drawn.shift = below(2);
-  drawn.averages = below(2) == 0;
-  drawn.slow_stream = below(2) == 0;
-  // In half of the cases the flags wrap around; in the others the slots are cleared.
-  drawn.ended = below(2) == 0 ? 0xfffffffd : 5 * device::kClearEvery - 3;
-  return drawn;
 }
 
 }  // namespace fastgpu::test

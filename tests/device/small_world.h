@@ -1,31 +1,15 @@
 // all_reduce_small() on the pretended machine, several operations in a row.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
 #include "engine/device/small.h"
-#include "memory.h"
 #include "simt_machine.h"
+#include "small_case.h"
 
 namespace fastgpu::test {
-
-struct SmallCase {
-  int world = 2;
-  DType dtype = DType::kFloat32;
-  std::vector<uint64_t> counts{64};  // of each operation
-  uint64_t ended = 0xfffffffd;       // operations before the first
-  std::size_t shift = 0;             // elements
-  bool averages = false;
-  bool slow_stream = false;
-  uint64_t seed = 1;
-  // Plant faults, to test the tests.
-  bool has_one_set = false;
-  uint32_t first_slot_flag = 0;  // of every slot: an operation of long ago
-};
 
 class SmallWorld {
  public:
@@ -55,7 +39,5 @@ class SmallWorld {
 
 // Runs all operations of the case without a barrier between them. Returns what went wrong, or "".
 std::string run_small(const SmallCase& small_case);
-
-SmallCase draw_small(uint64_t seed);
 
 }  // namespace fastgpu::test

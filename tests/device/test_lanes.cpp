@@ -55,16 +55,7 @@ TEST(every_algorithm_gives_the_bits_of_its_schedule) {
   for_each_builder([&](Collective collective, Algorithm algorithm) {
     for (int world = 1; world <= device::kMaxRanks; ++world) {
       if (++number % kStride != 0) continue;
-      LaneCase every = draw_case(number);
-      every.request = request_of(collective, algorithm, world, number % 3 == 0 ? 203 : 61);
-      every.request.lanes = 1 + static_cast<int>(number % 2);
-      every.request.chunk_bytes = 128;
-      every.request.root = world - 1;
-      every.request.element_size = static_cast<uint32_t>(size_of(every.dtype));
-      every.host_of = uneven_hosts(world, 3, number % 2 == 0);
-      every.all_counts.clear();
-      every.threads = 32;
-      CHECK_EQ(run_case(every), "");
+      CHECK_EQ(run_case(case_of(collective, algorithm, world, number)), "");
     }
   });
 }

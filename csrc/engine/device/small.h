@@ -50,6 +50,7 @@ namespace small {
 
 struct Run {
   const SmallArgs& args;
+  unsigned block;
   uint64_t operation;
 
   FASTGPU_DEVICE uint64_t flag() const { return (operation | 0x80000000) << 32; }
@@ -60,15 +61,15 @@ struct Run {
     return args.slots[owner] + row * slots_of(args.capacity) + word;
   }
   FASTGPU_DEVICE uint64_t key_word(unsigned i) const {
-    return args.capacity + simt::block_index() * kKeyWords + i;
+    return args.capacity + block * kKeyWords + i;
   }
   FASTGPU_DEVICE uint64_t first() const {
-    return uint64_t{simt::block_index()} * simt::block_size() + simt::thread_index();
+    return uint64_t{block} * simt::block_size() + simt::thread_index();
   }
   FASTGPU_DEVICE uint64_t stride() const { return uint64_t{kSmallBlocks} * simt::block_size(); }
   FASTGPU_DEVICE FailurePoint waiting(int peer, uint64_t word) const {
-    return {FailureCode::kNone, static_cast<uint8_t>(peer),
-            static_cast<uint16_t>(simt::block_index()), static_cast<uint32_t>(word)};
+    return {FailureCode::kNone, static_cast<uint8_t>(peer), static_cast<uint16_t>(block),
+            static_cast<uint32_t>(word)};
   }
 };
 
@@ -200,7 +201,7 @@ FASTGPU_DEVICE bool meet(const Run& run) {
   simt::sync_block();
   bool failed = false;
   if (peer < group.world && peer != group.rank) {
-    const unsigned block = simt::block_index() * world;
+    const unsigned block = run.block * world;
     simt::store_release(run.args.cleared[peer] + block + static_cast<unsigned>(group.rank),
                         run.operation << kFrameBits);
     failed = !wait_for(group, run.args.cleared[group.rank] + block + static_cast<unsigned>(peer),
@@ -213,9 +214,9 @@ FASTGPU_DEVICE bool meet(const Run& run) {
 
 // Elements have at most 4 bytes. Blocks have at least kMaxRanks threads.
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) all_reduce_small(FASTGPU_PARAMETER(SmallArgs) args) {
+FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
   using Storage = typename Element::Storage;
-  const small::Run run{args, args.operation[simt::block_index()] + 1};
+  const small::Run run{args, block, args.operation[block] + 1};
   if (simt::sync_block_or(simt::thread_index() == 0 && is_stopped(args.group))) return;
   bool failed = false;
   if (simt::thread_index() < kKeyWords) {
@@ -234,7 +235,19 @@ FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) all_reduce_small(FASTGPU_PARAMETER(
     small::clear_unused(run);
     if (!small::meet(run)) return;
   }
-  if (simt::thread_index() == 0) args.operation[simt::block_index()] += 1;
+  if (simt::thread_index() == 0) args.operation[block] += 1;
+}
+
+template <typename Element, typename Op>
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) all_reduce_small(FASTGPU_PARAMETER(SmallArgs) args) {
+  run_small<Element, Op>(args, simt::block_index());
+}
+
+// Several ranks of one process on one GPU, in a cooperative launch with `blocks` for each rank.
+template <typename Element, typename Op>
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1)
+    all_reduce_small_ranks(const SmallArgs* ranks, unsigned blocks) {
+  run_small<Element, Op>(ranks[simt::block_index() / blocks], simt::block_index() % blocks);
 }
 
 using SmallKernel = void (*)(SmallArgs);
