@@ -15,7 +15,7 @@ std::string describe(const SmallCase& small_case) {
 
 std::vector<SmallData> draw_data(const SmallCase& small_case) {
   const std::size_t element = size_of(small_case.dtype);
-  const ReduceKernel reduce = find_reduce(small_case.dtype, ReduceOp::kSum);
+  const ReduceKernel reduce = find_reduce(small_case.dtype, small_case.reduce_op);
   std::mt19937_64 random(small_case.seed);
   std::vector<SmallData> all;
   for (const uint64_t count : small_case.counts) {

@@ -15,6 +15,7 @@ namespace fastgpu::test {
 struct SmallCase {
   int world = 2;
   DType dtype = DType::kFloat32;
+  ReduceOp reduce_op = ReduceOp::kSum;
   std::vector<uint64_t> counts{64};  // of each operation
   uint64_t ended = 0xfffffffd;       // operations before the first
   std::size_t shift = 0;             // elements

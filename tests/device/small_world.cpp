@@ -53,7 +53,7 @@ device::SmallArgs SmallWorld::args(int rank, std::byte* data, uint64_t size_byte
 }
 
 void SmallWorld::launch(int rank, std::byte* data, uint64_t size_bytes, uint64_t key) {
-  const device::SmallKernel kernel = device::find_small(case_.dtype, ReduceOp::kSum);
+  const device::SmallKernel kernel = device::find_small(case_.dtype, case_.reduce_op);
   const device::SmallArgs arguments = args(rank, data, size_bytes, key);
   simt::Stream* const stream = streams_[index(rank)];
   machine_.launch(stream, {.blocks = blocks_of(size_bytes), .threads = kThreads},
