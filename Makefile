@@ -10,6 +10,7 @@
 #                      of DistributedDataParallel, our class beside torch's
 #   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
 #   make device-check  device code on this CPU with SEEDS='1 2 3', and compiled for GPUs
+#   make gpu-check    device code checked and measured on this GPU, bench/results/gpu_check.md
 #   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
@@ -37,7 +38,8 @@ cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h' -o -na
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help train test bench peers torch-path choose torch-matrix torch-suite integrations lint format \
-  docs-check test-cpp test-python device-check gpu-code build wheel wheel-check
+  docs-check test-cpp test-python device-check gpu-code \
+  gpu-check build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -155,6 +157,11 @@ device-%: $(dependencies)
 
 gpu-code: $(dependencies)
 	python tools/check_gpu_code.py
+
+# Needs no environment and no network: nvcc, cmake and ninja of the machine. Without a GPU the
+# command exits with 77, and make says so.
+gpu-check:
+	$(PYTHON) tools/gpu_check.py $(ARGS)
 
 # Two at a time: many tests wait, and each has up to 64 ranks of its own.
 test-python: $(extension)

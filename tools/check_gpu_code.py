@@ -4,6 +4,9 @@ No GPU is needed, only nvcc. A warning is an error. The code must not spill regi
 or load through caches that are not coherent; it must move data 16 bytes at a time, and acquire and
 release words for the whole system. Without nvcc the check is skipped, with the reason. A source
 that passed is compiled again only if it, a header that it includes, or this file has changed.
+
+The sources of `make gpu-check` (tests/gpu) are compiled for one architecture, and their host code
+is only parsed.
 """
 
 from __future__ import annotations
@@ -24,8 +27,11 @@ BUILD = ROOT / "build" / "gpu-code"
 
 FLAGS = [
     *("-std=c++20", "-O3", "--fmad=false", "-Xcompiler=-Wall,-Wextra", "-Werror=all-warnings"),
-    *("--ptxas-options=-v", f"-I{ROOT / 'csrc'}"),
-    *("-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90"),
+    *("--ptxas-options=-v", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"),
+]
+HOPPER = "-gencode=arch=compute_90,code=sm_90"
+ALL_GPUS = [
+    *("-gencode=arch=compute_80,code=sm_80", HOPPER),
     "-gencode=arch=compute_100,code=[sm_100,compute_100]",
 ]
 
@@ -42,12 +48,14 @@ NEEDED = {
     "csrc/kernels/cuda/device_code.cu": WIDE,
     "csrc/engine/device/lane_code.cu": WIDE + ORDER,
     "csrc/engine/device/small_code.cu": ("st.relaxed.sys.global.u64", "ld.relaxed.sys.global.u64"),
+    "tests/gpu/conversions.cu": ("cvt.rn.bf16x2.f32", "cvt.rn.f16x2.f32", "cvt.f32.f16"),
+    "tests/gpu/ranks.cu": WIDE + ORDER,
 }
 
 
 def sources() -> list[Path]:
     """Returns the sources of device code."""
-    return sorted((ROOT / "csrc").rglob("*.cu"))
+    return sorted([*(ROOT / "csrc").rglob("*.cu"), *(ROOT / "tests" / "gpu").glob("*.cu")])
 
 
 def faults_of_log(log: str) -> list[str]:
@@ -69,13 +77,38 @@ def stamp_of(source: Path, version: str) -> Path:
     return BUILD / f"{source.stem}-{digest.hexdigest()}.passed"
 
 
+def host_source() -> Path:
+    """Writes and returns a source that includes the host code of tests/gpu."""
+    path = BUILD / "gpu_check_host.cpp"
+    found = sorted((ROOT / "tests" / "gpu").glob("*.cpp"))
+    text = "".join(f'#include "gpu/{source.name}"\n' for source in found)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return path
+
+
+def parse_host_code(source: Path, nvcc: str, stamp: Path) -> list[str]:
+    """Parses host code with the CUDA runtime's headers; returns its faults."""
+    flags = "-fsyntax-only,-Wall,-Wextra,-Wconversion,-Wno-restrict,-Werror"
+    command = [nvcc, "-std=c++20", f"-Xcompiler={flags}", f"-I{ROOT / 'csrc'}"]
+    command += [f"-I{ROOT / 'tests'}", "-c", str(source), "-o", os.devnull]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        return [f"tests/gpu: {result.stdout}{result.stderr}"]
+    stamp.touch()
+    return []
+
+
 def check(source: Path, nvcc: str, stamp: Path) -> list[str]:
-    """Compiles a source for all architectures; returns its faults."""
+    """Compiles a source for its architectures; returns its faults."""
+    if source.suffix == ".cpp":
+        return parse_host_code(source, nvcc, stamp)
     name = str(source.relative_to(ROOT))
+    architectures = ALL_GPUS if name.startswith("csrc/") else [HOPPER]
     keep = BUILD / source.stem
     shutil.rmtree(keep, ignore_errors=True)
     keep.mkdir(parents=True)
-    command = [nvcc, *FLAGS, "--keep", f"--keep-dir={keep}", "-c", str(source)]
+    command = [nvcc, *FLAGS, *architectures, "--keep", f"--keep-dir={keep}", "-c", str(source)]
     result = subprocess.run(
         [*command, "-o", str(keep / "object.o")], capture_output=True, text=True, cwd=keep
     )
@@ -98,7 +131,7 @@ def main() -> int:
         return 0
     BUILD.mkdir(parents=True, exist_ok=True)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    stamps = {source: stamp_of(source, version) for source in sources()}
+    stamps = {source: stamp_of(source, version) for source in [*sources(), host_source()]}
     waiting = [source for source, stamp in stamps.items() if not stamp.exists()]
     print(f"GPU code: {len(waiting)} of {len(stamps)} sources to compile", flush=True)
     failed = False

@@ -1,6 +1,8 @@
 // The rates of the kernels. Traffic is what a kernel must move; docs/cuda.md has the targets.
-#include <chrono>
 #include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "checks.h"
 #include "gpu_lanes.h"
