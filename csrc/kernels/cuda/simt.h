@@ -30,7 +30,7 @@ enum class Scope : uint8_t { kDevice, kSystem };
 
 #define FASTGPU_DEVICE __device__ __forceinline__
 // For code that runs seldom, such as the report of a failure.
-#define FASTGPU_DEVICE_CALL __device__ __noinline__
+#define FASTGPU_DEVICE_CALL inline __device__ __noinline__
 #define FASTGPU_KERNEL __global__ void
 #define FASTGPU_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 // A kernel's struct parameter. A function that takes it by reference would otherwise get a copy on
