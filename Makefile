@@ -10,7 +10,7 @@
 #                      of DistributedDataParallel, our class beside torch's
 #   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
 #   make device-check  device code on this CPU with SEEDS='1 2 3', and compiled for GPUs
-#   make gpu-check    device code checked and measured on this GPU, bench/results/gpu_check.md
+#   make gpu-check      device code checked and measured on this GPU, bench/results/gpu_check.md
 #   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.

@@ -42,18 +42,20 @@ class Step(NamedTuple):
     sanitizer: str = ""  # the tool of compute-sanitizer
 
 
-CHECKS = ("reduce", "lanes", "small")
+CHECKS = ("reduce", "codec", "lanes", "small")
 STEPS = (
     Step("GPU", "describe", 30),
     Step("conversions", "conversions", 90),
     Step("n-way reduction", "reduce", 60),
+    Step("encode, decode and reduce", "codec", 60),
     Step("lanes, all ranks in one launch", "lanes", 90),
     Step("small all_reduce, all ranks in one launch", "small", 60),
     Step("a launch for each rank", "launches", 60),
     Step("failures", "failures", 60),
-    *(Step(f"{s} under memcheck", s, 40, "memcheck") for s in CHECKS),
-    *(Step(f"{s} under racecheck", s, 40, "racecheck") for s in CHECKS),
+    *(Step(f"{s} under memcheck", s, 30, "memcheck") for s in CHECKS),
+    *(Step(f"{s} under racecheck", s, 30, "racecheck") for s in CHECKS),
     Step("rates", "rates", 60),
+    Step("rates of codecs", "codec_rates", 40),
 )
 
 

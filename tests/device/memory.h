@@ -21,6 +21,10 @@ class DeviceMemory {
   }
 
   std::byte* data() const { return data_; }
+  template <typename Type>
+  Type* as() const {
+    return reinterpret_cast<Type*>(data_);
+  }
   std::size_t size_bytes() const { return size_bytes_; }
 
   // Random bits: every kind of number, NaN and infinity included.

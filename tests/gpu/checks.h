@@ -20,6 +20,8 @@ void check_small(Lines& lines, const CheckOptions& options);
 void check_launches(Lines& lines, const CheckOptions& options);
 // Kernels that cannot succeed end, and say why.
 void check_failures(Lines& lines, const CheckOptions& options);
+void check_codec(Lines& lines, const CheckOptions& options);
+void measure_codec(Lines& lines, const CheckOptions& options);
 void measure_rates(Lines& lines, const CheckOptions& options);
 
 }  // namespace fastgpu::test

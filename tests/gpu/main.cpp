@@ -35,9 +35,10 @@ struct Section {
 
 constexpr std::array kSections{
     Section{"describe", describe_gpu},   Section{"conversions", check_conversions},
-    Section{"reduce", check_reduce},     Section{"lanes", check_lanes},
-    Section{"small", check_small},       Section{"launches", check_launches},
-    Section{"failures", check_failures}, Section{"rates", measure_rates},
+    Section{"reduce", check_reduce},     Section{"codec", check_codec},
+    Section{"lanes", check_lanes},       Section{"small", check_small},
+    Section{"launches", check_launches}, Section{"failures", check_failures},
+    Section{"rates", measure_rates},     Section{"codec_rates", measure_codec},
 };
 
 int run(const Section& section, const CheckOptions& options) {
