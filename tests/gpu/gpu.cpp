@@ -1,5 +1,6 @@
 #include "gpu.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace fastgpu::test {
@@ -12,7 +13,7 @@ void expect_success(cudaError_t error, const char* call) {
 
 GpuMemory::GpuMemory(std::size_t size_bytes, std::size_t shift_bytes)
     : shift_bytes_(shift_bytes), size_bytes_(size_bytes) {
-  CUDA_CHECK(cudaMalloc(&bytes_, size_bytes + shift_bytes + 1));
+  CUDA_CHECK(cudaMalloc(&bytes_, std::max<std::size_t>(size_bytes + shift_bytes, 1)));
   fill(0);
 }
 
