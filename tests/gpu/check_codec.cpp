@@ -39,7 +39,7 @@ std::string encode_case(const CodecCase& codec_case) {
   launch(kernel, codec_case.blocks, codec_case.threads,
          device::EncodeArgs{source.as<float>(), residual.as<float>(), encoded.data(),
                             codec_case.count, data.key});
-  const std::string wrong = compare(codec_case, "the encoding", encoded, data.expected);
+  std::string wrong = compare(codec_case, "the encoding", encoded, data.expected);
   if (!wrong.empty()) return wrong;
   return compare(codec_case, "the residual", residual, data.expected_residual);
 }

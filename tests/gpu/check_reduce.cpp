@@ -48,8 +48,8 @@ std::string run_reduce(const ReduceCase& reduce_case, unsigned blocks, uint64_t 
 }  // namespace
 
 void check_reduce(Lines& lines, const CheckOptions& options) {
-  std::mt19937_64 random(1);
-  uint64_t seed = 0;
+  uint64_t seed = 1;
+  std::mt19937_64 random(seed);
   for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
     const auto type = static_cast<DType>(dtype);
     CaseGroup group(lines, "n-way reduction of " + std::string(name_of(type)));

@@ -12,7 +12,6 @@ namespace fastgpu::test {
 namespace {
 
 constexpr uint64_t kCount = uint64_t{64} << 20;
-constexpr int kFilled = 0x3c;  // bytes of ordinary numbers
 
 struct CodecMemory {
   explicit CodecMemory(Codec codec) {

@@ -60,7 +60,7 @@ unsigned resident_blocks(const void* kernel, unsigned threads) {
 void launch_ranks(const void* kernel, const GpuMemory& args, const RankGrid& grid) {
   const std::byte* ranks = args.data();
   unsigned blocks = grid.blocks;
-  void* parameters[] = {&ranks, &blocks};
+  void* parameters[] = {static_cast<void*>(&ranks), &blocks};
   CUDA_CHECK(cudaLaunchCooperativeKernel(kernel, dim3(grid.ranks * grid.blocks), dim3(grid.threads),
                                          parameters, 0, nullptr));
 }

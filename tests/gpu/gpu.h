@@ -51,7 +51,7 @@ class GpuMemory {
 template <typename Type>
 GpuMemory copy_to_gpu(std::span<const Type> values) {
   GpuMemory memory(values.size_bytes());
-  memory.upload(values.data(), values.size_bytes());
+  memory.upload(static_cast<const void*>(values.data()), values.size_bytes());
   return memory;
 }
 

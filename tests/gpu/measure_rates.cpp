@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::size_t kRegionBytes = std::size_t{128} << 20;
 constexpr uint64_t kRankBytes = uint64_t{64} << 20;
-constexpr int kFilled = 0x3c;  // bytes of ordinary numbers, in every floating-point dtype
 
 std::vector<GpuMemory> regions(int count) {
   std::vector<GpuMemory> all;

@@ -12,6 +12,9 @@
 
 namespace fastgpu::test {
 
+// GpuMemory::fill() with ordinary numbers, of every floating-point dtype.
+inline constexpr int kFilled = 0x3c;
+
 // One kernel, or several launches of it.
 struct Timed {
   std::string what;
