@@ -124,6 +124,25 @@ def test_the_report_has_failures_and_what_did_not_run() -> None:
     assert "None was measured." in render(MACHINE, results[:2], [])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_steps_end_in_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: "")
+    text = r"""kind=ok; status=0
+[ "$1" = small ] && [ NAME = True ] && kind=FAIL && status=1
+printf "$kind\t$1 check\tdetail\nend\t$1\n"; exit $status"""
+    program = Path(script(tmp_path, text.replace("NAME", str(fails)))[0])
+    report = tmp_path / "results" / "report.md"
+    assert gpu_check.run_all(program, True, report, MACHINE) is not fails
+    written = report.read_text()
+    assert "| lanes under racecheck | lanes under racecheck | did not run |" in written
+    assert "| reduce check | passed | detail |" in written
+    assert ("| small check | **failed** | detail |" in written) is fails
+    assert "| rates | rates check | passed | detail |" in written  # after the failure, too
+    assert "Did not run" not in written
+
+
 def test_every_section_of_the_program_is_run() -> None:
     text = (gpu_check.ROOT / "tests/gpu/main.cpp").read_text()
     listed = text[text.index("kSections{") : text.index("int run(")]
