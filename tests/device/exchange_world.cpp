@@ -171,6 +171,7 @@ std::shared_ptr<Work> DeviceRank::start(const Schedule& schedule, const HostBuff
   task.executor = &executor_;
   task.prologue = [this] { executor_.start_after(stream_); };
   task.epilogue = [this] { executor_.finish_before(stream_); };
+  task.keep_alive = executor_.keep(token_);
   queue_->push(operation);
   return work_of(operation);
 }
@@ -262,6 +263,7 @@ std::string run_exchange(const ExchangeCase& exchange) {
   for (int rank = 0; rank < count; ++rank) schedules.push_back(world.schedule(rank));
   const auto expected = run_on_host(exchange, schedules);
   for (int rank = 0; rank < count; ++rank) {
+    if (world.rank(rank).kept() != 0) return describe(exchange) + ": memory is still kept";
     const auto results = world.rank(rank).results();
     for (int turn = 0; turn < kTurns; ++turn) {
       if (results.size() != kTurns) return describe(exchange) + ": a result is missing";

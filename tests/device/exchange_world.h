@@ -76,6 +76,8 @@ class DeviceRank : public DevicePeers {
   // Results of all turns, once the caller's stream is done.
   std::vector<std::vector<std::byte>> results();
   bool poll();
+  // How many operations still keep their callers' memory.
+  long kept() const { return token_.use_count() - 1; }
   bool busy() const { return queue_->busy() || channels_->busy(); }
 
   std::shared_ptr<FailureLatch> latch = std::make_shared<FailureLatch>();
@@ -97,6 +99,7 @@ class DeviceRank : public DevicePeers {
   std::vector<DeviceSegment> private_;
   std::vector<std::byte*> pinned_;
   std::vector<std::pair<std::byte*, std::size_t>> results_;
+  const std::shared_ptr<int> token_ = std::make_shared<int>();
   std::byte* input_ = nullptr;
   std::byte* data_ = nullptr;
   std::unique_ptr<DeviceChannels> channels_;

@@ -114,6 +114,8 @@ TEST(a_peer_that_closes_fails_the_operation) {
     CHECK(work->failure().kind == ErrorKind::kPeerLost);
     CHECK_EQ(work->failure().peer, 2);
   }
+  while (world.poll()) continue;
+  for (int rank = 0; rank < 2; ++rank) CHECK_EQ(world.rank(rank).kept(), 0L);
 }
 
 TEST(different_calls_are_both_named) {

@@ -40,6 +40,7 @@ RecvChannel* DeviceChannels::receiver(int peer, int lane) { return find(receiver
 bool DeviceChannels::poll() noexcept {
   if (latch_->failure() != nullptr) {
     drop();
+    release_kept();
     return false;
   }
   Failure failure;
@@ -81,6 +82,15 @@ void DeviceChannels::drop() noexcept {
   for (const auto& [route, channel] : senders_) channel->hang_up();
   for (const auto& [route, channel] : receivers_) channel->hang_up();
   group_.pending.store(0);
+}
+
+// Work that was enqueued before the failure still runs, and ends.
+void DeviceChannels::release_kept() noexcept {
+  try {
+    if (!device_failed_.load()) group_.executor.passed();
+  } catch (const std::exception&) {  // the latch has the first failure
+    device_failed_.store(true);
+  }
 }
 
 TimeNs DeviceChannels::next_deadline() const noexcept {

@@ -10,6 +10,7 @@
 // thread; busy() any thread.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <utility>
@@ -44,7 +45,9 @@ class DeviceChannels final : public ChannelSource, public Pollable {
   uint64_t version() const override { return group_.host_channels.version(); }
 
   bool poll() noexcept override;
-  bool busy() const noexcept override { return group_.pending.load() > 0; }
+  bool busy() const noexcept override {
+    return group_.pending.load() > 0 || (!device_failed_.load() && group_.executor.has_calls());
+  }
   void expire(TimeNs /*now*/) noexcept override {}
   // Nothing rings when a device has done its work, so the engine looks again soon.
   TimeNs next_deadline() const noexcept override;
@@ -57,10 +60,12 @@ class DeviceChannels final : public ChannelSource, public Pollable {
   template <typename Channel>
   bool pump(ByRoute<Channel>& channels);
   void drop() noexcept;
+  void release_kept() noexcept;
 
   DeviceGroup group_;
   const std::shared_ptr<FailureLatch> latch_;
-  ByRoute<DeviceSender> senders_;  // by peer and lane
+  std::atomic<bool> device_failed_{false};  // memory is kept until the executor ends
+  ByRoute<DeviceSender> senders_;           // by peer and lane
   ByRoute<DeviceReceiver> receivers_;
 };
 

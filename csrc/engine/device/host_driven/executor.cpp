@@ -115,14 +115,17 @@ uint64_t DeviceExecutor::passed() {
     return passed_;
   });
   for (const auto& call : due) call();
+  waiting_calls_.fetch_sub(static_cast<int>(due.size()), std::memory_order_release);
   return passed;
 }
 
 void DeviceExecutor::when_passed(std::function<void()> call) {
   const bool now = on_device([&] {
     const uint64_t behind = mark_locked();
-    if (behind > passed_) calls_.emplace_back(behind, std::move(call));
-    return behind <= passed_;
+    if (behind <= passed_) return true;
+    calls_.emplace_back(behind, std::move(call));
+    waiting_calls_.fetch_add(1, std::memory_order_release);
+    return false;
   });
   if (now) call();
 }

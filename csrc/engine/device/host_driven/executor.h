@@ -7,6 +7,7 @@
 // stream. Thread safety: all calls, any thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -51,6 +52,8 @@ class DeviceExecutor final : public Executor {
   // Calls `call` once everything that was enqueued so far is done: at once, or in a later passed(),
   // or in the destructor.
   void when_passed(std::function<void()> call);
+  // Whether calls of when_passed() are due or will be, so that somebody must go on to ask passed().
+  bool has_calls() const noexcept { return waiting_calls_.load(std::memory_order_acquire) > 0; }
   // Memory that work uses which was, or will be, enqueued while the result lives: `memory` is
   // released once that work is done.
   std::shared_ptr<void> keep(std::shared_ptr<void> memory);
@@ -66,8 +69,9 @@ class DeviceExecutor final : public Executor {
   DeviceRuntime& runtime_;
   const int device_;
   const StreamHandle stream_;
-  std::mutex mutex_;       // guards what follows
-  bool marks_end_ = true;  // nothing was enqueued since the last mark
+  std::atomic<int> waiting_calls_{0};  // of calls_, or about to run
+  std::mutex mutex_;                   // guards what follows
+  bool marks_end_ = true;              // nothing was enqueued since the last mark
   uint64_t marked_ = 0;
   uint64_t passed_ = 0;
   std::deque<EventHandle> pending_;  // of the marks after passed_, in order

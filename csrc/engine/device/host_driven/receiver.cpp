@@ -12,7 +12,11 @@ DeviceReceiver::DeviceReceiver(const Route& route)
     : route_(route), chunks_(route.group.runtime, route.group.executor, kMostChunkBytes) {}
 
 DeviceReceiver::~DeviceReceiver() {
-  route_.group.pending.fetch_sub(static_cast<int64_t>(due_.size()), std::memory_order_relaxed);
+  count(-static_cast<int64_t>(due_.size()) - (in_bytes_ ? 1 : 0));
+}
+
+void DeviceReceiver::count(int64_t change) const {
+  route_.group.pending.fetch_add(change, std::memory_order_relaxed);
 }
 
 Io DeviceReceiver::peek(FrameHeader& header) {
@@ -94,7 +98,7 @@ Io DeviceReceiver::take_mapped(Incoming& incoming) {
   due.mark = route_.group.executor.mark();
   due.frame.header = header_;
   due.frame.header.size_bytes = 0;
-  route_.group.pending.fetch_add(1, std::memory_order_relaxed);
+  count(1);
   incoming.advance(incoming.size_bytes);
   in_frame_ = false;
   return Io::kMoved;
@@ -107,6 +111,8 @@ Io DeviceReceiver::take_bytes(Incoming& incoming) {
   if (channel == nullptr) return Io::kBlocked;
   DeviceExecutor& executor = route_.group.executor;
   bool moved = false;
+  if (!in_bytes_) count(1);
+  in_bytes_ = true;
   while (!incoming.done) {
     if (executor.passed() < marks_[next_chunk_ % kChunks]) break;
     std::byte* const chunk = chunks_.at(next_chunk_);
@@ -133,7 +139,10 @@ Io DeviceReceiver::take_bytes(Incoming& incoming) {
     marks_[next_chunk_++ % kChunks] = executor.mark();
     incoming.advance(piece_in_.size_bytes);
   }
-  in_frame_ = !incoming.done;
+  if (incoming.done) {
+    count(-1);
+    in_bytes_ = in_frame_ = false;
+  }
   return moved ? Io::kMoved : Io::kBlocked;
 }
 
@@ -164,7 +173,7 @@ Io DeviceReceiver::pump() {
     moved |= io == Io::kMoved;
     if (!due_.front().frame.done) break;
     due_.pop_front();
-    route_.group.pending.fetch_sub(1, std::memory_order_relaxed);
+    count(-1);
   }
   return moved ? Io::kMoved : Io::kBlocked;
 }

@@ -36,6 +36,7 @@ class DeviceReceiver final : public RecvChannel {
     Outgoing frame;
   };
 
+  void count(int64_t change) const;
   Io take(Incoming& incoming);
   Io take_post();
   void check_post() const;
@@ -49,6 +50,7 @@ class DeviceReceiver final : public RecvChannel {
   Post post_;           // arrives in pieces
   Incoming post_in_;
   bool in_post_ = false;   // a part of post_ has arrived
+  bool in_bytes_ = false;  // a payload that follows its post is being taken
   bool in_frame_ = false;  // post_ has arrived, and its payload is not yet taken
   std::deque<Acknowledgement> due_;
 

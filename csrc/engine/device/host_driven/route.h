@@ -37,7 +37,8 @@ struct DeviceGroup {
   ChannelSource& host_channels;
   FailureLatch& latch;
   uint64_t chunk_bytes;
-  // Frames that were not sent to the end, or acknowledged; receives whose work is not done.
+  // Frames that were not sent to the end, or acknowledged; receives whose work is not done, or that
+  // may wait for a chunk.
   std::atomic<int64_t> pending{0};
 };
 
