@@ -294,7 +294,7 @@ class PretendedRuntime final : public DeviceRuntime {
     raise(ErrorKind::kInvalidArgument, "there is no pretended device " + std::to_string(device));
   }
   template <typename Work>
-  static void run(StreamHandle handle, Work work) {
+  static void run(StreamHandle handle, const Work& work) {
     PretendedStream* const stream = of(handle);
     stream->push([stream, work] {
       const std::lock_guard turn(stream->turns);

@@ -114,7 +114,7 @@ bool DeviceSender::copy_to_chunks(Frame& frame) {
         std::min(chunks_.chunk_bytes(), frame.header.size_bytes - frame.copied_bytes);
     std::byte* const chunk = chunks_.at(next_chunk_++);
     executor.copy(chunk, frame.payload + frame.copied_bytes, size_bytes);
-    piece.mark = frame.mark = executor.mark();
+    piece.mark = executor.mark();
     piece.frame.header = frame.header;
     piece.frame.header.size_bytes = size_bytes;
     piece.frame.payload = chunk;
@@ -167,12 +167,13 @@ Io DeviceSender::read_acknowledgements() {
   return moved ? Io::kMoved : Io::kBlocked;
 }
 
+// Bytes have left when their copy to chunks is enqueued: what overwrites them comes later in the
+// same stream.
 bool DeviceSender::end_frames() {
   bool ended = false;
   for (Frame& frame : frames_) {
     if (frame.left || frame.post.kind() != PostKind::kBytes) continue;
     if (frame.copied_bytes < frame.header.size_bytes) break;
-    if (route_.group.executor.passed() < frame.mark) break;
     frame.left = ended = true;
   }
   while (!frames_.empty() && frames_.front().left && is_sent(frames_.front())) {

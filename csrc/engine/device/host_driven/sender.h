@@ -4,7 +4,7 @@
 //   in a segment that the peer maps: the post names its place; the frame has left when the peer
 //                                    acknowledges that its own work has read it
 //   other memory, other hosts:       the payload is copied to pinned chunks and sent from there; it
-//                                    has left when the last copy to a chunk has passed
+//                                    has left when the last copy to a chunk is enqueued
 //
 // Ownership: the Route's parts outlive it. Threading: channel.h.
 #pragma once
@@ -45,7 +45,7 @@ class DeviceSender final : public SendChannel {
     const std::byte* payload = nullptr;
     Post post;
     Outgoing announcement;
-    uint64_t mark = 0;  // behind the work that makes the payload, or that reads it last
+    uint64_t mark = 0;  // behind the work that makes a payload which is not copied
     uint64_t copied_bytes = 0;
     uint64_t sent_bytes = 0;
     bool left = false;
