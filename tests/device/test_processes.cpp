@@ -19,6 +19,14 @@
 #include "transport/socket/socket.h"
 #include "unit/shm_ends.h"
 
+#if defined(__SANITIZE_THREAD__)
+// Earlier tests leave fibers, which the sanitizer takes for threads. Without this it ends a process
+// that makes threads after it was forked beside others.
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() {
+  return "die_after_fork=0";
+}
+#endif
+
 namespace fastgpu::test {
 namespace {
 
