@@ -42,9 +42,12 @@ WIDE = ("ld.global.v4.u32", "st.global.v4.u32")
 ORDER = ("ld.acquire.sys.global.u64", "st.release.sys.global.u64")
 
 # What the PTX of a source must contain. Words of the small all_reduce carry their data: no order.
-NEEDED = {
+NEEDED: dict[str, tuple[str, ...]] = {
     "csrc/kernels/cuda/codec_code.cu": WIDE,
     "csrc/kernels/cuda/device_code.cu": WIDE,
+    "csrc/device/cuda_driver.cu": (),  # host code
+    "csrc/device/cuda_memory.cu": (),
+    "csrc/device/cuda_runtime.cu": (),
     "csrc/engine/device/lane_code.cu": WIDE + ORDER,
     "csrc/engine/device/small_code.cu": ("st.relaxed.sys.global.u64", "ld.relaxed.sys.global.u64"),
     "tests/gpu/conversions.cu": ("cvt.rn.bf16x2.f32", "cvt.rn.f16x2.f32", "cvt.f32.f16"),

@@ -184,15 +184,39 @@ uint32_t LaneRun::sent_back_by_next(const Step& step) const {
 }
 
 void LaneRun::copy(const Step& step) const {
-  if (step.coding == Coding::kEncode) return encode(step);
-  if (step.coding == Coding::kDecode) return decode(step);
-  if (step.coding == Coding::kAddResidual) return add_residual(step);
+  if (step.coding != Coding::kPlain) return code(step);
+  if (operation_->task.executor != nullptr) return enqueue(step);
   const std::byte* source = operation_->source(step.source);
   std::byte* target = operation_->target(step.target);
   const std::size_t size_bytes = step.source.size_bytes;
   Sink sink = sink_of(step);
   if (step.target.buffer == Buffer::kScratch) sink.store = operation_->task.staging_copy;
   if (step.reduce || source != target) sink.take(target, source, size_bytes);
+}
+
+void LaneRun::enqueue(const Step& step) const {
+  const Task& task = operation_->task;
+  const std::byte* source = operation_->source(step.source);
+  std::byte* target = operation_->target(step.target);
+  const std::size_t size_bytes = step.source.size_bytes;
+  if (step.reduce) {
+    task.executor->reduce(target, source, size_bytes,
+                          {.dtype = task.call.shape.dtype,
+                           .reduce_op = task.call.shape.reduce_op,
+                           .factor = step.completes ? task.factor : 1});
+  } else if (source != target) {
+    task.executor->copy(target, source, size_bytes);
+  }
+}
+
+void LaneRun::code(const Step& step) const {
+  if (operation_->task.executor != nullptr) {
+    raise(ErrorKind::kInvalidArgument,
+          "codecs compress tensors of the CPU only; use codec \"none\" for tensors of a GPU");
+  }
+  if (step.coding == Coding::kEncode) return encode(step);
+  if (step.coding == Coding::kDecode) return decode(step);
+  add_residual(step);
 }
 
 // The residual has a number for each element of data: the error of this rank's contribution, or of

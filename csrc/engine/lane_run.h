@@ -74,6 +74,8 @@ class LaneRun {
   Sink sink_of(const Step& step) const;
   uint32_t sent_back_by_next(const Step& step) const;
   void copy(const Step& step) const;
+  void enqueue(const Step& step) const;
+  void code(const Step& step) const;
   void encode(const Step& step) const;
   void decode(const Step& step) const;
   void add_residual(const Step& step) const;

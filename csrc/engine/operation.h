@@ -22,6 +22,7 @@
 #include "base/call.h"
 #include "base/clock.h"
 #include "codec/residual.h"
+#include "engine/executor.h"
 #include "engine/work.h"
 #include "memory/scratch_pool.h"
 #include "plan/schedule.h"
@@ -55,6 +56,8 @@ struct Task {
   const CodecKernels* codec = nullptr;     // for schedules that encode
   CopyKernel copy = nullptr;               // for results; nullptr: memcpy
   CopyKernel staging_copy = nullptr;       // for scratch that several ranks read; nullptr: memcpy
+  // For memory that is not the CPU's. The kernels are then set, but not called.
+  Executor* executor = nullptr;
 
   std::function<void()> prologue;    // runs before anything is read
   std::function<void()> epilogue;    // runs after everything is written

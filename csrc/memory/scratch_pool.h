@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "memory/symmetric_heap.h"
+#include "memory/allocator.h"
 
 namespace fastgpu {
 
@@ -61,9 +61,9 @@ class ScratchPool {
     std::size_t size_bytes = 0;
   };
 
-  // With a heap, which outlives the pool, blocks are in symmetric memory. Peers on this host can
-  // read them. Without one, blocks are in private memory.
-  explicit ScratchPool(SymmetricHeap* heap = nullptr) : heap_(heap) {}
+  // Blocks come from `allocator`, which outlives the pool, such as symmetric memory, which peers on
+  // this host can read. Without one, blocks are in private memory.
+  explicit ScratchPool(Allocator* allocator = nullptr) : allocator_(allocator) {}
   ~ScratchPool() {
     for (const Block& block : kept_) release(block);
   }
@@ -84,7 +84,7 @@ class ScratchPool {
       }
     }
     const std::size_t rounded = (size_bytes + 63) / 64 * 64;
-    if (heap_ != nullptr) return {heap_->allocate(rounded), rounded};
+    if (allocator_ != nullptr) return {allocator_->allocate(rounded), rounded};
     auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
     if (memory == nullptr) throw std::bad_alloc();
     return {memory, rounded};
@@ -104,10 +104,10 @@ class ScratchPool {
 
  private:
   void release(const Block& block) noexcept {
-    heap_ != nullptr ? heap_->free(block.memory) : std::free(block.memory);
+    allocator_ != nullptr ? allocator_->free(block.memory) : std::free(block.memory);
   }
 
-  SymmetricHeap* const heap_;
+  Allocator* const allocator_;
   std::mutex mutex_;  // guards what follows
   std::vector<Block> kept_;
   std::size_t kept_bytes_ = 0;

@@ -70,19 +70,13 @@ SymmetricHeap::Segment SymmetricHeap::make_segment(std::size_t size_bytes) {
   ::madvise(memory, size_bytes, MADV_HUGEPAGE);
   segment.base = static_cast<std::byte*>(memory);
   segment.size_bytes = size_bytes;
-  segment.free_ranges[0] = size_bytes;
+  segment.ranges = Ranges(size_bytes);
   return segment;
 }
 
 std::byte* SymmetricHeap::Segment::take(std::size_t wanted) {
-  const auto range =
-      std::ranges::find_if(free_ranges, [&](const auto& each) { return each.second >= wanted; });
-  if (range == free_ranges.end()) return nullptr;
-  const auto [offset, available] = *range;
-  used_ranges[offset] = wanted;
-  if (available > wanted) free_ranges[offset + wanted] = available - wanted;
-  free_ranges.erase(range);
-  return base + offset;
+  const auto offset = ranges.take(wanted);
+  return offset ? base + *offset : nullptr;
 }
 
 std::byte* SymmetricHeap::allocate(std::size_t size_bytes) {
@@ -102,29 +96,15 @@ void SymmetricHeap::free(std::byte* memory) noexcept {
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
     if (!segment.holds(memory)) continue;
-    const auto used = segment.used_ranges.find(static_cast<uint64_t>(memory - segment.base));
-    if (used == segment.used_ranges.end()) return;
-    auto [offset, size_bytes] = *used;
-    segment.used_ranges.erase(used);
+    const auto offset = static_cast<uint64_t>(memory - segment.base);
+    const uint64_t size_bytes = segment.ranges.drop(offset);
+    if (size_bytes == 0) return;
     if (segment.revoked.contains(offset)) {
       ::madvise(memory, size_bytes, MADV_DONTNEED);
       return;
     }
     clear(segment.fd.get(), segment.base, offset, size_bytes);
-    const auto next = segment.free_ranges.find(offset + size_bytes);
-    if (next != segment.free_ranges.end()) {
-      size_bytes += next->second;
-      segment.free_ranges.erase(next);
-    }
-    const auto after = segment.free_ranges.lower_bound(offset);
-    if (after != segment.free_ranges.begin()) {
-      const auto before = std::prev(after);
-      if (before->first + before->second == offset) {
-        before->second += size_bytes;
-        return;
-      }
-    }
-    segment.free_ranges[offset] = size_bytes;
+    segment.ranges.give_back(offset, size_bytes);
     return;
   }
 }
@@ -137,10 +117,9 @@ void SymmetricHeap::revoke(const std::byte* memory) noexcept {
   const std::lock_guard lock(mutex_);
   for (Segment& segment : segments_) {
     if (!segment.holds(memory)) continue;
-    auto used = segment.used_ranges.upper_bound(static_cast<uint64_t>(memory - segment.base));
-    if (used == segment.used_ranges.begin()) return;
-    const auto [offset, size_bytes] = *--used;
-    if (memory >= segment.base + offset + size_bytes || segment.revoked.contains(offset)) return;
+    const auto used = segment.ranges.used_around(static_cast<uint64_t>(memory - segment.base));
+    if (!used || segment.revoked.contains(used->first)) return;
+    const auto [offset, size_bytes] = *used;
     segment.revoked[offset] = size_bytes;
     std::byte* const first = segment.base + offset;
     if (::mmap(first, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, segment.fd.get(),

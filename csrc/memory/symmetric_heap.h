@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "memory/allocator.h"
+#include "memory/ranges.h"
 
 namespace fastgpu {
 
@@ -24,16 +26,15 @@ struct SegmentSpan {
 
 // The segments that this process has created. An allocation has whole pages, all zeros. A forked
 // child shares its parent's segments, so in a child free() and revoke() do nothing.
-class SymmetricHeap {
+class SymmetricHeap final : public Allocator {
  public:
   SymmetricHeap() = default;
-  ~SymmetricHeap();
+  ~SymmetricHeap() override;
   SymmetricHeap(const SymmetricHeap&) = delete;
   SymmetricHeap& operator=(const SymmetricHeap&) = delete;
 
-  // Raises OutOfResourcesError, or std::bad_alloc for a size that no machine has.
-  std::byte* allocate(std::size_t size_bytes);
-  void free(std::byte* memory) noexcept;
+  std::byte* allocate(std::size_t size_bytes) override;
+  void free(std::byte* memory) noexcept override;
 
   // Makes the allocation around `memory` private to this process and keeps its content. Later
   // writes of a peer are lost. Used when an operation has failed and a peer may still write a reply
@@ -54,9 +55,8 @@ class SymmetricHeap {
     UniqueFd fd;
     std::byte* base = nullptr;
     std::size_t size_bytes = 0;
-    std::map<uint64_t, uint64_t> free_ranges;  // offset -> size; neighbours merged, all zeros
-    std::map<uint64_t, uint64_t> used_ranges;
-    std::map<uint64_t, uint64_t> revoked;  // kept even after free()
+    Ranges ranges;                         // what is free is all zeros
+    std::map<uint64_t, uint64_t> revoked;  // offset -> size; kept even after free()
 
     bool holds(const std::byte* memory) const {
       return memory >= base && memory < base + size_bytes;

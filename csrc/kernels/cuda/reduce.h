@@ -6,22 +6,9 @@
 #pragma once
 
 #include "kernels/cuda/combine.h"
+#include "kernels/cuda/reduce_args.h"
 
 namespace fastgpu::device {
-
-inline constexpr int kMaxSources = 8;
-
-// Source 0 is the first operand. A source may be a target; else regions do not overlap. All are
-// aligned to the element size. If they lie alike within 16 bytes, they are accessed in packs.
-struct Sources {
-  const std::byte* at[kMaxSources];
-  int count;  // from 1
-};
-
-struct Targets {
-  std::byte* at[kMaxSources];
-  int count;  // from 1
-};
 
 // The part of a region that a thread works on: `first`, first + stride, ...
 struct Share {
@@ -212,15 +199,8 @@ FASTGPU_DEVICE void reduce_share(const Sources& sources, const Targets& targets,
   reduce_rest<Element, Op>(sources, targets, finish, parts, size_bytes, share);
 }
 
-struct ReduceArgs {
-  Sources sources;
-  Targets targets;
-  uint64_t size_bytes;
-  double factor;  // 1, but for averages of floating-point numbers
-};
-
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, (kIsCommon<Element, Op> ? 1 : 2))
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kReduceThreads, (kIsCommon<Element, Op> ? 1 : 2))
     reduce_all(FASTGPU_PARAMETER(ReduceArgs) args) {
   reduce_share<Element, Op>(args.sources, args.targets, args.size_bytes, args.factor,
                             share_of_grid());

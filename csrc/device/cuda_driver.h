@@ -1,0 +1,75 @@
+// The CUDA driver as the library uses it: entry points that are looked up at run time, so that
+// nothing links to libcuda; errors; and the context of a device. Only CUDA sources include it.
+//
+// Threading: any thread.
+#pragma once
+
+#include <cudaTypedefs.h>
+#include <cuda_runtime_api.h>
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace fastgpu {
+
+// Raises a CommError if a call failed. `asked` completes "cannot ".
+void check_cuda(cudaError_t error, const std::string& asked);
+
+class CudaDriver {
+ public:
+  // Raises InvalidArgumentError if the driver lacks a function.
+  CudaDriver();
+
+  void check(CUresult result, const std::string& asked) const;
+
+  PFN_cuGetErrorName_v6000 get_error_name = nullptr;
+  PFN_cuGetErrorString_v6000 get_error_string = nullptr;
+  PFN_cuDeviceGet_v2000 device_get = nullptr;
+  PFN_cuDeviceGetAttribute_v2000 device_get_attribute = nullptr;
+  PFN_cuDevicePrimaryCtxRetain_v7000 primary_context_retain = nullptr;
+  PFN_cuCtxPushCurrent_v4000 push_context = nullptr;
+  PFN_cuCtxPopCurrent_v4000 pop_context = nullptr;
+  PFN_cuMemGetAllocationGranularity_v10020 get_granularity = nullptr;
+  PFN_cuMemCreate_v10020 create = nullptr;
+  PFN_cuMemRelease_v10020 release = nullptr;
+  PFN_cuMemAddressReserve_v10020 reserve_addresses = nullptr;
+  PFN_cuMemAddressFree_v10020 free_addresses = nullptr;
+  PFN_cuMemMap_v10020 map = nullptr;
+  PFN_cuMemUnmap_v10020 unmap = nullptr;
+  PFN_cuMemSetAccess_v10020 set_access = nullptr;
+  PFN_cuMemExportToShareableHandle_v10020 export_handle = nullptr;
+  PFN_cuMemImportFromShareableHandle_v10020 import_handle = nullptr;
+};
+
+// The primary contexts of the devices, which torch uses, too. They are retained from the first use
+// on, until the process ends.
+class CudaContexts {
+ public:
+  CudaContexts(const CudaDriver& driver, int count)
+      : driver_(driver), entries_(static_cast<std::size_t>(count)) {}
+  CUcontext of(int device) const;
+
+ private:
+  struct Entry {
+    std::once_flag once;
+    CUcontext context = nullptr;
+  };
+  const CudaDriver& driver_;
+  mutable std::vector<Entry> entries_;  // by device
+};
+
+// Makes a device current for the calling thread, and afterwards what was current before, also
+// nothing. cudaSetDevice() would leave a context on a device that the thread never used.
+class CudaDeviceScope {
+ public:
+  CudaDeviceScope(const CudaDriver& driver, CUcontext context);
+  ~CudaDeviceScope();
+  CudaDeviceScope(const CudaDeviceScope&) = delete;
+  CudaDeviceScope& operator=(const CudaDeviceScope&) = delete;
+
+ private:
+  const CudaDriver& driver_;
+};
+
+}  // namespace fastgpu

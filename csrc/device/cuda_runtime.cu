@@ -1,0 +1,205 @@
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "base/error.h"
+#include "device/cuda_driver.h"
+#include "device/cuda_memory.h"
+#include "device/cuda_runtime.h"
+#include "kernels/cuda/device_code.h"
+#include "kernels/cuda/reduce_args.h"
+
+namespace fastgpu {
+namespace {
+
+static_assert(kMostReduced == device::kMaxSources);
+
+cudaStream_t raw(StreamHandle stream) { return static_cast<cudaStream_t>(stream.raw); }
+cudaEvent_t raw(EventHandle event) { return static_cast<cudaEvent_t>(event.raw); }
+
+class CudaRuntime final : public DeviceRuntime {
+ public:
+  explicit CudaRuntime(int count)
+      : count_(count), contexts_(driver_, count), memory_(driver_), multiprocessors_(count) {}
+
+  int device_count() const override { return count_; }
+  DeviceProperties properties(int device) override;
+
+  DeviceSegment allocate(int device, std::size_t size_bytes) override {
+    const auto scope = on(device);
+    return memory_.allocate(device, size_bytes);
+  }
+  void free(const DeviceSegment& segment) noexcept override {
+    const auto scope = on(segment.device);
+    memory_.free(segment);
+  }
+  SharedSegment share(const DeviceSegment& segment) override {
+    const auto scope = on(segment.device);
+    return memory_.share(segment);
+  }
+  DeviceSegment map(int device, const SharedSegment& shared) override {
+    const auto scope = on(device);
+    return memory_.map(device, shared);
+  }
+  void unmap(const DeviceSegment& mapped) noexcept override {
+    const auto scope = on(mapped.device);
+    memory_.unmap(mapped);
+  }
+
+  std::byte* allocate_pinned(std::size_t size_bytes) override;
+  void free_pinned(std::byte* memory) noexcept override { cudaFreeHost(memory); }
+
+  StreamHandle make_stream(int device) override;
+  void destroy(StreamHandle stream) noexcept override { cudaStreamDestroy(raw(stream)); }
+  void synchronize(StreamHandle stream) override {
+    const auto scope = on(stream.device);
+    check_cuda(cudaStreamSynchronize(raw(stream)), "wait for a stream" + of(stream.device));
+  }
+
+  EventHandle make_event(int device) override;
+  void destroy(EventHandle event) noexcept override { cudaEventDestroy(raw(event)); }
+  void record(EventHandle event, StreamHandle stream) override {
+    const auto scope = on(stream.device);
+    check_cuda(cudaEventRecord(raw(event), raw(stream)), "record an event" + of(stream.device));
+  }
+  bool passed(EventHandle event) override;
+  void wait(StreamHandle stream, EventHandle event) override {
+    const auto scope = on(stream.device);
+    check_cuda(cudaStreamWaitEvent(raw(stream), raw(event), 0),
+               "make a stream wait" + of(stream.device));
+  }
+
+  void copy(StreamHandle stream, std::byte* target, const std::byte* source,
+            std::size_t size_bytes) override;
+  void reduce(StreamHandle stream, const ReduceLaunch& launch) override;
+
+ private:
+  CudaDeviceScope on(int device) const { return {driver_, contexts_.of(device)}; }
+  static std::string of(int device) { return " of GPU " + std::to_string(device); }
+  unsigned blocks_for(int device, uint64_t size_bytes);
+
+  const int count_;
+  const CudaDriver driver_;
+  const CudaContexts contexts_;
+  CudaMemory memory_;
+  std::vector<std::atomic<int>> multiprocessors_;  // by device; 0: not asked yet
+};
+
+DeviceProperties CudaRuntime::properties(int device) {
+  cudaDeviceProp found{};
+  check_cuda(cudaGetDeviceProperties(&found, device), "ask for the properties" + of(device));
+  DeviceProperties properties;
+  std::copy_n(reinterpret_cast<const uint8_t*>(found.uuid.bytes), properties.uuid.size(),
+              properties.uuid.begin());
+  properties.name = found.name;
+  properties.memory_bytes = found.totalGlobalMem;
+  properties.multiprocessors = found.multiProcessorCount;
+  properties.compute_major = found.major;
+  properties.compute_minor = found.minor;
+  return properties;
+}
+
+// Portable: every device may use it.
+std::byte* CudaRuntime::allocate_pinned(std::size_t size_bytes) {
+  const auto scope = on(0);
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, size_bytes, cudaHostAllocPortable | cudaHostAllocMapped),
+             "allocate " + std::to_string(size_bytes) + " bytes of pinned host memory");
+  return static_cast<std::byte*>(memory);
+}
+
+StreamHandle CudaRuntime::make_stream(int device) {
+  const auto scope = on(device);
+  cudaStream_t stream = nullptr;
+  int least = 0;
+  int greatest = 0;
+  check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "make a stream" + of(device));
+  check_cuda(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+             "make a stream" + of(device));
+  return {stream, device};
+}
+
+EventHandle CudaRuntime::make_event(int device) {
+  const auto scope = on(device);
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+             "make an event" + of(device));
+  return {event, device};
+}
+
+bool CudaRuntime::passed(EventHandle event) {
+  const auto scope = on(event.device);
+  const cudaError_t error = cudaEventQuery(raw(event));
+  if (error == cudaErrorNotReady) {
+    static_cast<void>(cudaGetLastError());  // it is no error
+    return false;
+  }
+  check_cuda(error, "finish work" + of(event.device));
+  return true;
+}
+
+void CudaRuntime::copy(StreamHandle stream, std::byte* target, const std::byte* source,
+                       std::size_t size_bytes) {
+  if (size_bytes == 0) return;
+  const auto scope = on(stream.device);
+  check_cuda(cudaMemcpyAsync(target, source, size_bytes, cudaMemcpyDefault, raw(stream)),
+             "copy " + std::to_string(size_bytes) + " bytes" + of(stream.device));
+}
+
+// Two blocks for each multiprocessor keep enough loads in flight; a short region needs fewer.
+unsigned CudaRuntime::blocks_for(int device, uint64_t size_bytes) {
+  std::atomic<int>& known = multiprocessors_[static_cast<std::size_t>(device)];
+  if (known.load() == 0) known.store(properties(device).multiprocessors);
+  constexpr uint64_t kBlockBytes = uint64_t{16} * device::kReduceThreads;
+  const uint64_t wanted = (size_bytes + kBlockBytes - 1) / kBlockBytes;
+  return static_cast<unsigned>(std::min<uint64_t>(wanted, 2 * static_cast<uint64_t>(known.load())));
+}
+
+void CudaRuntime::reduce(StreamHandle stream, const ReduceLaunch& launch) {
+  if (launch.size_bytes == 0) return;
+  const void* const kernel = device::reduce_all_kernel(launch.dtype, launch.reduce_op);
+  if (kernel == nullptr || launch.sources.empty() || launch.sources.size() > kMostReduced ||
+      launch.targets.empty() || launch.targets.size() > kMostReduced) {
+    raise(ErrorKind::kInvalidArgument, "there is no kernel for " +
+                                           std::string(name_of(launch.reduce_op)) + " of " +
+                                           std::string(name_of(launch.dtype)) + " with " +
+                                           std::to_string(launch.sources.size()) + " sources");
+  }
+  device::ReduceArgs args{};
+  args.sources.count = static_cast<int>(launch.sources.size());
+  args.targets.count = static_cast<int>(launch.targets.size());
+  std::copy(launch.sources.begin(), launch.sources.end(), args.sources.at);
+  std::copy(launch.targets.begin(), launch.targets.end(), args.targets.at);
+  args.size_bytes = launch.size_bytes;
+  args.factor = launch.factor;
+  const auto scope = on(stream.device);
+  void* parameters[] = {&args};
+  check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.size_bytes)),
+                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
+             "start a reduction" + of(stream.device));
+}
+
+FoundRuntime find() noexcept try {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    static_cast<void>(cudaGetLastError());
+    const std::string words = error == cudaSuccess ? "no device" : cudaGetErrorString(error);
+    return {nullptr, "no GPU is usable here: CUDA says \"" + words +
+                         "\"; nvidia-smi shows which GPUs and which driver there are"};
+  }
+  // Never destroyed: CUDA may be shut down before static objects are.
+  return {new CudaRuntime(count), ""};
+} catch (const std::exception& error) {
+  return {nullptr, error.what()};
+}
+
+}  // namespace
+
+const FoundRuntime& find_cuda_runtime() noexcept {
+  static const FoundRuntime kFound = find();
+  return kFound;
+}
+
+}  // namespace fastgpu

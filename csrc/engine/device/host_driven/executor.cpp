@@ -1,0 +1,152 @@
+#include "engine/device/host_driven/executor.h"
+
+#include <array>
+#include <string>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace fastgpu {
+
+DeviceExecutor::DeviceExecutor(DeviceRuntime& runtime, int device)
+    : runtime_(runtime), device_(device), stream_(runtime.make_stream(device)) {}
+
+DeviceExecutor::~DeviceExecutor() {
+  finish();
+  for (const auto& [mark, call] : calls_) call();  // left over only if the device has failed
+  for (const EventHandle event : pending_) runtime_.destroy(event);
+  for (const EventHandle event : spare_) runtime_.destroy(event);
+  runtime_.destroy(stream_);
+}
+
+void DeviceExecutor::finish() noexcept {
+  try {
+    runtime_.synchronize(stream_);
+    passed();
+  } catch (const std::exception& error) {
+    log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
+  }
+}
+
+template <typename Call>
+auto DeviceExecutor::on_device(Call call) {
+  const std::lock_guard lock(mutex_);
+  try {
+    return call();
+  } catch (const CommError& error) {
+    throw DeviceError(error.failure());
+  }
+}
+
+void DeviceExecutor::copy(std::byte* target, const std::byte* source, std::size_t size_bytes) {
+  if (size_bytes == 0) return;
+  on_device([&] {
+    marks_end_ = false;
+    runtime_.copy(stream_, target, source, size_bytes);
+  });
+}
+
+void DeviceExecutor::reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
+                            const Reduction& reduction) {
+  if (size_bytes == 0) return;
+  const std::array<const std::byte*, 2> sources{target, source};
+  const std::array<std::byte*, 1> targets{target};
+  const ReduceLaunch launch{.sources = sources,
+                            .targets = targets,
+                            .size_bytes = size_bytes,
+                            .dtype = reduction.dtype,
+                            .reduce_op = reduction.reduce_op,
+                            .factor = reduction.factor};
+  on_device([&] {
+    marks_end_ = false;
+    runtime_.reduce(stream_, launch);
+  });
+}
+
+// A wait holds for the latest record at the time of the call, so the event may be used again.
+void DeviceExecutor::start_after(StreamHandle stream) {
+  on_device([&] {
+    spare_.push_back(take_event());
+    runtime_.record(spare_.back(), stream);
+    marks_end_ = false;
+    runtime_.wait(stream_, spare_.back());
+  });
+}
+
+void DeviceExecutor::finish_before(StreamHandle stream) {
+  on_device([&] {
+    spare_.push_back(take_event());
+    runtime_.record(spare_.back(), stream_);
+    runtime_.wait(stream, spare_.back());
+  });
+}
+
+EventHandle DeviceExecutor::take_event() {
+  if (spare_.empty()) return runtime_.make_event(device_);
+  const EventHandle event = spare_.back();
+  spare_.pop_back();
+  return event;
+}
+
+uint64_t DeviceExecutor::mark() {
+  return on_device([&] { return mark_locked(); });
+}
+
+uint64_t DeviceExecutor::mark_locked() {
+  if (marks_end_) return marked_;
+  pending_.push_back(take_event());
+  runtime_.record(pending_.back(), stream_);
+  marks_end_ = true;
+  return ++marked_;
+}
+
+uint64_t DeviceExecutor::passed() {
+  std::vector<std::function<void()>> due;  // run without the lock: they may enqueue
+  const uint64_t passed = on_device([&] {
+    while (!pending_.empty() && runtime_.passed(pending_.front())) {
+      spare_.push_back(pending_.front());
+      pending_.pop_front();
+      ++passed_;
+    }
+    while (!calls_.empty() && calls_.front().first <= passed_) {
+      due.push_back(std::move(calls_.front().second));
+      calls_.pop_front();
+    }
+    return passed_;
+  });
+  for (const auto& call : due) call();
+  waiting_calls_.fetch_sub(static_cast<int>(due.size()), std::memory_order_release);
+  return passed;
+}
+
+void DeviceExecutor::when_passed(std::function<void()> call) {
+  const bool now = on_device([&] {
+    const uint64_t behind = mark_locked();
+    if (behind <= passed_) return true;
+    calls_.emplace_back(behind, std::move(call));
+    waiting_calls_.fetch_add(1, std::memory_order_release);
+    return false;
+  });
+  if (now) call();
+}
+
+std::shared_ptr<void> DeviceExecutor::keep(std::shared_ptr<void> memory) {
+  void* const address = memory.get();
+  return {address, [this, memory = std::move(memory)](void*) mutable {
+            try {
+              when_passed([kept = std::move(memory)] {});
+            } catch (const CommError& error) {
+              log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
+            }
+          }};
+}
+
+void DeviceScratchMemory::free(std::byte* memory) noexcept {
+  try {
+    executor_.when_passed([this, memory] { heap_.free(memory); });
+  } catch (const std::exception& error) {  // the memory stays used, because work may use it
+    log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
+  }
+}
+
+}  // namespace fastgpu

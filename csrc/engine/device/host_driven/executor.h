@@ -1,0 +1,96 @@
+// Runs the copies and reductions of operations in one stream of one device, and tells the host how
+// far the stream is.
+//
+// A *mark* is a place in the stream; marks are numbered from 1, and pass in order. All lanes of a
+// group share the stream, so that the order of the calls is the order of the work.
+// Ownership: owns its stream and events; the runtime outlives it. Its destructor waits for the
+// stream. Thread safety: all calls, any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "device/heap.h"
+#include "device/runtime.h"
+#include "engine/executor.h"
+
+namespace fastgpu {
+
+// A failure of this rank's own device, whichever peer's frame was at hand.
+class DeviceError : public CommError {
+  using CommError::CommError;
+};
+
+// Every call raises DeviceError.
+class DeviceExecutor final : public Executor {
+ public:
+  DeviceExecutor(DeviceRuntime& runtime, int device);
+  ~DeviceExecutor() override;
+  DeviceExecutor(const DeviceExecutor&) = delete;
+  DeviceExecutor& operator=(const DeviceExecutor&) = delete;
+
+  void copy(std::byte* target, const std::byte* source, std::size_t size_bytes) override;
+  void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
+              const Reduction& reduction) override;
+
+  // What is enqueued here later runs after everything that `stream` has been given.
+  void start_after(StreamHandle stream);
+  // What `stream` is given later runs after everything that was enqueued here.
+  void finish_before(StreamHandle stream);
+
+  // A mark behind everything that was enqueued so far; 0 if that is nothing.
+  uint64_t mark();
+  // The last mark that has passed.
+  uint64_t passed();
+  // Calls `call` once everything that was enqueued so far is done: at once, or in a later passed(),
+  // or in the destructor.
+  void when_passed(std::function<void()> call);
+  // Whether calls of when_passed() are due or will be, so that somebody must go on to ask passed().
+  bool has_calls() const noexcept { return waiting_calls_.load(std::memory_order_acquire) > 0; }
+  // Memory that work uses which was, or will be, enqueued while the result lives: `memory` is
+  // released once that work is done.
+  std::shared_ptr<void> keep(std::shared_ptr<void> memory);
+  // Blocks the calling thread until everything that was enqueued is done, as after a failure.
+  void finish() noexcept;
+
+ private:
+  template <typename Call>
+  auto on_device(Call call);
+  EventHandle take_event();
+  uint64_t mark_locked();
+
+  DeviceRuntime& runtime_;
+  const int device_;
+  const StreamHandle stream_;
+  std::atomic<int> waiting_calls_{0};  // of calls_, or about to run
+  std::mutex mutex_;                   // guards what follows
+  bool marks_end_ = true;              // nothing was enqueued since the last mark
+  uint64_t marked_ = 0;
+  uint64_t passed_ = 0;
+  std::deque<EventHandle> pending_;  // of the marks after passed_, in order
+  std::vector<EventHandle> spare_;
+  std::deque<std::pair<uint64_t, std::function<void()>>> calls_;  // by mark, in order
+};
+
+// Memory of a heap for one executor's operations: what is freed is given out again only after the
+// work that uses it. Ownership: heap and executor outlive it.
+class DeviceScratchMemory final : public Allocator {
+ public:
+  DeviceScratchMemory(DeviceHeap& heap, DeviceExecutor& executor)
+      : heap_(heap), executor_(executor) {}
+  std::byte* allocate(std::size_t size_bytes) override { return heap_.allocate(size_bytes); }
+  void free(std::byte* memory) noexcept override;
+
+ private:
+  DeviceHeap& heap_;
+  DeviceExecutor& executor_;
+};
+
+}  // namespace fastgpu

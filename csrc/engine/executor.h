@@ -1,0 +1,31 @@
+// Copies and reduces for operations whose memory is not the CPU's. Without an executor the engine
+// does both itself, at once.
+//
+// An executor only takes the work on, and does it later, in the order of the calls. So a step of a
+// schedule ends when its work is enqueued, and channels that the executor's memory needs are of its
+// own kind: they tell a peer of a frame when the work that makes it is done.
+// Ownership: it outlives the operations. Threading: the polling thread.
+#pragma once
+
+#include <cstddef>
+
+#include "base/dtype.h"
+
+namespace fastgpu {
+
+struct Reduction {
+  DType dtype = DType::kFloat32;
+  ReduceOp reduce_op = ReduceOp::kSum;
+  double factor = 1;  // of the results
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual void copy(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
+  // target = (target op source) * factor
+  virtual void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
+                      const Reduction& reduction) = 0;
+};
+
+}  // namespace fastgpu

@@ -1,0 +1,317 @@
+#include "pretended_runtime.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/memory_file.h"
+#include "kernels/reduce.h"
+
+namespace fastgpu::test {
+namespace {
+
+uint64_t inode_of(int fd) {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) raise_system(ErrorKind::kAborted, "cannot fstat", errno);
+  return status.st_ino;
+}
+
+// All memory of this process that a device can use.
+class PretendedMemory {
+ public:
+  static PretendedMemory& of_process() {
+    static PretendedMemory all;
+    return all;
+  }
+
+  // Maps a file, or finds where it is mapped.
+  std::byte* map(UniqueFd fd, std::size_t size_bytes) {
+    const std::lock_guard lock(mutex_);
+    const uint64_t inode = inode_of(fd.get());
+    for (auto& [base, range] : ranges_) {
+      if (range.inode != inode) continue;
+      ++range.users;
+      return base;
+    }
+    void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    if (memory == MAP_FAILED) raise_system(ErrorKind::kAborted, "cannot map a device", errno);
+    auto* const base = static_cast<std::byte*>(memory);
+    ranges_.emplace(base, Range{size_bytes, inode, std::move(fd), 1});
+    return base;
+  }
+
+  void unmap(std::byte* base) noexcept {
+    const std::lock_guard lock(mutex_);
+    const auto found = ranges_.find(base);
+    if (found == ranges_.end() || --found->second.users > 0) return;
+    ::munmap(base, found->second.size_bytes);
+    ranges_.erase(found);
+  }
+
+  UniqueFd descriptor(std::byte* base) {
+    const std::lock_guard lock(mutex_);
+    return duplicate(ranges_.at(base).fd.get(), "pretended device memory");
+  }
+
+  void require(const std::byte* memory, std::size_t size_bytes) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [base, range] : ranges_) {
+      if (memory >= base && memory + size_bytes <= base + range.size_bytes) return;
+    }
+    raise(ErrorKind::kAborted, "cannot use " + std::to_string(size_bytes) +
+                                   " bytes: they are not memory of a pretended device");
+  }
+
+ private:
+  struct Range {
+    std::size_t size_bytes = 0;
+    uint64_t inode = 0;
+    UniqueFd fd;
+    int users = 0;
+  };
+  std::mutex mutex_;
+  std::map<std::byte*, Range> ranges_;
+};
+
+// One record of an event. An event may be recorded again, in another stream, while streams still
+// wait for the record before.
+struct Record {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool passed = false;
+
+  bool has_passed() {
+    const std::lock_guard lock(mutex);
+    return passed;
+  }
+  void pass() {
+    const std::lock_guard lock(mutex);
+    passed = true;
+    changed.notify_all();
+  }
+  void await() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [this] { return passed; });
+  }
+};
+
+struct PretendedEvent {
+  std::mutex mutex;
+  std::shared_ptr<Record> latest;  // guarded by mutex; nullptr: never recorded
+
+  std::shared_ptr<Record> get() {
+    const std::lock_guard lock(mutex);
+    return latest;
+  }
+};
+
+struct PretendedStream {
+  PretendedStream(std::mutex& turns_of_device, uint64_t seed, int delay_us)
+      : turns(turns_of_device), random(seed), most_delay_us(delay_us), thread([this] { run(); }) {}
+  ~PretendedStream() {
+    {
+      const std::lock_guard lock(mutex);
+      ends = true;
+    }
+    changed.notify_all();
+    thread.join();
+  }
+  PretendedStream(const PretendedStream&) = delete;
+  PretendedStream& operator=(const PretendedStream&) = delete;
+
+  void push(std::function<void()> work) {
+    {
+      const std::lock_guard lock(mutex);
+      queue.push_back(std::move(work));
+    }
+    changed.notify_all();
+  }
+
+  void synchronize() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [this] { return queue.empty(); });
+  }
+
+  void run() {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock, [this] { return ends || !queue.empty(); });
+      if (queue.empty()) return;
+      const std::function<void()> work = queue.front();
+      lock.unlock();
+      if (most_delay_us > 0 && random() % 3 == 0) {
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % most_delay_us));
+      }
+      work();
+      lock.lock();
+      queue.pop_front();  // last, so that an empty queue means that all is done
+      changed.notify_all();
+    }
+  }
+
+  std::mutex& turns;    // of the device
+  std::mt19937 random;  // the thread's
+  const int most_delay_us;
+  std::mutex mutex;  // guards queue and ends
+  std::condition_variable changed;
+  std::deque<std::function<void()>> queue;
+  bool ends = false;
+  std::thread thread;  // last, because it uses the other fields
+};
+
+// As the device does: every source is read before a target is written.
+void reduce_now(const std::vector<const std::byte*>& sources,
+                const std::vector<std::byte*>& targets, const ReduceLaunch& launch) {
+  const std::size_t count = launch.size_bytes / size_of(launch.dtype);
+  std::vector<std::byte> sum(sources.front(), sources.front() + launch.size_bytes);
+  for (std::size_t i = 1; i < sources.size(); ++i) {
+    find_reduce(launch.dtype, launch.reduce_op)(sum.data(), sources[i], count);
+  }
+  if (launch.factor != 1) scale(sum.data(), count, launch.dtype, launch.factor);
+  for (std::byte* const target : targets) std::memcpy(target, sum.data(), launch.size_bytes);
+}
+
+bool is_floating(DType dtype) { return dtype <= DType::kFloat8E5M2Fnuz; }
+
+class PretendedRuntime final : public DeviceRuntime {
+ public:
+  explicit PretendedRuntime(const PretendedOptions& options)
+      : options_(options), turns_(static_cast<std::size_t>(options.devices)) {}
+
+  int device_count() const override { return options_.devices; }
+  DeviceProperties properties(int device) override {
+    require_device(device);
+    DeviceProperties properties;
+    properties.uuid[0] = static_cast<uint8_t>(device + 1);
+    properties.name = "pretended device";
+    properties.memory_bytes = uint64_t{1} << 30;
+    properties.multiprocessors = 2;
+    return properties;
+  }
+
+  DeviceSegment allocate(int device, std::size_t size_bytes) override {
+    require_device(device);
+    std::byte* const base =
+        memory_.map(make_memory_file("fastgpu-pretended", size_bytes), size_bytes);
+    std::memset(base, 0xee, size_bytes);
+    return {base, size_bytes, device};
+  }
+  void free(const DeviceSegment& segment) noexcept override { memory_.unmap(segment.base); }
+  SharedSegment share(const DeviceSegment& segment) override {
+    return {memory_.descriptor(segment.base), segment.size_bytes};
+  }
+  DeviceSegment map(int device, const SharedSegment& shared) override {
+    require_device(device);
+    UniqueFd fd = duplicate(shared.fd.get(), "pretended device memory");
+    return {memory_.map(std::move(fd), shared.size_bytes), shared.size_bytes, device};
+  }
+  void unmap(const DeviceSegment& mapped) noexcept override { memory_.unmap(mapped.base); }
+
+  std::byte* allocate_pinned(std::size_t size_bytes) override {
+    return memory_.map(make_memory_file("fastgpu-pinned", size_bytes), size_bytes);
+  }
+  void free_pinned(std::byte* memory) noexcept override { memory_.unmap(memory); }
+
+  StreamHandle make_stream(int device) override {
+    require_device(device);
+    return {new PretendedStream(turns_[static_cast<std::size_t>(device)],
+                                options_.seed + ++streams_, options_.most_delay_us),
+            device};
+  }
+  void destroy(StreamHandle stream) noexcept override { delete of(stream); }
+  void synchronize(StreamHandle stream) override { of(stream)->synchronize(); }
+
+  EventHandle make_event(int device) override {
+    require_device(device);
+    return {new PretendedEvent, device};
+  }
+  void destroy(EventHandle event) noexcept override { delete of(event); }
+  void record(EventHandle event, StreamHandle stream) override {
+    auto record = std::make_shared<Record>();
+    {
+      const std::lock_guard lock(of(event)->mutex);
+      of(event)->latest = record;
+    }
+    of(stream)->push([record] { record->pass(); });
+  }
+  bool passed(EventHandle event) override {
+    if (options_.fault == RuntimeFault::kDeviceFails) {
+      raise(ErrorKind::kAborted, "cannot finish work of the pretended device: it has failed");
+    }
+    if (options_.fault == RuntimeFault::kEventsPassEarly) return true;
+    const auto record = of(event)->get();
+    return record == nullptr || record->has_passed();
+  }
+  void wait(StreamHandle stream, EventHandle event) override {
+    if (options_.fault == RuntimeFault::kWaitsForgotten) return;
+    if (auto record = of(event)->get()) {
+      of(stream)->push([record] { record->await(); });
+    }
+  }
+
+  void copy(StreamHandle stream, std::byte* target, const std::byte* source,
+            std::size_t size_bytes) override {
+    if (size_bytes == 0) return;
+    memory_.require(target, size_bytes);
+    memory_.require(source, size_bytes);
+    run(stream, [=] { std::memcpy(target, source, size_bytes); });
+  }
+  void reduce(StreamHandle stream, const ReduceLaunch& launch) override {
+    if (launch.size_bytes == 0) return;
+    if (find_reduce(launch.dtype, launch.reduce_op) == nullptr || launch.sources.empty() ||
+        launch.sources.size() > kMostReduced || launch.size_bytes % size_of(launch.dtype) != 0 ||
+        (launch.factor != 1 && !is_floating(launch.dtype))) {
+      raise(ErrorKind::kInvalidArgument, "the pretended device has no such reduction");
+    }
+    const std::vector sources(launch.sources.begin(), launch.sources.end());
+    const std::vector targets(launch.targets.begin(), launch.targets.end());
+    for (const std::byte* source : sources) memory_.require(source, launch.size_bytes);
+    for (const std::byte* target : targets) memory_.require(target, launch.size_bytes);
+    run(stream, [=] { reduce_now(sources, targets, launch); });
+  }
+
+ private:
+  static PretendedStream* of(StreamHandle stream) {
+    return static_cast<PretendedStream*>(stream.raw);
+  }
+  static PretendedEvent* of(EventHandle event) { return static_cast<PretendedEvent*>(event.raw); }
+  void require_device(int device) const {
+    if (device >= 0 && device < options_.devices) return;
+    raise(ErrorKind::kInvalidArgument, "there is no pretended device " + std::to_string(device));
+  }
+  template <typename Work>
+  static void run(StreamHandle handle, const Work& work) {
+    PretendedStream* const stream = of(handle);
+    stream->push([stream, work] {
+      const std::lock_guard turn(stream->turns);
+      work();
+    });
+  }
+
+  const PretendedOptions options_;
+  std::vector<std::mutex> turns_;
+  std::atomic<uint64_t> streams_{0};
+  PretendedMemory& memory_ = PretendedMemory::of_process();
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& options) {
+  return std::make_unique<PretendedRuntime>(options);
+}
+
+}  // namespace fastgpu::test

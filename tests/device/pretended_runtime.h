@@ -1,0 +1,34 @@
+// A DeviceRuntime without a device. Memory is a memfd, which other processes map. A stream is a
+// thread with a queue; a seed delays what it does, so that mistakes in the order show. Kernels are
+// those of the CPU. Streams of one device take turns, as kernels that fill it would.
+//
+// A segment of this process is mapped where it is already, so that the thread sanitizer sees all
+// accesses at one address. Pointers to anything but device and pinned memory are refused.
+// Ownership: as in device/runtime.h. Threading: any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "device/runtime.h"
+
+namespace fastgpu::test {
+
+// A fault of the pretended machine, planted to test the tests.
+enum class RuntimeFault : uint8_t {
+  kNone,
+  kEventsPassEarly,  // an event has always passed
+  kWaitsForgotten,   // no stream waits for an event
+  kDeviceFails,      // every event reports that the device has failed
+};
+
+struct PretendedOptions {
+  int devices = 1;
+  uint64_t seed = 1;
+  int most_delay_us = 30;
+  RuntimeFault fault = RuntimeFault::kNone;
+};
+
+std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& options);
+
+}  // namespace fastgpu::test
