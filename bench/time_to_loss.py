@@ -111,7 +111,7 @@ def page(link: str, found: Sequence[dict[str, Run]]) -> str:
     return f"""\
 # Time to a fixed loss
 
-    python bench/time_to_loss.py --write
+    python bench/time_to_loss.py --link {link} --rounds {len(found)} --write
 
 {markdown.machine_list()}
 Two ranks of one thread on two hosts, joined by a link of {link}, train the GPT of
