@@ -1,7 +1,7 @@
 """Checks and measures device code on this machine's GPU: gpu_check.py [--build-only].
 
-Builds tests/gpu without torch, for the GPU's own architecture; runs each section in a process of
-its own, so that a kernel that hangs or faults costs one section; prints each line as it is known;
+Builds tests/gpu without torch, for the GPU's own architecture. Runs each section as a separate
+process, so that a kernel that hangs or faults costs one section. Prints each line as it is known,
 and writes a report. Exit status: 0 if every check passed, 1 if not, 77 if there is no GPU. A missed
 target is no failure. Needs nvcc, cmake and ninja, and no network.
 """
@@ -188,7 +188,7 @@ def run_all(program: Path, write: bool, report: Path, machine: Machine) -> bool:
             print(f"-- {step.title}", flush=True)
             command = command_of(step, program, sanitizer)
             results.append(run(step, command, min(step.limit_s, left)))
-        if write:  # what is known stays, whatever comes
+        if write:  # after every step: an interrupted run keeps its results
             waiting = [later.title for later in STEPS[len(results) :]]
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_text(render(machine, results, waiting))

@@ -157,9 +157,9 @@ void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   if (task.reduce != nullptr) add_scaling(operation, call);
 }
 
-// AVG and PREMUL_SUM are sums with a factor. Task::factor is applied after the sum, which costs no
-// precision. Here are those that are applied before it: if the caller asked for that, or if the sum
-// would overflow.
+// Adds the factors that inputs are multiplied by before the sum: that of PREMUL_SUM, and that of an
+// average whose sum would overflow. Other averages have Task::factor, applied after the sum without
+// a loss of precision.
 void OperationBuilder::add_scaling(Operation& operation, const CollectiveCall& call) const {
   const CallShape& shape = call.shape;
   if (shape.reduce_op == ReduceOp::kPremulSum) scale_input(operation, call, call.premul_factor);

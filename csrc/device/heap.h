@@ -1,8 +1,8 @@
 // Memory of one device in segments that peers on this host map, and the segments that peers have
 // passed. Both do for devices what SymmetricHeap and PeerSegments do for shared host memory.
 //
-// Freed memory may be given out again at once: whoever frees it knows that no stream and no peer
-// uses it any more (DeviceExecutor::when_passed()).
+// Freed memory may be allocated again at once. The caller must first wait until no stream and no
+// peer uses the memory (DeviceExecutor::when_passed()).
 // Ownership: both own their mappings, and the runtime outlives them. Thread safety: all calls, any
 // thread.
 #pragma once

@@ -1,6 +1,6 @@
-// What the library asks of GPUs, and all that it asks of them from the host: memory that peers can
-// map, streams, events, copies, and launches of the n-way reduction. CUDA stands behind it
-// (cuda_runtime.h), and in tests a pretended machine.
+// The library's interface to GPUs: memory that peers can map, streams, events, copies, and launches
+// of the n-way reduction. Host code calls nothing else of a GPU. CUDA implements the interface
+// (cuda_runtime.h), and in tests a pretended machine does.
 //
 // Words: a *stream* runs what it is given in order, later than the call. An *event* is recorded in
 // a stream, and has passed once the stream has done everything that it was given before.
@@ -24,7 +24,7 @@
 namespace fastgpu {
 
 struct DeviceProperties {
-  std::array<uint8_t, 16> uuid{};  // ranks that share a GPU find the same one
+  std::array<uint8_t, 16> uuid{};  // the same in every process that uses the GPU
   std::string name;
   uint64_t memory_bytes = 0;
   int multiprocessors = 0;
@@ -84,7 +84,7 @@ class DeviceRuntime {
   // Waits until the device has done its work, as far as the runtime needs that.
   virtual void free(const DeviceSegment& segment) noexcept = 0;
   virtual SharedSegment share(const DeviceSegment& segment) = 0;
-  // Maps a peer's segment for `device`, whichever device of this host holds it.
+  // Maps a peer's segment for `device`. The segment may be on any device of this host.
   virtual DeviceSegment map(int device, const SharedSegment& shared) = 0;
   virtual void unmap(const DeviceSegment& mapped) noexcept = 0;
 

@@ -45,8 +45,7 @@ std::vector<Schedule> schedules_of(const EncodedCase& encoded_case) {
   return build_all(request);
 }
 
-// The elements that the rank of the schedule sums up: it encodes their sum, and decodes that
-// itself.
+// The elements whose sum the schedule's rank encodes, and then decodes.
 Elements part_of(const Schedule& schedule) {
   const Step* encode = nullptr;
   for (const Step& step : schedule.lanes.front()) {

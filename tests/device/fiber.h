@@ -32,7 +32,7 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 
 namespace fastgpu::simt {
 
-// A thread as the thread sanitizer sees it. What made it happens before everything it does.
+// A thread as the thread sanitizer sees it. Its creation happens before all its actions.
 class Context {
  public:
 #if defined(FASTGPU_RUN_UNDER_TSAN)
@@ -52,7 +52,7 @@ class Context {
   void* handle_;
 };
 
-// What happens before a release() of a key happens before what follows a later acquire() of it.
+// A release() synchronizes with every later acquire() of the same key.
 struct OrderKey {
 #if defined(FASTGPU_RUN_UNDER_TSAN)
   void release() { __tsan_release(this); }

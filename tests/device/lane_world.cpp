@@ -87,8 +87,8 @@ device::LaneKernel kernel_of(const LaneCase& lane_case) {
   return device::find_reduction(lane_case.dtype, lane_case.reduce_op, FindDrawn{});
 }
 
-// Fills the buffers, runs the operation and keeps its result, all in stream order. Nothing but the
-// kernels keeps one rank's fill from what another rank still reads.
+// Fills the buffers, runs the operation and keeps its result, all in stream order. Ranks share no
+// stream, so only the kernels prevent a fill of memory that another rank still reads.
 void enqueue(simt::Machine& machine, LaneWorld& world, const LaneCase& lane_case, int turn,
              Results& results) {
   const device::LaneKernel kernel = kernel_of(lane_case);

@@ -130,7 +130,7 @@ struct Stream {
   std::unique_ptr<Kernel> running;
   Context context = Context::make();
   OrderKey synchronized;
-  // Of threads that ended. Another stream must not use them: their past would order what it does.
+  // Of ended threads. Only for this stream: the sanitizer would order another one after them.
   std::vector<Stack> stacks;
 };
 

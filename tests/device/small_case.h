@@ -31,7 +31,7 @@ std::string describe(const SmallCase& small_case);
 
 SmallCase draw_small(uint64_t seed);
 
-// What the ranks have before an operation, and what all have after it.
+// The inputs of an operation, and the result that every rank must have.
 struct SmallData {
   std::vector<DeviceMemory> inputs;  // by rank
   DeviceMemory expected;

@@ -104,7 +104,7 @@ TEST(a_forgotten_step_of_an_exchange_is_found) {
   }
 }
 
-// The kernel rounds the count up to a block. What lies behind the end changes the scale.
+// The kernel rounds the count up to a block. The bytes beyond the end change the scale.
 TEST(a_block_that_is_read_beyond_the_end_is_found) {
   for (const Codec codec : kDeviceCodecs) {
     const CodecCase healthy{.codec = codec, .count = 193};

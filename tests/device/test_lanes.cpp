@@ -70,7 +70,7 @@ TEST(a_rank_that_does_not_come_times_out) {
     CHECK_EQ(run.world.control(rank).stop & 0xff,
              static_cast<uint64_t>(device::FailureCode::kTimeout));
   }
-  // The one that waits for rank 1 names it; the other waits for the first.
+  // The rank that waits for rank 1 names rank 1. The third rank waits for that one.
   const device::FailurePoint failure = failure_of(run.world.control(2));
   CHECK(failure.code == device::FailureCode::kTimeout ||
         failure_of(run.world.control(0)).code == device::FailureCode::kTimeout);

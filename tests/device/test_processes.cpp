@@ -20,8 +20,8 @@
 #include "unit/shm_ends.h"
 
 #if defined(__SANITIZE_THREAD__)
-// Earlier tests leave fibers, which the sanitizer takes for threads. Without this it ends a process
-// that makes threads after it was forked beside others.
+// Earlier tests leave fibers, which the sanitizer takes for threads. By default it ends a
+// process that was forked from one with several threads and then makes threads.
 extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() {
   return "die_after_fork=0";
 }

@@ -1,4 +1,4 @@
-// The small all_reduce sums what other ranks store into its slots, whatever lies there from before.
+// The small all_reduce sums the data in its slots, and ignores data of earlier operations.
 #include "check.h"
 #include "seeds.h"
 #include "sim/schedule_cases.h"

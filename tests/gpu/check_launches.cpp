@@ -1,5 +1,5 @@
-// The kernels that communicators launch: one launch for each rank, in a stream of its own. Nothing
-// but free multiprocessors makes them run at the same time, so the GPU must be otherwise idle.
+// The kernels that communicators launch, with a launch and a stream for each rank. They run at the
+// same time only if enough multiprocessors are free, so the GPU must be otherwise idle.
 #include <vector>
 
 #include "checks.h"
@@ -28,7 +28,7 @@ class Streams {
   std::vector<cudaStream_t> streams_;
 };
 
-// A kernel that is loaded only while another one waits for it may never begin.
+// Before any kernel waits: loading may need an idle GPU, and a kernel that waits keeps it busy.
 void load(const void* kernel) {
   cudaFuncAttributes attributes;
   CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));

@@ -21,8 +21,8 @@ struct GpuError : std::runtime_error {
 void expect_success(cudaError_t error, const char* call);
 #define CUDA_CHECK(call) ::fastgpu::test::expect_success((call), #call)
 
-// Memory of the GPU that begins `shift_bytes` behind a border of 256 bytes. Each has an allocation
-// of its own, so that compute-sanitizer finds accesses beside it.
+// Memory of the GPU that begins `shift_bytes` behind a border of 256 bytes. Each object makes one
+// allocation, so that compute-sanitizer finds accesses outside of it.
 class GpuMemory {
  public:
   explicit GpuMemory(std::size_t size_bytes, std::size_t shift_bytes = 0);

@@ -32,8 +32,8 @@ struct Place {
   static constexpr uint64_t kOffset = kRelative - 1;
 };
 
-// Entries of one kind that need nothing from each other stand in groups, and each thread of a block
-// does one of them. The first entry of a group has its size.
+// Independent entries of one kind form a group, and each thread of a block does one of them. The
+// first entry of a group has its size.
 struct alignas(32) Entry {
   uint64_t place = 0;       // kCombine: target; kSource: source; kPost: of the frame, in my memory
   uint64_t size_bytes = 0;  // of a kCombine
@@ -62,7 +62,7 @@ struct CompileOptions {
 Table compile(std::span<const Schedule> schedules, int rank, const CompileOptions& options = {});
 
 // The same for an all_to_all whose counts other ranks do not know: a sender puts into the mail
-// where in its input the frames of a channel begin. They lie there one behind the other.
+// where in its input the frames of a channel begin. The frames are contiguous.
 Table compile_all_to_all(const Schedule& schedule, int world);
 
 }  // namespace fastgpu::device

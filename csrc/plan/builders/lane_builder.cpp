@@ -17,7 +17,7 @@ Region frame_of(const Region& whole, uint64_t begin) {
           std::min(kMaxFrameBytes, whole.size_bytes - begin)};
 }
 
-// Adds a range to disjoint ones (begin to end); returns whether it overlaps one of them.
+// Adds a region to disjoint ranges (begin to end). Returns whether the region overlaps a range.
 bool merge_range(std::map<uint64_t, uint64_t>& ranges, const Region& region) {
   uint64_t begin = region.offset_bytes;
   uint64_t end = region.end_bytes();

@@ -79,8 +79,8 @@ class DeviceExecutor final : public Executor {
   std::deque<std::pair<uint64_t, std::function<void()>>> calls_;  // by mark, in order
 };
 
-// Memory of a heap for one executor's operations: what is freed is given out again only after the
-// work that uses it. Ownership: heap and executor outlive it.
+// Memory of a heap for one executor's operations. Freed memory returns to the heap when the work
+// that uses it has passed. Ownership: heap and executor outlive it.
 class DeviceScratchMemory final : public Allocator {
  public:
   DeviceScratchMemory(DeviceHeap& heap, DeviceExecutor& executor)

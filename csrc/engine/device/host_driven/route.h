@@ -15,7 +15,7 @@
 
 namespace fastgpu {
 
-// Which peers map this rank's device memory, and what they have passed.
+// The peers that map this rank's device memory, and the segments that they have shared.
 class DevicePeers {
  public:
   virtual ~DevicePeers() = default;

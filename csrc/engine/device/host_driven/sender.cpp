@@ -167,8 +167,8 @@ Io DeviceSender::read_acknowledgements() {
   return moved ? Io::kMoved : Io::kBlocked;
 }
 
-// Bytes have left when their copy to chunks is enqueued: what overwrites them comes later in the
-// same stream.
+// Bytes have left when their copy to chunks is enqueued: the stream runs later writes to the same
+// memory after that copy.
 bool DeviceSender::end_frames() {
   bool ended = false;
   for (Frame& frame : frames_) {
