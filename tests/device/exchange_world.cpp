@@ -7,8 +7,6 @@
 
 #include "base/clock.h"
 #include "kernels/reduce.h"
-#include "plan/proof/verify.h"
-#include "sim/schedule_cases.h"
 
 namespace fastgpu::test {
 namespace {
@@ -17,12 +15,6 @@ constexpr int kRepeats = 2;
 constexpr TimeNs kPatienceNs = 20'000'000'000;
 
 std::size_t slot(int rank) { return static_cast<std::size_t>(rank); }
-
-std::vector<Schedule> schedules_of(const ExchangeCase& exchange) {
-  PlanRequest request = exchange.request;
-  request.host_of = exchange.host_of;
-  return build_all(request, {.capacity = 0, .seed = 1, .all_counts = exchange.all_counts});
-}
 
 bool is_done(const std::shared_ptr<Work>& work) { return work == nullptr || work->done(); }
 
@@ -279,41 +271,8 @@ ExchangeCase draw_exchange(uint64_t seed) {
   std::mt19937_64 random(seed);
   const auto below = [&](uint64_t n) { return static_cast<int>(random() % n); };
   ExchangeCase drawn;
+  static_cast<CallCase&>(drawn) = draw_call(random, 4);
   drawn.seed = seed;
-  PlanRequest& request = drawn.request;
-  const int collective = below(2 * kCollectiveCount);
-  request.collective =
-      collective < kCollectiveCount ? static_cast<Collective>(collective) : Collective::kAllReduce;
-  const auto algorithms = algorithms_of(request.collective);
-  request.algorithm = algorithms[slot(below(algorithms.size()))];
-  request.world = 1 + below(4);
-  request.lanes = 1 + below(2);
-  constexpr std::array<uint64_t, 6> kCounts{0, 1, 3, 17, 100, 257};
-  request.count = kCounts[slot(below(kCounts.size()))];
-  request.chunk_bytes = uint64_t{256} << below(3);
-  request.block_bytes = below(2) == 0 ? 0 : 512;
-  if (request.algorithm == Algorithm::kDirect && (request.collective == Collective::kAllReduce ||
-                                                  request.collective == Collective::kBroadcast)) {
-    request.shots = below(3);
-  }
-  request.root = below(static_cast<uint64_t>(request.world));
-  if (request.algorithm == Algorithm::kHierarchical || below(3) == 0) {
-    drawn.host_of = uneven_hosts(request.world, 1 + below(3), below(3) == 0);
-  }
-  if (request.collective == Collective::kAllToAll && below(2) == 0) {
-    drawn.all_counts = uneven_counts(request.world, request.count);
-  }
-  constexpr std::array<std::pair<DType, ReduceOp>, 7> kReductions{{
-      {DType::kFloat32, ReduceOp::kSum},
-      {DType::kBFloat16, ReduceOp::kSum},
-      {DType::kFloat16, ReduceOp::kSum},
-      {DType::kFloat32, ReduceOp::kMax},
-      {DType::kBFloat16, ReduceOp::kAvg},
-      {DType::kInt64, ReduceOp::kSum},
-      {DType::kInt8, ReduceOp::kBxor},
-  }};
-  std::tie(drawn.dtype, drawn.reduce_op) = kReductions[slot(below(kReductions.size()))];
-  request.element_size = static_cast<uint32_t>(size_of(drawn.dtype));
   drawn.ranks_per_device = 1 + below(4);
   drawn.in_heap = below(4) != 0;
   drawn.chunk_bytes = uint64_t{16} << below(5);

@@ -7,21 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
+#include "call_case.h"
 #include "engine/device/host_driven/channels.h"
-#include "plan/build.h"
-#include "plan/schedule.h"
 #include "pretended_runtime.h"
 #include "sim/memory_world.h"
 
 namespace fastgpu::test {
 
-struct ExchangeCase {
-  PlanRequest request;
-  std::vector<int> host_of;          // ranks map memory of their own host only
-  std::vector<uint64_t> all_counts;  // of an uneven all_to_all; else empty
-  DType dtype = DType::kFloat32;
-  ReduceOp reduce_op = ReduceOp::kSum;
+// Ranks map memory of their own host only.
+struct ExchangeCase : CallCase {
   int ranks_per_device = 1;
   bool in_heap = true;  // else tensors are in memory that no peer maps
   uint64_t chunk_bytes = 64;

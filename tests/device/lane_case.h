@@ -11,10 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "call_case.h"
 #include "engine/device/mail.h"
 #include "memory.h"
-#include "plan/build.h"
-#include "plan/proof/verify.h"
 
 namespace fastgpu::simt {
 enum class MachineFault : uint8_t;
@@ -33,12 +32,7 @@ struct Planted {
 
 enum class Alignment : uint8_t { kAligned, kShifted, kByRank };
 
-struct LaneCase {
-  PlanRequest request;
-  std::vector<int> host_of;          // request.host_of shows it
-  std::vector<uint64_t> all_counts;  // of an uneven all_to_all; else empty
-  DType dtype = DType::kFloat32;
-  ReduceOp reduce_op = ReduceOp::kSum;
+struct LaneCase : CallCase {
   Alignment alignment = Alignment::kAligned;
   int ranks_per_gpu = 1;
   unsigned threads = 32;
@@ -74,7 +68,6 @@ void play(const std::vector<Schedule>& schedules, const LaneCase& lane_case,
 // Every rank's data after an operation.
 using Results = std::vector<std::vector<std::byte>>;
 
-std::vector<Schedule> schedules_of(const LaneCase& lane_case);
 // The right results of operations 0, 1, ... on the same memory.
 std::vector<Results> play_turns(const std::vector<Schedule>& schedules, const LaneCase& lane_case,
                                 int turns);
