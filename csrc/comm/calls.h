@@ -7,15 +7,39 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/call.h"
 #include "base/error.h"
 #include "codec/residual.h"
+#include "device/runtime.h"
+#include "engine/device/host_driven/executor.h"
 
 namespace fastgpu {
+
+// Where the work of an operation ends on its GPU. It is set before the Work is done.
+// Thread safety: all calls, any thread.
+class DeviceEnd {
+ public:
+  void set(std::shared_ptr<DeviceExecutor> executor, uint64_t mark) {
+    const std::lock_guard lock(mutex_);
+    executor_ = std::move(executor);
+    mark_ = mark;
+  }
+  // Whether the GPU has done the work. Raises DeviceError.
+  bool has_passed() const;
+  // What the stream is given later runs after the work. Raises DeviceError.
+  void finish_before(StreamHandle stream) const;
+
+ private:
+  mutable std::mutex mutex_;                  // guards what follows
+  std::shared_ptr<DeviceExecutor> executor_;  // nullptr: not set
+  uint64_t mark_ = 0;
+};
 
 // The sizes of input and data follow from the shape: see PlanRequest (plan/build.h).
 struct CollectiveCall {
@@ -33,6 +57,11 @@ struct CollectiveCall {
   std::vector<uint64_t> recv_counts;
   int64_t timeout_ms = -1;  // negative: the communicator's
   bool synchronous = true;  // the caller waits at once: it runs the operation itself if it can
+  bool is_set_up = false;   // of the group, so that it has no number of its own
+  // For memory of a GPU. The operation is done when its work is enqueued, after everything that
+  // `stream` has been given.
+  std::optional<StreamHandle> stream = {};
+  std::shared_ptr<DeviceEnd> device_end;  // may be empty
   // Run before the operation reads anything, and after it wrote everything, on whatever thread runs
   // the operation. They pack and unpack; they must not block, nor call into the communicator.
   std::function<void()> prologue;
@@ -55,6 +84,8 @@ struct MessageCall {
   bool synchronous = true;
   std::function<void()> epilogue;
   std::shared_ptr<void> keep_alive;
+  std::optional<StreamHandle> stream = {};  // for memory of a GPU, as of a CollectiveCall
+  std::shared_ptr<DeviceEnd> device_end;
 };
 
 }  // namespace fastgpu

@@ -105,6 +105,25 @@ void ChannelSet::on_failed(int peer, const Failure& failure) {
   failed_(peer, reported);
 }
 
+void ChannelSet::expect_device_segments(DeviceSegment take) {
+  const std::lock_guard lock(mutex_);
+  take_device_segment_ = std::move(take);
+}
+
+void ChannelSet::on_device_segment(int peer, uint32_t segment, uint64_t size_bytes,
+                                   UniqueFd descriptor) {
+  DeviceSegment take;
+  {
+    const std::lock_guard lock(mutex_);
+    take = take_device_segment_;
+  }
+  if (!take) {
+    raise(ErrorKind::kPeerLost,
+          "rank " + std::to_string(peer) + " passed memory of a GPU, but this rank has used none");
+  }
+  take(peer, segment, {.fd = std::move(descriptor), .size_bytes = size_bytes});
+}
+
 bool ChannelSet::departed(int peer) {
   const TimeNs now = now_ns();
   const std::lock_guard lock(mutex_);

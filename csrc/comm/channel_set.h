@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "control/connector.h"
+#include "device/runtime.h"
 #include "engine/engine.h"
 #include "engine/lane_run.h"
 
@@ -24,6 +25,8 @@ namespace fastgpu {
 class ChannelSet : public ChannelSource, public ConnectionSink {
  public:
   using Open = std::function<void(int peer, int lane)>;
+  using DeviceSegment =
+      std::function<void(int peer, uint32_t segment, const SharedSegment& shared)>;
   using Failed = std::function<void(int peer, const Failure& failure)>;
 
   // A peer that closes a channel gives the reason on its control link. On a busy machine the reason
@@ -45,11 +48,15 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   void on_receiver(int peer, int lane, std::unique_ptr<RecvChannel> channel) override;
   void on_departed(int peer, bool in_order, const std::string& why) override;
   void on_failed(int peer, const Failure& failure) override;
+  void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes,
+                         UniqueFd descriptor) override;
 
   // Why the peer is gone, to follow its name in an error: "has left the group ...", "was lost: its
   // process ended", "closed its connection and gave no reason ...". Empty while it is there.
   std::string departure(int peer) const;
   Presence presence(int peer) const override;
+  // From now on the peers' segments of GPU memory go to `take`, on the control thread.
+  void expect_device_segments(DeviceSegment take);
   // Hangs up all channels, and every channel that is delivered later.
   void hang_up() noexcept;
 
@@ -79,6 +86,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   std::vector<std::string> departures_;  // by peer: what departure() returns
   std::vector<Presence> presences_;      // by peer
   bool hung_up_ = false;
+  DeviceSegment take_device_segment_;
 };
 
 }  // namespace fastgpu

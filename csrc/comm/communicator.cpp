@@ -7,6 +7,7 @@
 #include "base/call.h"
 #include "base/log.h"
 #include "comm/channel_set.h"
+#include "comm/device_side.h"
 #include "comm/failure_report.h"
 #include "comm/operation_builder.h"
 #include "comm/planner.h"
@@ -22,42 +23,17 @@
 namespace fastgpu {
 namespace {
 
-// The group's codec is for the calls of programs. DistributedDataParallel chooses for itself.
-Codec codec_of(const CallShape& shape, const Options& options) {
-  const bool follows_group = shape.codec == Codec::kNone && has_codec(shape) &&
-                             shape.reduce_op != ReduceOp::kPremulSum &&
-                             shape.count * size_of(shape.dtype) >= kLeastEncodedBytes;
-  return follows_group ? options.codec : shape.codec;
-}
-
 constexpr TimeNs kDrainLimit = 2 * kSecond;
 
 // A smaller asynchronous operation is tried at once; a larger one would hold up its caller.
 constexpr uint64_t kSmallBytes = 64 * 1024;
 
-MachineShare share_of(const Topology& topology) {
-  return {.ranks = topology.ranks_on_machine, .cores = topology.cores_on_machine};
-}
-
 OperationBuilder::Config builder_config(const CommunicatorConfig& config,
                                         const Topology& topology) {
   return {.rank = config.rank,
           .world = config.world,
-          .machine = share_of(topology),
+          .machine = share_of_machine(topology),
           .single_copy = config.options.single_copy};
-}
-
-// "global ranks 4, 5, 6", for a group whose ranks are not those of the default group; else empty.
-std::string describe_global_ranks(const std::vector<int>& global_ranks) {
-  constexpr std::size_t kShown = 16;
-  std::string text;
-  bool differ = false;
-  for (std::size_t rank = 0; rank < global_ranks.size(); ++rank) {
-    differ = differ || global_ranks[rank] != static_cast<int>(rank);
-    if (rank < kShown) text += (rank == 0 ? "" : ", ") + std::to_string(global_ranks[rank]);
-    if (rank == kShown) text += ", ...";
-  }
-  return differ ? "global ranks " + text : "";
 }
 
 // Takes part in the rendezvous. Reports an error of this rank to the ranks that wait.
@@ -115,7 +91,8 @@ Communicator::Communicator(const CommunicatorConfig& config, Topology topology, 
   Connector& connector = runtime.connector();
   // The connector may hold the channels a little longer than this exists.
   channels_ = std::make_shared<ChannelSet>(
-      runtime.engine(), config.world, lanes + 1,  // the last one is the messages'
+      runtime.engine(), config.world,
+      lanes + 1 + 2 * lanes,  // then the messages' lane, and two for each lane of device memory
       [&connector, member = topology_->member](int peer, int lane) {
         connector.open({member, peer}, lane);
       },
@@ -131,13 +108,21 @@ Communicator::Communicator(const CommunicatorConfig& config, Topology topology, 
       *channels_, lanes, latch_,
       [&heap = runtime.heap()](const std::byte* data) { heap.revoke(data); });
   messages_ = std::make_shared<MessageQueue>(*channels_, config.world, lanes, latch_);
+  device_side_ = std::make_unique<DeviceSide>(
+      DeviceMember::Parts{.runtime = runtime,
+                          .topology = *topology_,
+                          .channels = channels_,
+                          .lanes = lanes,
+                          .first_host_lane = lanes + 1,
+                          .latch = latch_,
+                          .builder = builder_config(config, *topology_)});
   windows_ = std::make_unique<Windows>(*topology_, channels_, lanes, messages_, latch_);
 }
 
 Communicator::~Communicator() { shutdown(); }
 
 void Communicator::join() {
-  runtime_.engine().share_machine(share_of(*topology_));  // first: shutdown() takes it back
+  runtime_.engine().share_machine(share_of_machine(*topology_));  // first: shutdown() takes it back
   runtime_.connector().attach(topology_->member, channels_, topology_->addresses);
   runtime_.engine().add(collectives_);
   runtime_.engine().add(messages_);
@@ -157,8 +142,9 @@ void Communicator::calibrate() {
 
 std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
   check_process();
+  if (call.stream) return run_on_device(call);
   const bool small = call.shape.count * size_of(call.shape.dtype) <= kSmallBytes;
-  call.shape.codec = codec_of(call.shape, config_.options);
+  call.shape.codec = codec_of(call.shape, config_.options.codec);
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
   if (call.synchronous || small) {
     if (auto work = run_inline(call)) return work;
@@ -168,6 +154,16 @@ std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
   builder_->fill(*operation, call, *planner_->plan(call));
   collectives_->push(operation);
   submit(operation->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
+  return work_of(operation);
+}
+
+std::shared_ptr<Work> Communicator::run_on_device(CollectiveCall& call) {
+  DeviceMember& device = device_side_->member_for_collectives(call.stream->device, *this);
+  call.timeout_ms = timeout_ms_of(call.timeout_ms);
+  device.check(call);
+  const bool synchronous = call.synchronous;
+  const auto operation = device.push(call, *planner_->plan(call));
+  submit(operation->work, synchronous, Submission::kLarge);
   return work_of(operation);
 }
 
@@ -190,19 +186,28 @@ std::shared_ptr<Work> Communicator::run_inline(CollectiveCall& call) {
 
 std::shared_ptr<Work> Communicator::send(MessageCall call) {
   const auto message = make_message(call, true);
-  messages_->post_send(message);
-  // A larger message takes several polls on both sides, since it waits for kCts (clear to send).
-  const bool small = call.size_bytes <= PeerStream::kEagerBytes;
-  submit(*message->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
+  const auto post = [messages = messages_, message] { messages->post_send(message); };
+  if (call.stream) {
+    device_side_->member(call.stream->device).stage_send(message, call, post);
+  } else {
+    post();
+  }
+  submit_message(*message->work, call);
   return message->work;
 }
 
 std::shared_ptr<Work> Communicator::recv(MessageCall call) {
   const auto message = make_message(call, false);
+  if (call.stream) device_side_->member(call.stream->device).stage_recv(*message, call);
   messages_->post_recv(message);
-  const bool small = call.size_bytes <= PeerStream::kEagerBytes;
-  submit(*message->work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
+  submit_message(*message->work, call);
   return message->work;
+}
+
+// A larger message takes several polls on both sides, since it waits for kCts (clear to send).
+void Communicator::submit_message(Work& work, const MessageCall& call) {
+  const bool small = !call.stream && call.size_bytes <= PeerStream::kEagerBytes;
+  submit(work, call.synchronous, small ? Submission::kSmall : Submission::kLarge);
 }
 
 std::shared_ptr<MessageOperation> Communicator::make_message(MessageCall& call,
@@ -292,18 +297,20 @@ void Communicator::on_first_failure(Failure& failure) {
 
 void Communicator::abort(const std::string& reason) {
   if (forked()) return;
-  Failure failure;
-  failure.kind = ErrorKind::kAborted;
-  failure.message = name_of_rank(*topology_, config_.rank) + " aborted the group" +
-                    (reason.empty() ? "" : ": " + reason);
-  latch_->report(std::move(failure));
+  latch_->report(make_failure(ErrorKind::kAborted, name_of_rank(*topology_, config_.rank) +
+                                                       " aborted the group" +
+                                                       (reason.empty() ? "" : ": " + reason)));
   drain();
+}
+
+bool Communicator::is_busy() const {
+  return collectives_->busy() || messages_->busy() || device_side_->busy();
 }
 
 // Waits until the polling thread has failed everything pending and the buffers are free again.
 void Communicator::drain() {
   const TimeNs deadline = now_ns() + kDrainLimit;
-  while ((collectives_->busy() || messages_->busy()) && now_ns() < deadline) {
+  while (is_busy() && now_ns() < deadline) {
     runtime_.engine().submit(Submission::kLarge);
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
@@ -312,19 +319,19 @@ void Communicator::drain() {
 void Communicator::shutdown(const std::string& why) {
   if (forked()) return;  // it is the parent's: the connector keeps its channels open
   std::call_once(shut_down_, [&] {
-    if (collectives_->busy() || messages_->busy()) {
+    device_side_->settle();
+    if (is_busy()) {
       abort("while operations were pending, " + why);
     }
     runtime_.connector().detach(topology_->member, why);
-    Failure destroyed;
-    destroyed.kind = ErrorKind::kAborted;
-    destroyed.message = "the process group was destroyed";
+    Failure destroyed = make_failure(ErrorKind::kAborted, "the process group was destroyed");
     destroyed.rank = config_.rank;
     latch_->close(std::move(destroyed));
     drain();
     runtime_.engine().remove(collectives_.get());
     runtime_.engine().remove(messages_.get());
-    runtime_.engine().unshare_machine(share_of(*topology_));
+    device_side_->leave();
+    runtime_.engine().unshare_machine(share_of_machine(*topology_));
     channels_->hang_up();
     runtime_.remove(this);
   });
@@ -345,7 +352,7 @@ int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
 
 double Communicator::predict_us(const CollectiveCall& call) const {
   CollectiveCall encoded = call;
-  encoded.shape.codec = codec_of(call.shape, config_.options);
+  encoded.shape.codec = codec_of(call.shape, config_.options.codec);
   return planner_->predict_us(encoded);
 }
 
@@ -355,15 +362,9 @@ double Communicator::predict_us(const MessageCall& call) const {
 
 std::string Communicator::name_of(int rank) const { return name_of_rank(*topology_, rank); }
 
-// "group '3' (data_parallel, global ranks 4, 5)".
 std::string Communicator::name_of_group() const {
-  std::string details = describe_global_ranks(config_.global_ranks);
-  {
-    const std::lock_guard lock(description_mutex_);
-    const bool both = !description_.empty() && !details.empty();
-    details = description_ + (both ? ", " : "") + details;
-  }
-  return "group '" + config_.name + "'" + (details.empty() ? "" : " (" + details + ")");
+  const std::lock_guard lock(description_mutex_);
+  return group_name(config_.name, description_, config_.global_ranks);
 }
 
 void Communicator::set_description(const std::string& description) {
@@ -391,6 +392,7 @@ Counters Communicator::all_counters() const {
   counters.bytes_sent = collectives_->sent_bytes() + messages_->sent_bytes();
   counters.bytes_received = collectives_->received_bytes() + messages_->received_bytes();
   counters.busy_ns = collectives_->busy_ns();
+  device_side_->add_to(counters);
   return counters;
 }
 

@@ -28,6 +28,7 @@ namespace fastgpu {
 
 class ChannelSet;
 class CollectiveQueue;
+class DeviceSide;  // device_side.h
 class FailureLatch;
 class MessageQueue;
 class OperationBuilder;
@@ -86,6 +87,7 @@ class Communicator {
   void request_progress(Work& work);
 
   Windows& windows() noexcept { return *windows_; }
+  DeviceSide& device_side() noexcept { return *device_side_; }
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   void abort(const std::string& reason);
@@ -120,8 +122,11 @@ class Communicator {
   void check_process() const;
   int64_t timeout_ms_of(int64_t timeout_ms) const;
   std::shared_ptr<Work> run_inline(CollectiveCall& call);
+  std::shared_ptr<Work> run_on_device(CollectiveCall& call);
+  bool is_busy() const;
   std::shared_ptr<MessageOperation> make_message(MessageCall& call, bool is_send) const;
   void submit(Work& work, bool synchronous, Submission otherwise);
+  void submit_message(Work& work, const MessageCall& call);
   void start_time(Work& work);
   void on_first_failure(Failure& failure);
   void drain();
@@ -140,6 +145,7 @@ class Communicator {
   std::shared_ptr<CollectiveQueue> collectives_;
   std::shared_ptr<MessageQueue> messages_;
   std::unique_ptr<Windows> windows_;
+  std::unique_ptr<DeviceSide> device_side_;
   std::atomic<int64_t> timeout_ms_;
   std::once_flag shut_down_;
   mutable std::mutex description_mutex_;

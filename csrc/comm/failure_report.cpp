@@ -29,7 +29,28 @@ const char* advice_for(ErrorKind kind) {
   }
 }
 
+// "global ranks 4, 5, 6", for a group whose ranks are not those of the default group; else empty.
+std::string describe_global_ranks(const std::vector<int>& global_ranks) {
+  constexpr std::size_t kShown = 16;
+  std::string text;
+  bool differ = false;
+  for (std::size_t rank = 0; rank < global_ranks.size(); ++rank) {
+    differ = differ || global_ranks[rank] != static_cast<int>(rank);
+    if (rank < kShown) text += (rank == 0 ? "" : ", ") + std::to_string(global_ranks[rank]);
+    if (rank == kShown) text += ", ...";
+  }
+  return differ ? "global ranks " + text : "";
+}
+
 }  // namespace
+
+std::string group_name(const std::string& name, const std::string& description,
+                       const std::vector<int>& global_ranks) {
+  std::string details = describe_global_ranks(global_ranks);
+  const bool both = !description.empty() && !details.empty();
+  details = description + (both ? ", " : "") + details;
+  return "group '" + name + "'" + (details.empty() ? "" : " (" + details + ")");
+}
 
 std::string with_name(std::string text, int rank, const std::string& name) {
   const std::string mention = "rank " + std::to_string(rank);

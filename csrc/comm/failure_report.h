@@ -6,11 +6,16 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
 namespace fastgpu {
 
+// "group '3' (data_parallel, global ranks 4, 5)": the group's name with the user's description, and
+// its ranks in the default group, unless they are the same.
+std::string group_name(const std::string& name, const std::string& description,
+                       const std::vector<int>& global_ranks);
 // Gives the first mention of "rank `rank`" in a text the rank's full name: "rank 1 (host n2, pid
 // 4711)".
 std::string with_name(std::string text, int rank, const std::string& name);

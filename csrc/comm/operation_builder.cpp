@@ -50,6 +50,22 @@ void check_counts(const CollectiveCall& call, int rank, int world) {
   }
 }
 
+// A GPU's kernels do not divide integers.
+void check_for_gpu(const CollectiveCall& call) {
+  const CallShape& shape = call.shape;
+  if (shape.codec != Codec::kNone) {
+    refuse(call, "codecs compress tensors of the CPU only; use codec \"none\" for those of a GPU");
+  }
+  const bool scales = reduces(shape.collective) && (shape.reduce_op == ReduceOp::kAvg ||
+                                                    shape.reduce_op == ReduceOp::kPremulSum);
+  const bool is_integer = shape.dtype >= DType::kInt8 && shape.dtype <= DType::kBool;
+  if (scales && is_integer) {
+    refuse(call, std::string(name_of(shape.reduce_op)) + " of " +
+                     std::string(name_of(shape.dtype)) +
+                     " is not supported for tensors of a GPU; use SUM, and scale the result");
+  }
+}
+
 bool rounds_stochastically(Codec codec) {
   const CodecKernels* kernels = find_codec(codec);
   return kernels != nullptr && kernels->encode_stochastic != nullptr;
@@ -77,12 +93,20 @@ bool has_codec(const CallShape& shape) {
           shape.reduce_op == ReduceOp::kPremulSum);
 }
 
-OperationBuilder::OperationBuilder(const Config& config, SymmetricHeap& heap)
+Codec codec_of(const CallShape& shape, Codec of_group) {
+  const bool follows_group = shape.codec == Codec::kNone && has_codec(shape) &&
+                             shape.reduce_op != ReduceOp::kPremulSum &&
+                             shape.count * size_of(shape.dtype) >= kLeastEncodedBytes;
+  return follows_group ? of_group : shape.codec;
+}
+
+OperationBuilder::OperationBuilder(const Config& config, Allocator& shared)
     : config_(config),
       uses_single_copy_(uses_single_copy(config.single_copy)),
       streamed_from_bytes_(cache_bytes() / static_cast<uint64_t>(config.machine.ranks)),
-      scratch_pool_(std::make_shared<ScratchPool>()),
-      shared_scratch_pool_(std::make_shared<ScratchPool>(&heap)) {}
+      shared_scratch_pool_(std::make_shared<ScratchPool>(&shared)),
+      scratch_pool_(config.executor == nullptr ? std::make_shared<ScratchPool>()
+                                               : shared_scratch_pool_) {}
 
 void OperationBuilder::check(const CollectiveCall& call) const {
   const CallShape& shape = call.shape;
@@ -95,6 +119,7 @@ void OperationBuilder::check(const CollectiveCall& call) const {
   }
   check_counts(call, config_.rank, config_.world);
   check_codec(call);
+  if (config_.executor != nullptr) check_for_gpu(call);
 }
 
 void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Plan& plan) const {
@@ -116,15 +141,20 @@ void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Pl
   task.reduce_both = sums ? find_reduce_both(shape.dtype, shape.reduce_op) : nullptr;
   const bool averages = sums && shape.reduce_op == ReduceOp::kAvg && !is_narrow(shape.dtype);
   task.factor = averages ? 1.0 / config_.world : 1;
+  task.executor = config_.executor;
+  if (config_.executor == nullptr) fill_for_cpu(task, plan, sums);
+  task.scratch_pool = plan.schedule->scratch_shared ? shared_scratch_pool_ : scratch_pool_;
+  bind(operation, call);
+}
+
+void OperationBuilder::fill_for_cpu(Task& task, const Plan& plan, bool sums) const {
   // A reduction reads its targets, so they are in the caches already.
   const bool streams = !sums && plan.received_bytes >= streamed_from_bytes_;
   task.copy = streams ? copy_streaming : CopyKernel{};
   // On AMD, a line that another core has read stays Owned, and rewriting it is slow.
   const bool rewrites = plan.schedule->scratch_shared && lines_stay_owned();
   task.staging_copy = rewrites ? copy_streaming : CopyKernel{};
-  task.single_copy_from_bytes = single_copy_from_bytes(shape.collective);
-  task.scratch_pool = plan.schedule->scratch_shared ? shared_scratch_pool_ : scratch_pool_;
-  bind(operation, call);
+  task.single_copy_from_bytes = single_copy_from_bytes(task.call.shape.collective);
 }
 
 // The frame size from which a single copy, made by the receiver out of the sender's memory, beats a
@@ -142,6 +172,7 @@ uint64_t OperationBuilder::single_copy_from_bytes(Collective collective) const {
 void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   Task& task = operation.task;
   task.op = call.op;
+  task.is_set_up = call.is_set_up;
   task.input = call.input;
   task.data = call.data;
   task.residual = call.residual;
@@ -178,15 +209,18 @@ void OperationBuilder::scale_input(Operation& operation, const CollectiveCall& c
   const uint64_t size_bytes = elements * size_of(shape.dtype);
   std::byte* scaled = task.data;
   std::shared_ptr<void> owner;
+  const std::byte* source = task.data;
   if (shape.collective != Collective::kAllReduce) {
     const auto scratch = std::make_shared<Scratch>(scratch_pool_, size_bytes);
     scaled = scratch->memory();
     owner = scratch;
+    source = call.input;
     task.input = scaled;
   }
-  task.prologue = [source = call.input, scaled, owner, size_bytes, dtype = shape.dtype, factor,
-                   elements, first = std::move(task.prologue)] {
+  task.prologue = [source, scaled, owner, size_bytes, dtype = shape.dtype, factor, elements,
+                   executor = config_.executor, first = std::move(task.prologue)] {
     if (first) first();
+    if (executor != nullptr) return executor->scale(scaled, source, size_bytes, dtype, factor);
     if (owner != nullptr) std::memcpy(scaled, source, size_bytes);
     scale(scaled, elements, dtype, factor);
   };

@@ -1,6 +1,6 @@
 // Makes operations of calls: checks a call, chooses kernels and how frames travel, and adds the
 // scaling that AVG and PREMUL_SUM need.
-// Ownership: owns the scratch pools of a communicator's operations; `heap` outlives it.
+// Ownership: owns the scratch pools of a communicator's operations; `shared` outlives it.
 // Thread safety: all calls, any thread, on different operations.
 #pragma once
 
@@ -19,6 +19,9 @@ namespace fastgpu {
 
 // Whether a call of this shape can have a codec.
 bool has_codec(const CallShape& shape);
+// The codec of a call in a group whose own is `of_group`. That one is for the calls of programs;
+// DistributedDataParallel chooses for itself.
+Codec codec_of(const CallShape& shape, Codec of_group);
 
 class OperationBuilder {
  public:
@@ -27,9 +30,12 @@ class OperationBuilder {
     int world = 1;
     MachineShare machine;
     SingleCopy single_copy = SingleCopy::kAuto;
+    Executor* executor = nullptr;  // for operations on memory of a GPU; outlives the builder
   };
 
-  OperationBuilder(const Config& config, SymmetricHeap& heap);
+  // Scratch that peers read comes from `shared`; without an executor, other scratch is private
+  // memory.
+  OperationBuilder(const Config& config, Allocator& shared);
 
   // Raises InvalidArgumentError for a call that cannot be made.
   void check(const CollectiveCall& call) const;
@@ -41,6 +47,7 @@ class OperationBuilder {
 
  private:
   uint64_t single_copy_from_bytes(Collective collective) const;
+  void fill_for_cpu(Task& task, const Plan& plan, bool sums) const;
   void add_scaling(Operation& operation, const CollectiveCall& call) const;
   void scale_input(Operation& operation, const CollectiveCall& call, double factor) const;
 
@@ -48,8 +55,8 @@ class OperationBuilder {
   const bool uses_single_copy_;
   // Results of this size would not stay in the caches that the ranks of a machine share.
   const uint64_t streamed_from_bytes_;
-  const std::shared_ptr<ScratchPool> scratch_pool_;
   const std::shared_ptr<ScratchPool> shared_scratch_pool_;
+  const std::shared_ptr<ScratchPool> scratch_pool_;
 };
 
 }  // namespace fastgpu

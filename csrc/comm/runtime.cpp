@@ -8,9 +8,22 @@
 #include "base/error.h"
 #include "base/shortage.h"
 #include "control/connector.h"
+#include "device/cuda_runtime.h"
 
 namespace fastgpu {
 namespace {
+
+class PinnedMemory final : public Allocator {
+ public:
+  explicit PinnedMemory(DeviceRuntime& runtime) : runtime_(runtime) {}
+  std::byte* allocate(std::size_t size_bytes) override {
+    return runtime_.allocate_pinned(size_bytes);
+  }
+  void free(std::byte* memory) noexcept override { runtime_.free_pinned(memory); }
+
+ private:
+  DeviceRuntime& runtime_;
+};
 
 std::atomic<int> fork_count{0};
 std::atomic<Runtime*> shared_runtime{nullptr};
@@ -80,6 +93,36 @@ std::vector<std::shared_ptr<Communicator>> Runtime::communicators() {
     if (auto held = communicator.lock()) present.push_back(std::move(held));
   }
   return present;
+}
+
+DeviceRuntime& Runtime::devices() {
+  const std::lock_guard lock(mutex_);
+  if (devices_ == nullptr) {
+    const FoundRuntime& found = find_cuda_runtime();
+    if (found.runtime == nullptr) raise(ErrorKind::kInvalidArgument, found.why_not);
+    devices_ = found.runtime;
+  }
+  return *devices_;
+}
+
+Allocator& Runtime::pinned_memory() {
+  DeviceRuntime& runtime = devices();
+  const std::lock_guard lock(mutex_);
+  if (pinned_memory_ == nullptr) pinned_memory_ = std::make_unique<PinnedMemory>(runtime);
+  return *pinned_memory_;
+}
+
+void Runtime::set_devices(DeviceRuntime* devices) {
+  const std::lock_guard lock(mutex_);
+  devices_ = devices;
+}
+
+DeviceHeap& Runtime::device_heap(int device) {
+  DeviceRuntime& runtime = devices();
+  const std::lock_guard lock(mutex_);
+  auto& heap = device_heaps_[device];
+  if (heap == nullptr) heap = std::make_unique<DeviceHeap>(runtime, device);
+  return *heap;
 }
 
 std::string Runtime::constants() {

@@ -1,5 +1,5 @@
-// The runtime of a process: the engine, the connector and the symmetric memory that all its
-// communicators use. The torch backend uses the shared runtime, which is never destroyed, so a
+// The runtime of a process: the engine, the connector, and the memory of hosts and GPUs that all
+// its communicators use. The torch backend uses the shared runtime, which is never destroyed, so a
 // process may exit while threads sleep. Tests make their own runtimes.
 //
 // A forked process has none of its parent's threads. If the parent had no communicator at the fork,
@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "device/heap.h"
 #include "engine/engine.h"
 #include "memory/symmetric_heap.h"
 
@@ -43,6 +44,14 @@ class Runtime {
   // None in a process that was forked since this was made.
   std::vector<std::shared_ptr<Communicator>> communicators();
   bool has_communicators() const noexcept { return communicator_count_.load() > 0; }
+  // The GPUs. Raises InvalidArgumentError if there is no runtime for them, and says why.
+  DeviceRuntime& devices();
+  // Pinned memory for the host and all GPUs. Raises like devices().
+  Allocator& pinned_memory();
+  // Replaces the runtime that would be found; it outlives this. For tests, before its first use.
+  void set_devices(DeviceRuntime* devices);
+  // Memory of a GPU that peers can map. It lives as long as this. Raises like devices().
+  DeviceHeap& device_heap(int device);
   // The costs of links and memory as last measured by this process, as text; empty: not measured.
   std::string constants();
   void set_constants(std::string text);
@@ -55,6 +64,9 @@ class Runtime {
   std::string constants_;
   std::map<const Communicator*, std::weak_ptr<Communicator>> communicators_;
   std::atomic<std::size_t> communicator_count_{0};  // for the fork, which cannot lock mutex_
+  DeviceRuntime* devices_ = nullptr;                // nullptr: not looked for yet, or there is none
+  std::unique_ptr<Allocator> pinned_memory_;
+  std::map<int, std::unique_ptr<DeviceHeap>> device_heaps_;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

@@ -60,6 +60,10 @@ Topology topology_of(int rank, Peers peers) {
   return topology;
 }
 
+MachineShare share_of_machine(const Topology& topology) {
+  return {.ranks = topology.ranks_on_machine, .cores = topology.cores_on_machine};
+}
+
 bool on_one_host(const Topology& topology) {
   return std::ranges::all_of(topology.host_of, [](int host) { return host == 0; });
 }

@@ -10,6 +10,7 @@
 
 #include "comm/rendezvous.h"
 #include "control/connector.h"
+#include "engine/engine.h"
 
 namespace fastgpu {
 
@@ -28,6 +29,9 @@ struct Topology {
 
 // The topology as `rank` sees it.
 Topology topology_of(int rank, Peers peers);
+
+// The ranks and cores of this rank's machine.
+MachineShare share_of_machine(const Topology& topology);
 
 // Whether all ranks have mapped each other's memory.
 bool on_one_host(const Topology& topology);

@@ -81,6 +81,15 @@ void Connector::open(const PairKey& pair, int lane) {
   loop_.post([=, this] { open_channel(pair, lane); });
 }
 
+void Connector::pass_device_segment(const PairKey& pair, uint32_t segment, uint64_t size_bytes,
+                                    UniqueFd descriptor) {
+  loop_.post([=, this, held = std::make_shared<UniqueFd>(std::move(descriptor))] {
+    with_link(pair, [&](PeerLink& link) {
+      link.send_device_segment(pair, segment, size_bytes, std::move(*held));
+    });
+  });
+}
+
 void Connector::fail(const MemberKey& key, const Failure& failure) {
   loop_.post([=, this] {
     tell_peers(key, [&](PeerLink& link, const PairKey& pair) { link.send_failure(pair, failure); });
@@ -150,12 +159,21 @@ void Connector::take_stream(Link link, const ControlMessage& message) {
 void Connector::open_channel(const PairKey& pair, int lane) {
   const PeerAddress* found = registry_.find(pair);
   if (found == nullptr) return;
+  const bool shares_memory = found->shared_memory;
+  with_link(pair, [&](PeerLink& link) {
+    shares_memory ? link.open_ring(pair, lane) : opener_.open(pair, lane);
+  });
+}
+
+// Dials the link to the peer, unless it is there. Does nothing if the peer cannot be reached.
+void Connector::with_link(const PairKey& pair, const std::function<void(PeerLink& link)>& body) {
+  const PeerAddress* found = registry_.find(pair);
+  if (found == nullptr) return;
   const PeerAddress address = *found;
   try {
     ensure_link(address);
-    if (!address.shared_memory) return opener_.open(pair, lane);
     const auto link = links_.find(address.link());
-    if (link != links_.end()) link->second.open_ring(pair, lane);  // else it cannot be reached
+    if (link != links_.end()) body(link->second);
   } catch (const CommError& error) {
     registry_.give_up(pair, error.failure());
   }

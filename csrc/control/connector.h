@@ -75,6 +75,10 @@ class Connector {
   // Opens the channel of one lane to a peer. Then the sink gets the channel, or a call of
   // on_departed() or on_failed().
   void open(const PairKey& pair, int lane);
+  // Passes a segment of this process's memory of a GPU to a peer on this host. A failure is
+  // reported to the sink.
+  void pass_device_segment(const PairKey& pair, uint32_t segment, uint64_t size_bytes,
+                           UniqueFd descriptor);
   // Tells every linked peer that this communicator failed.
   void fail(const MemberKey& key, const Failure& failure);
   // Tells every linked peer that this rank leaves, and forgets the communicator. `why` completes
@@ -88,6 +92,7 @@ class Connector {
   void take_hello(Link link, ControlMessage hello);
   void take_stream(Link link, const ControlMessage& message);
   void open_channel(const PairKey& pair, int lane);
+  void with_link(const PairKey& pair, const std::function<void(PeerLink& link)>& body);
   PeerLink& link_of(const LinkKey& key);
   void ensure_link(const PeerAddress& address);
   void on_dialled(const LinkKey& key, UniqueFd socket, const Failure& why);

@@ -11,7 +11,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr uint32_t kMagic = 0x33474746;  // "FGG3": the protocol's name and version
+constexpr uint32_t kMagic = 0x34474746;  // "FGG4": the protocol's name and version
 
 // The fixed part. `op` and the message text follow.
 struct WireMessage {
@@ -24,7 +24,7 @@ struct WireMessage {
   int32_t to;
   uint32_t number;
   int32_t failure_peer;
-  int64_t failure_sequence;
+  int64_t value;  // failure.sequence or, of kDeviceSegment, size_bytes
   uint32_t text_size;
   uint32_t generation;
 };
@@ -34,7 +34,7 @@ static_assert(std::endian::native == std::endian::little, "the wire is little-en
 
 bool is_possible(const WireMessage& wire, std::size_t size) {
   return wire.magic == kMagic && wire.kind >= static_cast<uint8_t>(ControlKind::kHello) &&
-         wire.kind <= static_cast<uint8_t>(ControlKind::kProbe) &&
+         wire.kind <= static_cast<uint8_t>(ControlKind::kDeviceSegment) &&
          wire.failure_kind <= static_cast<uint8_t>(kLastErrorKind) && wire.op_size <= kMaxOpBytes &&
          wire.text_size <= kMaxTextBytes && size == sizeof(wire) + wire.op_size + wire.text_size;
 }
@@ -71,7 +71,9 @@ std::vector<std::byte> encode(const ControlMessage& message) {
   wire.to = message.to;
   wire.number = message.number;
   wire.failure_peer = message.failure.peer;
-  wire.failure_sequence = message.failure.sequence;
+  wire.value = message.kind == ControlKind::kDeviceSegment
+                   ? static_cast<int64_t>(message.size_bytes)
+                   : message.failure.sequence;
   wire.text_size = static_cast<uint32_t>(text.size());
   std::vector<std::byte> bytes(sizeof(wire) + op.size() + text.size());
   std::memcpy(bytes.data(), &wire, sizeof(wire));
@@ -97,7 +99,11 @@ ControlMessage decode(std::span<const std::byte> bytes) {
   message.number = wire.number;
   message.failure.kind = static_cast<ErrorKind>(wire.failure_kind);
   message.failure.peer = wire.failure_peer;
-  message.failure.sequence = wire.failure_sequence;
+  if (message.kind == ControlKind::kDeviceSegment) {
+    message.size_bytes = static_cast<uint64_t>(wire.value);
+  } else {
+    message.failure.sequence = wire.value;
+  }
   message.failure.op = valid_utf8(text.substr(0, wire.op_size));
   message.failure.message = valid_utf8(text.substr(wire.op_size));
   return message;

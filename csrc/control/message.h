@@ -27,6 +27,7 @@ enum class ControlKind : uint8_t {
                  // receiver
   kFail = 7,     // the sender's communicator failed, with `failure`; or it refuses a connection
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
+  kDeviceSegment = 9,  // unix: segment `number` of the sender's memory of a GPU, for one group
 };
 
 // A rank of this process in a communicator.
@@ -48,12 +49,14 @@ struct PairKey {
 
 struct ControlMessage {
   ControlKind kind = ControlKind::kHello;
-  // The next four: only in the messages of a communicator (kRing, kStream, kLeave, kFail).
+  // The next four: only in the messages of a communicator (kRing, kStream, kLeave, kFail,
+  // kDeviceSegment).
   uint64_t communicator = 0;
   uint32_t generation = 0;
   int from = kNoRank;
   int to = kNoRank;
   uint32_t number = 0;
+  uint64_t size_bytes = 0;  // of kDeviceSegment
   Failure failure;  // kFail: kind, peer, op, sequence and message; other kinds: message is `text`
   std::vector<UniqueFd> descriptors;  // travel beside the bytes
 

@@ -107,6 +107,14 @@ void PeerLink::send_segment(uint32_t segment) {
   send(std::move(message));
 }
 
+void PeerLink::send_device_segment(const PairKey& pair, uint32_t segment, uint64_t size_bytes,
+                                   UniqueFd descriptor) {
+  ControlMessage message = message_to(pair, ControlKind::kDeviceSegment, segment);
+  message.size_bytes = size_bytes;
+  message.descriptors.push_back(std::move(descriptor));
+  send(std::move(message));
+}
+
 void PeerLink::send_failure(const PairKey& pair, const Failure& failure) {
   ControlMessage message = message_to(pair, ControlKind::kFail);
   message.failure = failure;
@@ -167,6 +175,7 @@ void PeerLink::handle(ControlMessage message) {
       return handle_member(std::move(message));
     case ControlKind::kRing:
     case ControlKind::kLeave:
+    case ControlKind::kDeviceSegment:
       if (is_open) return handle_member(std::move(message));
       break;
     case ControlKind::kHello:
@@ -210,6 +219,9 @@ void PeerLink::handle_member(ControlMessage message) {
   registry_.check_peer(pair, key_);
   if (message.kind == ControlKind::kRing) {
     return shm_.take_ring(message, hand_back_ ? ::getpid() : link_.peer_process());
+  }
+  if (message.kind == ControlKind::kDeviceSegment) {
+    return registry_.device_segment_arrived(pair, std::move(message));
   }
   if (message.kind == ControlKind::kFail) return registry_.fail(pair, std::move(message.failure));
   registry_.leave(pair, message.number, message.failure.message);

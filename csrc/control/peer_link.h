@@ -67,6 +67,8 @@ class PeerLink {
   // These queue their message until the link is open, or drop it in state kIdle. None blocks.
   void open_ring(const PairKey& pair, int lane);
   void send_segment(uint32_t segment);
+  void send_device_segment(const PairKey& pair, uint32_t segment, uint64_t size_bytes,
+                           UniqueFd descriptor);
   void send_failure(const PairKey& pair, const Failure& failure);
   void send_leave(const PairKey& pair, const std::string& why);
 

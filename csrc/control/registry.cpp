@@ -128,6 +128,16 @@ void Registry::channel_arrived(const PairKey& pair, int lane,
   depart_if_complete(*member, pair.peer);
 }
 
+void Registry::device_segment_arrived(const PairKey& pair, ControlMessage message) {
+  Member* member = member_of(pair);
+  if (member == nullptr) return;
+  if (message.descriptors.size() != 1) {
+    raise_violation("a segment of a GPU's memory came without its descriptor");
+  }
+  member->sink->on_device_segment(pair.peer, message.number, message.size_bytes,
+                                  std::move(message.descriptors.front()));
+}
+
 void Registry::leave(const PairKey& pair, uint32_t opened, const std::string& why) {
   Member* member = member_of(pair);
   if (member == nullptr) return;

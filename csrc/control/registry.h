@@ -45,6 +45,9 @@ class ConnectionSink {
   virtual void on_departed(int peer, bool in_order, const std::string& why) = 0;
   // `peer` reports the failure; kNoRank if this process does.
   virtual void on_failed(int peer, const Failure& failure) = 0;
+  // A segment of the peer's memory of a GPU. Raises PeerLostError if nobody expects one.
+  virtual void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes,
+                                 UniqueFd descriptor) = 0;
 };
 
 class Registry {
@@ -82,6 +85,8 @@ class Registry {
   // The peer opened a channel. Raises PeerLostError if it had opened that lane before, or
   // if the sink does.
   void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
+
+  void device_segment_arrived(const PairKey& pair, ControlMessage message);
 
   // kLeave has arrived: the peer leaves, and has opened `opened` channels. Later calls are ignored.
   void leave(const PairKey& pair, uint32_t opened, const std::string& why);

@@ -37,20 +37,21 @@ CollectiveQueue::CollectiveQueue(ChannelSource& channels, int lanes,
       on_abandoned_(std::move(on_abandoned)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
-void CollectiveQueue::start_clock(const Operation& operation) {
+void CollectiveQueue::note_added(const Operation& operation) {
+  if (operation.task.is_set_up) unnumbered_.fetch_add(1);
   if (bytes_of(operation.task) < kClockedBytes || pending() > 0) return;
   busy_since_.store(now_ns(), std::memory_order_relaxed);
 }
 
 void CollectiveQueue::push(std::shared_ptr<Operation> operation) {
   latch_->raise_if_failed();
-  start_clock(*operation);
+  note_added(*operation);
   inbox_.push(std::move(operation));
 }
 
 bool CollectiveQueue::enter(const std::shared_ptr<Operation>& operation, int polls) {
   latch_->raise_if_failed();
-  start_clock(*operation);
+  note_added(*operation);
   take_inbox();
   add(entered_, uint64_t{1});
   admit(*operation);
@@ -82,7 +83,8 @@ void CollectiveQueue::take_inbox() {
 }
 
 void CollectiveQueue::admit(Operation& operation) {
-  operation.sequence = ++admitted_;
+  if (!operation.task.is_set_up) ++admitted_;
+  operation.sequence = admitted_;
   add(sent_bytes_, operation.task.sent_bytes);
   add(received_bytes_, operation.task.received_bytes);
 }

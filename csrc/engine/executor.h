@@ -26,6 +26,9 @@ class Executor {
   // target = (target op source) * factor
   virtual void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
                       const Reduction& reduction) = 0;
+  // target = source * factor; the dtype is a floating-point one. They may be the same memory.
+  virtual void scale(std::byte* target, const std::byte* source, std::size_t size_bytes,
+                     DType dtype, double factor) = 0;
 };
 
 }  // namespace fastgpu

@@ -216,6 +216,10 @@ class PretendedRuntime final : public DeviceRuntime {
   }
   DeviceSegment map(int device, const SharedSegment& shared) override {
     require_device(device);
+    if (options_.fault == RuntimeFault::kMapsNothing) {
+      raise(ErrorKind::kAborted, "the pretended device reaches no other one");
+    }
+    if (options_.fault == RuntimeFault::kMapsOther) return allocate(device, shared.size_bytes);
     UniqueFd fd = duplicate(shared.fd.get(), "pretended device memory");
     return {memory_.map(std::move(fd), shared.size_bytes), shared.size_bytes, device};
   }

@@ -20,6 +20,8 @@ enum class RuntimeFault : uint8_t {
   kEventsPassEarly,  // an event has always passed
   kWaitsForgotten,   // no stream waits for an event
   kDeviceFails,      // every event reports that the device has failed
+  kMapsOther,        // memory of a peer is mapped, but not the memory that was asked for
+  kMapsNothing,      // memory of a peer cannot be mapped
 };
 
 struct PretendedOptions {

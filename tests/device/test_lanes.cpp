@@ -10,7 +10,7 @@ namespace fastgpu::test {
 namespace {
 
 // Under a sanitizer a case takes ten times as long.
-constexpr uint64_t kCases = kStride == 1 ? 60 : 12;
+constexpr uint64_t kLaneCases = kStride == 1 ? 60 : 12;
 
 LaneCase ring_of(int world) {
   LaneCase ring;
@@ -45,7 +45,7 @@ struct FailingRun {
 
 TEST(every_drawn_case_gives_the_bits_of_its_schedule) {
   for (const uint64_t seed : seeds()) {
-    for (uint64_t i = 0; i < kCases; ++i) CHECK_EQ(run_case(draw_case(seed * 1000 + i)), "");
+    for (uint64_t i = 0; i < kLaneCases; ++i) CHECK_EQ(run_case(draw_case(seed * 1000 + i)), "");
   }
 }
 

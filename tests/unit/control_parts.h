@@ -37,6 +37,10 @@ struct NotingSink : ConnectionSink {
     heard.push_back("failed " + std::to_string(peer) + " " + failure.message);
     suspect = failure.peer;
   }
+  void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes, UniqueFd fd) override {
+    heard.push_back("segment " + std::to_string(peer) + " " + std::to_string(segment) + " " +
+                    std::to_string(size_bytes) + (fd ? "" : " without memory"));
+  }
   std::vector<std::string> heard;
   int suspect = kNoRank;  // of the last failure
 };

@@ -34,6 +34,9 @@ class WaitingSink final : public ConnectionSink {
   void on_failed(int peer, const Failure& failure) override {
     note([&] { noting_.on_failed(peer, failure); });
   }
+  void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes, UniqueFd fd) override {
+    note([&] { noting_.on_device_segment(peer, segment, size_bytes, std::move(fd)); });
+  }
 
   // The first note that begins with `start`.
   std::string wait_for(const std::string& start) {

@@ -65,7 +65,7 @@ TEST(the_bytes_are_those_of_wire_md) {
   const Bytes bytes = encode(example());
   const std::string wire(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const std::string expected(
-      "\x46\x47\x47\x33\x07\x01\x0a\x00\xef\xcd\xab\x89\x67\x45\x23\x01"
+      "\x46\x47\x47\x34\x07\x01\x0a\x00\xef\xcd\xab\x89\x67\x45\x23\x01"
       "\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00"
       "\x07\x00\x00\x00\x00\x00\x00\x00\x0f\x00\x00\x00\x00\x00\x00\x00"
       "all_reducerank 2 was lost",
@@ -96,6 +96,17 @@ TEST(every_field_survives_at_its_limits) {
     message.failure.op = std::string(size, 'o');
     message.failure.message = std::string(size == kMaxOpBytes ? kMaxTextBytes : size, 't');
     check_same(decode(encode(message)), message);
+  }
+}
+
+TEST(the_size_of_device_memory_survives) {
+  ControlMessage message = example();
+  message.kind = ControlKind::kDeviceSegment;
+  for (const uint64_t size_bytes : {uint64_t{0}, uint64_t{1} << 40, UINT64_MAX}) {
+    message.size_bytes = size_bytes;
+    const ControlMessage decoded = decode(encode(message));
+    CHECK(decoded.kind == ControlKind::kDeviceSegment);
+    CHECK_EQ(decoded.size_bytes, size_bytes);
   }
 }
 
@@ -140,7 +151,7 @@ TEST(every_field_beyond_its_limits_is_refused) {
   for (std::size_t at = kMagicAt; at < kKindAt; ++at) {
     check_refused(with(good, at, uint8_t{0xff}));
   }
-  for (const int kind : {0, 9, 128, 255}) {
+  for (const int kind : {0, 10, 128, 255}) {
     check_refused(with(good, kKindAt, static_cast<uint8_t>(kind)));
   }
   for (const int kind : {8, 128, 255}) {

@@ -198,6 +198,12 @@ TEST(a_segment_that_cannot_be_taken_loses_its_sender) {
   CHECK(has(numbered.lost_after(std::move(bad)), "segment 4294967295"));
 }
 
+TEST(device_memory_without_its_descriptor_loses_its_sender) {
+  Hostile hostile;
+  CHECK(has(hostile.lost_after(hostile.message(ControlKind::kDeviceSegment)),
+            "without its descriptor"));
+}
+
 TEST(other_messages_at_the_wrong_time_lose_their_sender) {
   for (const ControlKind kind :
        {ControlKind::kWelcome, ControlKind::kStream, ControlKind::kProbe}) {

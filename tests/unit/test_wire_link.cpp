@@ -56,7 +56,7 @@ TEST(a_link_opens_with_a_hello_and_then_carries_the_messages_of_a_member) {
   fixture.link.connect(std::move(fixture.sockets[0]));
   CHECK_EQ(
       peer.read(),
-      "4d 00 00 00 46 47 47 33 01 04 00 00 00 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff "
+      "4d 00 00 00 46 47 47 34 01 04 00 00 00 00 00 00 00 00 00 00 ff ff ff ff ff ff ff ff "
       "00 00 00 00 ff ff ff ff ff ff ff ff ff ff ff ff 1d 00 00 00 00 00 00 00 "
       "66 61 73 74 67 70 75 2d 34 37 31 31 2d 30 31 32 33 34 35 36 37 38 39 61 62 63 64 65 66");
   peer.write({.kind = kWelcomeKind, .text = "fastgpu-8-0"});

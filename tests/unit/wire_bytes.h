@@ -64,7 +64,7 @@ enum WireKind : uint8_t {
 
 // A control message, field by field.
 struct WireControl {
-  std::string magic = "FGG3";
+  std::string magic = "FGG4";
   uint8_t kind = kHelloKind;
   uint8_t failure_kind = 4;  // aborted
   uint64_t communicator = 0;

@@ -7,6 +7,17 @@
 #include "base/log.h"
 
 namespace fastgpu {
+namespace {
+
+// The sum of complex numbers, times a factor, is that of twice as many real ones.
+DType summed_as(const Reduction& reduction) {
+  const bool scales = reduction.factor != 1;
+  if (scales && reduction.dtype == DType::kComplex64) return DType::kFloat32;
+  if (scales && reduction.dtype == DType::kComplex128) return DType::kFloat64;
+  return reduction.dtype;
+}
+
+}  // namespace
 
 DeviceExecutor::DeviceExecutor(DeviceRuntime& runtime, int device)
     : runtime_(runtime), device_(device), stream_(runtime.make_stream(device)) {}
@@ -48,28 +59,47 @@ void DeviceExecutor::copy(std::byte* target, const std::byte* source, std::size_
 
 void DeviceExecutor::reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
                             const Reduction& reduction) {
-  if (size_bytes == 0) return;
   const std::array<const std::byte*, 2> sources{target, source};
+  launch(target, sources, size_bytes, reduction);
+}
+
+void DeviceExecutor::scale(std::byte* target, const std::byte* source, std::size_t size_bytes,
+                           DType dtype, double factor) {
+  launch(target, {&source, 1}, size_bytes, {.dtype = dtype, .factor = factor});
+}
+
+void DeviceExecutor::launch(std::byte* target, std::span<const std::byte* const> sources,
+                            std::size_t size_bytes, const Reduction& reduction) {
+  if (size_bytes == 0) return;
   const std::array<std::byte*, 1> targets{target};
-  const ReduceLaunch launch{.sources = sources,
-                            .targets = targets,
-                            .size_bytes = size_bytes,
-                            .dtype = reduction.dtype,
-                            .reduce_op = reduction.reduce_op,
-                            .factor = reduction.factor};
+  const ReduceLaunch made{.sources = sources,
+                          .targets = targets,
+                          .size_bytes = size_bytes,
+                          .dtype = summed_as(reduction),
+                          .reduce_op = reduction.reduce_op,
+                          .factor = reduction.factor};
   on_device([&] {
     marks_end_ = false;
-    runtime_.reduce(stream_, launch);
+    runtime_.reduce(stream_, made);
   });
 }
 
+DeviceExecutor::Place DeviceExecutor::place_in(StreamHandle stream) {
+  const EventHandle event = on_device([&] { return take_event(); });
+  const Place place(new EventHandle(event), [this](const EventHandle* used) {
+    const std::lock_guard lock(mutex_);
+    spare_.push_back(*used);
+    delete used;
+  });
+  on_device([&] { runtime_.record(event, stream); });
+  return place;
+}
+
 // A wait holds for the latest record at the time of the call, so the event may be used again.
-void DeviceExecutor::start_after(StreamHandle stream) {
+void DeviceExecutor::start_after(const Place& place) {
   on_device([&] {
-    spare_.push_back(take_event());
-    runtime_.record(spare_.back(), stream);
     marks_end_ = false;
-    runtime_.wait(stream_, spare_.back());
+    runtime_.wait(stream_, *place);
   });
 }
 

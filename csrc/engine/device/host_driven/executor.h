@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -39,9 +40,15 @@ class DeviceExecutor final : public Executor {
   void copy(std::byte* target, const std::byte* source, std::size_t size_bytes) override;
   void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
               const Reduction& reduction) override;
+  void scale(std::byte* target, const std::byte* source, std::size_t size_bytes, DType dtype,
+             double factor) override;
 
-  // What is enqueued here later runs after everything that `stream` has been given.
-  void start_after(StreamHandle stream);
+  // A place in another stream: behind everything that it has been given. The executor outlives it.
+  using Place = std::shared_ptr<const EventHandle>;
+  Place place_in(StreamHandle stream);
+  // What is enqueued here later runs after everything before the place.
+  void start_after(const Place& place);
+  void start_after(StreamHandle stream) { start_after(place_in(stream)); }
   // What `stream` is given later runs after everything that was enqueued here.
   void finish_before(StreamHandle stream);
 
@@ -63,6 +70,8 @@ class DeviceExecutor final : public Executor {
  private:
   template <typename Call>
   auto on_device(Call call);
+  void launch(std::byte* target, std::span<const std::byte* const> sources, std::size_t size_bytes,
+              const Reduction& reduction);
   EventHandle take_event();
   uint64_t mark_locked();
 
