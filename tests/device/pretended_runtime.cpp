@@ -318,4 +318,14 @@ std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& op
   return std::make_unique<PretendedRuntime>(options);
 }
 
+void run_on_host(StreamHandle stream, std::function<void()> work) {
+  static_cast<PretendedStream*>(stream.raw)->push(std::move(work));
+}
+
+bool is_idle(StreamHandle stream) {
+  auto* const pretended = static_cast<PretendedStream*>(stream.raw);
+  const std::lock_guard lock(pretended->mutex);
+  return pretended->queue.empty();
+}
+
 }  // namespace fastgpu::test

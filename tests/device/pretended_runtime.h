@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "device/runtime.h"
@@ -32,5 +33,11 @@ struct PretendedOptions {
 };
 
 std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& options);
+
+// For streams of a pretended runtime only. `work` runs in the stream, beside other streams' work,
+// and must not throw.
+void run_on_host(StreamHandle stream, std::function<void()> work);
+// Whether the stream has done everything.
+bool is_idle(StreamHandle stream);
 
 }  // namespace fastgpu::test
