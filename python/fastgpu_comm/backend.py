@@ -159,8 +159,10 @@ def monitored_barrier(
     backend_of(group).monitored_barrier(timeout, wait_all_ranks=True)
 
 
-def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Returns an uninitialised CPU tensor in symmetric memory.
+def empty(
+    *size: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Returns an uninitialised tensor in symmetric memory, of the CPU or of a GPU.
 
     The ranks of this host can read and write symmetric memory directly, so collectives on the
     tensor copy less. The memory is freed with the tensor. A forked process shares the memory with
@@ -168,13 +170,15 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
     When a collective on the tensor fails, its memory becomes private to this process and stays so.
     Later collectives on the tensor still work but copy. Pending operations of other groups on the
-    same tensor may fail as well.
+    same tensor may fail as well. Memory of a GPU is only read by peers, and stays as it is.
 
     Args:
         size: The shape, as torch.empty takes it: integers, or one sequence of integers.
         dtype: The element type.
+        device: "cpu", or a GPU such as "cuda:0"; "cuda" is the current one.
 
     Raises:
+        InvalidArgumentError: There is no symmetric memory on the device.
         MemoryError: No machine has so much memory.
         OutOfResourcesError: This process ran out of memory, descriptors or permitted file sizes.
         TypeError: A size is no integer, or `dtype` no torch.dtype.
@@ -187,7 +191,7 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, not {dtype!r}")
     if any(each > MAX_SIZE for each in sizes):
         raise MemoryError(f"no memory can hold a tensor of sizes {sizes}")
-    return native.empty(sizes, dtype)
+    return native.empty(sizes, dtype, torch.device(device))
 
 
 def _sizes_of(size: tuple[Any, ...]) -> list[int]:

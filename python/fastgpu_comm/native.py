@@ -29,6 +29,7 @@ try:
     from fastgpu_comm._native import collectives as collectives
     from fastgpu_comm._native import compiler as compiler
     from fastgpu_comm._native import decode as decode
+    from fastgpu_comm._native import device_type as device_type
     from fastgpu_comm._native import empty as empty
     from fastgpu_comm._native import encode as encode
     from fastgpu_comm._native import instruction_set as instruction_set
@@ -38,6 +39,7 @@ try:
     from fastgpu_comm._native import set_buckets as set_buckets
     from fastgpu_comm._native import single_copy_is_slow as single_copy_is_slow
     from fastgpu_comm._native import usable_instruction_sets as usable_instruction_sets
+    from fastgpu_comm._native import use_devices as use_devices
     from fastgpu_comm._native import variables as variables
 except ImportError as error:
     raise ImportError(

@@ -163,8 +163,9 @@ c10::intrusive_ptr<c10d::Backend> TorchBackend::split(
 // Falls back on ordinary memory: a limit on files must not keep torch's own class from training.
 at::Tensor TorchBackend::allocateTensor(long size, at::TensorOptions options) {
   try {
-    return symmetric_tensor({static_cast<int64_t>(size)},
-                            c10::typeMetaToScalarType(options.dtype()));
+    const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
+    if (options.device().is_cpu()) return symmetric_tensor({static_cast<int64_t>(size)}, dtype);
+    return device_tensor({static_cast<int64_t>(size)}, dtype, options.device());
   } catch (const CommError&) {
     return at::empty({static_cast<int64_t>(size)}, options);
   }

@@ -1,4 +1,5 @@
-// The c10d backend: runs the operations of torch.distributed for CPU tensors on one communicator.
+// The c10d backend: runs the operations of torch.distributed for tensors of the CPU and of one GPU
+// on one communicator.
 // Each operation checks its tensors and hands a call to the communicator (CallBuilder).
 // collectives.cpp has the operations on single tensors, lists.cpp those on lists of tensors,
 // sparse.cpp, messages.cpp, monitored_barrier.cpp and window.cpp the rest.
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "torch/backend/devices.h"
 #include "torch/backend/elements.h"
 #include "torch/backend/hooks.h"
 #include "torch/backend/options.h"
@@ -89,7 +91,8 @@ class TorchBackend final : public c10d::Backend {
 
   // DistributedDataParallel takes the memory of its buckets from here, unless the environment has
   // DDP_DISABLE_COMM_MEM=1, which is torch's default.
-  bool supportsTensorAlloc(c10::DeviceIndex index) override { return index < 0; }  // the CPU
+  // A negative index is the CPU's.
+  bool supportsTensorAlloc(c10::DeviceIndex index) override { return index < 0 || has_devices(); }
   at::Tensor allocateTensor(long size, at::TensorOptions options = {}) override;
 
   WorkPtr broadcast(TensorList& tensors, const c10d::BroadcastOptions& opts) override;

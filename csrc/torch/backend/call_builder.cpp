@@ -4,6 +4,7 @@
 
 #include "comm/windows.h"
 #include "torch/backend/backend.h"
+#include "torch/backend/devices.h"
 #include "torch/backend/errors.h"
 
 namespace fastgpu {
@@ -35,7 +36,7 @@ CollectiveCall CallBuilder::call(Collective collective, const Elements& elements
 
 CollectiveCall CallBuilder::reduction(Collective collective, const Elements& elements,
                                       const c10d::ReduceOp& reduce_op) const {
-  const Reduction reduction = reduction_of(op_, reduce_op);
+  const ScaledReduceOp reduction = reduction_of(op_, reduce_op);
   CollectiveCall made = call(collective, elements);
   made.shape.reduce_op = reduction.op;
   made.premul_factor = reduction.premul_factor;
@@ -43,7 +44,7 @@ CollectiveCall CallBuilder::reduction(Collective collective, const Elements& ele
 }
 
 PackedTensors& CallBuilder::packed() {
-  if (packed_ == nullptr) packed_ = std::make_shared<PackedTensors>(op_);
+  if (packed_ == nullptr) packed_ = std::make_shared<PackedTensors>(op_, *backend_.communicator());
   return *packed_;
 }
 
@@ -65,6 +66,14 @@ void CallBuilder::add(Begin begin) {
   }
 }
 
+template <typename Call>
+void CallBuilder::place(Call& call, const PackedTensors& packed) {
+  if (!packed.device()) return;
+  call.stream = current_stream(*packed.device());
+  call.device_end = std::make_shared<DeviceEnd>();
+  work_->add_end(*packed.device(), call.device_end);
+}
+
 void CallBuilder::run(CollectiveCall call) {
   if (backend_.estimate().of_this_thread()) {
     backend_.estimate().add(backend_.communicator()->predict_us(call));
@@ -74,6 +83,7 @@ void CallBuilder::run(CollectiveCall call) {
   PackedTensors* const packed = owner.get();  // call.keep_alive keeps it for the lambdas
   if (packed->packs()) call.prologue = [packed] { packed->pack(); };
   if (packed->unpacks()) call.epilogue = [packed] { packed->unpack(); };
+  place(call, *packed);
   call.keep_alive = owner;
   if (collects_) {
     collected_.push_back(std::move(call));
@@ -114,6 +124,7 @@ void CallBuilder::send(int peer, int tag, const at::Tensor& tensor) {
   if (estimated(call)) return;
   const std::shared_ptr<PackedTensors> packed = take_packed();
   call.data = const_cast<std::byte*>(packed->read(tensor));
+  place(call, *packed);
   packed->pack();
   call.keep_alive = packed;
   add([&] { return backend_.communicator()->send(std::move(call)); });
@@ -126,6 +137,7 @@ void CallBuilder::recv(int peer, int tag, const at::Tensor& tensor) {
   PackedTensors* const packed = owner.get();
   call.data = packed->write(tensor);
   if (packed->unpacks()) call.epilogue = [packed] { packed->unpack(); };
+  place(call, *packed);
   call.keep_alive = owner;
   add([&] { return backend_.communicator()->recv(std::move(call)); });
 }

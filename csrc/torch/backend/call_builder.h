@@ -95,6 +95,9 @@ class CallBuilder {
   // name of this call.
   template <typename Begin>
   void add(Begin begin);
+  // Makes the call one on the tensors' GPU, if they are on one.
+  template <typename Call>
+  void place(Call& call, const PackedTensors& packed);
 
   TorchBackend& backend_;
   const char* op_;

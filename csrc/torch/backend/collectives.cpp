@@ -125,7 +125,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
   std::vector<TensorList*> open(kDTypeCount, nullptr);  // by dtype: its group of small tensors
   groups.reserve(tensors.size());                       // so that `open` stays valid
   for (const at::Tensor& tensor : tensors) {
-    check_dense_cpu(builder.op(), tensor);
+    check_dense(builder.op(), tensor);
     const Elements elements = reducible_of(builder.op(), tensor);
     if (elements.count * size_of(elements.dtype) >= kPackedBytes) {
       groups.emplace_back(elements.dtype, TensorList{tensor});

@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "torch/backend/devices.h"
 #include "torch/backend/errors.h"
 
 namespace fastgpu {
@@ -74,7 +75,7 @@ Elements reducible_of(const std::string& op, const at::Tensor& tensor) {
   return {*dtype, static_cast<uint64_t>(tensor.numel())};
 }
 
-Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op) {
+ScaledReduceOp reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op) {
   switch (reduce_op.op_) {
     case c10d::ReduceOp::SUM:
       return {ReduceOp::kSum, 1.0};
@@ -112,13 +113,13 @@ Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op) {
   }
 }
 
-void check_dense_cpu(const std::string& op, const at::Tensor& tensor) {
+void check_dense(const std::string& op, const at::Tensor& tensor) {
   if (!tensor.defined()) raise_invalid(op, "a tensor is undefined; pass a defined one");
-  if (!tensor.device().is_cpu()) {
-    raise_invalid(op,
-                  "a tensor is on " + tensor.device().str() +
-                      ", and the backend fastgpu takes CPU tensors only; move it with .cpu(), or "
-                      "call init_process_group(backend='cpu:fastgpu,cuda:nccl') to use both");
+  const bool on_device = is_on_device(tensor);
+  if (!tensor.device().is_cpu() && !on_device) {
+    raise_invalid(op, "a tensor is on " + tensor.device().str() +
+                          ", and the backend fastgpu takes tensors of the CPU and of NVIDIA GPUs; "
+                          "move it with .cpu()");
   }
   if (tensor.layout() != at::kStrided) {
     raise_invalid(op, c10::str("a tensor has layout ", tensor.layout(),
@@ -130,10 +131,20 @@ void check_dense_cpu(const std::string& op, const at::Tensor& tensor) {
                   "a tensor is a lazily conjugated or negated view; pass "
                   "tensor.resolve_conj().resolve_neg()");
   }
+  if (on_device && !tensor.is_contiguous(tensor.suggest_memory_format())) {
+    raise_invalid(op, "a tensor of a GPU has gaps; pass tensor.contiguous()");
+  }
+}
+
+void check_dense_cpu(const std::string& op, const at::Tensor& tensor) {
+  check_dense(op, tensor);
+  if (tensor.device().is_cpu()) return;
+  raise_invalid(op, "a tensor is on " + tensor.device().str() +
+                        ", and this call takes tensors of the CPU only; move it with .cpu()");
 }
 
 void check_writable(const std::string& op, const at::Tensor& tensor) {
-  check_dense_cpu(op, tensor);
+  check_dense(op, tensor);
   if (!tensor.is_contiguous() && at::has_internal_overlap(tensor) == at::MemOverlap::Yes) {
     raise_invalid(op,
                   "several elements of the output share one place in memory, as after expand(); "

@@ -26,14 +26,17 @@ Elements elements_of(const at::Tensor& tensor);
 // For a call that reduces. Refuses a dtype that cannot be reduced.
 Elements reducible_of(const std::string& op, const at::Tensor& tensor);
 
-struct Reduction {
+struct ScaledReduceOp {
   ReduceOp op = ReduceOp::kSum;
   double premul_factor = 1.0;
 };
-Reduction reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op);
+ScaledReduceOp reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op);
 
+// A tensor of the CPU, with any strides, or of a GPU, without gaps.
+void check_dense(const std::string& op, const at::Tensor& tensor);
+// As check_dense(), for a call that only takes tensors of the CPU.
 void check_dense_cpu(const std::string& op, const at::Tensor& tensor);
-// As check_dense_cpu(), for a tensor that the call writes on some rank.
+// As check_dense(), for a tensor that the call writes on some rank.
 void check_writable(const std::string& op, const at::Tensor& tensor);
 void check_same_dtype(const std::string& op, const at::Tensor& one, const at::Tensor& other);
 // `list` must have `wanted` tensors: one per `per`, which is "rank" or "input".

@@ -4,12 +4,43 @@
 
 #include <cstring>
 
+#include "comm/device_side.h"
+#include "torch/backend/devices.h"
 #include "torch/backend/elements.h"
+#include "torch/backend/errors.h"
 
 namespace fastgpu {
 
-void PackedTensors::check(const at::Tensor& tensor, bool written) const {
-  written ? check_writable(op_, tensor) : check_dense_cpu(op_, tensor);
+void PackedTensors::add(const at::Tensor& tensor, bool written) {
+  written ? check_writable(op_, tensor) : check_dense(op_, tensor);
+  const auto device = is_on_device(tensor) ? std::optional(tensor.device()) : std::nullopt;
+  if (!is_empty_ && device != device_) {
+    raise_invalid(op_, "the tensors are on several devices, one on " + tensor.device().str() +
+                           "; move all to one");
+  }
+  is_empty_ = false;
+  device_ = device;
+  storages_.push_back(tensor.storage());
+}
+
+std::byte* PackedTensors::make_scratch(uint64_t size_bytes) {
+  if (device_) {
+    scratch_.push_back(communicator_.device_side().member(device_->index()).scratch(size_bytes));
+  } else {
+    scratch_.emplace_back(new std::byte[size_bytes], std::default_delete<std::byte[]>());
+  }
+  return scratch_.back().get();
+}
+
+// What copies the tensors; nullptr: the CPU.
+DeviceExecutor* PackedTensors::executor() const {
+  if (!device_) return nullptr;
+  return &communicator_.device_side().member(device_->index()).executor();
+}
+
+// A GPU takes the elements in the order of its memory, such as channels last.
+bool PackedTensors::is_flat(const at::Tensor& tensor) {
+  return is_on_device(tensor) || tensor.is_contiguous();
 }
 
 PackedTensors::Layout PackedTensors::layout_of(const at::Tensor& tensor, bool written) {
@@ -18,7 +49,7 @@ PackedTensors::Layout PackedTensors::layout_of(const at::Tensor& tensor, bool wr
                                                   : const_cast<void*>(tensor.const_data_ptr()));
   layout.element_bytes = tensor.element_size();
   layout.size_bytes = static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
-  layout.contiguous = tensor.is_contiguous();
+  layout.contiguous = is_flat(tensor);
   if (!layout.contiguous) {
     layout.sizes.assign(tensor.sizes().begin(), tensor.sizes().end());
     layout.strides.assign(tensor.strides().begin(), tensor.strides().end());
@@ -32,7 +63,7 @@ std::byte* PackedTensors::own_memory(std::span<const at::Tensor> tensors, bool w
   const std::byte* end = nullptr;
   for (const at::Tensor& tensor : tensors) {
     if (tensor.numel() == 0) continue;
-    if (!tensor.is_contiguous()) return nullptr;
+    if (!is_flat(tensor)) return nullptr;
     const Layout layout = layout_of(tensor, written);
     if (first == nullptr) {
       first = layout.memory;
@@ -48,23 +79,22 @@ std::byte* PackedTensors::buffer_of(std::span<const at::Tensor> tensors, Access 
   const bool written = access != Access::kRead;
   uint64_t size_bytes = 0;
   for (const at::Tensor& tensor : tensors) {
-    check(tensor, written);
+    add(tensor, written);
     size_bytes += static_cast<uint64_t>(tensor.numel()) * tensor.element_size();
-    storages_.push_back(tensor.storage());
   }
   if (size_bytes == 0) return nullptr;
   if (!copy) {
     if (std::byte* own = own_memory(tensors, written)) return own;
   }
-  scratch_.push_back(std::make_unique_for_overwrite<std::byte[]>(size_bytes));
-  std::byte* place = scratch_.back().get();
+  std::byte* const scratch = make_scratch(size_bytes);
+  std::byte* place = scratch;
   for (const at::Tensor& tensor : tensors) {
     const Layout layout = layout_of(tensor, written);
     if (access != Access::kWrite) inputs_.push_back({layout, place});
     if (written) outputs_.push_back({layout, place});
     place += layout.size_bytes;
   }
-  return scratch_.back().get();
+  return scratch;
 }
 
 const std::byte* PackedTensors::read(std::span<const at::Tensor> tensors) {
@@ -84,8 +114,7 @@ const std::byte* PackedTensors::read_copy(std::span<const at::Tensor> tensors) {
 }
 
 void PackedTensors::pack_into(std::byte* buffer, const at::Tensor& tensor) {
-  check(tensor, false);
-  storages_.push_back(tensor.storage());
+  add(tensor, false);
   inputs_.push_back({layout_of(tensor, false), buffer});
 }
 
@@ -113,9 +142,14 @@ void PackedTensors::for_each_row(const Layout& layout, Visit visit) {
 }
 
 void PackedTensors::pack() {
+  DeviceExecutor* const device = executor();
   for (const Copy& copy : inputs_) {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0 || tensor.memory == copy.buffer) continue;
+    if (device != nullptr) {
+      device->copy(copy.buffer, tensor.memory, tensor.size_bytes);
+      continue;
+    }
     if (tensor.contiguous) {
       std::memcpy(copy.buffer, tensor.memory, tensor.size_bytes);
       continue;
@@ -130,9 +164,14 @@ void PackedTensors::pack() {
 }
 
 void PackedTensors::unpack() {
+  DeviceExecutor* const device = executor();
   for (const Copy& copy : outputs_) {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0) continue;
+    if (device != nullptr) {
+      device->copy(tensor.memory, copy.buffer, tensor.size_bytes);
+      continue;
+    }
     if (tensor.contiguous) {
       std::memcpy(tensor.memory, copy.buffer, tensor.size_bytes);
       continue;

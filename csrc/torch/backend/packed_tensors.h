@@ -1,11 +1,11 @@
 // The buffers of one operation: contiguous memory for tensors of any strides and for lists of
-// tensors.
+// tensors. All tensors are on one device. Those of a GPU have no gaps.
 //
 // The buffer of a contiguous tensor is the tensor's own memory, and so is the buffer of a list
 // whose tensors follow each other in memory. In all other cases the buffer is scratch memory;
 // pack() copies the tensors into it, and unpack() copies it back. Both copy raw memory, because
 // they run on the engine's thread: ATen operations would change version counters that autograd
-// reads, and would start threads.
+// reads, and would start threads. On a GPU they enqueue the copies in the group's stream.
 //
 // Ownership: keeps the tensors' storages alive. It does not keep the tensors, because destroying a
 // tensor may need the GIL.
@@ -19,13 +19,20 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <vector>
+
+#include "comm/communicator.h"
 
 namespace fastgpu {
 
+class DeviceExecutor;
+
 class PackedTensors {
  public:
-  explicit PackedTensors(const char* op) : op_(op) {}
+  PackedTensors(const char* op, Communicator& communicator)
+      : op_(op), communicator_(communicator) {}
   PackedTensors(const PackedTensors&) = delete;
   PackedTensors& operator=(const PackedTensors&) = delete;
 
@@ -46,6 +53,8 @@ class PackedTensors {
   void unpack();
   bool packs() const { return !inputs_.empty(); }
   bool unpacks() const { return !outputs_.empty(); }
+  // The GPU of the tensors; empty if they are the CPU's, or there are none.
+  std::optional<c10::Device> device() const { return device_; }
 
  private:
   // Where the elements of a tensor are in memory.
@@ -65,16 +74,22 @@ class PackedTensors {
 
   std::byte* buffer_of(std::span<const at::Tensor> tensors, Access access, bool copy);
   static std::byte* own_memory(std::span<const at::Tensor> tensors, bool written);
-  void check(const at::Tensor& tensor, bool written) const;
+  void add(const at::Tensor& tensor, bool written);
+  std::byte* make_scratch(uint64_t size_bytes);
+  DeviceExecutor* executor() const;
+  static bool is_flat(const at::Tensor& tensor);
   static Layout layout_of(const at::Tensor& tensor, bool written);
   template <typename Visit>
   static void for_each_row(const Layout& layout, Visit visit);
 
   const char* op_;
+  Communicator& communicator_;
+  std::optional<c10::Device> device_;
+  bool is_empty_ = true;  // no tensor was added
   c10::SmallVector<c10::Storage, 2> storages_;
   std::vector<Copy> inputs_;
   std::vector<Copy> outputs_;
-  std::vector<std::unique_ptr<std::byte[]>> scratch_;
+  std::vector<std::shared_ptr<std::byte>> scratch_;
 };
 
 // Whether two ranges of memory share a byte.

@@ -84,7 +84,10 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
                   "the time of a sparse all-reduce cannot be estimated, because it depends on the "
                   "tensors of the other ranks; estimate the dense one");
   }
-  if (!tensor.device().is_cpu()) check_dense_cpu(builder.op(), tensor);
+  if (!tensor.device().is_cpu()) {
+    raise_invalid(builder.op(), "a sparse tensor is on " + tensor.device().str() +
+                                    "; move it with .cpu(), or pass tensor.to_dense()");
+  }
   const at::Tensor input = tensor.coalesce();
   c10d::AllgatherOptions gather_opts;
   gather_opts.timeout = opts.timeout;

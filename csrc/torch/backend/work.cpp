@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "torch/backend/callbacks.h"
+#include "torch/backend/devices.h"
 #include "torch/backend/errors.h"
 
 namespace fastgpu {
@@ -36,6 +37,11 @@ c10::IValue value_of(const std::vector<at::Tensor>& outputs, std::size_t each) {
   return lists;
 }
 
+template <typename Ends>
+void order_behind(const Ends& ends, StreamHandle stream) {
+  for (const auto& end : ends) end->finish_before(stream);
+}
+
 c10::TypePtr future_type(bool of_result, std::size_t each) {
   if (of_result) return c10::IntType::get();
   const c10::TypePtr list = c10::ListType::create(c10::TensorType::get());
@@ -55,7 +61,14 @@ void TorchWork::add(std::shared_ptr<fastgpu::Work> operation) {
   sequence_ = communicator_->sequence();
 }
 
+void TorchWork::add_end(c10::Device device, std::shared_ptr<DeviceEnd> end) {
+  device_ = device;
+  ends_.push_back(std::move(end));
+}
+
 void TorchWork::absorb(const TorchWork& other) {
+  if (other.device_) device_ = other.device_;
+  ends_.append(other.ends_.begin(), other.ends_.end());
   operations_.append(other.operations_.begin(), other.operations_.end());
   outputs_.insert(outputs_.end(), other.outputs_.begin(), other.outputs_.end());
   sequence_ = other.sequence_;
@@ -65,8 +78,16 @@ void TorchWork::seal() {
   if (recordFunctionEndCallback_) when_done(std::exchange(recordFunctionEndCallback_, nullptr));
 }
 
-bool TorchWork::isCompleted() {
+bool TorchWork::is_enqueued() const {
   return std::ranges::all_of(operations_, [](const auto& operation) { return operation->done(); });
+}
+
+bool TorchWork::isCompleted() {
+  if (!is_enqueued()) return false;
+  if (first_failure(operations_) != nullptr) return true;
+  return translated([&] {
+    return std::ranges::all_of(ends_, [](const auto& end) { return end->has_passed(); });
+  });
 }
 
 const Failure* TorchWork::first_failure(const Operations& operations) {
@@ -100,6 +121,7 @@ bool TorchWork::wait(std::chrono::milliseconds timeout) {
       communicator_->wait(*operation, limited ? left / kMillisecond : -1);
     });
   }
+  if (device_) translated([&] { order_behind(ends_, current_stream(*device_)); });
   return true;
 }
 
@@ -129,27 +151,34 @@ void TorchWork::on_end(std::function<void(bool ok)> callback) {
 
 // The future of the outputs or, if `of_result`, of the c10d::WorkResult.
 c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
-  if (!isCompleted()) translated([] { CallbackThreads::shared().start(); });
+  if (!is_enqueued()) translated([] { CallbackThreads::shared().start(); });
   c10::intrusive_ptr<c10::ivalue::Future> made;
   {
     const std::lock_guard lock(mutex_);
     auto& kept = of_result ? result_future_ : outputs_future_;
     if (kept) return kept;
-    kept = c10::make_intrusive<c10::ivalue::Future>(future_type(of_result, outputs_each_));
+    kept = c10::make_intrusive<c10::ivalue::Future>(
+        future_type(of_result, outputs_each_),
+        device_ ? std::vector{*device_} : std::vector<c10::Device>());
     made = kept;
   }
   auto complete = [made, of_result, operations = operations_, outputs = outputs_,
-                   each = outputs_each_] {
+                   each = outputs_each_, device = device_, ends = ends_] {
     const Failure* failure = first_failure(operations);
     if (of_result) {
       made->markCompleted(c10::IValue(static_cast<int64_t>(result_of(failure))));
+    } else if (failure == nullptr && device) {
+      with_own_stream(*device, [&](StreamHandle stream) {  // the future's users wait for it
+        order_behind(ends, stream);
+        made->markCompleted(value_of(outputs, each));
+      });
     } else if (failure == nullptr) {
       made->markCompleted(value_of(outputs, each));
     } else {
       made->setError(python_exception(*failure));
     }
   };
-  if (isCompleted()) {
+  if (is_enqueued()) {
     complete();
   } else {
     // `complete` owns tensors, and destroying a tensor may need the GIL. The engine gets a pointer

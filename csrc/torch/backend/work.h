@@ -11,6 +11,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <vector>
 
@@ -27,6 +28,8 @@ class TorchWork final : public c10d::Work {
             const std::vector<at::Tensor>& inputs);
 
   void add(std::shared_ptr<fastgpu::Work> operation);
+  // Where the work of an operation on the GPU ends.
+  void add_end(c10::Device device, std::shared_ptr<DeviceEnd> end);
   void set_outputs(std::vector<at::Tensor> outputs) { outputs_ = std::move(outputs); }
   // Makes the value of the future a list of lists with so many outputs each.
   void set_future_lists(std::size_t outputs_each) { outputs_each_ = outputs_each; }
@@ -47,6 +50,8 @@ class TorchWork final : public c10d::Work {
   std::vector<at::Tensor> result() override { return outputs_; }
   void synchronize() override { wait(kNoTimeout); }
   // With a `timeout` of 0 only the time-outs of the operations end the wait.
+  // On a GPU it returns when all work is enqueued; work that the current stream is given later runs
+  // after it.
   bool wait(std::chrono::milliseconds timeout) override;
   void abort() override;
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
@@ -64,9 +69,12 @@ class TorchWork final : public c10d::Work {
   // Calls `callback` once all operations are done; at once if they are.
   void when_done(std::function<void()> callback);
   c10::intrusive_ptr<c10::ivalue::Future> future(bool of_result);
+  bool is_enqueued() const;
 
   const std::shared_ptr<Communicator> communicator_;
   Operations operations_;
+  std::optional<c10::Device> device_;
+  c10::SmallVector<std::shared_ptr<DeviceEnd>, 1> ends_;  // of operations on device_
   std::vector<at::Tensor> outputs_;
   std::size_t outputs_each_ = 0;
   uint64_t sequence_ = 0;

@@ -1,0 +1,56 @@
+"""Tensors on GPUs through torch.distributed, on a pretended device: order, lifetime, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.process import device_checks as checks
+from tests.process.ranks import Ranks, Setting
+
+SHM = Setting(2)
+TCP = Setting(2, environment={"FASTGPU_TRANSPORT": "tcp"})
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    """Returns ranks of this file's own: a process that has loaded the device keeps it."""
+    started = Ranks()
+    yield started
+    started.kill()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.messages,
+        checks.order_of_streams,
+        checks.order_of_groups,
+        checks.futures,
+        checks.lifetimes,
+        checks.symmetric_memory,
+        checks.bad_arguments,
+        checks.mismatch,
+        checks.time_out,
+        checks.codecs_are_refused,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_device(ranks: Ranks, check: Callable[[], None]) -> None:
+    ranks.run(check, SHM)
+
+
+@pytest.mark.parametrize("setting", [Setting(3), TCP], ids=["shm", "tcp"])
+def test_collectives(ranks: Ranks, setting: Setting) -> None:
+    ranks.run(checks.collectives, setting)
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["torch", "ours"])
+@pytest.mark.parametrize("symmetric", [False, True], ids=["plain", "symmetric"])
+def test_training(ranks: Ranks, ours: bool, symmetric: bool) -> None:
+    setting = Setting(2, environment={"DDP_DISABLE_COMM_MEM": "0" if symmetric else "1"})
+    ranks.run(checks.training, setting, ours)
+
+
+def test_lost_rank(ranks: Ranks) -> None:
+    ranks.run(checks.lost_rank, Setting(3), expect_killed=(2,))
