@@ -29,6 +29,12 @@ constexpr const char* kWorkFailed =
   }
 }
 
+#if defined(__HIPCC__)
+// HIP 5.2 finds no function by name, so the library links to it.
+#define FASTGPU_LOOK_UP(name, version, function) function = &name
+#else
+#define FASTGPU_LOOK_UP(name, version, function) look_up(#name, version, function)
+
 template <typename Function>
 void look_up(const char* name, unsigned version, Function& function) {
   void* found = nullptr;
@@ -41,6 +47,7 @@ void look_up(const char* name, unsigned version, Function& function) {
   }
   function = reinterpret_cast<Function>(found);
 }
+#endif
 
 }  // namespace
 
@@ -52,23 +59,23 @@ void check_cuda(cudaError_t error, const std::string& asked) {
 }
 
 CudaDriver::CudaDriver() {
-  look_up("cuGetErrorName", 6000, get_error_name);
-  look_up("cuGetErrorString", 6000, get_error_string);
-  look_up("cuDeviceGet", 2000, device_get);
-  look_up("cuDeviceGetAttribute", 2000, device_get_attribute);
-  look_up("cuDevicePrimaryCtxRetain", 7000, primary_context_retain);
-  look_up("cuCtxPushCurrent", 4000, push_context);
-  look_up("cuCtxPopCurrent", 4000, pop_context);
-  look_up("cuMemGetAllocationGranularity", 10020, get_granularity);
-  look_up("cuMemCreate", 10020, create);
-  look_up("cuMemRelease", 10020, release);
-  look_up("cuMemAddressReserve", 10020, reserve_addresses);
-  look_up("cuMemAddressFree", 10020, free_addresses);
-  look_up("cuMemMap", 10020, map);
-  look_up("cuMemUnmap", 10020, unmap);
-  look_up("cuMemSetAccess", 10020, set_access);
-  look_up("cuMemExportToShareableHandle", 10020, export_handle);
-  look_up("cuMemImportFromShareableHandle", 10020, import_handle);
+  FASTGPU_LOOK_UP(cuGetErrorName, 6000, get_error_name);
+  FASTGPU_LOOK_UP(cuGetErrorString, 6000, get_error_string);
+  FASTGPU_LOOK_UP(cuDeviceGet, 2000, device_get);
+  FASTGPU_LOOK_UP(cuDeviceGetAttribute, 2000, device_get_attribute);
+  FASTGPU_LOOK_UP(cuDevicePrimaryCtxRetain, 7000, primary_context_retain);
+  FASTGPU_LOOK_UP(cuCtxPushCurrent, 4000, push_context);
+  FASTGPU_LOOK_UP(cuCtxPopCurrent, 4000, pop_context);
+  FASTGPU_LOOK_UP(cuMemGetAllocationGranularity, 10020, get_granularity);
+  FASTGPU_LOOK_UP(cuMemCreate, 10020, create);
+  FASTGPU_LOOK_UP(cuMemRelease, 10020, release);
+  FASTGPU_LOOK_UP(cuMemAddressReserve, 10020, reserve_addresses);
+  FASTGPU_LOOK_UP(cuMemAddressFree, 10020, free_addresses);
+  FASTGPU_LOOK_UP(cuMemMap, 10020, map);
+  FASTGPU_LOOK_UP(cuMemUnmap, 10020, unmap);
+  FASTGPU_LOOK_UP(cuMemSetAccess, 10020, set_access);
+  FASTGPU_LOOK_UP(cuMemExportToShareableHandle, 10020, export_handle);
+  FASTGPU_LOOK_UP(cuMemImportFromShareableHandle, 10020, import_handle);
 }
 
 void CudaDriver::check(CUresult result, const std::string& asked) const {

@@ -4,8 +4,12 @@
 // Threading: any thread.
 #pragma once
 
+#if defined(__HIPCC__)
+#include "kernels/cuda/hip.h"
+#else
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
+#endif
 
 #include <mutex>
 #include <string>

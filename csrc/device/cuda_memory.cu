@@ -41,7 +41,10 @@ bool is_file(int fd) {
 
 }  // namespace
 
-bool CudaMemory::exports_descriptors(int device) const {
+bool CudaMemory::exports_descriptors([[maybe_unused]] int device) const {
+#if defined(__HIPCC__)
+  return false;  // HIP 5.2 has no attributes that tell; IPC handles need none
+#else
   CUdevice handle = 0;
   int has_management = 0;
   int has_descriptors = 0;
@@ -55,6 +58,7 @@ bool CudaMemory::exports_descriptors(int device) const {
                     CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED, handle),
                 "ask what a GPU can do");
   return has_management != 0 && has_descriptors != 0;
+#endif
 }
 
 DeviceSegment CudaMemory::allocate(int device, std::size_t size_bytes) {

@@ -89,8 +89,14 @@ class CudaRuntime final : public DeviceRuntime {
 DeviceProperties CudaRuntime::properties(int device) {
   cudaDeviceProp found{};
   check_cuda(cudaGetDeviceProperties(&found, device), "ask for the properties" + of(device));
+#if defined(__HIPCC__)
+  hipUUID uuid{};
+  check_cuda(hipDeviceGetUuid(&uuid, device), "ask for the UUID" + of(device));
+#else
+  const auto& uuid = found.uuid;
+#endif
   DeviceProperties properties;
-  std::copy_n(reinterpret_cast<const uint8_t*>(found.uuid.bytes), properties.uuid.size(),
+  std::copy_n(reinterpret_cast<const uint8_t*>(uuid.bytes), properties.uuid.size(),
               properties.uuid.begin());
   properties.name = found.name;
   properties.memory_bytes = found.totalGlobalMem;

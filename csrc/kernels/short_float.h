@@ -20,7 +20,7 @@
 
 // Functions of one element or register are always inlined; otherwise gcc calls them for every lane.
 #define FASTGPU_INLINE inline __attribute__((always_inline))
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) || defined(__HIPCC__)
 #define FASTGPU_HD __host__ __device__ FASTGPU_INLINE
 #else
 #define FASTGPU_HD FASTGPU_INLINE

@@ -40,7 +40,7 @@ struct RoundStochastically {
 
 // A product that is exact, plus a number.
 FASTGPU_DEVICE float multiply_add(float a, float b, float c) {
-#if defined(__CUDACC__)
+#if defined(FASTGPU_GPU)
   return __fmaf_rn(a, b, c);
 #else
   return a * b + c;

@@ -23,7 +23,7 @@ template <typename Op>
 inline constexpr bool kIsBitwise =
     std::is_same_v<Op, BitAnd> || std::is_same_v<Op, BitOr> || std::is_same_v<Op, BitXor>;
 
-#if defined(__CUDACC__)
+#if defined(FASTGPU_GPU)
 
 template <typename Element>
 inline constexpr bool kHasConversion =
@@ -34,11 +34,7 @@ FASTGPU_DEVICE float widen_half(uint32_t pair, bool upper) {
   if constexpr (std::is_same_v<Format, BFloat16>) {
     return float_of(upper ? pair & 0xffff0000 : pair << 16);
   } else {
-    float value;
-    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }"
-        : "=f"(value)
-        : "r"(upper ? pair >> 16 : pair));
-    return value;
+    return simt::from_float16(upper ? pair >> 16 : pair);
   }
 }
 
@@ -46,9 +42,9 @@ template <typename Format>
 FASTGPU_DEVICE uint32_t narrow_pair(float lower, float upper) {
   uint32_t pair;
   if constexpr (std::is_same_v<Format, BFloat16>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    pair = simt::to_bfloat16_pair(lower, upper);
   } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    pair = simt::to_float16_pair(lower, upper);
   }
   pair = lower != lower ? (pair & 0xffff0000) | Format::kNaN : pair;
   return upper != upper ? (pair & 0x0000ffff) | Format::kNaN << 16 : pair;
@@ -94,7 +90,7 @@ FASTGPU_DEVICE uint32_t combine_word(uint32_t a, uint32_t b) {
   if constexpr (kIsBitwise<Op> && !std::is_same_v<Element, Bool>) {
     return Op::apply(a, b);
   } else if constexpr (kHasConversion<Element>) {
-#if defined(__CUDACC__)
+#if defined(FASTGPU_GPU)
     return combine_pairs<Op>(a, b, Element{});
 #endif
   } else {
@@ -131,7 +127,7 @@ FASTGPU_DEVICE typename Element::Storage scale_element(typename Element::Storage
 
 template <typename Element>
 FASTGPU_DEVICE Pack scale_pack(const Pack& pack, typename Element::Value factor) {
-#if defined(__CUDACC__)
+#if defined(FASTGPU_GPU)
   if constexpr (kHasConversion<Element>) {
     Pack result;
     FASTGPU_UNROLL

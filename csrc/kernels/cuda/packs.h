@@ -17,49 +17,19 @@ struct alignas(kPackBytes) Pack {
   uint32_t word[4];
 };
 
-FASTGPU_DEVICE Pack load_pack(const std::byte* source) {
-  simt::expect_global(source, kPackBytes);
-#if defined(__CUDACC__)
-  const uint4 words = *reinterpret_cast<const uint4*>(source);
-  return {{words.x, words.y, words.z, words.w}};
-#else
-  Pack pack;
-  __builtin_memcpy(&pack, source, sizeof pack);
-  return pack;
-#endif
-}
+FASTGPU_DEVICE Pack load_pack(const std::byte* source) { return simt::load<Pack>(source); }
 
-FASTGPU_DEVICE void store_pack(std::byte* target, const Pack& pack) {
-  simt::expect_global(target, kPackBytes);
-#if defined(__CUDACC__)
-  *reinterpret_cast<uint4*>(target) =
-      make_uint4(pack.word[0], pack.word[1], pack.word[2], pack.word[3]);
-#else
-  __builtin_memcpy(target, &pack, sizeof pack);
-#endif
-}
+FASTGPU_DEVICE void store_pack(std::byte* target, const Pack& pack) { simt::store(target, pack); }
 
 // One element, aligned to its size.
 template <typename Storage>
 FASTGPU_DEVICE Storage load_element(const std::byte* source) {
-  simt::expect_global(source, alignof(Storage));
-#if defined(__CUDACC__)
-  return *reinterpret_cast<const Storage*>(source);
-#else
-  Storage element;
-  __builtin_memcpy(&element, source, sizeof element);
-  return element;
-#endif
+  return simt::load<Storage>(source);
 }
 
 template <typename Storage>
 FASTGPU_DEVICE void store_element(std::byte* target, const Storage& element) {
-  simt::expect_global(target, alignof(Storage));
-#if defined(__CUDACC__)
-  *reinterpret_cast<Storage*>(target) = element;
-#else
-  __builtin_memcpy(target, &element, sizeof element);
-#endif
+  simt::store(target, element);
 }
 
 // Up to 16 bytes at any address, in the widest units that it allows; of fewer the rest is 0.

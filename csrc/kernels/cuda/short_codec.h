@@ -20,7 +20,7 @@ using Values = float[8];  // of one thread
 
 template <typename Format>
 FASTGPU_DEVICE uint32_t narrow_two(float lower, float upper) {
-#if defined(__CUDACC__)
+#if defined(FASTGPU_GPU)
   return narrow_pair<Format>(lower, upper);
 #else
   return narrow<Format>(lower) | static_cast<uint32_t>(narrow<Format>(upper)) << 16;
@@ -29,7 +29,7 @@ FASTGPU_DEVICE uint32_t narrow_two(float lower, float upper) {
 
 template <typename Format>
 FASTGPU_DEVICE float widen_one(uint32_t pair, bool upper) {
-#if defined(__CUDACC__)
+#if defined(FASTGPU_GPU)
   return widen_half<Format>(pair, upper);
 #else
   return widen<Format>(static_cast<uint16_t>(upper ? pair >> 16 : pair));

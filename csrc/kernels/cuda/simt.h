@@ -1,5 +1,5 @@
-// The part of CUDA that device code may use. The same source is compiled by nvcc for GPUs and by
-// the C++ compiler for the CPU, where the tests run it.
+// The part of CUDA that device code may use. The same source is compiled by nvcc for GPUs, by hipcc
+// for those of AMD (simt_hip.h), and by the C++ compiler for the CPU, where the tests run it.
 //
 // Under nvcc every function is one instruction or builtin. On the CPU a CUDA thread is a fiber, and
 // a scheduler with a seed decides which fiber runs next (tests/device/simt_machine.h). The library
@@ -13,6 +13,8 @@
 //   - Memory that a peer writes is read by plain loads after an acquire; never through __ldg() or
 //     `const __restrict__`, which may return old data.
 //   - shuffle_xor() needs all 32 threads of the warp, and orders no memory.
+//   - No thread waits for another of its block except at a barrier: on AMD, a thread that polls
+//     keeps the others of its wavefront from going on.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +28,13 @@ enum class Scope : uint8_t { kDevice, kSystem };
 
 }  // namespace fastgpu::simt
 
-#if defined(__CUDACC__)
+#if defined(__HIPCC__)
 
+#include "kernels/cuda/simt_hip.h"
+
+#elif defined(__CUDACC__)
+
+#define FASTGPU_GPU  // compiled for a GPU
 #define FASTGPU_DEVICE __device__ __forceinline__
 // For code that runs seldom, such as the report of a failure.
 #define FASTGPU_DEVICE_CALL inline __device__ __noinline__
@@ -103,11 +110,45 @@ FASTGPU_DEVICE bool claim(uint64_t* word) {
   return before == 0;
 }
 
-// Declares that `pointer` is global memory, aligned to `alignment`. The compiler then emits global
-// instead of generic accesses; in tests an unaligned address is a failure, as it is on a GPU.
+// Plain accesses to global memory, aligned to the type. In tests an unaligned address is a failure,
+// as it is on a GPU. A vector type makes the compiler access 16 bytes at once.
 template <typename Type>
-FASTGPU_DEVICE void expect_global(const Type* pointer, [[maybe_unused]] std::size_t alignment) {
-  __builtin_assume(__isGlobal(pointer));
+FASTGPU_DEVICE Type load(const std::byte* source) {
+  __builtin_assume(__isGlobal(source));
+  if constexpr (alignof(Type) == 16) {
+    return __builtin_bit_cast(Type, *reinterpret_cast<const uint4*>(source));
+  } else {
+    return *reinterpret_cast<const Type*>(source);
+  }
+}
+template <typename Type>
+FASTGPU_DEVICE void store(std::byte* target, const Type& value) {
+  __builtin_assume(__isGlobal(target));
+  if constexpr (alignof(Type) == 16) {
+    *reinterpret_cast<uint4*>(target) = __builtin_bit_cast(uint4, value);
+  } else {
+    *reinterpret_cast<Type*>(target) = value;
+  }
+}
+
+// Rounded to nearest; the code of NaN is any. `lower` goes to the lower half.
+FASTGPU_DEVICE uint32_t to_bfloat16_pair(float lower, float upper) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+  return pair;
+}
+FASTGPU_DEVICE uint32_t to_float16_pair(float lower, float upper) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+  return pair;
+}
+// The code is in the lower half.
+FASTGPU_DEVICE float from_float16(uint32_t code) {
+  float value;
+  asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }"
+      : "=f"(value)
+      : "r"(code));
+  return value;
 }
 
 }  // namespace fastgpu::simt
@@ -196,8 +237,16 @@ inline bool claim(uint64_t* word) {
 }
 
 template <typename Type>
-void expect_global(const Type* pointer, std::size_t alignment) {
-  machine::expect_aligned(pointer, alignment);
+Type load(const std::byte* source) {
+  machine::expect_aligned(source, alignof(Type));
+  Type value;
+  __builtin_memcpy(&value, source, sizeof value);
+  return value;
+}
+template <typename Type>
+void store(std::byte* target, const Type& value) {
+  machine::expect_aligned(target, alignof(Type));
+  __builtin_memcpy(target, &value, sizeof value);
 }
 
 }  // namespace fastgpu::simt
