@@ -11,6 +11,7 @@
 #   make torch-matrix  builds and tests against several torch: ARGS='2.11.0 2.15.0', or all
 #   make device-check  device code on this CPU with SEEDS='1 2 3', and compiled for GPUs
 #   make gpu-check      device code checked and measured on this GPU, bench/results/gpu_check.md
+#   make hip-check      the same code compiled for AMD's GPUs, where there is hipcc
 #   make integrations   Accelerate, Lightning, Ray and others on gloo and on fastgpu
 #
 # PYTHON=... picks the interpreter, VENV=... the environment, ARGS='...' goes to the command.
@@ -39,7 +40,7 @@ cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h' -o -na
 .NOTPARALLEL:
 .PHONY: help train test bench peers torch-path choose torch-matrix torch-suite integrations lint format \
   docs-check test-cpp test-python device-check gpu-code \
-  gpu-check build wheel wheel-check
+  hip-check gpu-check build wheel wheel-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -157,6 +158,10 @@ device-%: $(dependencies)
 
 gpu-code: $(dependencies)
 	python tools/check_gpu_code.py
+
+# Minutes, and no part of make test. Without hipcc the command exits with 77, having said so.
+hip-check: $(dependencies)
+	python tools/check_hip_code.py || test $$? = 77
 
 # Needs no environment and no network: nvcc, cmake and ninja of the machine. Without a GPU the
 # command exits with 77, and make says so.

@@ -11,8 +11,7 @@ is only parsed.
 
 from __future__ import annotations
 
-import concurrent.futures
-import hashlib
+import functools
 import os
 import re
 import shutil
@@ -20,9 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tidy import project_includes
+from generated_code import ROOT, digest_of, library_sources, run
 
-ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu-code"
 
 FLAGS = [
@@ -57,7 +55,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 
 def sources() -> list[Path]:
     """Returns the sources of device code."""
-    return sorted([*(ROOT / "csrc").rglob("*.cu"), *(ROOT / "tests" / "gpu").glob("*.cu")])
+    return sorted([*library_sources(), *(ROOT / "tests" / "gpu").glob("*.cu")])
 
 
 def faults_of_log(log: str) -> list[str]:
@@ -73,10 +71,7 @@ def faults_of_ptx(name: str, ptx: str, needed: tuple[str, ...]) -> list[str]:
 
 def stamp_of(source: Path, version: str) -> Path:
     """Returns the file that exists if `source` has passed as it is."""
-    digest = hashlib.sha256(version.encode())
-    for path in (Path(__file__), source, *sorted(project_includes(source))):
-        digest.update(path.read_bytes())
-    return BUILD / f"{source.stem}-{digest.hexdigest()}.passed"
+    return BUILD / f"{source.stem}-{digest_of(Path(__file__), source, version)}.passed"
 
 
 def host_source() -> Path:
@@ -89,7 +84,7 @@ def host_source() -> Path:
     return path
 
 
-def parse_host_code(source: Path, nvcc: str, stamp: Path) -> list[str]:
+def parse_host_code(source: Path, nvcc: str) -> list[str]:
     """Parses host code with the CUDA runtime's headers; returns its faults."""
     flags = "-fsyntax-only,-Wall,-Wextra,-Wconversion,-Wno-restrict,-Werror"
     command = [nvcc, "-std=c++20", f"-Xcompiler={flags}", f"-I{ROOT / 'csrc'}"]
@@ -97,14 +92,13 @@ def parse_host_code(source: Path, nvcc: str, stamp: Path) -> list[str]:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         return [f"tests/gpu: {result.stdout}{result.stderr}"]
-    stamp.touch()
     return []
 
 
-def check(source: Path, nvcc: str, stamp: Path) -> list[str]:
+def check(source: Path, nvcc: str) -> list[str]:
     """Compiles a source for its architectures; returns its faults."""
     if source.suffix == ".cpp":
-        return parse_host_code(source, nvcc, stamp)
+        return parse_host_code(source, nvcc)
     name = str(source.relative_to(ROOT))
     architectures = ALL_GPUS if name.startswith("csrc/") else [HOPPER]
     keep = BUILD / source.stem
@@ -120,8 +114,6 @@ def check(source: Path, nvcc: str, stamp: Path) -> list[str]:
     for ptx in sorted(keep.glob("*.ptx")):
         faults += faults_of_ptx(f"{name}, {ptx.suffixes[0][1:]}", ptx.read_text(), NEEDED[name])
     shutil.rmtree(keep)
-    if not faults:
-        stamp.touch()
     return faults
 
 
@@ -133,16 +125,11 @@ def main() -> int:
         return 0
     BUILD.mkdir(parents=True, exist_ok=True)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    stamps = {source: stamp_of(source, version) for source in [*sources(), host_source()]}
-    waiting = [source for source, stamp in stamps.items() if not stamp.exists()]
-    print(f"GPU code: {len(waiting)} of {len(stamps)} sources to compile", flush=True)
-    failed = False
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for faults in pool.map(lambda source: check(source, nvcc, stamps[source]), waiting):
-            failed = failed or bool(faults)
-            for fault in faults:
-                print(fault, flush=True)
-    return 1 if failed else 0
+    checks = {
+        stamp_of(source, version): functools.partial(check, source, nvcc)
+        for source in [*sources(), host_source()]
+    }
+    return run("GPU code", checks)
 
 
 if __name__ == "__main__":

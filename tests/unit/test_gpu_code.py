@@ -1,10 +1,11 @@
 """The check of the GPU code finds what it forbids."""
 
 import check_gpu_code
+from generated_code import ROOT
 
 
 def test_every_source_says_what_it_needs() -> None:
-    names = {str(path.relative_to(check_gpu_code.ROOT)) for path in check_gpu_code.sources()}
+    names = {str(path.relative_to(ROOT)) for path in check_gpu_code.sources()}
     assert names == set(check_gpu_code.NEEDED)
 
 
