@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def _group(**options: Any) -> dist.ProcessGroup:
 def collectives() -> None:
     """Every collective leaves what it leaves in tensors of the CPU."""
     _start()
-    rank, world = me_and_world()
+    rank, _ = me_and_world()
     group = _group()
     for dtype in DTYPES:
         for size in ((1,), (3, 5), (30_011,)):
@@ -210,10 +211,18 @@ def lifetimes() -> None:
             work.wait()
             expected = torch.cat([torch.full((size,), float(r * 10 + turn)) for r in range(world)])
             same(result.cpu(), expected)
+        fresh = []
+        for _ in range(6):  # the result is dropped, and its memory wanted, before it is there
+            dist.all_reduce(torch.ones(size, device=DEVICE), group=group, async_op=True)
+            fresh.append(torch.full((size,), -1.0, device=DEVICE))
+        dist.barrier(group=group)
+        torch.pretended.synchronize()
+        for tensor in fresh:
+            same(tensor.cpu(), torch.full((size,), -1.0))
 
 
 def symmetric_memory() -> None:
-    """Memory of `empty` is reused only after the stream that used it, and peers read it in place."""
+    """Memory of `empty` is reused only after the stream that used it, and collectives take it."""
     device = _start()
     rank, world = me_and_world()
     group = _group()
@@ -334,14 +343,19 @@ def lost_rank() -> None:
     """A rank that dies is named by the others, with its host."""
     _start()
     rank, world = me_and_world()
+    events = Events()
     group = _group()
-    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
+    tensor = torch.ones(300_000, device=DEVICE)
+    dist.all_reduce(tensor, group=group)
+    tensor.cpu()
     if rank == world - 1:
+        for peer in range(world - 1):
+            events.wait(f"rank {peer} has its result")
         os._exit(9)
-    named = rf"rank {world - 1} \(host {socket.gethostname()}"
+    events.set(f"rank {rank} has its result")
+    named = rf"rank {world - 1} \(host {re.escape(socket.gethostname())}"
     with pytest.raises(fastgpu_comm.PeerLostError, match=named):
-        for _ in range(100):
-            dist.all_reduce(torch.ones(300_000, device=DEVICE), group=group)
+        dist.all_reduce(tensor, group=group)
 
 
 def _model() -> nn.Module:
@@ -377,6 +391,4 @@ def codecs_are_refused() -> None:
     _start()
     group = _group()
     with pytest.raises(ValueError, match="not on the CPU"):
-        fastgpu_comm.DistributedDataParallel(
-            _model().to(DEVICE), process_group=group, codec="int8"
-        )
+        fastgpu_comm.DistributedDataParallel(_model().to(DEVICE), process_group=group, codec="int8")
