@@ -163,8 +163,9 @@ std::optional<c10::Device> device_of(c10::ArrayRef<c10::IValue> arguments) {
 at::Tensor argument_of_stream(const at::Tensor& tensor) {
   if (is_pretended(tensor)) return alias(tensor);
   at::Tensor copied = tensor.detach().clone();
-  copied.unsafeGetTensorImpl()->set_wrapped_number(
-      tensor.unsafeGetTensorImpl()->is_wrapped_number());
+  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
+    copied.unsafeGetTensorImpl()->set_wrapped_number(true);
+  }
   return copied;
 }
 
@@ -220,17 +221,23 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 }  // namespace fastgpu::test
 
 PYBIND11_MODULE(_pretended, module) {
+  using fastgpu::test::Gate;
   using fastgpu::test::machine;
   namespace py = pybind11;
   using NoGil = py::call_guard<py::gil_scoped_release>;
   static fastgpu::test::Hooks hooks;
   at::RegisterPrivateUse1HooksInterface(&hooks);
   c10::SetAllocator(fastgpu::test::kType, &fastgpu::test::device_memory());
+  const auto current = [] { return fastgpu::test::current_stream(fastgpu::test::current_device); };
+  module.attr("device_count") = fastgpu::test::kDevices;
   module.def("runtime", [] { return py::capsule(&machine().runtime(), "fastgpu.DeviceRuntime"); });
-  module.def("overwrite_freed", [](bool overwrite) { machine().overwrite_freed(overwrite); });
-  module.def("sleep", [](int time_ms) {
-    machine().run(fastgpu::test::current_stream(fastgpu::test::current_device),
-                  [time_ms] { std::this_thread::sleep_for(std::chrono::milliseconds(time_ms)); });
+  module.def("sleep", [current](int time_ms) {
+    machine().run(current(),
+                  [=] { std::this_thread::sleep_for(std::chrono::milliseconds(time_ms)); });
   });
+  py::class_<Gate>(module, "Gate").def("open", &Gate::open);
+  module.def("hold", [current] { return std::make_unique<Gate>(current()); });
+  module.def("overwrite_freed", [](bool overwrite) { machine().overwrite_freed(overwrite); });
+  module.def("await_freed", [] { machine().await_freed(); }, NoGil());
   module.def("finish", [] { machine().finish(); }, NoGil());
 }
