@@ -9,6 +9,9 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/set_native.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_as_complex_native.h>
+#include <ATen/ops/view_as_real_native.h>
 #include <ATen/ops/view_native.h>
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
@@ -53,7 +56,7 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
 const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef size,
                          std::optional<c10::MemoryFormat> format) {
   auto* const tensor = self.unsafeGetTensorImpl();
-  tensor->set_sizes_contiguous(size);
+  if (tensor->sizes() != size) tensor->set_sizes_contiguous(size);
   if (format.has_value()) tensor->empty_tensor_restride(*format);
   const std::size_t needed = at::detail::computeStorageNbytesContiguous(
       size, self.itemsize(), static_cast<std::size_t>(self.storage_offset()));
@@ -206,6 +209,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
   library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
   library.impl("view", TORCH_FN(at::native::view));
+  library.impl("unfold", TORCH_FN(at::native::unfold));
+  library.impl("view_as_real", TORCH_FN(at::native::view_as_real));
+  library.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
   library.impl("resize_", TORCH_FN(resize));
   library.impl("set_.source_Tensor", TORCH_FN(at::native::set_tensor_));
   library.impl("set_.source_Storage", TORCH_FN(at::native::set_));

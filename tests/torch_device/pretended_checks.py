@@ -67,6 +67,11 @@ def views_and_storage() -> None:
         base.as_strided((2, 2), (5, 1), 1).cpu(), expected.as_strided((2, 2), (5, 1), 1)
     )
     assert base.view(3, 4)[1].data_ptr() == base.data_ptr() + 16
+    base.unfold(0, 2, 6).mul_(2)
+    expected.unfold(0, 2, 6).mul_(2)
+    torch.view_as_real(torch.view_as_complex(base.view(6, 2))).add_(1)
+    expected.add_(1)
+    assert torch.equal(base.view(3, 4).t().resize_(4, 3).cpu(), expected.view(3, 4).t())
     assert torch.equal(base.resize_(20)[:12].cpu(), expected)
     base.untyped_storage().resize_(0)
     assert base.untyped_storage().nbytes() == 0
@@ -96,7 +101,7 @@ def operators_equal_the_cpu() -> None:
         lambda a, b: torch._foreach_mul([a, b], 2),
         lambda a, b: torch.maximum(a, b, out=torch.empty_like(a)),
         lambda a, b: torch.stack([a, b]).flatten(0, 1).copy_(b[0]),
-        lambda a, b: a.unfold(1, 2, 1) * 2,
+        lambda a, b: torch.add(a, b, out=torch.empty(0, dtype=a.dtype, device=a.device)),
     ]
     for dtype in (torch.float32, torch.int64, torch.bfloat16):
         a, b = (torch.randn(4, 6).mul(10).to(dtype) for _ in range(2))
