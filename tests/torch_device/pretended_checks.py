@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,12 @@ def filled(value: float = 0.0) -> Tensor:
 
 def same(tensor: Tensor, value: float) -> bool:
     return torch.equal(tensor.cpu(), torch.full(tensor.shape, float(value)))
+
+
+def open_later(gate: Any) -> None:
+    """Opens a gate after a time in which work that does not wait for it would be done."""
+    time.sleep(0.03)
+    gate.open()
 
 
 def creation_and_copies() -> None:
@@ -167,7 +174,7 @@ def streams_with_an_event() -> None:
         event.record()
     event.wait()
     after = value + 1
-    gate.open()
+    open_later(gate)
     assert same(after, 6)
     side.wait_stream(torch.accelerator.current_stream())
     with side:
@@ -211,7 +218,7 @@ def devices_are_ordered_by_copies() -> None:
     there.copy_(here)
     here.fill_(4)
     there.add_(1)
-    gate.open()
+    open_later(gate)
     assert same(there, 4)
 
 
@@ -239,7 +246,7 @@ def memory_freed_with_work_pending() -> None:
     doubled = value * 2
     del value
     taken = filled_later(9)
-    gate.open()
+    open_later(gate)
     native.await_freed()
     assert same(doubled, 4)
     assert same(taken, 9)
@@ -258,7 +265,7 @@ def memory_used_by_another_stream() -> None:
         del value
         if not recorded:
             native.await_freed()  # which no stream keeps from ending
-        gate.open()
+        open_later(gate)
         side.synchronize()
         assert bool(doubled.isnan().all()) is not recorded  # bytes of 0xFF are not a number
         assert recorded == same(doubled, 4)
