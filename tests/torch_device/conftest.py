@@ -1,4 +1,4 @@
-"""Processes for the checks of this folder: a process that has the device keeps it to its end."""
+"""Processes that load the device, because a process cannot unload it."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ constexpr std::size_t kSegmentBytes = std::size_t{16} << 20;
 constexpr std::size_t kPoolStreams = 8;
 
 int64_t number_from(const char* variable, int64_t otherwise) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing of this module writes the environment
   const char* const text = std::getenv(variable);
   if (text == nullptr) return otherwise;
   char* end = nullptr;

@@ -315,7 +315,7 @@ def accelerator_and_runtime() -> None:
 
 
 def fake_group() -> dist.ProcessGroup:
-    """Makes a group whose collectives do nothing: what they should do, one rank has done."""
+    """Makes a group of one rank, whose collectives do nothing."""
     from torch.testing._internal.distributed import fake_pg  # noqa: F401  registers the backend
 
     group = dist.new_group([0], backend="cpu:gloo,pretended:fake", timeout=timedelta(seconds=60))
