@@ -39,7 +39,7 @@ cpp_sources := $(shell find bench csrc tests -name '*.cpp' -o -name '*.h' -o -na
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help train test bench peers torch-path choose torch-matrix torch-suite integrations lint format \
-  docs-check test-cpp test-python device-check gpu-code \
+  docs-check test-cpp test-python torch-device device-check gpu-code \
   hip-check gpu-check build wheel wheel-check
 
 help:
@@ -168,8 +168,14 @@ hip-check: $(dependencies)
 gpu-check:
 	$(PYTHON) tools/gpu_check.py $(ARGS)
 
+# The module of tests/torch_device, in the extension's own build as well.
+torch-device: $(extension)
+	cmake -B build/extension -DFASTGPU_TESTS=ON --log-level=WARNING
+	cmake --build build/extension --target fastgpu_pretended; built=$$?; \
+	  cmake -B build/extension -DFASTGPU_TESTS=OFF --log-level=WARNING; exit $$built
+
 # Two at a time: many tests wait, and each has up to 64 ranks of its own.
-test-python: $(extension)
+test-python: $(extension) torch-device
 	python -m pytest -n 2 --dist worksteal $(ARGS)
 
 docs-check: $(dependencies)

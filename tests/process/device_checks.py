@@ -266,6 +266,23 @@ def messages() -> None:
             work.wait()
         same(incoming[0].cpu(), torch.full((size,), float(left)))
         same(incoming[1].cpu(), torch.full((size,), left + 100.0))
+    # The messages are here before the stream takes them: a wait ends, and nothing is lost.
+    sent = [torch.full((50_000,), float(turn), device=DEVICE) for turn in range(4)]
+    works = [dist.isend(tensor, right, group=group) for tensor in sent]
+    gate = device.hold()
+    taken = [torch.zeros(50_000, device=DEVICE) for _ in sent]
+    for tensor in taken:
+        work = dist.irecv(tensor, left, group=group)
+        assert work is not None
+        work.wait()
+        assert not work.is_completed()
+    gate.open()
+    for expected, tensor in zip(sent, taken, strict=True):
+        same(tensor.cpu(), expected.cpu())
+    assert work.is_completed()
+    for sending in works:
+        assert sending is not None
+        sending.wait()
     received = torch.zeros(4, device=DEVICE)
     if rank == 0:
         senders = {dist.recv(received, group=group) for _ in range(world - 1)}

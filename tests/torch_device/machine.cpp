@@ -17,6 +17,7 @@ constexpr std::size_t kSegmentBytes = std::size_t{16} << 20;
 constexpr std::size_t kPoolStreams = 8;
 
 int64_t number_from(const char* variable, int64_t otherwise) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing of this module writes the environment
   const char* const text = std::getenv(variable);
   if (text == nullptr) return otherwise;
   char* end = nullptr;
@@ -29,6 +30,14 @@ int64_t number_from(const char* variable, int64_t otherwise) {
 }
 
 }  // namespace
+
+Gate::Gate(StreamHandle stream) {
+  run_on_host(stream, [opened = opened_.get_future().share()] { opened.wait(); });
+}
+
+void Gate::open() {
+  if (!std::exchange(is_open_, true)) opened_.set_value();
+}
 
 Machine& Machine::of_process() {
   static auto* const machine = new Machine;  // never destroyed: its threads may outlive statics
@@ -127,8 +136,12 @@ void Machine::finish() noexcept {
     } catch (const std::exception& error) {
       std::cerr << "work of pretended:" << number << " has failed: " << error.what() << '\n';
     }
-    runtime_->synchronize(device(number).reaper);
   }
+  await_freed();
+}
+
+void Machine::await_freed() {
+  for (const Device& each : devices_) runtime_->synchronize(each.reaper);
 }
 
 void Machine::raise_failure() {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -27,6 +28,21 @@ struct Block {
   int device = 0;
   std::mutex mutex;
   std::vector<StreamHandle> users;  // guarded by mutex
+};
+
+// Keeps a stream from its work until it is opened, at the latest by its destructor.
+class Gate {
+ public:
+  explicit Gate(StreamHandle stream);
+  ~Gate() { open(); }
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+
+  void open();
+
+ private:
+  std::promise<void> opened_;
+  bool is_open_ = false;
 };
 
 class Machine {
@@ -48,7 +64,9 @@ class Machine {
   void order(StreamHandle earlier, StreamHandle later);
   void synchronize(StreamHandle stream);
   void synchronize_device(int device);
-  // For the end of the process: all streams of all devices, and the memory that waits for them.
+  // Until all memory is free that its users do not use any more.
+  void await_freed();
+  // For the end of the process: everything, and prints what has failed.
   void finish() noexcept;
 
   Block* allocate(StreamHandle user, std::size_t size_bytes);

@@ -9,6 +9,9 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/set_native.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_as_complex_native.h>
+#include <ATen/ops/view_as_real_native.h>
 #include <ATen/ops/view_native.h>
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
@@ -53,7 +56,7 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
 const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef size,
                          std::optional<c10::MemoryFormat> format) {
   auto* const tensor = self.unsafeGetTensorImpl();
-  tensor->set_sizes_contiguous(size);
+  if (tensor->sizes() != size) tensor->set_sizes_contiguous(size);
   if (format.has_value()) tensor->empty_tensor_restride(*format);
   const std::size_t needed = at::detail::computeStorageNbytesContiguous(
       size, self.itemsize(), static_cast<std::size_t>(self.storage_offset()));
@@ -163,8 +166,9 @@ std::optional<c10::Device> device_of(c10::ArrayRef<c10::IValue> arguments) {
 at::Tensor argument_of_stream(const at::Tensor& tensor) {
   if (is_pretended(tensor)) return alias(tensor);
   at::Tensor copied = tensor.detach().clone();
-  copied.unsafeGetTensorImpl()->set_wrapped_number(
-      tensor.unsafeGetTensorImpl()->is_wrapped_number());
+  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
+    copied.unsafeGetTensorImpl()->set_wrapped_number(true);
+  }
   return copied;
 }
 
@@ -205,6 +209,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
   library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
   library.impl("view", TORCH_FN(at::native::view));
+  library.impl("unfold", TORCH_FN(at::native::unfold));
+  library.impl("view_as_real", TORCH_FN(at::native::view_as_real));
+  library.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
   library.impl("resize_", TORCH_FN(resize));
   library.impl("set_.source_Tensor", TORCH_FN(at::native::set_tensor_));
   library.impl("set_.source_Storage", TORCH_FN(at::native::set_));
@@ -220,17 +227,23 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 }  // namespace fastgpu::test
 
 PYBIND11_MODULE(_pretended, module) {
+  using fastgpu::test::Gate;
   using fastgpu::test::machine;
   namespace py = pybind11;
   using NoGil = py::call_guard<py::gil_scoped_release>;
   static fastgpu::test::Hooks hooks;
   at::RegisterPrivateUse1HooksInterface(&hooks);
   c10::SetAllocator(fastgpu::test::kType, &fastgpu::test::device_memory());
+  const auto current = [] { return fastgpu::test::current_stream(fastgpu::test::current_device); };
+  module.attr("device_count") = fastgpu::test::kDevices;
   module.def("runtime", [] { return py::capsule(&machine().runtime(), "fastgpu.DeviceRuntime"); });
-  module.def("overwrite_freed", [](bool overwrite) { machine().overwrite_freed(overwrite); });
-  module.def("sleep", [](int time_ms) {
-    machine().run(fastgpu::test::current_stream(fastgpu::test::current_device),
-                  [time_ms] { std::this_thread::sleep_for(std::chrono::milliseconds(time_ms)); });
+  module.def("sleep", [current](int time_ms) {
+    machine().run(current(),
+                  [=] { std::this_thread::sleep_for(std::chrono::milliseconds(time_ms)); });
   });
+  py::class_<Gate>(module, "Gate").def("open", &Gate::open);
+  module.def("hold", [current] { return std::make_unique<Gate>(current()); });
+  module.def("overwrite_freed", [](bool overwrite) { machine().overwrite_freed(overwrite); });
+  module.def("await_freed", [] { machine().await_freed(); }, NoGil());
   module.def("finish", [] { machine().finish(); }, NoGil());
 }

@@ -29,7 +29,7 @@ def find_module() -> Path:
     if len(built) != 1:
         raise FileNotFoundError(
             f"expected one _pretended*.so in {BUILT}, found {len(built)}; build it with "
-            "make test-release, or set PRETENDED_MODULE to its path"
+            "make torch-device, or set PRETENDED_MODULE to its path"
         )
     return built[0]
 
@@ -37,9 +37,13 @@ def find_module() -> Path:
 def load() -> ModuleType:
     """Registers the device, once in a process; returns the C++ module.
 
-    Its functions: runtime() returns a capsule "fastgpu.DeviceRuntime"; sleep(time_ms) keeps the
-    current stream busy; overwrite_freed(bool) fills freed memory with 0xFF; finish() waits for all
-    streams and for memory to be freed.
+    The module has:
+        runtime(): a capsule "fastgpu.DeviceRuntime" with the process's DeviceRuntime
+        hold(): keeps the current stream from its work until open() of the result is called
+        sleep(time_ms): keeps the current stream busy for that time
+        overwrite_freed(overwrite): whether memory is filled with 0xFF when it is freed
+        await_freed(): waits until memory is freed that no stream uses
+        finish(): waits for all streams and all memory
     """
     global _native
     if _native is not None:
@@ -52,7 +56,7 @@ def load() -> ModuleType:
     spec.loader.exec_module(native)
     atexit.register(native.finish)
     torch.utils.rename_privateuse1_backend("pretended")
-    torch._register_device_module("pretended", _device_module())
+    torch._register_device_module("pretended", _device_module(native))
     torch.utils.generate_methods_for_privateuse1_backend()
     _native = native
     return native
@@ -84,14 +88,14 @@ class Event(torch.Event):
         return super().__new__(cls, "pretended", enable_timing=enable_timing, blocking=blocking)
 
 
-def _device_module() -> ModuleType:
+def _device_module(native: ModuleType) -> ModuleType:
     """Returns torch.pretended, with the names that torch and its distributed part look for."""
     module = ModuleType("torch.pretended")
     owner = os.getpid()
     names: dict[str, Any] = {
         "Stream": Stream,
         "Event": Event,
-        "device_count": lambda: 2,
+        "device_count": lambda: native.device_count,
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "_is_in_bad_fork": lambda: os.getpid() != owner,
