@@ -27,20 +27,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8", "--weighted"],
-        [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "auto", "--weighted"],
-        [*TORCHRUN, "-m", *COMMAND, "gloo"],
-    ],
-    ids=["own ranks", "auto", "torchrun"],
-)
-def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = run([*command, "--out", str(out)])
-    assert done.returncode == 0, done.stderr
-    backend = BACKEND if BACKEND in command else "gloo"
+def assert_reported(printed: str, out: Path, backend: str, gradients: str) -> None:
     for words in (
         f"2 over {backend}",
         "The model writes:",
@@ -49,13 +36,43 @@ def test_it_trains_and_reports(command: list[str], tmp_path: Path) -> None:
         "communication ",
         "loss curve",
         "exposed: ",
-        "gradients travel as" if "int8" in command else "none, gradients travel uncompressed",
+        gradients,
     ):
-        assert words in done.stdout
-    assert done.stdout.count("The model writes:") == 1
+        assert words in printed
+    assert printed.count("The model writes:") == 1
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [r["step"] for r in read(out / "metrics.jsonl") if r["event"] == "train"] == [2]
     assert (out / "checkpoints" / "step-000000000002.ckpt").exists()
+
+
+def test_it_trains_and_is_resumed_but_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8", "--weighted", "--out", str(out)]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    assert_reported(done.stdout, out, BACKEND, "gradients travel as")
+    again = run(command)
+    assert again.returncode == 2
+    (line,) = again.stderr.splitlines()
+    assert "has the checkpoints of an earlier run: continue it with --resume" in line
+    resumed = run([*command, "--resume", "--steps", "3"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "steps           3 in" in resumed.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "backend"),
+    [
+        ([*OWN_RANKS, *COMMAND, BACKEND, "--codec", "auto", "--weighted"], BACKEND),
+        ([*TORCHRUN, "-m", *COMMAND, "gloo"], "gloo"),
+    ],
+    ids=["auto", "torchrun"],
+)
+def test_it_trains_without_a_codec(command: list[str], backend: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run([*command, "--out", str(out)])
+    assert done.returncode == 0, done.stderr
+    assert_reported(done.stdout, out, backend, "none, gradients travel uncompressed")
 
 
 def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
@@ -66,18 +83,6 @@ def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> Non
     assert "fastgpu-comm train: rank 0: IsADirectoryError: " in done.stderr
     assert "Traceback" not in done.stderr
     assert "The model writes" not in done.stdout
-
-
-def test_an_earlier_run_is_not_overwritten_but_resumed(tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path / "out")]
-    assert run([*OWN_RANKS, *COMMAND, BACKEND, *out]).returncode == 0
-    again = run([*OWN_RANKS, *COMMAND, BACKEND, *out])
-    assert again.returncode == 2
-    (line,) = again.stderr.splitlines()
-    assert "has the checkpoints of an earlier run: continue it with --resume" in line
-    resumed = run([*OWN_RANKS, *COMMAND, BACKEND, *out, "--resume", "--steps", "3"])
-    assert resumed.returncode == 0, resumed.stderr
-    assert "steps           3 in" in resumed.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 from tests.process import failure_checks as checks
+from tests.process.programs import run_programs
 from tests.process.ranks import Ranks, Setting
 
+SECONDS = 200  # for one program, on a busy machine
 SHM = Setting(3)
 TCP = Setting(3, environment={"FASTGPU_TRANSPORT": "tcp"})
 BOTH = pytest.mark.parametrize("setting", [SHM, TCP], ids=["shm", "tcp"])
@@ -85,11 +84,6 @@ dist.group.WORLD.abort()
 
 @pytest.mark.parametrize(("level", "shown"), [("info", True), ("warn", False)])
 def test_log_level(level: str, shown: bool) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", ABORTED_ALONE],
-        env={**os.environ, "FASTGPU_LOG": level},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ("event=group_failed" in result.stderr) == shown, result.stderr
+    (ended,) = run_programs([[ABORTED_ALONE]], {"FASTGPU_LOG": level}, SECONDS)
+    assert ended.status == 0, ended.stderr
+    assert ("event=group_failed" in ended.stderr) == shown, ended.stderr

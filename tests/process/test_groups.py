@@ -62,25 +62,6 @@ def test_future_of_an_aborted_operation(ranks: Ranks) -> None:
     ranks.kill()
 
 
-FIRST_IMPORTS = {
-    "torch": "import torch, sys; import fastgpu_comm",
-    "package": "import fastgpu_comm, sys; import torch",
-    "package alone, without the entry point": "import fastgpu_comm, sys",
-}
-
-
-@pytest.mark.parametrize("imports", FIRST_IMPORTS.values(), ids=FIRST_IMPORTS)
-def test_import_registers_and_stays_cheap(imports: str) -> None:
-    program = (
-        f"{imports}\n"
-        "assert 'fastgpu_comm._native' not in sys.modules\n"
-        "import torch.distributed as dist\n"
-        "assert 'fastgpu' in dist.Backend.backend_list\n"
-        "assert dist.Backend.backend_capability['fastgpu'] == ['cpu']\n"
-    )
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", program], check=True)
-
-
 ANOTHER_TORCH = """
 import warnings, torch
 torch.__version__ = '2.99.0'

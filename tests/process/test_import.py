@@ -9,18 +9,25 @@ import pytest
 
 FIRST = (
     "import torch",
+    "import torch; import fastgpu_comm",
     "import fastgpu_comm",
     "import fastgpu_comm.backend",
     "import fastgpu_comm.errors",
     "from fastgpu_comm import empty",
     "from fastgpu_comm import Options",
 )
-THEN = "; import torch.distributed as dist; assert 'fastgpu' in dist.Backend.backend_list"
+CHEAP = ("import torch", "import fastgpu_comm", "import torch; import fastgpu_comm")
+THEN = (
+    "; import torch.distributed as dist; assert 'fastgpu' in dist.Backend.backend_list; "
+    "assert dist.Backend.backend_capability['fastgpu'] == ['cpu']"
+)
+NOT_YET = "; import sys; assert 'fastgpu_comm._native' not in sys.modules"
 
 
 @pytest.mark.parametrize("first", FIRST)
 def test_registered(first: str) -> None:
-    command = [sys.executable, "-W", "error::UserWarning", "-c", first + THEN]
+    program = first + (NOT_YET if first in CHEAP else "") + THEN
+    command = [sys.executable, "-W", "error::UserWarning", "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
 

@@ -38,11 +38,13 @@ HAS_NO_INTERFACE = "import os\nif os.environ['RANK'] == '1':\n"
 HAS_NO_INTERFACE += "    os.environ['FASTGPU_INTERFACE'] = 'absent'\n"
 
 COMPARES = """
+import sys
 from datetime import timedelta
 import torch
 from fastgpu_comm.bench.job import Job
 job = Job(["fastgpu", "gloo"], timedelta(seconds=60))
-print(*(group._get_backend(torch.device("cpu")).name() for group in job.groups.values()))
+names = (group._get_backend(torch.device("cpu")).name() for group in job.groups.values())
+sys.stdout.write(" ".join(names) + "\\n")  # one write: lines of two ranks do not mix
 job.leave()
 """
 

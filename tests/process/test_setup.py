@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch.distributed as dist
 from tests.process import setup_checks as checks
+from tests.process.programs import run_programs
 from tests.process.ranks import Ranks, Setting
 
 SHM = Setting(3)
@@ -89,30 +86,6 @@ except fastgpu_comm.CommError as error:
 dist.destroy_process_group()
 """
 
-Rank = subprocess.Popen[str]
-
-
-@contextmanager
-def started(commands: list[list[str]], environment: dict[str, str]) -> Iterator[list[Rank]]:
-    """Starts the programs, and ends those that still run."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTGPU_")}
-    programs = [
-        subprocess.Popen(
-            [sys.executable, "-c", *command],
-            env=kept | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for command in commands
-    ]
-    try:
-        yield programs
-    finally:
-        for program in programs:
-            program.kill()
-            program.communicate()
-
 
 def errors_of(joining: list[tuple[int, int, int]]) -> list[str]:
     """Returns the standard error of each process, given as (rank, world, delay in seconds)."""
@@ -120,8 +93,7 @@ def errors_of(joining: list[tuple[int, int, int]]) -> list[str]:
     commands = [
         [JOIN, str(rank), str(world), str(store.port), str(late)] for rank, world, late in joining
     ]
-    with started(commands, {}) as programs:
-        return [program.communicate(timeout=SECONDS)[1].strip() for program in programs]
+    return [ended.stderr.strip() for ended in run_programs(commands, {}, SECONDS)]
 
 
 def test_waiting_for_a_late_rank_writes_nothing() -> None:
@@ -177,10 +149,8 @@ def with_rank(rank: int, program: str, *arguments: str) -> list[str]:
 
 def test_the_reason_arrives_though_the_store_ends() -> None:
     commands = [with_rank(rank, SERVE_AND_FAIL) for rank in range(3)]
-    with started(commands, rendezvous_environment(3)) as programs:
-        outputs = [program.communicate(timeout=SECONDS) for program in programs]
-    for output in outputs:
-        assert "FASTGPU_LANES is 'many', which is not allowed" in output[0], output
+    for ended in run_programs(commands, rendezvous_environment(3), SECONDS):
+        assert "FASTGPU_LANES is 'many', which is not allowed" in ended.stdout, ended
 
 
 # Each round makes a group on the same port. Rank 0's process serves the store of each.
@@ -219,13 +189,11 @@ elif time.monotonic() - began < 1:  # which is the longest that it waits for the
 
 def test_groups_follow_each_other_on_one_port() -> None:
     commands = [with_rank(rank, AGAIN_AND_AGAIN, str(ROUNDS)) for rank in range(4)]
-    with started(commands, rendezvous_environment(4)) as programs:
-        outputs = [program.communicate(timeout=SECONDS) for program in programs]
-    assert [program.returncode for program in programs] == [0] * 4, outputs
+    ended = run_programs(commands, rendezvous_environment(4), SECONDS)
+    assert [one.status for one in ended] == [0] * 4, ended
 
 
 def test_a_group_ends_after_its_store() -> None:
     commands = [with_rank(rank, OUTLIVING_STORE) for rank in range(2)]
-    with started(commands, rendezvous_environment(2)) as programs:
-        outputs = [program.communicate(timeout=SECONDS) for program in programs]
-    assert [program.returncode for program in programs] == [0] * 2, outputs
+    ended = run_programs(commands, rendezvous_environment(2), SECONDS)
+    assert [one.status for one in ended] == [0] * 2, ended

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from tests.process import trainer_checks as checks
+from tests.process.ranks import Ranks, Setting
 
-from fastgpu_comm import launch
 from fastgpu_comm.trainer.metrics import read
 
-RANKS_PROGRAM = Path(__file__).with_name("trainer_ranks.py")
-
-
-def load_program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("trainer_ranks", RANKS_PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ranks = load_program()
+SECONDS = 250.0  # for all cases, on a busy machine
 
 
 class Job:
@@ -51,10 +37,12 @@ def losses(folder: Path, event: str = "train") -> dict[int, float]:
 
 
 @pytest.fixture(scope="module", params=["fastgpu", "gloo"])
-def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(
+    ranks: Ranks, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Job:
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, str(RANKS_PROGRAM), request.param, str(folder)]
-    assert launch.launch(command, 3) == 0
+    setting = Setting(3, backend=request.param)
+    ranks.run(checks.run_cases, setting, folder, seconds=SECONDS)
     return Job(request.param, folder)
 
 
@@ -71,22 +59,22 @@ def assert_same_training(job: Job, case: str, alone: Path, model: torch.nn.Modul
 
 
 def test_two_ranks_train_as_one_process_does(job: Job, tmp_path: Path) -> None:
-    model = ranks.network()
-    result = ranks.train(model, tmp_path)
+    model = checks.network()
+    result = checks.train(model, tmp_path)
     assert_same_training(job, "two_of_three_ranks", tmp_path, model)
     for seen in job.seen("two_of_three_ranks")[:2]:
         assert seen["samples"] == result.samples
         assert seen["evaluation_loss"] == pytest.approx(result.evaluation_loss, rel=1e-4)
-        assert seen["unsynchronised"] == ranks.STEPS  # the first of two micro-batches
+        assert seen["unsynchronised"] == checks.STEPS  # the first of two micro-batches
 
 
 def test_the_gradients_way_is_timed_and_counted(job: Job) -> None:
-    gradient_bytes = sum(4 * p.numel() for p in ranks.network().parameters())
+    gradient_bytes = sum(4 * p.numel() for p in checks.network().parameters())
     for seen in job.seen("two_of_three_ranks")[:2]:
         assert 0 < seen["waited_s"] <= seen["in_flight_s"] * (1 + 1e-9)
         assert seen["in_flight_s"] < seen["train_s"]
         assert seen["bytes_counted"] == (job.backend == "fastgpu")
-        more_bytes = seen["bytes_sent"] - ranks.STEPS * gradient_bytes
+        more_bytes = seen["bytes_sent"] - checks.STEPS * gradient_bytes
         assert 0 <= more_bytes < (5000 if seen["bytes_counted"] else 1)  # the metrics' sums
     (record, *_) = read(job.folder / "two_of_three_ranks" / "metrics.jsonl")
     assert record["communication_share"] == pytest.approx(
@@ -108,8 +96,8 @@ def test_a_model_with_a_hook_of_its_own_keeps_it_and_is_not_timed(job: Job) -> N
 def test_any_number_of_samples_a_rank_takes_the_same_steps(
     job: Job, case: str, batch: int, tmp_path: Path
 ) -> None:
-    model = ranks.network()
-    ranks.train(model, tmp_path, batch_size=batch)
+    model = checks.network()
+    checks.train(model, tmp_path, batch_size=batch)
     assert_same_training(job, case, tmp_path, model)
 
 
@@ -118,8 +106,8 @@ def test_ranks_have_the_weight_of_their_labels(job: Job, tmp_path: Path) -> None
         for seen in job.seen("weighted"):
             assert "weighted need a process group of fastgpu" in seen["error"]
         return
-    model = ranks.network()
-    ranks.train_weighted(model, tmp_path, batch_size=7, accumulation=3)
+    model = checks.network()
+    checks.train_weighted(model, tmp_path, batch_size=7, accumulation=3)
     assert_same_training(job, "weighted", tmp_path, model)
     for seen in job.seen("weighted"):
         assert "Datasets.weigh is for a model that the trainer wraps" in seen["error"]

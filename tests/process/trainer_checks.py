@@ -1,13 +1,8 @@
-"""A rank of the jobs that test_trainer.py starts: runs every case, writes down what it saw.
-
-Usage: trainer_ranks.py BACKEND FOLDER, in the environment of a job of three ranks.
-"""
+"""Cases of the trainer on three ranks, which write down what they saw. Run by test_trainer.py."""
 
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -261,19 +256,10 @@ CASES = (
 )  # fmt: skip
 
 
-def main() -> None:
+def run_cases(folder: Path) -> None:
     """Runs the cases, one after the other."""
-    backend, folder = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.WARNING)
-    dist.init_process_group(backend)
     for case in CASES:
         seen = case(folder / case.__name__)
         path = folder / f"{case.__name__}-{dist.get_rank()}.json"
         path.write_text(json.dumps(seen), encoding="utf-8")
         dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
