@@ -63,12 +63,13 @@ def _autoload() -> None:
         import torch
         import torch.distributed as dist
 
-        from fastgpu_comm._built_for import why_unusable
+        from fastgpu_comm._built_for import serves_cuda, why_unusable
 
         if dist.is_available() and _BACKEND not in dist.Backend.backend_list:
-            # Not for CUDA, which it does not serve: torch's ShardedTensor, for example, takes the
+            # For CUDA only where it can serve it: torch's ShardedTensor, for example, takes the
             # first device of a backend that is not the CPU.
-            dist.Backend.register_backend(_BACKEND, _create, extended_api=True, devices=["cpu"])
+            devices = ["cpu", "cuda"] if serves_cuda() else ["cpu"]
+            dist.Backend.register_backend(_BACKEND, _create, extended_api=True, devices=devices)
             reason = why_unusable(torch.__version__)
             if reason is not None:
                 # torch's is_backend_available() asks a function of this name, if there is one.

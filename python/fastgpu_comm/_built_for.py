@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# What the driver makes: on Linux, and under Windows' Linux.
+_DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg")
+
 
 def why_unusable(torch_version: str) -> str | None:
     """Returns why the native extension cannot be used with this version of torch, or None.
@@ -23,3 +28,15 @@ def why_unusable(torch_version: str) -> str | None:
         "installed; build it for this torch with `pip install --no-build-isolation "
         f"--force-reinstall --no-deps .` in its source folder, or install torch {TORCH_VERSION}"
     )
+
+
+def serves_cuda() -> bool:
+    """Returns whether the extension has code for GPUs and this machine a driver for NVIDIA's.
+
+    It asks nothing of CUDA, because a process that has used CUDA can no longer be forked.
+    """
+    try:
+        from fastgpu_comm._built_with import HAS_DEVICE_CODE
+    except ImportError:
+        return False
+    return HAS_DEVICE_CODE and any(map(os.path.exists, _DRIVER_FILES))

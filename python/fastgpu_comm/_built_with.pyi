@@ -1,1 +1,2 @@
 TORCH_VERSION: str
+HAS_DEVICE_CODE: bool

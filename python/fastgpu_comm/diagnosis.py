@@ -81,15 +81,15 @@ def _versions() -> Section:
         "libc": " ".join(platform.libc_ver()),
     }
 
-    def built() -> tuple[str, str]:
+    def built() -> tuple[str, str, str]:
         from fastgpu_comm import native
-        from fastgpu_comm._built_with import TORCH_VERSION
+        from fastgpu_comm._built_with import HAS_DEVICE_CODE, TORCH_VERSION
 
-        return TORCH_VERSION, native.compiler()
+        return TORCH_VERSION, native.compiler(), "yes" if HAS_DEVICE_CODE else "no"
 
     built_with = _attempt(built)
     if isinstance(built_with, tuple):
-        found["built for torch"], found["compiler"] = built_with
+        found["built for torch"], found["compiler"], found["code for GPUs"] = built_with
     return found
 
 

@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import copy
 import os
-import re
-import socket
-import time
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
-from tests.process.events import Events
 from tests.process.reference import ops_of, reduce_op, same, values
 from tests.torch_device import pretended
 from torch import nn
@@ -32,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8
 WAIT_MS = 30  # far longer than the calls around it
 
 
-def _start() -> Any:
+def start() -> Any:
     """Loads the device; returns its module, whose `sleep` keeps the current stream busy."""
     os.environ.setdefault("PRETENDED_DELAY_US", "200")
     os.environ["PRETENDED_SEED"] = str(dist.get_rank() + 1)
@@ -42,15 +36,21 @@ def _start() -> Any:
     return module
 
 
-def _group(**options: Any) -> dist.ProcessGroup:
-    return dist.new_group(backend=BACKENDS, **options)
+def _device() -> Any:
+    return torch.get_device_module("pretended")
+
+
+def new_group(**options: Any) -> dist.ProcessGroup:
+    """Returns a group of all ranks for tensors of the CPU and of the device."""
+    group: dist.ProcessGroup = dist.new_group(backend=BACKENDS, **options)
+    return group
 
 
 def collectives() -> None:
     """Every collective leaves what it leaves in tensors of the CPU."""
-    _start()
+    start()
     rank, _ = me_and_world()
-    group = _group()
+    group = new_group()
     for dtype in DTYPES:
         for size in ((1,), (3, 5), (30_011,)):
             mine = values(rank, dtype, *size)
@@ -135,12 +135,12 @@ def order_of_streams() -> None:
 
     wait() itself does not wait for the stream.
     """
-    device = _start()
+    device = start()
     rank, world = me_and_world()
-    group = _group()
+    group = new_group()
     total = float(sum(range(1, world + 1)))
-    for stream in (torch.pretended.current_stream(), torch.pretended.Stream()):
-        with torch.pretended.stream(stream):
+    for stream in (_device().current_stream(), _device().Stream()):
+        with _device().stream(stream):
             for _ in range(5):
                 tensor = torch.zeros(5000, device=DEVICE)
                 device.sleep(WAIT_MS)
@@ -155,14 +155,14 @@ def order_of_streams() -> None:
 
 def order_of_groups() -> None:
     """Two groups, called in two streams, run beside each other; each result has its own order."""
-    device = _start()
+    device = start()
     rank, world = me_and_world()
-    groups = [_group(), _group()]
-    streams = [torch.pretended.Stream(), torch.pretended.Stream()]
+    groups = [new_group(), new_group()]
+    streams = [_device().Stream(), _device().Stream()]
     tensors: list[torch.Tensor] = []
     works = []
     for turn in range(10):
-        with torch.pretended.stream(streams[turn % 2]):
+        with _device().stream(streams[turn % 2]):
             if turn == 0:
                 device.sleep(WAIT_MS)
             tensors.append(torch.full((3000 + turn,), float(rank + turn), device=DEVICE))
@@ -175,9 +175,9 @@ def order_of_groups() -> None:
 
 def futures() -> None:
     """The value of a future is ordered for who uses it, in callbacks as well."""
-    device = _start()
+    device = start()
     rank, world = me_and_world()
-    group = _group()
+    group = new_group()
     total = float(sum(range(1, world + 1)))
     tensor = torch.full((4000,), rank + 1.0, device=DEVICE)
     device.sleep(WAIT_MS)
@@ -192,9 +192,9 @@ def lifetimes() -> None:
 
     Freed memory is overwritten here, so peers would read or send what was not given.
     """
-    device = _start()
+    device = start()
     rank, world = me_and_world()
-    group = _group()
+    group = new_group()
     for size in (100, 300_000):
         results = []
         works = []
@@ -216,16 +216,16 @@ def lifetimes() -> None:
             dist.all_reduce(torch.ones(size, device=DEVICE), group=group, async_op=True)
             fresh.append(torch.full((size,), -1.0, device=DEVICE))
         dist.barrier(group=group)
-        torch.pretended.synchronize()
+        _device().synchronize()
         for tensor in fresh:
             same(tensor.cpu(), torch.full((size,), -1.0))
 
 
 def symmetric_memory() -> None:
     """Memory of `empty` is reused only after the stream that used it, and collectives take it."""
-    device = _start()
+    device = start()
     rank, world = me_and_world()
-    group = _group()
+    group = new_group()
     for turn in range(10):
         tensor = fastgpu_comm.empty(50_000, device=DEVICE)
         device.sleep(2)
@@ -234,10 +234,10 @@ def symmetric_memory() -> None:
         result = tensor.clone()
         del tensor
         other = fastgpu_comm.empty(50_000, device=DEVICE)
-        with torch.pretended.stream(torch.pretended.Stream()):
+        with _device().stream(_device().Stream()):
             other.fill_(-1.0)  # elsewhere, at once
         same(result.cpu(), torch.full((50_000,), float(sum(r + turn for r in range(world)))))
-        torch.pretended.synchronize()
+        _device().synchronize()
     with pytest.raises(fastgpu_comm.InvalidArgumentError, match="allowed: cpu and pretended"):
         fastgpu_comm.empty(1, device="meta")
     with pytest.raises(fastgpu_comm.CommError, match="7"):
@@ -246,9 +246,9 @@ def symmetric_memory() -> None:
 
 def messages() -> None:
     """Messages of tensors on GPUs, also before any collective, match by tag and keep the order."""
-    device = _start()
+    device = start()
     rank, world = me_and_world()
-    group = _group()
+    group = new_group()
     right, left = (rank + 1) % world, (rank - 1) % world
     for size in (0, 1, 50_000):
         outgoing = torch.zeros(size, device=DEVICE)
@@ -272,14 +272,15 @@ def messages() -> None:
     gate = device.hold()
     taken = [torch.zeros(50_000, device=DEVICE) for _ in sent]
     for tensor in taken:
-        work = dist.irecv(tensor, left, group=group)
-        assert work is not None
-        work.wait()
-        assert not work.is_completed()
+        receiving = dist.irecv(tensor, left, group=group)
+        assert receiving is not None
+        receiving.wait()
+        assert not receiving.is_completed()
     gate.open()
     for expected, tensor in zip(sent, taken, strict=True):
         same(tensor.cpu(), expected.cpu())
-    assert work.is_completed()
+    assert receiving is not None
+    assert receiving.is_completed()
     for sending in works:
         assert sending is not None
         sending.wait()
@@ -291,102 +292,19 @@ def messages() -> None:
         dist.send(received, 0, group=group)
 
 
-def bad_arguments() -> None:
-    """What cannot be done is refused, says what to do, and harms nothing."""
-    _start()
-    rank, world = me_and_world()
-    group = _group()
-    gap = torch.ones(4, 6, device=DEVICE)[:, :2]
-    refused: list[tuple[str, Callable[[], Any]]] = [
-        (r"pass tensor\.contiguous\(\)", lambda: dist.all_reduce(gap, group=group)),
-        (
-            "on several devices",
-            lambda: dist.all_gather(
-                [torch.ones(2, device=DEVICE), *[torch.ones(2)] * (world - 1)],
-                torch.ones(2, device=DEVICE),
-                group=group,
-            ),
-        ),
-        (
-            "AVG of int64 is not supported",
-            lambda: dist.all_reduce(
-                torch.ones(2, dtype=torch.int64, device=DEVICE), op=dist.ReduceOp.AVG, group=group
-            ),
-        ),
-        (
-            "uses GPU 0 on this rank",
-            lambda: dist.all_reduce(torch.ones(2, device="pretended:1"), group=group),
-        ),
-    ]
-    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
-    for text, call in refused:
-        with pytest.raises(fastgpu_comm.InvalidArgumentError, match=text):
-            call()
-    tensor = torch.full((3,), rank + 1.0, device=DEVICE).to(memory_format=torch.contiguous_format)
-    dist.all_reduce(tensor, group=group)
-    same(tensor.cpu(), torch.full((3,), float(sum(range(1, world + 1)))))
-
-
-def mismatch() -> None:
-    """Calls that differ raise on all ranks, and both are named."""
-    _start()
-    rank, _ = me_and_world()
-    group = _group()
-    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
-    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"count=(4|5)"):
-        dist.all_reduce(torch.ones(4 + (rank == 0), device=DEVICE), group=group)
-
-
-def time_out() -> None:
-    """A rank that does not come is named when the time is over."""
-    _start()
-    rank, world = me_and_world()
-    events = Events()
-    group = _group(timeout=timedelta(seconds=1))
-    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
-    if rank == world - 1:
-        events.wait("all others have failed")
-        return
-    start = time.monotonic()
-    with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match="Timed out after 1") as caught:
-        dist.all_reduce(torch.ones(300_000, device=DEVICE), group=group)
-    assert time.monotonic() - start < 30
-    assert caught.value.op == "all_reduce"
-    if rank == 0:
-        events.set("all others have failed")
-
-
-def lost_rank() -> None:
-    """A rank that dies is named by the others, with its host."""
-    _start()
-    rank, world = me_and_world()
-    events = Events()
-    group = _group()
-    tensor = torch.ones(300_000, device=DEVICE)
-    dist.all_reduce(tensor, group=group)
-    tensor.cpu()
-    if rank == world - 1:
-        for peer in range(world - 1):
-            events.wait(f"rank {peer} has its result")
-        os._exit(9)
-    events.set(f"rank {rank} has its result")
-    named = rf"rank {world - 1} \(host {re.escape(socket.gethostname())}"
-    with pytest.raises(fastgpu_comm.PeerLostError, match=named):
-        dist.all_reduce(tensor, group=group)
-
-
-def _model() -> nn.Module:
+def net() -> nn.Module:
+    """Returns the model that is trained."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(40, 300), nn.ReLU(), nn.Linear(300, 10))
 
 
 def training(ours: bool) -> None:
     """DistributedDataParallel on the GPU ends with the parameters of the one on the CPU."""
-    _start()
+    start()
     rank, _ = me_and_world()
-    group = _group()
+    group = new_group()
     kind = fastgpu_comm.DistributedDataParallel if ours else nn.parallel.DistributedDataParallel
-    model = _model()
+    model = net()
     on_cpu = kind(copy.deepcopy(model))
     on_gpu = kind(copy.deepcopy(model).to(DEVICE), process_group=group, bucket_cap_mb=0.02)
     trained = []
@@ -401,11 +319,3 @@ def training(ours: bool) -> None:
         trained.append([parameter.detach().cpu() for parameter in wrapped.parameters()])
     for expected, result in zip(*trained, strict=True):
         torch.testing.assert_close(result, expected)
-
-
-def codecs_are_refused() -> None:
-    """Codecs compress tensors of the CPU only, and say so."""
-    _start()
-    group = _group()
-    with pytest.raises(ValueError, match="not on the CPU"):
-        fastgpu_comm.DistributedDataParallel(_model().to(DEVICE), process_group=group, codec="int8")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.process import device_checks as checks
+from tests.process import device_failure_checks as failures
 from tests.process.ranks import Ranks, Setting
 
 SHM = Setting(2)
@@ -29,10 +30,10 @@ def ranks() -> Iterator[Ranks]:
         checks.futures,
         checks.lifetimes,
         checks.symmetric_memory,
-        checks.bad_arguments,
-        checks.mismatch,
-        checks.time_out,
-        checks.codecs_are_refused,
+        failures.bad_arguments,
+        failures.mismatch,
+        failures.time_out,
+        failures.codecs_are_refused,
     ],
     ids=lambda check: check.__name__,
 )
@@ -53,4 +54,4 @@ def test_training(ranks: Ranks, ours: bool, symmetric: bool) -> None:
 
 
 def test_lost_rank(ranks: Ranks) -> None:
-    ranks.run(checks.lost_rank, Setting(3), expect_killed=(2,))
+    ranks.run(failures.lost_rank, Setting(3), expect_killed=(2,))

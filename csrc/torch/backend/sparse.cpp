@@ -62,6 +62,18 @@ void check_agreement(const at::Tensor& shapes, int rank) {
   }
 }
 
+void check_sparse(const char* op, const at::Tensor& tensor, const c10d::ReduceOp& reduce_op) {
+  if (reduce_op.op_ != c10d::ReduceOp::AVG && reduce_op.op_ != c10d::ReduceOp::SUM) {
+    raise_invalid(op,
+                  "sparse tensors can be reduced with SUM and AVG only; pass tensor.to_dense() to "
+                  "use another op");
+  }
+  if (!tensor.device().is_cpu()) {
+    raise_invalid(op, "a sparse tensor is on " + tensor.device().str() +
+                          "; move it with .cpu(), or pass tensor.to_dense()");
+  }
+}
+
 }  // namespace
 
 TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
@@ -72,21 +84,11 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
                       {c10d::OpType::_ALLREDUCE_SPARSE, "fastgpu:sparse_all_reduce", "all_reduce"},
                       tensors, opts);
   const at::Tensor& tensor = single(builder.op(), tensors);
-  const bool average = opts.reduceOp.op_ == c10d::ReduceOp::AVG;
-  if (!average && opts.reduceOp.op_ != c10d::ReduceOp::SUM) {
-    raise_invalid(
-        builder.op(),
-        "sparse tensors can be reduced with SUM and AVG only; pass tensor.to_dense() to use "
-        "another op");
-  }
+  check_sparse(builder.op(), tensor, opts.reduceOp);
   if (estimate_.of_this_thread()) {
     raise_invalid(builder.op(),
                   "the time of a sparse all-reduce cannot be estimated, because it depends on the "
                   "tensors of the other ranks; estimate the dense one");
-  }
-  if (!tensor.device().is_cpu()) {
-    raise_invalid(builder.op(), "a sparse tensor is on " + tensor.device().str() +
-                                    "; move it with .cpu(), or pass tensor.to_dense()");
   }
   const at::Tensor input = tensor.coalesce();
   c10d::AllgatherOptions gather_opts;
@@ -131,7 +133,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_sparse(TensorList& tensors,
   at::Tensor sum = at::sparse_coo_tensor(at::cat(index_parts).t().contiguous(),
                                          at::cat(value_parts), tensor.sizes(), tensor.options())
                        .coalesce();
-  if (average) sum.values().div_(getSize());
+  if (opts.reduceOp.op_ == c10d::ReduceOp::AVG) sum.values().div_(getSize());
   at::Tensor(tensor).copy_(sum);
   return builder.finish({tensor});
 }

@@ -1,0 +1,113 @@
+"""Checks of failures with tensors on GPUs, run by test_devices.py on every rank."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.device_checks import DEVICE, net, new_group, start
+from tests.process.events import Events
+from tests.process.reference import same
+
+import fastgpu_comm
+
+
+def bad_arguments() -> None:
+    """What cannot be done is refused, says what to do, and harms nothing."""
+    start()
+    rank, world = me_and_world()
+    group = new_group()
+    gap = torch.ones(4, 6, device=DEVICE)[:, :2]
+    refused: list[tuple[str, Callable[[], Any]]] = [
+        (r"pass tensor\.contiguous\(\)", lambda: dist.all_reduce(gap, group=group)),
+        (
+            "on several devices",
+            lambda: dist.all_gather(
+                [torch.ones(2, device=DEVICE), *[torch.ones(2)] * (world - 1)],
+                torch.ones(2, device=DEVICE),
+                group=group,
+            ),
+        ),
+        (
+            "AVG of int64 is not supported",
+            lambda: dist.all_reduce(
+                torch.ones(2, dtype=torch.int64, device=DEVICE), op=dist.ReduceOp.AVG, group=group
+            ),
+        ),
+        (
+            "uses GPU 0 on this rank",
+            lambda: dist.all_reduce(torch.ones(2, device="pretended:1"), group=group),
+        ),
+    ]
+    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
+    for text, call in refused:
+        with pytest.raises(fastgpu_comm.InvalidArgumentError, match=text):
+            call()
+    tensor = torch.full((3,), rank + 1.0, device=DEVICE).to(memory_format=torch.contiguous_format)
+    dist.all_reduce(tensor, group=group)
+    same(tensor.cpu(), torch.full((3,), float(sum(range(1, world + 1)))))
+
+
+def mismatch() -> None:
+    """Calls that differ raise on all ranks, and both are named."""
+    start()
+    rank, _ = me_and_world()
+    group = new_group()
+    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"count=(4|5)"):
+        dist.all_reduce(torch.ones(4 + (rank == 0), device=DEVICE), group=group)
+
+
+def time_out() -> None:
+    """A rank that does not come is named when the time is over."""
+    start()
+    rank, world = me_and_world()
+    events = Events()
+    group = new_group(timeout=timedelta(seconds=1))
+    dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
+    if rank == world - 1:
+        events.wait("all others have failed")
+        return
+    began = time.monotonic()
+    with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match="Timed out after 1") as caught:
+        dist.all_reduce(torch.ones(300_000, device=DEVICE), group=group)
+    assert time.monotonic() - began < 30
+    assert caught.value.op == "all_reduce"
+    if rank == 0:
+        events.set("all others have failed")
+
+
+def lost_rank() -> None:
+    """A rank that dies is named by the others, with its host."""
+    start()
+    rank, world = me_and_world()
+    events = Events()
+    group = new_group()
+    tensor = torch.ones(300_000, device=DEVICE)
+    dist.all_reduce(tensor, group=group)
+    tensor.cpu()
+    if rank == world - 1:
+        for peer in range(world - 1):
+            events.wait(f"rank {peer} has its result")
+        os._exit(9)
+    events.set(f"rank {rank} has its result")
+    named = rf"rank {world - 1} \(host {re.escape(socket.gethostname())}"
+    with pytest.raises(fastgpu_comm.PeerLostError, match=named):
+        dist.all_reduce(tensor, group=group)
+
+
+def codecs_are_refused() -> None:
+    """Codecs compress tensors of the CPU only, and say so."""
+    start()
+    group = new_group()
+    with pytest.raises(ValueError, match="not on the CPU"):
+        fastgpu_comm.DistributedDataParallel(net().to(DEVICE), process_group=group, codec="int8")
