@@ -1,9 +1,10 @@
 """Checks and measures device code on this machine's GPU: gpu_check.py [--build-only].
 
-Builds tests/gpu without torch, for the GPU's own architecture. Runs each section as a separate
-process, so that a kernel that hangs or faults costs one section. Prints each line as it is known,
-and writes a report. Exit status: 0 if every check passed, 1 if not, 77 if there is no GPU. A missed
-target is no failure. Needs nvcc, cmake and ninja, and no network.
+Builds tests/gpu without torch, for the GPU's own architecture, and beside it the extension, if this
+Python has a CUDA build of torch. Runs each section as a separate process, so that a kernel that
+hangs or faults costs one section. Prints each line as it is known, and writes a report. Exit
+status: 0 if every check passed, 1 if not, 77 if there is no GPU. A missed target is no failure.
+Needs nvcc, cmake and ninja, and no network.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import ctypes
 import datetime
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = Path("tests/gpu/fastgpu_gpu_check")
 TOOLS = ("nvcc", "cmake", "ninja")
 NO_GPU = 77
-LIMIT_S = 450  # of all steps together
+LIMIT_S = 480  # of all steps together
 ANY_GPU = "90-real"  # what --build-only compiles for
 
 
@@ -40,6 +42,7 @@ class Step(NamedTuple):
     section: str
     limit_s: float
     sanitizer: str = ""  # the tool of compute-sanitizer
+    through_torch: bool = False  # a section of gpu_torch.py, which needs the extension
 
 
 CHECKS = ("reduce", "codec", "lanes", "small")
@@ -56,6 +59,9 @@ STEPS = (
     *(Step(f"{s} under racecheck", s, 30, "racecheck") for s in CHECKS),
     Step("rates", "rates", 60),
     Step("rates of codecs", "codec_rates", 40),
+    Step("tensors in torch", "tests", 150, through_torch=True),
+    Step("ranks that share the GPU", "collectives", 120, through_torch=True),
+    Step("rates through torch", "rates", 120, through_torch=True),
 )
 
 
@@ -90,8 +96,55 @@ def build(folder: Path, architecture: str) -> bool:
     return all(subprocess.run(command).returncode == 0 for command in (configure, make))
 
 
+class Extension:
+    """The extension for torch, which is built while the other steps run."""
+
+    def __init__(self, folder: Path, architecture: str) -> None:
+        """Starts the build, if this Python has a CUDA build of torch."""
+        self._folder = folder
+        self._reason = why_no_torch()
+        self._build: subprocess.Popen[str] | None = None
+        if self._reason:
+            return
+        configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder)]
+        configure += ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_UNITY_BUILD=ON", "-DFASTGPU_CUDA=ON"]
+        configure += [f"-DCMAKE_CUDA_ARCHITECTURES={architecture}", "--log-level=WARNING"]
+        configure += [f"-DPython_EXECUTABLE={sys.executable}"]
+        make = ["cmake", "--build", str(folder), "--target", "fastgpu_native"]
+        self._build = subprocess.Popen(
+            ["sh", "-c", f"{shlex.join(configure)} && {shlex.join(make)}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def why_not(self) -> str:
+        """Waits for the build and installs it; returns why it cannot be used, or an empty text."""
+        if self._build is not None:
+            said, _ = self._build.communicate()
+            if self._build.returncode == 0:
+                for name in ("_native*.so", "_built_with.py"):
+                    for built in (self._folder / "csrc/torch").glob(name):
+                        shutil.copy(built, ROOT / "python/fastgpu_comm")
+            else:
+                self._reason = "the extension does not build: " + " / ".join(said.splitlines()[-5:])
+            self._build = None
+        return self._reason
+
+
+def why_no_torch() -> str:
+    """Returns why this Python cannot build the extension; empty if it can."""
+    asked = "import torch, pybind11; print(torch.version.cuda or '')"
+    result = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    if result.returncode != 0:
+        return f"{sys.executable} has no torch or no pybind11"
+    return "" if result.stdout.strip() else f"torch in {sys.executable} is for CPUs"
+
+
 def command_of(step: Step, program: Path, sanitizer: str) -> list[str]:
     """Returns the command that runs a step."""
+    if step.through_torch:
+        return [sys.executable, str(ROOT / "tools/gpu_torch.py"), step.section]
     if not step.sanitizer:
         return [str(program), step.section]
     wrapped = [sanitizer, "--tool", step.sanitizer, "--error-exitcode", "9", str(program)]
@@ -171,15 +224,20 @@ def run(step: Step, command: Sequence[str], limit_s: float) -> Result:
     return Result(step.title, lines, time.monotonic() - begin)
 
 
-def run_all(program: Path, write: bool, report: Path, machine: Machine) -> bool:
+def run_all(
+    program: Path, extension: Extension, write: bool, report: Path, machine: Machine
+) -> bool:
     """Runs all steps; returns whether no check failed."""
     begin = time.monotonic()
     sanitizer = find_sanitizer()
     results: list[Result] = []
     for step in STEPS:
         left = LIMIT_S - (time.monotonic() - begin)
-        if step.sanitizer and not sanitizer:
-            results.append(Result(step.title, [Line("skip", (step.title, "no compute-sanitizer"))]))
+        why_not = "no compute-sanitizer" if step.sanitizer and not sanitizer else ""
+        if step.through_torch:
+            why_not = extension.why_not()
+        if why_not:
+            results.append(Result(step.title, [Line("skip", (step.title, why_not))]))
             print(shown(results[-1].lines[0]), flush=True)
         elif left < 1:
             results.append(Result(step.title, [Line("FAIL", (step.title, "no time was left"))]))
@@ -235,15 +293,18 @@ def main(arguments: Sequence[str]) -> int:
         print(f"gpu-check: missing on PATH: {', '.join(missing)}")
         return 1
     begin = time.monotonic()
-    if not build(options.build, ANY_GPU if options.build_only else "native"):
+    architecture = ANY_GPU if options.build_only else "native"
+    extension = Extension(options.build / "torch", architecture)
+    if not build(options.build, architecture):
         print("gpu-check: the build failed")
         return 1
     print(f"built in {time.monotonic() - begin:.0f} s", flush=True)
     if options.build_only:
+        print(f"extension: {extension.why_not() or 'built'}")
         return 0
     program = options.build / PROGRAM
     machine = this_machine(arguments)
-    passed = run_all(program, not options.no_report, options.report, machine)
+    passed = run_all(program, extension, not options.no_report, options.report, machine)
     print("gpu-check: passed" if passed else "gpu-check: FAILED", flush=True)
     return 0 if passed else 1
 

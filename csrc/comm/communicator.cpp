@@ -158,7 +158,7 @@ std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
 }
 
 std::shared_ptr<Work> Communicator::run_on_device(CollectiveCall& call) {
-  DeviceMember& device = device_side_->member_for_collectives(call.stream->device, *this);
+  DeviceMember& device = device_side_->member_for_collective(*call.stream, *this);
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
   device.check(call);
   const bool synchronous = call.synchronous;
@@ -188,7 +188,7 @@ std::shared_ptr<Work> Communicator::send(MessageCall call) {
   const auto message = make_message(call, true);
   const auto post = [messages = messages_, message] { messages->post_send(message); };
   if (call.stream) {
-    device_side_->member(call.stream->device).stage_send(message, call, post);
+    device_side_->member_for_message(*call.stream).stage_send(message, call, post);
   } else {
     post();
   }
@@ -198,7 +198,7 @@ std::shared_ptr<Work> Communicator::send(MessageCall call) {
 
 std::shared_ptr<Work> Communicator::recv(MessageCall call) {
   const auto message = make_message(call, false);
-  if (call.stream) device_side_->member(call.stream->device).stage_recv(*message, call);
+  if (call.stream) device_side_->member_for_message(*call.stream).stage_recv(*message, call);
   messages_->post_recv(message);
   submit_message(*message->work, call);
   return message->work;

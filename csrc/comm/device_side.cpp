@@ -16,10 +16,24 @@ DeviceMember& DeviceSide::member(int device) {
                                          "; move the tensor, or make another group for that GPU");
 }
 
-DeviceMember& DeviceSide::member_for_collectives(int device, Communicator& communicator) {
+// Peers are waited for by the host, which takes no part in a graph's replay.
+void DeviceSide::refuse_capture(StreamHandle stream) const {
+  if (!parts_.runtime.devices().is_captured(stream)) return;
+  raise(ErrorKind::kInvalidArgument,
+        "calls on tensors of GPUs cannot be captured in a graph; make the call outside of the "
+        "capture");
+}
+
+DeviceMember& DeviceSide::member_for_message(StreamHandle stream) {
+  refuse_capture(stream);
+  return member(stream.device);
+}
+
+DeviceMember& DeviceSide::member_for_collective(StreamHandle stream, Communicator& communicator) {
   std::string why_not;
   try {
-    DeviceMember& made = member(device);
+    refuse_capture(stream);
+    DeviceMember& made = member(stream.device);
     made.set_up(communicator);
     return made;
   } catch (const CommError& error) {

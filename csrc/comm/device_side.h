@@ -16,10 +16,12 @@ class DeviceSide {
 
   // Raises InvalidArgumentError if the communicator uses another GPU, or this one cannot be used.
   DeviceMember& member(int device);
+  // The same for a call behind work of a stream. Raises also if the stream is being captured.
+  DeviceMember& member_for_message(StreamHandle stream);
   // The same for collectives, which every rank calls. If this is the first one, the ranks tell each
   // other what they can use. A rank that cannot use its GPU says why, so that the others need not
   // wait for it; then all raise.
-  DeviceMember& member_for_collectives(int device, Communicator& communicator);
+  DeviceMember& member_for_collective(StreamHandle stream, Communicator& communicator);
 
   bool busy() const;
   void add_to(Counters& counters) const;
@@ -29,6 +31,7 @@ class DeviceSide {
 
  private:
   bool is_made() const;
+  void refuse_capture(StreamHandle stream) const;
 
   const DeviceMember::Parts parts_;
   mutable std::mutex mutex_;  // guards member_

@@ -57,6 +57,8 @@ class CudaRuntime final : public DeviceRuntime {
     check_cuda(cudaStreamSynchronize(raw(stream)), "wait for a stream" + of(stream.device));
   }
 
+  bool is_captured(StreamHandle stream) override;
+
   EventHandle make_event(int device) override;
   void destroy(EventHandle event) noexcept override { cudaEventDestroy(raw(event)); }
   void record(EventHandle event, StreamHandle stream) override {
@@ -124,6 +126,14 @@ StreamHandle CudaRuntime::make_stream(int device) {
   check_cuda(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
              "make a stream" + of(device));
   return {stream, device};
+}
+
+bool CudaRuntime::is_captured(StreamHandle stream) {
+  const auto scope = on(stream.device);
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(raw(stream), &status),
+             "ask whether a stream is captured" + of(stream.device));
+  return status != cudaStreamCaptureStatusNone;
 }
 
 EventHandle CudaRuntime::make_event(int device) {

@@ -97,6 +97,8 @@ class DeviceRuntime {
   virtual void destroy(StreamHandle stream) noexcept = 0;
   // Blocks the calling thread until the stream has done everything.
   virtual void synchronize(StreamHandle stream) = 0;
+  // Whether the stream's work is being recorded for a graph, and not done.
+  virtual bool is_captured(StreamHandle stream) = 0;
 
   virtual EventHandle make_event(int device) = 0;
   virtual void destroy(EventHandle event) noexcept = 0;

@@ -7,6 +7,7 @@ This is the only list of them: `fastgpu_comm` looks up its attributes here. The 
 from fastgpu_comm import codecs as codecs
 from fastgpu_comm import hooks as hooks
 from fastgpu_comm.backend import empty as empty
+from fastgpu_comm.backend import mem_pool as mem_pool
 from fastgpu_comm.backend import monitored_barrier as monitored_barrier
 from fastgpu_comm.backend import stats as stats
 from fastgpu_comm.ddp import DistributedDataParallel as DistributedDataParallel

@@ -194,6 +194,29 @@ def empty(
     return native.empty(sizes, dtype, torch.device(device))
 
 
+def mem_pool() -> Any:
+    """Returns a torch.cuda.MemPool in symmetric memory: the ranks of this host read it in place.
+
+    What torch allocates in `torch.cuda.use_mem_pool(pool)` lies there. The memory stays the pool's
+    until the process ends.
+
+    Raises:
+        RuntimeError: This build of torch has no CUDA.
+    """
+    from fastgpu_comm import native
+
+    if torch.version.cuda is None:
+        raise RuntimeError("mem_pool needs a CUDA build of torch, and this one is for CPUs")
+    allocator = torch.cuda.memory.CUDAPluggableAllocator(
+        native.path, "fastgpu_device_allocate", "fastgpu_device_free"
+    )
+    _allocators.append(allocator)  # pools do not keep their allocator
+    return torch.cuda.MemPool(allocator.allocator())
+
+
+_allocators: list[Any] = []
+
+
 def _sizes_of(size: tuple[Any, ...]) -> list[int]:
     """Returns the shape that the arguments of `empty` denote."""
     for shape in (size, *size) if len(size) == 1 else (size,):

@@ -6,6 +6,8 @@ built for another torch fails with undefined symbols, or crashes.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from fastgpu_comm._built_for import why_unusable
@@ -46,3 +48,5 @@ except ImportError as error:
         f"fastgpu_comm's native extension does not match its Python code: {error}; run `make "
         "build` in the source folder, or reinstall fastgpu_comm"
     ) from error
+
+path: str = str(sys.modules["fastgpu_comm._native"].__file__)  # for torch's CUDAPluggableAllocator

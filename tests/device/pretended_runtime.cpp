@@ -238,6 +238,9 @@ class PretendedRuntime final : public DeviceRuntime {
   }
   void destroy(StreamHandle stream) noexcept override { delete of(stream); }
   void synchronize(StreamHandle stream) override { of(stream)->synchronize(); }
+  bool is_captured(StreamHandle /*stream*/) override {
+    return options_.fault == RuntimeFault::kCaptures;
+  }
 
   EventHandle make_event(int device) override {
     require_device(device);

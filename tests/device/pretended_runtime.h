@@ -23,6 +23,7 @@ enum class RuntimeFault : uint8_t {
   kDeviceFails,      // every event reports that the device has failed
   kMapsOther,        // memory of a peer is mapped, but not the memory that was asked for
   kMapsNothing,      // memory of a peer cannot be mapped
+  kCaptures,         // all streams are captured in graphs
 };
 
 struct PretendedOptions {

@@ -268,6 +268,20 @@ TEST(a_rank_without_its_gpu_is_named_by_all) {
   });
 }
 
+TEST(captured_calls_are_refused) {
+  with_gpu_ranks(2, {}, {.fault = RuntimeFault::kCaptures}, [](GpuRank& rank) {
+    CollectiveCall call;
+    call.shape.collective = Collective::kAllReduce;
+    call.shape.count = 4;
+    call.data = rank.upload(drawn_floats(16, 1), true);
+    CHECK_THROWS(rank.run(call), InvalidArgumentError, "cannot be captured in a graph");
+    MessageCall message;
+    message.peer = 1 - rank.communicator().rank();
+    message.stream = rank.stream();
+    CHECK_THROWS(rank.communicator().send(message), InvalidArgumentError, "cannot be captured");
+  });
+}
+
 TEST(a_group_uses_one_gpu) {
   with_gpu_ranks(2, {}, {.devices = 2}, [](GpuRank& rank) {
     compare(rank, {.collective = Collective::kAllReduce, .count = 9}, true, 1);

@@ -1,33 +1,62 @@
-"""Checks of tensors on GPUs, run by test_devices.py on every rank, with a device of the tests.
+"""Checks of tensors on GPUs, run by test_devices.py on every rank.
 
-Its streams run later than the calls, with drawn delays, so that a missing order shows.
+By default the GPU is a device of the tests, whose streams run later than the calls, with drawn
+delays, so that a missing order shows. CHECKED_DEVICE=cuda takes a real one: `make gpu-check`.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.reference import ops_of, reduce_op, same, values
 from tests.torch_device import pretended
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 import fastgpu_comm
 from fastgpu_comm import native
+from fastgpu_comm.bench.exchange import Exchange
+from fastgpu_comm.bench.measure import Budget
+from fastgpu_comm.bench.worker import Settings, Worker
+from fastgpu_comm.collectives import COLLECTIVES
 
-BACKENDS = "cpu:fastgpu,pretended:fastgpu"
-DEVICE = "pretended:0"
+TYPE = os.environ.get("CHECKED_DEVICE", "pretended")
+BACKENDS = f"cpu:fastgpu,{TYPE}:fastgpu"
+DEVICE = f"{TYPE}:0"
+CYCLES_PER_MS = 2_000_000  # of an NVIDIA GPU, about
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
 WAIT_MS = 30  # far longer than the calls around it
 
 
+class RealDevice:
+    """What the pretended device's module offers, by a real one: streams that are kept busy."""
+
+    def sleep(self, time_ms: float) -> None:
+        """Keeps the current stream busy."""
+        torch.cuda._sleep(int(time_ms * CYCLES_PER_MS))
+
+    def hold(self) -> RealDevice:
+        """Keeps the current stream busy for longer than the calls that follow take."""
+        self.sleep(10 * WAIT_MS)
+        return self
+
+    def open(self) -> None:
+        """Does nothing: the stream goes on by itself."""
+
+
 def start() -> Any:
     """Loads the device; returns its module, whose `sleep` keeps the current stream busy."""
+    if TYPE != "pretended":
+        torch.cuda.set_device(0)
+        return RealDevice()
     os.environ.setdefault("PRETENDED_DELAY_US", "200")
     os.environ["PRETENDED_SEED"] = str(dist.get_rank() + 1)
     module = pretended.load()
@@ -36,8 +65,9 @@ def start() -> Any:
     return module
 
 
-def _device() -> Any:
-    return torch.get_device_module("pretended")
+def device_module() -> Any:
+    """Returns torch's module for the device, such as torch.cuda."""
+    return torch.get_device_module(TYPE)
 
 
 def new_group(**options: Any) -> dist.ProcessGroup:
@@ -139,8 +169,8 @@ def order_of_streams() -> None:
     rank, world = me_and_world()
     group = new_group()
     total = float(sum(range(1, world + 1)))
-    for stream in (_device().current_stream(), _device().Stream()):
-        with _device().stream(stream):
+    for stream in (device_module().current_stream(), device_module().Stream()):
+        with device_module().stream(stream):
             for _ in range(5):
                 tensor = torch.zeros(5000, device=DEVICE)
                 device.sleep(WAIT_MS)
@@ -158,11 +188,11 @@ def order_of_groups() -> None:
     device = start()
     rank, world = me_and_world()
     groups = [new_group(), new_group()]
-    streams = [_device().Stream(), _device().Stream()]
+    streams = [device_module().Stream(), device_module().Stream()]
     tensors: list[torch.Tensor] = []
     works = []
     for turn in range(10):
-        with _device().stream(streams[turn % 2]):
+        with device_module().stream(streams[turn % 2]):
             if turn == 0:
                 device.sleep(WAIT_MS)
             tensors.append(torch.full((3000 + turn,), float(rank + turn), device=DEVICE))
@@ -185,63 +215,6 @@ def futures() -> None:
     twice = future.then(lambda done: done.value()[0] * 2)
     same(twice.wait().cpu(), torch.full((4000,), 2 * total))
     same(future.wait()[0].cpu(), torch.full((4000,), total))
-
-
-def lifetimes() -> None:
-    """A tensor that its caller drops is neither freed nor reused before the call is done with it.
-
-    Freed memory is overwritten here, so peers would read or send what was not given.
-    """
-    device = start()
-    rank, world = me_and_world()
-    group = new_group()
-    for size in (100, 300_000):
-        results = []
-        works = []
-        for turn in range(6):
-            device.sleep(3)
-            given = torch.full((size,), float(rank * 10 + turn), device=DEVICE)
-            results.append(torch.zeros(world * size, device=DEVICE))
-            works.append(
-                dist.all_gather_into_tensor(results[-1], given, group=group, async_op=True)
-            )
-            del given
-            torch.full((size,), -1.0, device=DEVICE)  # wants memory of this size
-        for turn, (work, result) in enumerate(zip(works, results, strict=True)):
-            work.wait()
-            expected = torch.cat([torch.full((size,), float(r * 10 + turn)) for r in range(world)])
-            same(result.cpu(), expected)
-        fresh = []
-        for _ in range(6):  # the result is dropped, and its memory wanted, before it is there
-            dist.all_reduce(torch.ones(size, device=DEVICE), group=group, async_op=True)
-            fresh.append(torch.full((size,), -1.0, device=DEVICE))
-        dist.barrier(group=group)
-        _device().synchronize()
-        for tensor in fresh:
-            same(tensor.cpu(), torch.full((size,), -1.0))
-
-
-def symmetric_memory() -> None:
-    """Memory of `empty` is reused only after the stream that used it, and collectives take it."""
-    device = start()
-    rank, world = me_and_world()
-    group = new_group()
-    for turn in range(10):
-        tensor = fastgpu_comm.empty(50_000, device=DEVICE)
-        device.sleep(2)
-        tensor.fill_(float(rank + turn))
-        dist.all_reduce(tensor, group=group)
-        result = tensor.clone()
-        del tensor
-        other = fastgpu_comm.empty(50_000, device=DEVICE)
-        with _device().stream(_device().Stream()):
-            other.fill_(-1.0)  # elsewhere, at once
-        same(result.cpu(), torch.full((50_000,), float(sum(r + turn for r in range(world)))))
-        _device().synchronize()
-    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="allowed: cpu and pretended"):
-        fastgpu_comm.empty(1, device="meta")
-    with pytest.raises(fastgpu_comm.CommError, match="7"):
-        fastgpu_comm.empty(1, device="pretended:7")
 
 
 def messages() -> None:
@@ -319,3 +292,54 @@ def training(ours: bool) -> None:
         trained.append([parameter.detach().cpu() for parameter in wrapped.parameters()])
     for expected, result in zip(*trained, strict=True):
         torch.testing.assert_close(result, expected)
+
+
+def sharded_training() -> None:
+    """FSDP2 on the GPU ends with the parameters of FSDP2 on the CPU."""
+    start()
+    rank, _ = me_and_world()
+    trained = []
+    for kind, group in (("cpu", dist.new_group(backend="fastgpu")), (TYPE, new_group())):
+        model: Any = net().to(kind)
+        mesh = DeviceMesh.from_group(group, kind)
+        fully_shard(model[2], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(3):
+            model(torch.randn(16, 40, generator=generator).to(kind)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append([each.full_tensor().detach().cpu() for each in model.parameters()])
+    for expected, result in zip(*trained, strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+def benchmark() -> None:
+    """`fastgpu-comm bench --device` measures every collective on the device, with right results."""
+    start()
+    rank, world = me_and_world()
+    settings = Settings(
+        collectives=list(COLLECTIVES),
+        backends=["fastgpu"],
+        sizes=[40, 4000],
+        dtypes=["float32"],
+        redops=["sum", "max"],
+        root=0,
+        budget=Budget(seconds=0, least_calls=2, warmup_calls=1),
+        touch=False,
+        timeout=timedelta(seconds=60),
+        device=TYPE,
+    )
+    store = dist.PrefixStore("bench", dist.distributed_c10d._get_default_store())
+    job: Any = SimpleNamespace(
+        rank=rank,
+        world_size=world,
+        groups={"fastgpu": new_group()},
+        exchange=Exchange(store, rank, world),
+    )
+    rows = [row for _, rows in Worker(settings, job).run() for row in rows]
+    assert len(rows) > len(COLLECTIVES)
+    for row in rows:
+        assert (row.error, row.wrong) == (None, 0), row
+        assert row.timing is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.process import device_checks as checks
 from tests.process import device_failure_checks as failures
+from tests.process import device_memory_checks as memory
 from tests.process.ranks import Ranks, Setting
 
 SHM = Setting(2)
@@ -28,8 +29,10 @@ def ranks() -> Iterator[Ranks]:
         checks.order_of_streams,
         checks.order_of_groups,
         checks.futures,
-        checks.lifetimes,
-        checks.symmetric_memory,
+        memory.lifetimes,
+        memory.symmetric_memory,
+        checks.sharded_training,
+        checks.benchmark,
         failures.bad_arguments,
         failures.mismatch,
         failures.time_out,

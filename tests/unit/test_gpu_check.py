@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import gpu_check
+import gpu_torch
 import pytest
 from gpu_check import Output, Step
 from gpu_report import Line, Machine, Result, parse, render, shown
@@ -134,18 +135,57 @@ def test_all_steps_end_in_a_report(
 printf "$kind\t$1 check\tdetail\nend\t$1\n"; exit $status"""
     program = Path(script(tmp_path, text.replace("NAME", str(fails)))[0])
     report = tmp_path / "results" / "report.md"
-    assert gpu_check.run_all(program, True, report, MACHINE) is not fails
+    monkeypatch.setattr(gpu_check, "why_no_torch", lambda: "no torch here")
+    extension = gpu_check.Extension(tmp_path, "native")
+    assert gpu_check.run_all(program, extension, True, report, MACHINE) is not fails
     written = report.read_text()
     assert "| lanes under racecheck | lanes under racecheck | did not run |" in written
     assert "| reduce check | passed | detail |" in written
     assert ("| small check | **failed** | detail |" in written) is fails
     assert "| rates | rates check | passed | detail |" in written  # after the failure, too
+    assert "| tensors in torch | tensors in torch | did not run | no torch here |" in written
     assert "Did not run" not in written
 
 
 def test_every_section_of_the_program_is_run() -> None:
     text = (gpu_check.ROOT / "tests/gpu/main.cpp").read_text()
     listed = text[text.index("kSections{") : text.index("int run(")]
-    for section in {step.section for step in gpu_check.STEPS}:
+    sections = {step.section for step in gpu_check.STEPS if not step.through_torch}
+    for section in sections:
         assert f'"{section}"' in listed
-    assert listed.count("Section{") == len({step.section for step in gpu_check.STEPS})
+    assert listed.count("Section{") == len(sections)
+    through_torch = {step.section for step in gpu_check.STEPS if step.through_torch}
+    assert through_torch == set(gpu_torch.SECTIONS)
+
+
+def test_outcomes_of_tests_become_lines() -> None:
+    output = """..F [100%]
+PASSED tests/process/test_devices.py::test_device[order of streams]
+FAILED tests/process/test_devices.py::test_lost_rank - AssertionError: rank 0
+SKIPPED [1] tests/process/test_devices.py:9: no reason
+1 failed, 1 passed"""
+    assert gpu_torch.outcomes(output) == [
+        ("ok", "test_device[order of streams]", "passed"),
+        ("FAIL", "test_lost_rank", "AssertionError: rank 0"),
+    ]
+
+
+def test_rows_that_failed_or_are_wrong_are_faults() -> None:
+    row = {"collective": "reduce", "size_bytes": 8, "wrong": 0, "error": None}
+    rows = [row, row | {"wrong": 3}, row | {"error": "PeerLostError: rank 1"}]
+    assert gpu_torch.faults_of(rows) == [
+        "reduce of 8 bytes: 3 wrong elements",
+        "reduce of 8 bytes: PeerLostError: rank 1",
+    ]
+
+
+@pytest.mark.parametrize(("time_us", "verdict"), [(100.0, "met"), (200.0, "missed")])
+def test_a_rate_is_a_share_of_the_traffic_bound(
+    capsys: pytest.CaptureFixture[str], time_us: float, verdict: str
+) -> None:
+    size = gpu_torch.MEASURED_BYTES
+    row = {"size_bytes": size, "backend": "fastgpu", "timing": {"p50_us": time_us}}
+    gpu_torch.report(row, 2, copied=4 * size / 80)  # the traffic takes 80 us
+    line = parse(capsys.readouterr().out)
+    assert line is not None
+    assert line.fields[2:] == (f"{80 / time_us:.0%}", "70%", verdict)

@@ -109,3 +109,23 @@ at::Tensor device_tensor(const std::vector<int64_t>& sizes, at::ScalarType dtype
 }
 
 }  // namespace fastgpu
+
+// For torch's CUDAPluggableAllocator, which finds them by name (fastgpu_comm.mem_pool).
+extern "C" {
+__attribute__((visibility("default"))) void* fastgpu_device_allocate(std::size_t size_bytes,
+                                                                     int device,
+                                                                     void* /*stream*/) {
+  try {
+    return fastgpu::StreamOrderedHeap::of(device).allocate(size_bytes);
+  } catch (const std::exception& error) {  // nullptr tells torch that there is no memory
+    fastgpu::log(fastgpu::LogLevel::kWarn, "device_allocation_failed",
+                 "message=" + fastgpu::in_quotes(error.what()));
+    return nullptr;
+  }
+}
+__attribute__((visibility("default"))) void fastgpu_device_free(void* memory,
+                                                                std::size_t /*size_bytes*/,
+                                                                int device, void* stream) {
+  fastgpu::StreamOrderedHeap::of(device).free(static_cast<std::byte*>(memory), {stream, device});
+}
+}

@@ -28,6 +28,7 @@ class Case:
     reduction: str  # "none" if the collective does not reduce
     count: int
     in_place: bool
+    device: str = "cpu"
 
     @property
     def operation(self) -> dist.ReduceOp.RedOpType:
@@ -39,7 +40,7 @@ class Case:
 
     def buffer(self, shares: int = 1) -> torch.Tensor:
         """Returns a zeroed buffer of `shares` times `count` elements."""
-        return torch.zeros(self.count * shares, dtype=self.dtype)
+        return torch.zeros(self.count * shares, dtype=self.dtype, device=self.device)
 
     def share(self, whole: torch.Tensor, rank: int) -> torch.Tensor:
         """Returns the part of `whole` that belongs to `rank`, as a view."""
@@ -84,7 +85,7 @@ class Call:
             content.tensor.copy_(content.values())
         self.run()
         wrong = sum(
-            data.count_wrong(content.tensor, content.values(), tolerance)
+            data.count_wrong(content.tensor.cpu(), content.values(), tolerance)
             for content in self.outputs
         )
         for content in self.inputs:

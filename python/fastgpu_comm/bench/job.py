@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Sequence
 
 import torch
@@ -22,12 +23,15 @@ class Job:
         groups: The process group of each backend.
     """
 
-    def __init__(self, backends: Sequence[str], timeout: datetime.timedelta) -> None:
+    def __init__(
+        self, backends: Sequence[str], timeout: datetime.timedelta, device: str = "cpu"
+    ) -> None:
         """Joins the job that the environment describes, as torchrun sets it.
 
         Args:
             backends: The backends to create a process group for.
             timeout: The time-out of each operation of the groups.
+            device: The type of the devices. Ranks of a host take its GPUs in turn.
         """
         torch.set_num_threads(1)
         ignore_environment()  # fastgpu is compared with the real gloo
@@ -35,8 +39,12 @@ class Job:
         # Longer than an operation's time-out, so that the exchange can report an operation's error.
         store.set_timeout(timeout * 2)
         self.exchange = Exchange(dist.PrefixStore("bench", store), self.rank, self.world_size)
+        if device != "cpu":
+            module = torch.get_device_module(device)
+            local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
+            module.set_device(local_rank % module.device_count())
         dist.init_process_group(
-            backends[0],
+            backends[0] if device == "cpu" else "gloo",
             store=dist.PrefixStore("group", store),
             rank=self.rank,
             world_size=self.world_size,
@@ -44,7 +52,8 @@ class Job:
         )
         self.groups: dict[str, dist.ProcessGroup] = {}
         for backend in backends:
-            self.groups[backend] = dist.new_group(backend=backend, timeout=timeout)
+            name = backend if device == "cpu" else f"cpu:gloo,{device}:{backend}"
+            self.groups[backend] = dist.new_group(backend=name, timeout=timeout)
 
     def leave(self) -> None:
         """Waits for all ranks and destroys the groups, which then are in nobody's hands.

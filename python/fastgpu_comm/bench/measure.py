@@ -44,6 +44,7 @@ class Runner:
         barrier: Waits for all ranks, on the same backend.
         separate: A barrier, not timed, precedes each call, because a rank could run ahead.
         touch: Before each call the inputs are written, and after it the outputs are read.
+        finish: Waits until the device has done all work; a call ends with it.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class Runner:
     barrier: Callable[[], object]
     separate: bool
     touch: bool
+    finish: Callable[[], object] = lambda: None
 
 
 @dataclass
@@ -121,15 +123,18 @@ def _calls_to_make(result: Measured, exchange: Exchange, budget: Budget) -> int:
 
 
 def _time(result: Measured, runner: Runner, count: int) -> None:
-    run = runner.call.run
+    run, finish = runner.call.run, runner.finish
     prepare = _preparation(runner)
     times = [0] * count
+    finish()
     runner.barrier()
     for index in range(count):
         if prepare is not None:
             prepare()
+            finish()
         start = time.perf_counter_ns()
         run()
+        finish()
         times[index] = time.perf_counter_ns() - start
     result.times_us += [nanoseconds / 1000 for nanoseconds in times]
 

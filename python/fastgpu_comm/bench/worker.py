@@ -30,6 +30,7 @@ class Settings:
     budget: Budget
     touch: bool
     timeout: datetime.timedelta
+    device: str = "cpu"  # the type
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Worker:
                 reduction=line.redop,
                 count=line.count,
                 in_place=in_place,
+                device=settings.device,
             )
             runners.append(
                 Runner(
@@ -110,6 +112,7 @@ class Worker:
                     barrier=_barrier(group),
                     separate=not line.collective.synchronizes,
                     touch=settings.touch,
+                    finish=_finish(settings.device),
                 )
             )
         tolerance = data.tolerance(line.redop, job.world_size, dtype)
@@ -137,3 +140,10 @@ class Worker:
 
 def _barrier(group: dist.ProcessGroup) -> Callable[[], object]:
     return lambda: dist.barrier(group)
+
+
+def _finish(device: str) -> Callable[[], object]:
+    if device == "cpu":
+        return lambda: None
+    synchronize: Callable[[], object] = torch.get_device_module(device).synchronize
+    return synchronize

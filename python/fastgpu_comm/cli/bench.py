@@ -139,6 +139,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="RANK",
         help=f"root of {rooted} (default: 0)",
     )
+    what.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the buffers are; ranks of a host take its GPUs in turn (default: cpu)",
+    )
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +222,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         budget=Budget(arguments.budget, arguments.min_calls, arguments.warmup, arguments.iters),
         touch=arguments.touch,
         timeout=datetime.timedelta(seconds=arguments.timeout),
+        device=arguments.device,
     )
 
 
@@ -233,7 +240,7 @@ def _problems(settings: Settings, world_size: int) -> list[str]:
             for redop in settings.redops
             for dtype in settings.dtypes
         ]
-    problems = ranks.backend_problems(settings.backends)
+    problems = ranks.backend_problems(settings.backends) + _device_problems(settings)
     problems += [reason for reason in reasons if reason]
     if world_size < 2:
         problems.append("one rank has nobody to communicate with: use 2 ranks or more")
@@ -245,13 +252,28 @@ def _problems(settings: Settings, world_size: int) -> list[str]:
     return problems + _memory_problems(settings, world_size)
 
 
+def _device_problems(settings: Settings) -> list[str]:
+    import torch
+
+    from fastgpu_comm._built_for import serves_cuda
+
+    if settings.device == "cpu":
+        return []
+    if not torch.cuda.is_available():
+        return ["--device cuda needs a GPU that torch can use, and there is none on this host"]
+    if "fastgpu" in settings.backends and not serves_cuda():
+        return ["this build of fastgpu_comm has no code for GPUs; build it with nvcc on PATH"]
+    return []
+
+
 def _memory_problems(settings: Settings, world_size: int) -> list[str]:
     from fastgpu_comm.bench import machine
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     largest = max(settings.sizes)
     needed = largest * local * len(settings.backends)  # at least: some calls take two buffers
-    if needed <= machine.memory_bytes() or settings.collectives == ["barrier"]:
+    in_memory = settings.device == "cpu" and settings.collectives != ["barrier"]
+    if needed <= machine.memory_bytes() or not in_memory:
         return []
     return [
         f"{format_size(largest)} on {local} ranks and {len(settings.backends)} backends is "
@@ -273,13 +295,17 @@ def _run_rank(arguments: argparse.Namespace, settings: Settings) -> int:
     from fastgpu_comm.bench.results import Results
     from fastgpu_comm.bench.worker import Worker, lines
 
-    job = Job(settings.backends, settings.timeout)
+    job = Job(settings.backends, settings.timeout, settings.device)
     results = Results(
         command=shlex.join(["fastgpu-comm", *arguments.argv]),
         world_size=job.world_size,
         backends=settings.backends,
         machine=machine.describe(),
-        options={"touch": settings.touch, "budget_seconds": settings.budget.seconds},
+        options={
+            "touch": settings.touch,
+            "budget_seconds": settings.budget.seconds,
+            "device": settings.device,
+        },
     )
     line_count = len(lines(settings, job.world_size))
     with Display(results, line_count, visible=job.rank == 0) as display:
