@@ -97,14 +97,18 @@ def build(folder: Path, architecture: str) -> bool:
 
 
 class Extension:
-    """The extension for torch, which is built while the other steps run."""
+    """The extension for torch, built beside the program of the other steps.
+
+    Attributes:
+        why_not: Why it cannot be used, or an empty text. Known after wait().
+    """
 
     def __init__(self, folder: Path, architecture: str) -> None:
         """Starts the build, if this Python has a CUDA build of torch."""
         self._folder = folder
-        self._reason = why_no_torch()
+        self.why_not = why_no_torch()
         self._build: subprocess.Popen[str] | None = None
-        if self._reason:
+        if self.why_not:
             return
         configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder)]
         configure += ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_UNITY_BUILD=ON", "-DFASTGPU_CUDA=ON"]
@@ -118,18 +122,17 @@ class Extension:
             text=True,
         )
 
-    def why_not(self) -> str:
-        """Waits for the build and installs it; returns why it cannot be used, or an empty text."""
-        if self._build is not None:
-            said, _ = self._build.communicate()
-            if self._build.returncode == 0:
-                for name in ("_native*.so", "_built_with.py"):
-                    for built in (self._folder / "csrc/torch").glob(name):
-                        shutil.copy(built, ROOT / "python/fastgpu_comm")
-            else:
-                self._reason = "the extension does not build: " + " / ".join(said.splitlines()[-5:])
-            self._build = None
-        return self._reason
+    def wait(self) -> None:
+        """Waits for the build, and puts the extension where Python finds it in this checkout."""
+        if self._build is None:
+            return
+        said, _ = self._build.communicate()
+        if self._build.returncode != 0:
+            self.why_not = "the extension does not build: " + " / ".join(said.splitlines()[-5:])
+            return
+        for name in ("_native*.so", "_built_with.py"):
+            for built in (self._folder / "csrc/torch").glob(name):
+                shutil.copy(built, ROOT / "python/fastgpu_comm")
 
 
 def why_no_torch() -> str:
@@ -235,7 +238,7 @@ def run_all(
         left = LIMIT_S - (time.monotonic() - begin)
         why_not = "no compute-sanitizer" if step.sanitizer and not sanitizer else ""
         if step.through_torch:
-            why_not = extension.why_not()
+            why_not = extension.why_not
         if why_not:
             results.append(Result(step.title, [Line("skip", (step.title, why_not))]))
             print(shown(results[-1].lines[0]), flush=True)
@@ -298,9 +301,10 @@ def main(arguments: Sequence[str]) -> int:
     if not build(options.build, architecture):
         print("gpu-check: the build failed")
         return 1
+    extension.wait()  # before anything is measured
     print(f"built in {time.monotonic() - begin:.0f} s", flush=True)
     if options.build_only:
-        print(f"extension: {extension.why_not() or 'built'}")
+        print(f"extension: {extension.why_not or 'built'}")
         return 0
     program = options.build / PROGRAM
     machine = this_machine(arguments)

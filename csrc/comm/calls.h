@@ -7,39 +7,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/call.h"
 #include "base/error.h"
 #include "codec/residual.h"
+#include "comm/device_end.h"
 #include "device/runtime.h"
-#include "engine/device/host_driven/executor.h"
 
 namespace fastgpu {
-
-// Where the work of an operation ends on its GPU. It is set before the Work is done.
-// Thread safety: all calls, any thread.
-class DeviceEnd {
- public:
-  void set(std::shared_ptr<DeviceExecutor> executor, uint64_t mark) {
-    const std::lock_guard lock(mutex_);
-    executor_ = std::move(executor);
-    mark_ = mark;
-  }
-  // Whether the GPU has done the work. Raises DeviceError.
-  bool has_passed() const;
-  // What the stream is given later runs after the work. Raises DeviceError.
-  void finish_before(StreamHandle stream) const;
-
- private:
-  mutable std::mutex mutex_;                  // guards what follows
-  std::shared_ptr<DeviceExecutor> executor_;  // nullptr: not set
-  uint64_t mark_ = 0;
-};
 
 // The sizes of input and data follow from the shape: see PlanRequest (plan/build.h).
 struct CollectiveCall {
@@ -55,11 +33,11 @@ struct CollectiveCall {
   std::optional<uint64_t> random_key = {};
   std::vector<uint64_t> send_counts;  // for all_to_all: elements by rank; may be empty
   std::vector<uint64_t> recv_counts;
-  int64_t timeout_ms = -1;  // negative: the communicator's
-  bool synchronous = true;  // the caller waits at once: it runs the operation itself if it can
-  bool is_set_up = false;   // of the group, so that it has no number of its own
-  // For memory of a GPU. The operation is done when its work is enqueued, after everything that
-  // `stream` has been given.
+  int64_t timeout_ms = -1;   // negative: the communicator's
+  bool synchronous = true;   // the caller waits at once: it runs the operation itself if it can
+  bool is_internal = false;  // a call of a group's set-up, which gets no number
+  // For memory of a GPU. The work runs after all work that `stream` has been given, and the Work is
+  // done when it is enqueued.
   std::optional<StreamHandle> stream = {};
   std::shared_ptr<DeviceEnd> device_end;  // may be empty
   // Run before the operation reads anything, and after it wrote everything, on whatever thread runs

@@ -7,8 +7,8 @@
 #include "base/call.h"
 #include "base/log.h"
 #include "comm/channel_set.h"
-#include "comm/device_side.h"
 #include "comm/failure_report.h"
+#include "comm/group_device.h"
 #include "comm/operation_builder.h"
 #include "comm/planner.h"
 #include "comm/prepared_calls.h"
@@ -108,14 +108,15 @@ Communicator::Communicator(const CommunicatorConfig& config, Topology topology, 
       *channels_, lanes, latch_,
       [&heap = runtime.heap()](const std::byte* data) { heap.revoke(data); });
   messages_ = std::make_shared<MessageQueue>(*channels_, config.world, lanes, latch_);
-  device_side_ = std::make_unique<DeviceSide>(
-      DeviceMember::Parts{.runtime = runtime,
-                          .topology = *topology_,
-                          .channels = channels_,
-                          .lanes = lanes,
-                          .first_host_lane = lanes + 1,
-                          .latch = latch_,
-                          .builder = builder_config(config, *topology_)});
+  device_ = std::make_unique<GroupDevice>(
+      DeviceParts{.runtime = runtime,
+                  .topology = *topology_,
+                  .channels = channels_,
+                  .options = config_.options,
+                  .planner = *planner_,
+                  .latch = latch_,
+                  .builder = builder_config(config, *topology_)},
+      [messages = messages_](MessagePtr message) { messages->post_send(std::move(message)); });
   windows_ = std::make_unique<Windows>(*topology_, channels_, lanes, messages_, latch_);
 }
 
@@ -158,12 +159,11 @@ std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
 }
 
 std::shared_ptr<Work> Communicator::run_on_device(CollectiveCall& call) {
-  DeviceMember& device = device_side_->member_for_collective(*call.stream, *this);
+  DeviceCollectives& collectives = device_->collectives(*call.stream, *this);
+  call.shape.codec = codec_of(call.shape, config_.options.codec);
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
-  device.check(call);
-  const bool synchronous = call.synchronous;
-  const auto operation = device.push(call, *planner_->plan(call));
-  submit(operation->work, synchronous, Submission::kLarge);
+  const auto operation = collectives.push(call);
+  submit(operation->work, call.synchronous, Submission::kLarge);
   return work_of(operation);
 }
 
@@ -186,19 +186,14 @@ std::shared_ptr<Work> Communicator::run_inline(CollectiveCall& call) {
 
 std::shared_ptr<Work> Communicator::send(MessageCall call) {
   const auto message = make_message(call, true);
-  const auto post = [messages = messages_, message] { messages->post_send(message); };
-  if (call.stream) {
-    device_side_->member_for_message(*call.stream).stage_send(message, call, post);
-  } else {
-    post();
-  }
+  call.stream ? device_->messages(*call.stream).send(message, call) : messages_->post_send(message);
   submit_message(*message->work, call);
   return message->work;
 }
 
 std::shared_ptr<Work> Communicator::recv(MessageCall call) {
   const auto message = make_message(call, false);
-  if (call.stream) device_side_->member_for_message(*call.stream).stage_recv(*message, call);
+  if (call.stream) device_->messages(*call.stream).recv(message, call);
   messages_->post_recv(message);
   submit_message(*message->work, call);
   return message->work;
@@ -304,7 +299,7 @@ void Communicator::abort(const std::string& reason) {
 }
 
 bool Communicator::is_busy() const {
-  return collectives_->busy() || messages_->busy() || device_side_->busy();
+  return collectives_->busy() || messages_->busy() || device_->busy();
 }
 
 // Waits until the polling thread has failed everything pending and the buffers are free again.
@@ -319,7 +314,7 @@ void Communicator::drain() {
 void Communicator::shutdown(const std::string& why) {
   if (forked()) return;  // it is the parent's: the connector keeps its channels open
   std::call_once(shut_down_, [&] {
-    device_side_->settle();
+    device_->drain();
     if (is_busy()) {
       abort("while operations were pending, " + why);
     }
@@ -330,7 +325,7 @@ void Communicator::shutdown(const std::string& why) {
     drain();
     runtime_.engine().remove(collectives_.get());
     runtime_.engine().remove(messages_.get());
-    device_side_->leave();
+    device_->leave();
     runtime_.engine().unshare_machine(share_of_machine(*topology_));
     channels_->hang_up();
     runtime_.remove(this);
@@ -374,7 +369,7 @@ void Communicator::set_description(const std::string& description) {
 
 uint64_t Communicator::id() const { return topology_->member.communicator; }
 
-uint64_t Communicator::sequence() const { return collectives_->sequence(); }
+uint64_t Communicator::sequence() const { return collectives_->sequence() + device_->sequence(); }
 
 const Failure* Communicator::failure() const { return latch_->failure(); }
 
@@ -392,7 +387,7 @@ Counters Communicator::all_counters() const {
   counters.bytes_sent = collectives_->sent_bytes() + messages_->sent_bytes();
   counters.bytes_received = collectives_->received_bytes() + messages_->received_bytes();
   counters.busy_ns = collectives_->busy_ns();
-  device_side_->add_to(counters);
+  device_->add_to(counters);
   return counters;
 }
 

@@ -28,7 +28,7 @@ namespace fastgpu {
 
 class ChannelSet;
 class CollectiveQueue;
-class DeviceSide;  // device_side.h
+class GroupDevice;  // group_device.h
 class FailureLatch;
 class MessageQueue;
 class OperationBuilder;
@@ -87,7 +87,7 @@ class Communicator {
   void request_progress(Work& work);
 
   Windows& windows() noexcept { return *windows_; }
-  DeviceSide& device_side() noexcept { return *device_side_; }
+  GroupDevice& device() noexcept { return *device_; }
 
   // Fails everything pending with AbortedError, here and at the peers. Bounded; idempotent.
   void abort(const std::string& reason);
@@ -145,7 +145,7 @@ class Communicator {
   std::shared_ptr<CollectiveQueue> collectives_;
   std::shared_ptr<MessageQueue> messages_;
   std::unique_ptr<Windows> windows_;
-  std::unique_ptr<DeviceSide> device_side_;
+  std::unique_ptr<GroupDevice> device_;
   std::atomic<int64_t> timeout_ms_;
   std::once_flag shut_down_;
   mutable std::mutex description_mutex_;

@@ -4,7 +4,9 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <new>
 #include <span>
+#include <utility>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -17,7 +19,9 @@ namespace {
 
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kReasonBytes = 400;
-constexpr std::string_view kOp = "set_up_of_gpus";  // the user's call, for errors
+// A process numbers its segments from 0, so no honest peer comes near this.
+constexpr uint32_t kMostSegments = 4096;
+constexpr std::string_view kOp = "set_up_of_gpus";  // in errors, in place of the user's call
 
 using Page = std::array<uint64_t, kPageBytes / sizeof(uint64_t)>;
 
@@ -43,26 +47,11 @@ std::vector<Value> gather(Communicator& communicator, std::span<const Value> min
   call.op = kOp;
   call.input = reinterpret_cast<const std::byte*>(mine.data());
   call.data = reinterpret_cast<std::byte*>(all.data());
-  call.is_set_up = true;
+  call.is_internal = true;
   const auto work = communicator.run(std::move(call));
   communicator.wait(*work, -1);
   return all;
 }
-
-// Memory of a heap and pinned memory, for as long as a page is compared.
-class Lent {
- public:
-  Lent(Allocator& allocator, std::size_t size_bytes)
-      : allocator_(allocator), memory_(allocator.allocate(size_bytes)) {}
-  ~Lent() { allocator_.free(memory_); }
-  Lent(const Lent&) = delete;
-  Lent& operator=(const Lent&) = delete;
-  std::byte* memory() const { return memory_; }
-
- private:
-  Allocator& allocator_;
-  std::byte* const memory_;
-};
 
 }  // namespace
 
@@ -72,17 +61,20 @@ struct MappedPeers::Record {
   std::array<char, kReasonBytes> why{};  // it is not usable
   uint32_t segment = 0;                  // of the page
   uint64_t offset_bytes = 0;
+  DeviceCosts costs;
 };
 
-static_assert(sizeof(MappedPeers::Record) == 416, "docs/wire.md has the layout");
+static_assert(sizeof(MappedPeers::Record) == 448, "docs/wire.md has the layout");
 
-MappedPeers::MappedPeers(Runtime& runtime, const Topology& topology, DeviceHeap& heap, int device)
-    : runtime_(runtime), topology_(topology), heap_(heap) {
-  const std::size_t world = topology.records.size();
-  maps_.resize(world);
-  heard_.resize(world);
-  shared_.resize(world);
-  for (std::size_t rank = 0; rank < world; ++rank) {
+MappedPeers::MappedPeers(Runtime& runtime, const Topology& topology, int device,
+                         std::shared_ptr<FailureLatch> latch)
+    : runtime_(runtime),
+      topology_(topology),
+      heap_(runtime.device_heap(device)),
+      latch_(std::move(latch)),
+      maps_(topology.records.size()),
+      peers_(topology.records.size()) {
+  for (std::size_t rank = 0; rank < peers_.size(); ++rank) {
     segments_.push_back(std::make_unique<PeerDeviceSegments>(runtime.devices(), device));
   }
 }
@@ -117,34 +109,62 @@ void MappedPeers::decline(Communicator& communicator, const Topology& topology,
 }
 
 void MappedPeers::set_up(Communicator& communicator, DeviceExecutor& executor) {
-  const int me = topology_.member.rank;
-  const Page mine = page_of(me, topology_.member.communicator);
-  const Lent page(heap_, kPageBytes);
-  const Lent pinned(runtime_.pinned_memory(), kPageBytes);
-  std::memcpy(pinned.memory(), mine.data(), kPageBytes);
-  executor.copy(page.memory(), pinned.memory(), kPageBytes);
-  executor.finish();
+  Record mine;
+  std::unique_ptr<LentMemory> page;
+  std::string why_not;
+  try {
+    page = std::make_unique<LentMemory>(heap_, kPageBytes);
+    mine = prepare(executor, page->get());
+  } catch (const CommError& error) {
+    why_not = error.what();
+  } catch (const std::bad_alloc&) {
+    why_not = "out of memory";
+  }
+  if (!why_not.empty()) decline(communicator, topology_, why_not);
+  const std::vector<Record> records = exchange(communicator, topology_, mine);
+  const std::vector<uint8_t> read = read_pages(communicator, executor, records);
+  conclude(records, gather<uint8_t>(communicator, read));
+}
 
-  Record record;
-  record.is_usable = 1;
-  if (const auto place = heap_.find(page.memory(), kPageBytes)) {
-    record.segment = place->segment;
-    record.offset_bytes = place->offset_bytes;
+// Writes this rank's page, and tells what the others need to know of its GPU.
+MappedPeers::Record MappedPeers::prepare(DeviceExecutor& executor, std::byte* page) {
+  const Page content = page_of(topology_.member.rank, topology_.member.communicator);
+  const LentMemory pinned(runtime_.pinned_memory(), kPageBytes);
+  std::memcpy(pinned.get(), content.data(), kPageBytes);
+  executor.copy(page, pinned.get(), kPageBytes);
+  executor.synchronize();
+  Record mine;
+  mine.is_usable = 1;
+  mine.costs = measure_device_costs(executor, heap_, runtime_.pinned_memory());
+  if (const auto place = heap_.find(page, kPageBytes)) {
+    mine.segment = place->segment;
+    mine.offset_bytes = place->offset_bytes;
     try {
       static_cast<void>(heap_.share(place->segment));
-      record.shares = 1;
+      mine.shares = 1;
     } catch (const CommError& error) {
       log(LogLevel::kInfo, "gpu_memory_not_shared", "reason=" + in_quotes(error.what()));
     }
   }
-  const std::vector<Record> records = exchange(communicator, topology_, record);
-  const std::vector<uint8_t> read = read_pages(communicator, executor, records);
-  const std::vector<uint8_t> all = gather<uint8_t>(communicator, read);
+  return mine;
+}
+
+// `read` has for each rank what read_pages() returned there.
+void MappedPeers::conclude(const std::vector<Record>& records, const std::vector<uint8_t>& read) {
   const std::size_t world = records.size();
+  reads_in_place_ = true;
   for (std::size_t peer = 0; peer < world; ++peer) {
-    maps_[peer] = all[peer * world + static_cast<std::size_t>(me)];
+    for (std::size_t other = 0; other < world; ++other) {
+      const bool near = peer != other && topology_.host_of[peer] == topology_.host_of[other];
+      if (near && read[peer * world + other] == 0) reads_in_place_ = false;
+    }
+    maps_[peer] = read[peer * world + static_cast<std::size_t>(topology_.member.rank)];
+    const DeviceCosts& costs = records[peer].costs;
+    costs_.enqueue_us = std::max(costs_.enqueue_us, costs.enqueue_us);
+    costs_.passed_us = std::max(costs_.passed_us, costs.passed_us);
+    costs_.copy_us_per_byte = std::max(costs_.copy_us_per_byte, costs.copy_us_per_byte);
+    costs_.pinned_us_per_byte = std::max(costs_.pinned_us_per_byte, costs.pinned_us_per_byte);
   }
-  is_set_up_.store(true);
 }
 
 // By rank: whether this rank has read the right page in the peer's memory.
@@ -156,34 +176,47 @@ std::vector<uint8_t> MappedPeers::read_pages(Communicator& communicator, DeviceE
     if (is_near(peer) && mine.shares != 0) share(peer, mine.segment);
   }
   std::vector<uint8_t> read(records.size());
-  const Lent pinned(runtime_.pinned_memory(), kPageBytes);
+  const LentMemory pinned(runtime_.pinned_memory(), kPageBytes);
   for (int peer = 0; peer < world; ++peer) {
     const auto index = static_cast<std::size_t>(peer);
-    const Record& record = records[index];
-    if (!is_near(peer) || record.shares == 0) continue;
+    if (!is_near(peer) || records[index].shares == 0) continue;
     await_segment(communicator, peer);
-    try {
-      const std::byte* const page = segments_[index]->at(
-          {.segment = record.segment, .offset_bytes = record.offset_bytes}, kPageBytes);
-      if (page == nullptr) continue;
-      executor.copy(pinned.memory(), page, kPageBytes);
-      executor.finish();
-      const Page expected = page_of(peer, topology_.member.communicator);
-      read[index] = std::memcmp(pinned.memory(), expected.data(), kPageBytes) == 0 ? 1 : 0;
-    } catch (const CommError& error) {
-      log(LogLevel::kInfo, "gpu_memory_not_read",
-          "peer=" + std::to_string(peer) + " reason=" + in_quotes(error.what()));
+    if (!reads_page(peer, records[index], executor, pinned.get())) continue;
+    read[index] = 1;
+    std::string unmapped;  // another segment, meanwhile
+    {
+      const std::lock_guard lock(mutex_);
+      peers_[index].is_read = true;
+      unmapped = peers_[index].unmapped;
     }
+    if (!unmapped.empty()) report_unmapped(peer, unmapped);
   }
   return read;
 }
 
+bool MappedPeers::reads_page(int peer, const Record& record, DeviceExecutor& executor,
+                             std::byte* pinned) {
+  try {
+    const std::byte* const page = segments(peer).at(
+        {.segment = record.segment, .offset_bytes = record.offset_bytes}, kPageBytes);
+    if (page == nullptr) return false;  // it could not be mapped
+    executor.copy(pinned, page, kPageBytes);
+    executor.synchronize();
+    const Page expected = page_of(peer, topology_.member.communicator);
+    return std::memcmp(pinned, expected.data(), kPageBytes) == 0;
+  } catch (const CommError& error) {
+    log(LogLevel::kInfo, "gpu_memory_not_read",
+        "peer=" + std::to_string(peer) + " reason=" + in_quotes(error.what()));
+    return false;
+  }
+}
+
 void MappedPeers::await_segment(Communicator& communicator, int peer) {
-  constexpr auto kLookAgain = std::chrono::milliseconds(20);
+  constexpr auto kInterval = std::chrono::milliseconds(20);
   const TimeNs deadline = deadline_after_ms(communicator.timeout_ms());
   std::unique_lock lock(mutex_);
-  while (heard_[static_cast<std::size_t>(peer)] == 0) {
-    changed_.wait_for(lock, kLookAgain);
+  while (!peers_[static_cast<std::size_t>(peer)].is_heard) {
+    changed_.wait_for(lock, kInterval);
     if (const Failure* failure = communicator.failure()) raise(*failure);
     if (now_ns() < deadline) continue;
     Failure failure;
@@ -197,28 +230,39 @@ void MappedPeers::await_segment(Communicator& communicator, int peer) {
   }
 }
 
-bool MappedPeers::take_segment(int peer, uint32_t segment, const SharedSegment& shared) {
-  bool is_mapped = true;
+void MappedPeers::take_segment(int peer, uint32_t segment, const SharedSegment& shared) {
+  std::string cause;
   try {
+    if (segment >= kMostSegments) raise(ErrorKind::kPeerLost, "its number is too large");
     segments_[static_cast<std::size_t>(peer)]->add(segment, shared);
   } catch (const CommError& error) {
-    is_mapped = false;
+    cause = error.what();
     log(LogLevel::kInfo, "gpu_memory_not_mapped",
-        "peer=" + std::to_string(peer) + " reason=" + in_quotes(error.what()));
+        "peer=" + std::to_string(peer) + " reason=" + in_quotes(cause));
   }
+  bool is_read = false;
   {
     const std::lock_guard lock(mutex_);
-    heard_[static_cast<std::size_t>(peer)] = 1;
+    Peer& from = peers_[static_cast<std::size_t>(peer)];
+    from.is_heard = true;
+    if (!cause.empty()) from.unmapped = cause;
+    is_read = from.is_read;
   }
   changed_.notify_all();
   runtime_.engine().wake();  // channels that wait for the segment look again
-  return is_mapped;
+  if (is_read && !cause.empty()) report_unmapped(peer, cause);
+}
+
+void MappedPeers::report_unmapped(int peer, const std::string& cause) {
+  latch_->report(make_failure(
+      ErrorKind::kAborted,
+      "this rank cannot map memory of the GPU of " + name_of_rank(topology_, peer) + ": " + cause));
 }
 
 void MappedPeers::share(int peer, uint32_t segment) {
   {
     const std::lock_guard lock(mutex_);
-    if (!shared_[static_cast<std::size_t>(peer)].insert(segment).second) return;
+    if (!peers_[static_cast<std::size_t>(peer)].has.insert(segment).second) return;
   }
   SharedSegment shared = heap_.share(segment);
   runtime_.connector().pass_device_segment({topology_.member, peer}, segment, shared.size_bytes,

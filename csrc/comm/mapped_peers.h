@@ -1,15 +1,13 @@
-// The peers that map this rank's memory of a GPU, and the memory of theirs that this rank maps.
+// Which peers read this rank's GPU memory in place, and the memory of theirs that this rank reads.
 //
-// set_up() is a collective call. Ranks of a host pass each other a page of their GPUs' memory and
-// read it. What they read decides how frames travel between them: in place, or through pinned
-// memory. A system that says that GPUs reach each other, and is wrong, is found out here.
+// set_up() tests it: ranks of a host share a page of their GPUs' memory and compare its bytes,
+// because a driver may report access that does not work. Other ranks get payloads through pinned
+// memory.
 //
-// Ownership: shared by its communicator and by the control thread; all that the constructor takes
-// outlives it. Threading: take_segment() on the control thread, DevicePeers on the polling thread,
-// set_up() on a caller's.
+// Ownership: Runtime, topology and latch outlive it. Threading: take_segment() on the control
+// thread, DevicePeers on the polling thread, set_up() on a caller's.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -18,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/device_tuner.h"
 #include "device/heap.h"
 #include "engine/device/host_driven/executor.h"
 #include "engine/device/host_driven/route.h"
@@ -30,17 +29,24 @@ struct Topology;
 
 class MappedPeers final : public DevicePeers {
  public:
-  MappedPeers(Runtime& runtime, const Topology& topology, DeviceHeap& heap, int device);
+  struct Record;  // what a rank tells of itself: mapped_peers.cpp
 
-  // Every rank calls it. Raises InvalidArgumentError, on all ranks, if a rank called decline().
+  MappedPeers(Runtime& runtime, const Topology& topology, int device,
+              std::shared_ptr<FailureLatch> latch);
+
+  // Every rank calls it. Raises InvalidArgumentError, on all ranks, if a rank's GPU fails it, or a
+  // rank calls decline().
   void set_up(Communicator& communicator, DeviceExecutor& executor);
   // In place of set_up(), by a rank that cannot use its GPU for the reason `why`.
   [[noreturn]] static void decline(Communicator& communicator, const Topology& topology,
                                    const std::string& why);
+  // What set_up() has found; the same on every rank.
+  Constants constants(const Constants& host) const {
+    return constants_with(costs_, host, reads_in_place_);
+  }
 
-  bool is_set_up() const noexcept { return is_set_up_.load(); }
-  // Returns false if this rank cannot map it.
-  bool take_segment(int peer, uint32_t segment, const SharedSegment& shared);
+  // Maps it. Fails the group if it cannot, and the peer relies on it.
+  void take_segment(int peer, uint32_t segment, const SharedSegment& shared);
 
   bool maps(int peer) override { return maps_[static_cast<std::size_t>(peer)] != 0; }
   void share(int peer, uint32_t segment) override;
@@ -48,28 +54,37 @@ class MappedPeers final : public DevicePeers {
     return *segments_[static_cast<std::size_t>(peer)];
   }
 
-  struct Record;  // what a rank tells of itself: mapped_peers.cpp
-
  private:
   static std::vector<Record> exchange(Communicator& communicator, const Topology& topology,
                                       const Record& mine);
+  Record prepare(DeviceExecutor& executor, std::byte* page);
   std::vector<uint8_t> read_pages(Communicator& communicator, DeviceExecutor& executor,
                                   const std::vector<Record>& records);
+  bool reads_page(int peer, const Record& record, DeviceExecutor& executor, std::byte* pinned);
+  void conclude(const std::vector<Record>& records, const std::vector<uint8_t>& read);
   void await_segment(Communicator& communicator, int peer);
+  void report_unmapped(int peer, const std::string& cause);
   bool is_near(int peer) const;
 
   Runtime& runtime_;
   const Topology& topology_;
   DeviceHeap& heap_;
-  std::vector<uint8_t> maps_;                                  // by rank; fixed by set_up()
+  const std::shared_ptr<FailureLatch> latch_;
+  // Fixed by set_up().
+  std::vector<uint8_t> maps_;  // by rank: it reads this rank's memory in place
+  DeviceCosts costs_;          // the slowest rank's
+  bool reads_in_place_ = false;
   std::vector<std::unique_ptr<PeerDeviceSegments>> segments_;  // by rank
 
-  std::atomic<bool> is_set_up_{false};
-
-  std::mutex mutex_;  // guards what follows
+  struct Peer {
+    bool is_heard = false;   // a segment has arrived
+    bool is_read = false;    // this rank reads its memory in place, and has said so
+    std::string unmapped;    // why a segment could not be mapped
+    std::set<uint32_t> has;  // segments that were shared with it
+  };
+  std::mutex mutex_;  // guards peers_
   std::condition_variable changed_;
-  std::vector<uint8_t> heard_;              // by rank: a segment has arrived
-  std::vector<std::set<uint32_t>> shared_;  // by rank
+  std::vector<Peer> peers_;  // by rank
 };
 
 }  // namespace fastgpu

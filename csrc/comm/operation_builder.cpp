@@ -53,8 +53,12 @@ void check_counts(const CollectiveCall& call, int rank, int world) {
 // A GPU's kernels do not divide integers.
 void check_for_gpu(const CollectiveCall& call) {
   const CallShape& shape = call.shape;
-  if (shape.codec != Codec::kNone) {
-    refuse(call, "codecs compress tensors of the CPU only; use codec \"none\" for those of a GPU");
+  if (shape.codec != Codec::kNone && !has_device_codec(shape.codec)) {
+    refuse(call, "codec " + std::string(name_of(shape.codec)) +
+                     " is for tensors of the CPU only; use fp16, bf16, int8 or int4");
+  }
+  if (call.residual.codes != nullptr) {
+    refuse(call, "residuals of 8 bits are for tensors of the CPU only; use 32 bits");
   }
   const bool scales = reduces(shape.collective) && (shape.reduce_op == ReduceOp::kAvg ||
                                                     shape.reduce_op == ReduceOp::kPremulSum);
@@ -172,7 +176,7 @@ uint64_t OperationBuilder::single_copy_from_bytes(Collective collective) const {
 void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   Task& task = operation.task;
   task.op = call.op;
-  task.is_set_up = call.is_set_up;
+  task.is_internal = call.is_internal;
   task.input = call.input;
   task.data = call.data;
   task.residual = call.residual;

@@ -35,6 +35,11 @@ void Planner::set_constants(const Constants& constants) {
   plans_.clear();
 }
 
+Constants Planner::constants() const {
+  const std::lock_guard lock(mutex_);
+  return costs_.constants();
+}
+
 std::shared_ptr<const Plan> Planner::plan(const CollectiveCall& call) {
   const std::lock_guard lock(mutex_);
   if (!call.send_counts.empty()) return make(call);

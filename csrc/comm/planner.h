@@ -35,6 +35,7 @@ class Planner {
 
   // New constants make new choices; every rank must set them between the same two calls.
   void set_constants(const Constants& constants);
+  Constants constants() const;
   int lanes() const noexcept { return lanes_; }
   std::shared_ptr<const Plan> plan(const CollectiveCall& call);
   // What the call would cost. A message from any rank is priced as one from another host, if there
@@ -52,7 +53,7 @@ class Planner {
   const Placement placement_;
   const Options options_;
   const int lanes_;
-  std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards what follows
   CostModel costs_{Constants{}};
   std::map<CallShape, std::shared_ptr<const Plan>> plans_;
 };

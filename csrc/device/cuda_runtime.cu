@@ -7,6 +7,8 @@
 #include "device/cuda_driver.h"
 #include "device/cuda_memory.h"
 #include "device/cuda_runtime.h"
+#include "kernels/cuda/codec_args.h"
+#include "kernels/cuda/codec_code.h"
 #include "kernels/cuda/device_code.h"
 #include "kernels/cuda/reduce_args.h"
 
@@ -75,6 +77,8 @@ class CudaRuntime final : public DeviceRuntime {
   void copy(StreamHandle stream, std::byte* target, const std::byte* source,
             std::size_t size_bytes) override;
   void reduce(StreamHandle stream, const ReduceLaunch& launch) override;
+  void encode(StreamHandle stream, const EncodeLaunch& launch) override;
+  void decode(StreamHandle stream, const DecodeLaunch& launch) override;
 
  private:
   CudaDeviceScope on(int device) const { return {driver_, contexts_.of(device)}; }
@@ -194,6 +198,44 @@ void CudaRuntime::reduce(StreamHandle stream, const ReduceLaunch& launch) {
   check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.size_bytes)),
                               dim3(device::kReduceThreads), parameters, 0, raw(stream)),
              "start a reduction" + of(stream.device));
+}
+
+[[noreturn]] void refuse_codec(Codec codec) {
+  raise(ErrorKind::kInvalidArgument,
+        "there is no kernel for codec " + std::string(name_of(codec)) + " on GPUs");
+}
+
+void CudaRuntime::encode(StreamHandle stream, const EncodeLaunch& launch) {
+  if (launch.count == 0) return;
+  const void* const kernel = device::encode_kernel(
+      launch.codec, {.feedback = launch.residual != nullptr, .stochastic = launch.key.has_value()});
+  if (kernel == nullptr) refuse_codec(launch.codec);
+  device::EncodeArgs args{launch.source, launch.residual, launch.target, launch.count,
+                          launch.key.value_or(0)};
+  const auto scope = on(stream.device);
+  void* parameters[] = {&args};
+  check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.count * sizeof(float))),
+                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
+             "start an encoding" + of(stream.device));
+}
+
+void CudaRuntime::decode(StreamHandle stream, const DecodeLaunch& launch) {
+  if (launch.count == 0) return;
+  const void* const kernel = device::decode_kernel(launch.codec);
+  if (kernel == nullptr) refuse_codec(launch.codec);
+  device::DecodeArgs args{};
+  args.sources.count = 1;
+  args.sources.at[0] = launch.source;
+  args.plain = launch.adds ? launch.target : nullptr;
+  args.plain_at = launch.adds ? 0 : -1;
+  args.target = launch.target;
+  args.count = launch.count;
+  args.factor = launch.factor;
+  const auto scope = on(stream.device);
+  void* parameters[] = {&args};
+  check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.count * sizeof(float))),
+                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
+             "start a decoding" + of(stream.device));
 }
 
 FoundRuntime find() noexcept try {

@@ -15,9 +15,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
+#include "base/codec.h"
 #include "base/dtype.h"
 #include "base/unique_fd.h"
 
@@ -59,6 +61,12 @@ struct SharedSegment {
 // At most this many sources, and as many targets, of one reduction.
 inline constexpr std::size_t kMostReduced = 8;
 
+// Whether GPUs have kernels for the codec.
+inline bool has_device_codec(Codec codec) {
+  return codec == Codec::kFloat16 || codec == Codec::kBFloat16 || codec == Codec::kInt8 ||
+         codec == Codec::kInt4;
+}
+
 // targets = (sources[0] op sources[1] op ...) * factor, rounded after every operation, like a chain
 // of receives on the CPU. With one source it multiplies, or copies. Sources are memory that the
 // device can read: its own, mapped or pinned. A source may be a target; else regions do not
@@ -70,6 +78,28 @@ struct ReduceLaunch {
   DType dtype = DType::kFloat32;
   ReduceOp reduce_op = ReduceOp::kSum;
   double factor = 1;  // other than 1 only for sums of floating-point numbers
+};
+
+// target = the encoding of source + residual, and the residual is what that loses, as
+// CodecKernels::encode_feedback() leaves it. Without a residual, of the source alone. Arrays do not
+// overlap.
+struct EncodeLaunch {
+  Codec codec = Codec::kNone;
+  const float* source = nullptr;
+  float* residual = nullptr;
+  std::byte* target = nullptr;
+  uint64_t count = 0;
+  std::optional<uint64_t> key = {};  // of stochastic rounding; else to nearest
+};
+
+// target = decoded * factor or, if it adds, (target + decoded) * factor.
+struct DecodeLaunch {
+  Codec codec = Codec::kNone;
+  const std::byte* source = nullptr;
+  float* target = nullptr;
+  uint64_t count = 0;
+  bool adds = false;
+  double factor = 1;
 };
 
 class DeviceRuntime {
@@ -115,6 +145,9 @@ class DeviceRuntime {
                     std::size_t size_bytes) = 0;
   // Raises InvalidArgumentError if there is no kernel for it.
   virtual void reduce(StreamHandle stream, const ReduceLaunch& launch) = 0;
+  // Both raise InvalidArgumentError if the codec has no kernel for it.
+  virtual void encode(StreamHandle stream, const EncodeLaunch& launch) = 0;
+  virtual void decode(StreamHandle stream, const DecodeLaunch& launch) = 0;
 };
 
 }  // namespace fastgpu

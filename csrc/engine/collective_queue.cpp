@@ -37,23 +37,25 @@ CollectiveQueue::CollectiveQueue(ChannelSource& channels, int lanes,
       on_abandoned_(std::move(on_abandoned)),
       lanes_(static_cast<std::size_t>(lanes)) {}
 
-void CollectiveQueue::note_added(const Operation& operation) {
-  if (operation.task.is_set_up) unnumbered_.fetch_add(1);
+void CollectiveQueue::start_clock(const Operation& operation) {
   if (bytes_of(operation.task) < kClockedBytes || pending() > 0) return;
   busy_since_.store(now_ns(), std::memory_order_relaxed);
 }
 
 void CollectiveQueue::push(std::shared_ptr<Operation> operation) {
   latch_->raise_if_failed();
-  note_added(*operation);
+  const bool is_internal = operation->task.is_internal;
+  start_clock(*operation);
   inbox_.push(std::move(operation));
+  if (is_internal) unnumbered_.fetch_add(1);
 }
 
 bool CollectiveQueue::enter(const std::shared_ptr<Operation>& operation, int polls) {
   latch_->raise_if_failed();
-  note_added(*operation);
+  start_clock(*operation);
   take_inbox();
   add(entered_, uint64_t{1});
+  if (operation->task.is_internal) unnumbered_.fetch_add(1);
   admit(*operation);
   if (polls > 0 && running_.empty() && operation->task.schedule->lanes.size() == 1 &&
       bytes_of(operation->task) < kAloneBytes) {
@@ -83,7 +85,7 @@ void CollectiveQueue::take_inbox() {
 }
 
 void CollectiveQueue::admit(Operation& operation) {
-  if (!operation.task.is_set_up) ++admitted_;
+  if (!operation.task.is_internal) ++admitted_;
   operation.sequence = admitted_;
   add(sent_bytes_, operation.task.sent_bytes);
   add(received_bytes_, operation.task.received_bytes);

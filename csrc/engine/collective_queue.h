@@ -45,7 +45,7 @@ class CollectiveQueue : public Pollable {
   // The next operation is number 1 again. Nothing may be pending, and no other thread may call.
   void restart_numbers() noexcept;
 
-  // The number of the last operation that was added: how many were, without set-ups.
+  // The number of operations that were added, without internal ones.
   uint64_t sequence() const noexcept { return added() - unnumbered_.load(); }
   uint64_t sent_bytes() const noexcept { return sent_bytes_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const noexcept {
@@ -74,7 +74,7 @@ class CollectiveQueue : public Pollable {
     const uint64_t ended = ended_.load(std::memory_order_acquire);
     return all > ended ? all - ended : 0;
   }
-  void note_added(const Operation& operation);
+  void start_clock(const Operation& operation);
   void take_inbox();
   void admit(Operation& operation);
   bool run_alone(Operation& operation, int polls);
@@ -104,7 +104,7 @@ class CollectiveQueue : public Pollable {
   uint64_t admitted_ = 0;                           // since restart_numbers()
   TimeNs next_expiry_ = kNever;                     // no deadline passes before it
 
-  std::atomic<uint64_t> unnumbered_{0};  // set-ups, and what came before restart_numbers()
+  std::atomic<uint64_t> unnumbered_{0};  // internal, or before restart_numbers()
 
   // Written by the polling thread, read by any.
   std::atomic<uint64_t> entered_{0};  // operations that did not come by the inbox

@@ -10,6 +10,7 @@
 #include <cstddef>
 
 #include "base/dtype.h"
+#include "device/runtime.h"
 
 namespace fastgpu {
 
@@ -29,6 +30,8 @@ class Executor {
   // target = source * factor; the dtype is a floating-point one. They may be the same memory.
   virtual void scale(std::byte* target, const std::byte* source, std::size_t size_bytes,
                      DType dtype, double factor) = 0;
+  virtual void encode(const EncodeLaunch& launch) = 0;
+  virtual void decode(const DecodeLaunch& launch) = 0;
 };
 
 }  // namespace fastgpu

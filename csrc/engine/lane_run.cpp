@@ -5,6 +5,7 @@
 #include <string>
 
 #include "codec/codec.h"
+#include "codec/random_key.h"
 #include "kernels/reduce.h"
 
 namespace fastgpu {
@@ -210,13 +211,34 @@ void LaneRun::enqueue(const Step& step) const {
 }
 
 void LaneRun::code(const Step& step) const {
-  if (operation_->task.executor != nullptr) {
-    raise(ErrorKind::kInvalidArgument,
-          "codecs compress tensors of the CPU only; use codec \"none\" for tensors of a GPU");
-  }
+  if (operation_->task.executor != nullptr) return enqueue_code(step);
   if (step.coding == Coding::kEncode) return encode(step);
   if (step.coding == Coding::kDecode) return decode(step);
   add_residual(step);
+}
+
+void LaneRun::enqueue_code(const Step& step) const {
+  const Task& task = operation_->task;
+  if (step.coding == Coding::kEncode) {
+    const std::size_t first = step.source.offset_bytes / sizeof(float);
+    EncodeLaunch launch{.codec = task.call.shape.codec,
+                        .source = reinterpret_cast<const float*>(operation_->source(step.source)),
+                        .target = operation_->target(step.target),
+                        .count = step.source.size_bytes / sizeof(float)};
+    if (task.residual.values != nullptr) launch.residual = task.residual.values + first;
+    if (task.random_key.has_value()) launch.key = derived_key(*task.random_key, first);
+    return task.executor->encode(launch);
+  }
+  if (step.coding != Coding::kDecode) {
+    raise(ErrorKind::kInvalidArgument,
+          "encoded sums of a GPU's tensors go by algorithm \"direct\" only");
+  }
+  task.executor->decode({.codec = task.call.shape.codec,
+                         .source = operation_->source(step.source),
+                         .target = reinterpret_cast<float*>(operation_->target(step.target)),
+                         .count = step.target.size_bytes / sizeof(float),
+                         .adds = step.reduce,
+                         .factor = step.completes ? task.factor : 1});
 }
 
 // The residual has a number for each element of data: the error of this rank's contribution, or of

@@ -76,6 +76,7 @@ class LaneRun {
   void copy(const Step& step) const;
   void enqueue(const Step& step) const;
   void code(const Step& step) const;
+  void enqueue_code(const Step& step) const;
   void encode(const Step& step) const;
   void decode(const Step& step) const;
   void add_residual(const Step& step) const;

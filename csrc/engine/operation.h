@@ -56,7 +56,7 @@ struct Task {
   const CodecKernels* codec = nullptr;     // for schedules that encode
   CopyKernel copy = nullptr;               // for results; nullptr: memcpy
   CopyKernel staging_copy = nullptr;       // for scratch that several ranks read; nullptr: memcpy
-  bool is_set_up = false;  // of a group, not a user's call: it has the number of the call before
+  bool is_internal = false;                // no user's call: it has the number of the call before
   // For memory that is not the CPU's. The kernels are then set, but not called.
   Executor* executor = nullptr;
 

@@ -14,4 +14,20 @@ class Allocator {
   virtual void free(std::byte* memory) noexcept = 0;
 };
 
+// Memory of an allocator for as long as this lives.
+class LentMemory {
+ public:
+  LentMemory(Allocator& allocator, std::size_t size_bytes)
+      : allocator_(allocator), memory_(allocator.allocate(size_bytes)) {}
+  ~LentMemory() { allocator_.free(memory_); }
+  LentMemory(const LentMemory&) = delete;
+  LentMemory& operator=(const LentMemory&) = delete;
+
+  std::byte* get() const noexcept { return memory_; }
+
+ private:
+  Allocator& allocator_;
+  std::byte* const memory_;
+};
+
 }  // namespace fastgpu

@@ -60,7 +60,7 @@ def create(group: Any, options: Options | None) -> Backend:
     return native.Backend(group.store, group.group_rank, group.group_size, options)
 
 
-def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
+def backend_of(group: dist.ProcessGroup | None = None, device_type: str = "cpu") -> Backend:
     """Returns the `fastgpu` backend of a process group (by default, of the default group).
 
     Raises:
@@ -78,10 +78,10 @@ def backend_of(group: dist.ProcessGroup | None = None) -> Backend:
             raise ValueError("this rank is not a member of the group: call it on the members only")
         raise TypeError(f"group must be a process group of torch.distributed, not {group!r}")
     try:
-        backend: Any = group._get_backend(torch.device("cpu"))
+        backend: Any = group._get_backend(torch.device(device_type))
     except RuntimeError:
         raise ValueError(
-            "the process group has no backend for CPU tensors; make one with "
+            f"the process group has no backend for {device_type.upper()} tensors; make one with "
             "torch.distributed.new_group(backend='fastgpu')"
         ) from None
     backend = getattr(backend, "wrapped_pg", backend)  # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it

@@ -10,7 +10,7 @@ docs/compression.md defines what each codec does to the numbers and how many byt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import torch
@@ -119,6 +119,7 @@ class Codec:
         return target
 
 
+ON_GPUS = ("fp16", "bf16", "int8", "int4")
 NAMES = ("fp16", "bf16", "int8", "int4", "topk", "1bit")
 
 # The 16-bit codecs lose less than the gradient's own noise, and never round a small number to zero.
@@ -211,6 +212,30 @@ def encoding_of(codec: Codec | None) -> tuple[str, int, int | None]:
     if codec is None:
         return "none", 0, None
     return codec.name, codec.residual_bits if codec.feedback else 0, codec.random_seed
+
+
+def check_device(chosen: Iterable[Codec | None], device_type: str, automatic: bool) -> None:
+    """Raises ValueError if gradients on this kind of device cannot be encoded as chosen."""
+    if device_type == "cpu":
+        return
+    if automatic:
+        raise ValueError(
+            f"codec='auto' is for parameters on the CPU, and these are on {device_type}; name a "
+            f"codec, one of {', '.join(ON_GPUS)}"
+        )
+    for codec in chosen:
+        if codec is None:
+            continue
+        if codec.name not in ON_GPUS:
+            raise ValueError(
+                f"codec {codec.name} is for parameters on the CPU, and these are on {device_type}; "
+                f"use one of {', '.join(ON_GPUS)}"
+            )
+        if codec.feedback and codec.residual_bits != 32:
+            raise ValueError(
+                f"residual_bits={codec.residual_bits} is for parameters on the CPU, and these are "
+                f"on {device_type}; use 32"
+            )
 
 
 def refuse_options(codec: Codec | None, user: str) -> None:

@@ -137,6 +137,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "codec and weighted need torch's C++ Reducer: set torch._dynamo.config."
                 "optimize_ddp to True instead of 'python_reducer'"
             )
+        codecs.check_device(self._codecs, self.device_type, self._automatic)
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)

@@ -175,12 +175,14 @@ def backend_for(group: dist.ProcessGroup, device_type: str) -> Any:
     """Returns the backend on which a GradientReducer reduces gradients of this kind of device.
 
     Raises:
-        ValueError: The backend is not fastgpu, or the device is not the CPU.
+        ValueError: The backend is not fastgpu, or does not serve the device.
     """
+    from fastgpu_comm import native
+
     try:
-        if device_type != "cpu":
-            raise ValueError(f"the parameters are on {device_type}, not on the CPU")
-        return backend_of(group)
+        if device_type not in ("cpu", native.device_type()):
+            raise ValueError(f"the parameters are on {device_type}, which it does not serve")
+        return backend_of(group, device_type)
     except ValueError as error:
         raise ValueError(
             f"codec and weighted need a process group of fastgpu: {error}. For other groups "

@@ -19,6 +19,8 @@
 
 #include "base/error.h"
 #include "base/memory_file.h"
+#include "codec/codec.h"
+#include "codec/residual.h"
 #include "kernels/reduce.h"
 
 namespace fastgpu::test {
@@ -38,12 +40,12 @@ class PretendedMemory {
     return all;
   }
 
-  // Maps a file, or finds where it is mapped.
-  std::byte* map(UniqueFd fd, std::size_t size_bytes) {
+  // Maps a file, or finds where it is mapped unless that must be `apart`.
+  std::byte* map(UniqueFd fd, std::size_t size_bytes, bool apart = false) {
     const std::lock_guard lock(mutex_);
     const uint64_t inode = inode_of(fd.get());
     for (auto& [base, range] : ranges_) {
-      if (range.inode != inode) continue;
+      if (apart || range.inode != inode) continue;
       ++range.users;
       return base;
     }
@@ -221,7 +223,8 @@ class PretendedRuntime final : public DeviceRuntime {
     }
     if (options_.fault == RuntimeFault::kMapsOther) return allocate(device, shared.size_bytes);
     UniqueFd fd = duplicate(shared.fd.get(), "pretended device memory");
-    return {memory_.map(std::move(fd), shared.size_bytes), shared.size_bytes, device};
+    return {memory_.map(std::move(fd), shared.size_bytes, options_.maps_apart), shared.size_bytes,
+            device};
   }
   void unmap(const DeviceSegment& mapped) noexcept override { memory_.unmap(mapped.base); }
 
@@ -291,7 +294,40 @@ class PretendedRuntime final : public DeviceRuntime {
     run(stream, [=] { reduce_now(sources, targets, launch); });
   }
 
+  void encode(StreamHandle stream, const EncodeLaunch& launch) override {
+    const CodecKernels* kernels = codec_of(launch.codec);
+    memory_.require(reinterpret_cast<const std::byte*>(launch.source), launch.count * 4);
+    memory_.require(launch.target, encoded_bytes(launch.codec, launch.count));
+    run(stream, [=] {
+      Residual residual;
+      residual.values = launch.residual;
+      if (launch.key.has_value()) {
+        kernels->encode_stochastic(launch.source, launch.residual, launch.target, launch.count,
+                                   *launch.key);
+      } else {
+        encode_with(*kernels, residual, std::nullopt, 0, {launch.source, launch.count},
+                    launch.target);
+      }
+    });
+  }
+  void decode(StreamHandle stream, const DecodeLaunch& launch) override {
+    const CodecKernels* kernels = codec_of(launch.codec);
+    memory_.require(launch.source, encoded_bytes(launch.codec, launch.count));
+    memory_.require(reinterpret_cast<const std::byte*>(launch.target), launch.count * 4);
+    run(stream, [=] {
+      (launch.adds ? kernels->decode_add : kernels->decode)(launch.source, launch.target,
+                                                            launch.count);
+      if (launch.factor == 1) return;
+      scale(reinterpret_cast<std::byte*>(launch.target), launch.count, DType::kFloat32,
+            launch.factor);
+    });
+  }
+
  private:
+  static const CodecKernels* codec_of(Codec codec) {
+    if (has_device_codec(codec)) return find_codec(codec);
+    raise(ErrorKind::kInvalidArgument, "the pretended device has no such codec");
+  }
   static PretendedStream* of(StreamHandle stream) {
     return static_cast<PretendedStream*>(stream.raw);
   }

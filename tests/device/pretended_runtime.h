@@ -30,6 +30,8 @@ struct PretendedOptions {
   int devices = 1;
   uint64_t seed = 1;
   int most_delay_us = 30;
+  // Memory of a peer is mapped at an address of its own, also within a process.
+  bool maps_apart = false;
   RuntimeFault fault = RuntimeFault::kNone;
 };
 

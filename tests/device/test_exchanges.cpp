@@ -165,6 +165,8 @@ TEST(memory_is_kept_until_the_work_that_uses_it_is_done) {
     executor.copy(memory.base + 32, memory.base, 32);
   }
   while (executor.passed() < mark + 1) std::this_thread::yield();
+  CHECK(!released);
+  executor.run_due();
   CHECK(released);
   DeviceScratchMemory scratch(heap, executor);
   std::byte* const block = scratch.allocate(512);

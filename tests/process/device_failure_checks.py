@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ from tests.process.events import Events
 from tests.process.reference import same
 
 import fastgpu_comm
+from fastgpu_comm import codecs
 
 
 def bad_arguments() -> None:
@@ -29,6 +31,14 @@ def bad_arguments() -> None:
     gap = torch.ones(4, 6, device=DEVICE)[:, :2]
     refused: list[tuple[str, Callable[[], Any]]] = [
         (r"pass tensor\.contiguous\(\)", lambda: dist.all_reduce(gap, group=group)),
+        (
+            "several tensors",
+            lambda: dist.all_gather_into_tensor(
+                torch.ones(world * 8, 2, 2, 2, device=DEVICE),
+                torch.ones(8, 2, 2, 2, device=DEVICE).to(memory_format=torch.channels_last),
+                group=group,
+            ),
+        ),
         (
             "on several devices",
             lambda: dist.all_gather(
@@ -47,11 +57,12 @@ def bad_arguments() -> None:
     if torch.get_device_module(TYPE).device_count() > 1:
         other = torch.ones(2, device=f"{TYPE}:1")
         refused.append(("uses GPU 0 on this rank", lambda: dist.all_reduce(other, group=group)))
+        refused.append(("uses GPU 0 on this rank", lambda: dist.send(other, 1 - rank, group=group)))
     dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
     for text, call in refused:
         with pytest.raises(fastgpu_comm.InvalidArgumentError, match=text):
             call()
-    tensor = torch.full((3,), rank + 1.0, device=DEVICE).to(memory_format=torch.contiguous_format)
+    tensor = torch.full((3,), rank + 1.0, device=DEVICE)
     dist.all_reduce(tensor, group=group)
     same(tensor.cpu(), torch.full((3,), float(sum(range(1, world + 1)))))
 
@@ -104,9 +115,16 @@ def lost_rank() -> None:
         dist.all_reduce(tensor, group=group)
 
 
-def codecs_are_refused() -> None:
-    """Codecs compress tensors of the CPU only, and say so."""
+def unknown_codecs() -> None:
+    """What GPUs cannot encode is refused with what they can."""
     start()
     group = new_group()
-    with pytest.raises(ValueError, match="not on the CPU"):
-        fastgpu_comm.DistributedDataParallel(net().to(DEVICE), process_group=group, codec="int8")
+    eight_bits = codecs.find("int8")
+    assert eight_bits is not None
+    for codec, text in (
+        ("1bit", "use one of fp16, bf16, int8, int4"),
+        ("auto", "name a codec"),
+        (dataclasses.replace(eight_bits, residual_bits=8), "use 32"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            fastgpu_comm.DistributedDataParallel(net().to(DEVICE), process_group=group, codec=codec)

@@ -32,11 +32,12 @@ def ranks() -> Iterator[Ranks]:
         memory.lifetimes,
         memory.symmetric_memory,
         checks.sharded_training,
+        checks.encoded_sums,
         checks.benchmark,
         failures.bad_arguments,
         failures.mismatch,
         failures.time_out,
-        failures.codecs_are_refused,
+        failures.unknown_codecs,
     ],
     ids=lambda check: check.__name__,
 )
@@ -54,6 +55,19 @@ def test_collectives(ranks: Ranks, setting: Setting) -> None:
 def test_training(ranks: Ranks, ours: bool, symmetric: bool) -> None:
     setting = Setting(2, environment={"DDP_DISABLE_COMM_MEM": "0" if symmetric else "1"})
     ranks.run(checks.training, setting, ours)
+
+
+@pytest.mark.parametrize(
+    ("codec", "rounding", "weighted"),
+    [
+        ("int8", "nearest", None),
+        ("int8", "stochastic", "mean"),
+        ("int4", "nearest", "mean"),
+        ("fp16", "nearest", None),
+    ],
+)
+def test_encoded_training(ranks: Ranks, codec: str, rounding: str, weighted: str | None) -> None:
+    ranks.run(checks.encoded_training, SHM, codec, rounding, weighted)
 
 
 def test_lost_rank(ranks: Ranks) -> None:

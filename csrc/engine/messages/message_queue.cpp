@@ -132,11 +132,17 @@ bool MessageQueue::ends_any_source(int peer) const {
   return presences_[static_cast<std::size_t>(peer)] == Presence::kLost || gone_ >= world_ - 1;
 }
 
+// The streams have dropped the message by now, so nobody else would fail its work.
 void MessageQueue::finish(const MessagePtr& message) {
-  if (message->epilogue) message->epilogue();
+  try {
+    if (message->epilogue) message->epilogue();
+  } catch (const CommError& error) {
+    latch_->report(error.failure());
+    message->work->fail(failure_for(*latch_->failure(), op_of(*message)));
+  }
   message->keep_alive.reset();
   ended_.store(ended_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
-  message->work->complete();
+  if (!message->work->done()) message->work->complete();
 }
 
 void MessageQueue::for_each_pending(const std::function<void(const MessagePtr&)>& visit) const {

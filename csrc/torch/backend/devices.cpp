@@ -37,8 +37,15 @@ class StreamOrderedHeap {
   }
 
   std::byte* allocate(std::size_t size_bytes) {
-    waits_.passed();  // frees what can be freed by now
+    waits_.run_due();  // frees what can be freed by now
     return heap_.allocate(size_bytes);
+  }
+  void free(std::byte* memory, c10::Device device) noexcept {
+    try {
+      free(memory, current_stream(device));
+    } catch (const std::exception& error) {
+      log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
+    }
   }
   void free(std::byte* memory, StreamHandle stream) noexcept {
     try {
@@ -102,9 +109,7 @@ at::Tensor device_tensor(const std::vector<int64_t>& sizes, at::ScalarType dtype
   std::byte* memory = heap.allocate(std::max<std::size_t>(size_bytes, 1));
   return at::from_blob(
       memory, sizes,
-      [&heap, device](void* freed) {
-        heap.free(static_cast<std::byte*>(freed), current_stream(device));
-      },
+      [&heap, device](void* freed) { heap.free(static_cast<std::byte*>(freed), device); },
       at::TensorOptions().dtype(dtype).device(device), device);
 }
 
@@ -113,8 +118,7 @@ at::Tensor device_tensor(const std::vector<int64_t>& sizes, at::ScalarType dtype
 // For torch's CUDAPluggableAllocator, which finds them by name (fastgpu_comm.mem_pool).
 extern "C" {
 __attribute__((visibility("default"))) void* fastgpu_device_allocate(std::size_t size_bytes,
-                                                                     int device,
-                                                                     void* /*stream*/) {
+                                                                     int device, void* /*stream*/) {
   try {
     return fastgpu::StreamOrderedHeap::of(device).allocate(size_bytes);
   } catch (const std::exception& error) {  // nullptr tells torch that there is no memory
@@ -126,6 +130,7 @@ __attribute__((visibility("default"))) void* fastgpu_device_allocate(std::size_t
 __attribute__((visibility("default"))) void fastgpu_device_free(void* memory,
                                                                 std::size_t /*size_bytes*/,
                                                                 int device, void* stream) {
-  fastgpu::StreamOrderedHeap::of(device).free(static_cast<std::byte*>(memory), {stream, device});
+  fastgpu::StreamOrderedHeap::of(device).free(static_cast<std::byte*>(memory),
+                                              fastgpu::StreamHandle{stream, device});
 }
 }

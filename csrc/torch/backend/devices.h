@@ -27,7 +27,7 @@ bool has_devices();
 
 // The calling thread's current stream of the device.
 StreamHandle current_stream(c10::Device device);
-// Calls `body` with a stream that nobody else uses for the moment as the current one.
+// Calls `body` with a stream of torch's pool as the current one.
 void with_own_stream(c10::Device device, const std::function<void(StreamHandle stream)>& body);
 
 // For tests, before the first tensor: takes tensors of `type`, whose memory and streams are those

@@ -132,7 +132,10 @@ void check_dense(const std::string& op, const at::Tensor& tensor) {
                   "tensor.resolve_conj().resolve_neg()");
   }
   if (on_device && !tensor.is_contiguous(tensor.suggest_memory_format())) {
-    raise_invalid(op, "a tensor of a GPU has gaps; pass tensor.contiguous()");
+    raise_invalid(
+        op,
+        "a tensor of a GPU is neither contiguous nor in a memory format such as channels_last; "
+        "pass tensor.contiguous()");
   }
 }
 

@@ -32,7 +32,7 @@ struct ScaledReduceOp {
 };
 ScaledReduceOp reduction_of(const std::string& op, const c10d::ReduceOp& reduce_op);
 
-// A tensor of the CPU, with any strides, or of a GPU, without gaps.
+// A tensor of the CPU, with any strides, or of a GPU, contiguous in some memory format.
 void check_dense(const std::string& op, const at::Tensor& tensor);
 // As check_dense(), for a call that only takes tensors of the CPU.
 void check_dense_cpu(const std::string& op, const at::Tensor& tensor);

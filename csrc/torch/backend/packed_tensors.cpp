@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "comm/device_side.h"
+#include "comm/group_device.h"
 #include "torch/backend/devices.h"
 #include "torch/backend/elements.h"
 #include "torch/backend/errors.h"
@@ -18,27 +18,39 @@ void PackedTensors::add(const at::Tensor& tensor, bool written) {
     raise_invalid(op_, "the tensors are on several devices, one on " + tensor.device().str() +
                            "; move all to one");
   }
+  const bool is_plain = !device || tensor.is_contiguous();
+  if (!is_empty_ && !(is_plain && all_plain_)) {
+    raise_invalid(op_,
+                  "a tensor of a GPU is not contiguous, which it must be in a call with several "
+                  "tensors; pass tensor.contiguous()");
+  }
   is_empty_ = false;
+  all_plain_ = is_plain;
   device_ = device;
   storages_.push_back(tensor.storage());
 }
 
+// Only collectives copy. For the first one on a GPU, this is where the ranks meet.
+DeviceCollectives& PackedTensors::collectives() {
+  if (collectives_ == nullptr) {
+    collectives_ = &translated([&]() -> DeviceCollectives& {
+      return communicator_.device().collectives(current_stream(*device_), communicator_);
+    });
+  }
+  return *collectives_;
+}
+
 std::byte* PackedTensors::make_scratch(uint64_t size_bytes) {
   if (device_) {
-    scratch_.push_back(communicator_.device_side().member(device_->index()).scratch(size_bytes));
+    DeviceCollectives& device = collectives();
+    scratch_.push_back(translated([&] { return device.scratch(size_bytes); }));
   } else {
     scratch_.emplace_back(new std::byte[size_bytes], std::default_delete<std::byte[]>());
   }
   return scratch_.back().get();
 }
 
-// What copies the tensors; nullptr: the CPU.
-DeviceExecutor* PackedTensors::executor() const {
-  if (!device_) return nullptr;
-  return &communicator_.device_side().member(device_->index()).executor();
-}
-
-// A GPU takes the elements in the order of its memory, such as channels last.
+// On a GPU the elements are taken in the order of their memory, such as channels last.
 bool PackedTensors::is_flat(const at::Tensor& tensor) {
   return is_on_device(tensor) || tensor.is_contiguous();
 }
@@ -115,6 +127,7 @@ const std::byte* PackedTensors::read_copy(std::span<const at::Tensor> tensors) {
 
 void PackedTensors::pack_into(std::byte* buffer, const at::Tensor& tensor) {
   add(tensor, false);
+  if (device_) collectives();
   inputs_.push_back({layout_of(tensor, false), buffer});
 }
 
@@ -142,7 +155,8 @@ void PackedTensors::for_each_row(const Layout& layout, Visit visit) {
 }
 
 void PackedTensors::pack() {
-  DeviceExecutor* const device = executor();
+  if (inputs_.empty()) return;
+  DeviceExecutor* const device = device_ ? &collectives_->executor() : nullptr;
   for (const Copy& copy : inputs_) {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0 || tensor.memory == copy.buffer) continue;
@@ -164,7 +178,8 @@ void PackedTensors::pack() {
 }
 
 void PackedTensors::unpack() {
-  DeviceExecutor* const device = executor();
+  if (outputs_.empty()) return;
+  DeviceExecutor* const device = device_ ? &collectives_->executor() : nullptr;
   for (const Copy& copy : outputs_) {
     const Layout& tensor = copy.tensor;
     if (tensor.size_bytes == 0) continue;

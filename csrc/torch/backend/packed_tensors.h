@@ -1,5 +1,6 @@
 // The buffers of one operation: contiguous memory for tensors of any strides and for lists of
-// tensors. All tensors are on one device. Those of a GPU have no gaps.
+// tensors. All tensors are on one device. Those of a GPU are contiguous, or
+// a single one is in another memory format.
 //
 // The buffer of a contiguous tensor is the tensor's own memory, and so is the buffer of a list
 // whose tensors follow each other in memory. In all other cases the buffer is scratch memory;
@@ -27,7 +28,7 @@
 
 namespace fastgpu {
 
-class DeviceExecutor;
+class DeviceCollectives;
 
 class PackedTensors {
  public:
@@ -76,7 +77,7 @@ class PackedTensors {
   static std::byte* own_memory(std::span<const at::Tensor> tensors, bool written);
   void add(const at::Tensor& tensor, bool written);
   std::byte* make_scratch(uint64_t size_bytes);
-  DeviceExecutor* executor() const;
+  DeviceCollectives& collectives();
   static bool is_flat(const at::Tensor& tensor);
   static Layout layout_of(const at::Tensor& tensor, bool written);
   template <typename Visit>
@@ -85,7 +86,9 @@ class PackedTensors {
   const char* op_;
   Communicator& communicator_;
   std::optional<c10::Device> device_;
-  bool is_empty_ = true;  // no tensor was added
+  DeviceCollectives* collectives_ = nullptr;  // of device_, if there is anything to copy
+  bool is_empty_ = true;                      // no tensor was added
+  bool all_plain_ = true;                     // contiguous in the usual order, or the CPU's
   c10::SmallVector<c10::Storage, 2> storages_;
   std::vector<Copy> inputs_;
   std::vector<Copy> outputs_;

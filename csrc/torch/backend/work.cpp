@@ -168,10 +168,14 @@ c10::intrusive_ptr<c10::ivalue::Future> TorchWork::future(bool of_result) {
     if (of_result) {
       made->markCompleted(c10::IValue(static_cast<int64_t>(result_of(failure))));
     } else if (failure == nullptr && device) {
-      with_own_stream(*device, [&](StreamHandle stream) {  // the future's users wait for it
-        order_behind(ends, stream);
-        made->markCompleted(value_of(outputs, each));
-      });
+      try {
+        with_own_stream(*device, [&](StreamHandle stream) {  // the future's users wait for it
+          order_behind(ends, stream);
+          made->markCompleted(value_of(outputs, each));
+        });
+      } catch (const CommError& error) {
+        made->setError(python_exception(error.failure()));
+      }
     } else if (failure == nullptr) {
       made->markCompleted(value_of(outputs, each));
     } else {

@@ -208,8 +208,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   if (encoding.seed.has_value()) call.random_key = random_key(*encoding.seed, parameters.front());
   BucketStats stats;
   if (encoding.residual_bits > 0) {
-    const Residuals::StorePtr residual =
-        residuals_.join(parameters, buckets[index].lengths, encoding.residual_bits == 8);
+    const Residuals::StorePtr residual = residuals_.join(
+        parameters, buckets[index].lengths, encoding.residual_bits == 8, gradients.device());
     call.residual = residual->view();
     builder.packed().update(residual->values);
     if (residual->scales.defined()) builder.packed().update(residual->scales);

@@ -49,7 +49,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     kSum,   // the sum of the gradients, divided by the sum of the weights
   };
 
-  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32 on the CPU.
+  // `encodings` has one entry per parameter of the Reducer. Codecs are for float32; topk, 1bit and
+  // residuals of 8 bits are for the CPU.
   // A residual needs a codec. All parameters of a bucket must have the same encoding: see
   // split_buckets().
   GradientReducer(BackendPtr backend, std::vector<Encoding> encodings, Weighting weighting);

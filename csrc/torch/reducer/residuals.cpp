@@ -56,11 +56,12 @@ bool Residuals::joined(const Indices& parameters, bool in_8_bits) const {
 }
 
 Residuals::StorePtr Residuals::join(const Indices& parameters,
-                                    const std::vector<std::size_t>& lengths, bool in_8_bits) {
+                                    const std::vector<std::size_t>& lengths, bool in_8_bits,
+                                    at::Device device) {
   if (joined(parameters, in_8_bits)) return places_[parameters.front()].store;
   int64_t count = 0;
   for (const std::size_t length : lengths) count += static_cast<int64_t>(length);
-  at::Tensor whole = at::zeros({count}, at::kFloat);
+  at::Tensor whole = at::zeros({count}, at::TensorOptions(at::kFloat).device(device));
   int64_t end = 0;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const auto length = static_cast<int64_t>(lengths[i]);

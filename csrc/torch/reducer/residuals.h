@@ -39,7 +39,9 @@ class Residuals {
 
   // The residuals of a bucket's parameters, with these numbers of elements, next to each other. A
   // parameter without one starts from zero.
-  StorePtr join(const Indices& parameters, const std::vector<std::size_t>& lengths, bool in_8_bits);
+  // On the gradients' device; 8 bits are for the CPU.
+  StorePtr join(const Indices& parameters, const std::vector<std::size_t>& lengths, bool in_8_bits,
+                at::Device device);
 
   // In float32, flat, a copy; undefined if there is none.
   at::Tensor get(std::size_t parameter) const;

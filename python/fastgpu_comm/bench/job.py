@@ -44,7 +44,7 @@ class Job:
             local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
             module.set_device(local_rank % module.device_count())
         dist.init_process_group(
-            backends[0] if device == "cpu" else "gloo",
+            backends[0] if device == "cpu" else _on_cpu(backends[0]),
             store=dist.PrefixStore("group", store),
             rank=self.rank,
             world_size=self.world_size,
@@ -52,7 +52,9 @@ class Job:
         )
         self.groups: dict[str, dist.ProcessGroup] = {}
         for backend in backends:
-            name = backend if device == "cpu" else f"cpu:gloo,{device}:{backend}"
+            name = backend
+            if device != "cpu":
+                name = f"cpu:{_on_cpu(backend)},{device}:{backend}"
             self.groups[backend] = dist.new_group(backend=name, timeout=timeout)
 
     def leave(self) -> None:
@@ -64,3 +66,8 @@ class Job:
         self.exchange.all("done")
         self.groups.clear()
         dist.destroy_process_group()
+
+
+def _on_cpu(backend: str) -> str:
+    """Returns what serves CPU tensors beside a backend for GPUs, which may not."""
+    return backend if backend in ("fastgpu", "gloo") else "gloo"

@@ -44,7 +44,7 @@ class Runner:
         barrier: Waits for all ranks, on the same backend.
         separate: A barrier, not timed, precedes each call, because a rank could run ahead.
         touch: Before each call the inputs are written, and after it the outputs are read.
-        finish: Waits until the device has done all work; a call ends with it.
+        finish: Waits until the device has done all work; a call ends with it. None on the CPU.
     """
 
     backend: str
@@ -52,7 +52,7 @@ class Runner:
     barrier: Callable[[], object]
     separate: bool
     touch: bool
-    finish: Callable[[], object] = lambda: None
+    finish: Callable[[], object] | None = None
 
 
 @dataclass
@@ -123,20 +123,30 @@ def _calls_to_make(result: Measured, exchange: Exchange, budget: Budget) -> int:
 
 
 def _time(result: Measured, runner: Runner, count: int) -> None:
-    run, finish = runner.call.run, runner.finish
+    run = _finished(runner)
     prepare = _preparation(runner)
     times = [0] * count
-    finish()
     runner.barrier()
     for index in range(count):
         if prepare is not None:
             prepare()
-            finish()
         start = time.perf_counter_ns()
         run()
-        finish()
         times[index] = time.perf_counter_ns() - start
     result.times_us += [nanoseconds / 1000 for nanoseconds in times]
+
+
+def _finished(runner: Runner) -> Callable[[], object]:
+    """Returns the call, with what it waits for on a device."""
+    run, finish = runner.call.run, runner.finish
+    if finish is None:
+        return run
+
+    def run_to_end() -> None:
+        run()
+        finish()
+
+    return run_to_end
 
 
 def _preparation(runner: Runner) -> Callable[[], object] | None:
@@ -151,6 +161,8 @@ def _preparation(runner: Runner) -> Callable[[], object] | None:
             tensor.count_nonzero()
         for tensor, values in written:
             tensor.copy_(values)
+        if runner.finish is not None:
+            runner.finish()
         runner.barrier()
 
     return touch

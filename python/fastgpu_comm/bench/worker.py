@@ -142,8 +142,8 @@ def _barrier(group: dist.ProcessGroup) -> Callable[[], object]:
     return lambda: dist.barrier(group)
 
 
-def _finish(device: str) -> Callable[[], object]:
+def _finish(device: str) -> Callable[[], object] | None:
     if device == "cpu":
-        return lambda: None
+        return None
     synchronize: Callable[[], object] = torch.get_device_module(device).synchronize
     return synchronize

@@ -141,9 +141,11 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--device",
-        choices=("cpu", "cuda"),
+        type=name_of("device", ("cpu", "cuda")),
         default="cpu",
-        help="where the buffers are; ranks of a host take its GPUs in turn (default: cpu)",
+        metavar="DEVICE",
+        help="where the buffers are, cpu or cuda; ranks of a host take its GPUs in turn "
+        "(default: cpu)",
     )
 
 
@@ -262,7 +264,10 @@ def _device_problems(settings: Settings) -> list[str]:
     if not torch.cuda.is_available():
         return ["--device cuda needs a GPU that torch can use, and there is none on this host"]
     if "fastgpu" in settings.backends and not serves_cuda():
-        return ["this build of fastgpu_comm has no code for GPUs; build it with nvcc on PATH"]
+        return [
+            "fastgpu does not serve CUDA here: its build has no code for GPUs, or the driver's "
+            "device files are missing; `fastgpu-comm env` shows which"
+        ]
     return []
 
 

@@ -47,7 +47,7 @@ bool DeviceChannels::poll() noexcept {
   try {
     bool moved = pump(senders_);
     moved |= pump(receivers_);
-    group_.executor.passed();  // releases memory that was kept for work
+    group_.executor.run_due();
     return moved;
   } catch (const CommError& error) {
     failure = error.failure();
@@ -87,7 +87,7 @@ void DeviceChannels::drop() noexcept {
 // Work that was enqueued before the failure still runs, and ends.
 void DeviceChannels::release_kept() noexcept {
   try {
-    if (!device_failed_.load()) group_.executor.passed();
+    if (!device_failed_.load()) group_.executor.run_due();
   } catch (const std::exception&) {  // the latch has the first failure
     device_failed_.store(true);
   }

@@ -24,19 +24,27 @@ DeviceExecutor::DeviceExecutor(DeviceRuntime& runtime, int device)
 
 DeviceExecutor::~DeviceExecutor() {
   finish();
-  for (const auto& [mark, call] : calls_) call();  // left over only if the device has failed
   for (const EventHandle event : pending_) runtime_.destroy(event);
   for (const EventHandle event : spare_) runtime_.destroy(event);
   runtime_.destroy(stream_);
 }
 
-void DeviceExecutor::finish() noexcept {
+void DeviceExecutor::synchronize() {
   try {
     runtime_.synchronize(stream_);
+  } catch (const CommError& error) {
+    throw DeviceError(error.failure());
+  }
+}
+
+void DeviceExecutor::finish() noexcept {
+  try {
+    synchronize();
     passed();
   } catch (const std::exception& error) {
     log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
   }
+  run_calls(UINT64_MAX);
 }
 
 template <typename Call>
@@ -84,6 +92,22 @@ void DeviceExecutor::launch(std::byte* target, std::span<const std::byte* const>
   });
 }
 
+void DeviceExecutor::encode(const EncodeLaunch& launch) {
+  if (launch.count == 0) return;
+  on_device([&] {
+    marks_end_ = false;
+    runtime_.encode(stream_, launch);
+  });
+}
+
+void DeviceExecutor::decode(const DecodeLaunch& launch) {
+  if (launch.count == 0) return;
+  on_device([&] {
+    marks_end_ = false;
+    runtime_.decode(stream_, launch);
+  });
+}
+
 DeviceExecutor::Place DeviceExecutor::place_in(StreamHandle stream) {
   const EventHandle event = on_device([&] { return take_event(); });
   const Place place(new EventHandle(event), [this](const EventHandle* used) {
@@ -103,11 +127,11 @@ void DeviceExecutor::start_after(const Place& place) {
   });
 }
 
-void DeviceExecutor::finish_before(StreamHandle stream) {
+// Events pass in order, one for each mark, so the first pending one is that of mark passed_ + 1.
+void DeviceExecutor::finish_before(StreamHandle stream, uint64_t mark) {
   on_device([&] {
-    spare_.push_back(take_event());
-    runtime_.record(spare_.back(), stream_);
-    runtime_.wait(stream, spare_.back());
+    if (mark <= passed_) return;
+    runtime_.wait(stream, pending_.at(static_cast<std::size_t>(mark - passed_ - 1)));
   });
 }
 
@@ -131,33 +155,46 @@ uint64_t DeviceExecutor::mark_locked() {
 }
 
 uint64_t DeviceExecutor::passed() {
-  std::vector<std::function<void()>> due;  // run without the lock: they may enqueue
-  const uint64_t passed = on_device([&] {
+  return on_device([&] {
     while (!pending_.empty() && runtime_.passed(pending_.front())) {
       spare_.push_back(pending_.front());
       pending_.pop_front();
       ++passed_;
     }
-    while (!calls_.empty() && calls_.front().first <= passed_) {
+    return passed_;
+  });
+}
+
+void DeviceExecutor::run_due() {
+  if (has_calls()) run_calls(passed());
+}
+
+// Without the lock: the calls may enqueue, and free memory of other owners.
+void DeviceExecutor::run_calls(uint64_t mark) noexcept {
+  std::vector<std::function<void()>> due;
+  {
+    const std::lock_guard lock(mutex_);
+    while (!calls_.empty() && calls_.front().first <= mark) {
       due.push_back(std::move(calls_.front().second));
       calls_.pop_front();
     }
-    return passed_;
-  });
-  for (const auto& call : due) call();
-  waiting_calls_.fetch_sub(static_cast<int>(due.size()), std::memory_order_release);
-  return passed;
+  }
+  for (auto& call : due) {
+    try {
+      call();
+    } catch (const std::exception& error) {
+      log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
+    }
+    call = nullptr;
+    waiting_calls_.fetch_sub(1, std::memory_order_release);
+  }
 }
 
 void DeviceExecutor::when_passed(std::function<void()> call) {
-  const bool now = on_device([&] {
-    const uint64_t behind = mark_locked();
-    if (behind <= passed_) return true;
-    calls_.emplace_back(behind, std::move(call));
+  on_device([&] {
+    calls_.emplace_back(mark_locked(), std::move(call));
     waiting_calls_.fetch_add(1, std::memory_order_release);
-    return false;
   });
-  if (now) call();
 }
 
 std::shared_ptr<void> DeviceExecutor::keep(std::shared_ptr<void> memory) {
@@ -165,7 +202,7 @@ std::shared_ptr<void> DeviceExecutor::keep(std::shared_ptr<void> memory) {
   return {address, [this, memory = std::move(memory)](void*) mutable {
             try {
               when_passed([kept = std::move(memory)] {});
-            } catch (const CommError& error) {
+            } catch (const std::exception& error) {
               log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
             }
           }};

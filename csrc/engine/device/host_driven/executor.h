@@ -29,7 +29,7 @@ class DeviceError : public CommError {
   using CommError::CommError;
 };
 
-// Every call raises DeviceError.
+// Calls that ask the device for anything raise DeviceError.
 class DeviceExecutor final : public Executor {
  public:
   DeviceExecutor(DeviceRuntime& runtime, int device);
@@ -42,29 +42,36 @@ class DeviceExecutor final : public Executor {
               const Reduction& reduction) override;
   void scale(std::byte* target, const std::byte* source, std::size_t size_bytes, DType dtype,
              double factor) override;
+  void encode(const EncodeLaunch& launch) override;
+  void decode(const DecodeLaunch& launch) override;
 
-  // A place in another stream: behind everything that it has been given. The executor outlives it.
+  // A place in another stream: behind all work that it has been given. The executor outlives it.
   using Place = std::shared_ptr<const EventHandle>;
   Place place_in(StreamHandle stream);
-  // What is enqueued here later runs after everything before the place.
+  // Work that is enqueued here later runs after everything before the place.
   void start_after(const Place& place);
   void start_after(StreamHandle stream) { start_after(place_in(stream)); }
-  // What `stream` is given later runs after everything that was enqueued here.
-  void finish_before(StreamHandle stream);
+  // Work that `stream` is given later runs after the mark.
+  void finish_before(StreamHandle stream, uint64_t mark);
+  void finish_before(StreamHandle stream) { finish_before(stream, mark()); }
 
   // A mark behind everything that was enqueued so far; 0 if that is nothing.
   uint64_t mark();
   // The last mark that has passed.
   uint64_t passed();
-  // Calls `call` once everything that was enqueued so far is done: at once, or in a later passed(),
-  // or in the destructor.
+  // Calls `call` once everything that was enqueued so far is done: in a later run_due(), or in
+  // finish().
   void when_passed(std::function<void()> call);
-  // Whether calls of when_passed() are due or will be, so that somebody must go on to ask passed().
+  // Runs the calls that are due, in order. By one thread at a time.
+  void run_due();
+  // Whether there are calls, so that somebody must go on with run_due().
   bool has_calls() const noexcept { return waiting_calls_.load(std::memory_order_acquire) > 0; }
   // Memory that work uses which was, or will be, enqueued while the result lives: `memory` is
   // released once that work is done.
   std::shared_ptr<void> keep(std::shared_ptr<void> memory);
-  // Blocks the calling thread until everything that was enqueued is done, as after a failure.
+  // Blocks the calling thread until everything that was enqueued is done.
+  void synchronize();
+  // The same as far as the device can, as after a failure; then runs all calls, due or not.
   void finish() noexcept;
 
  private:
@@ -74,6 +81,7 @@ class DeviceExecutor final : public Executor {
               const Reduction& reduction);
   EventHandle take_event();
   uint64_t mark_locked();
+  void run_calls(uint64_t mark) noexcept;
 
   DeviceRuntime& runtime_;
   const int device_;
