@@ -1,8 +1,8 @@
 // The collectives of a communicator on tensors of one GPU: a stream, channels of device memory on
 // top of those of host memory, and a queue.
 //
-// set_up() is a collective call, before the first collective: the ranks tell each other what their
-// GPUs can do (mapped_peers.h), and choose algorithms by what it costs.
+// set_up() is a collective call, made before the first collective: the ranks exchange the abilities
+// and the costs of their GPUs (mapped_peers.h).
 //
 // Ownership: shared by the communicator, the engine and ends of operations (DeviceEnd). Runtime,
 // topology and channels outlive it. Threading: all calls, any thread.
@@ -23,7 +23,7 @@ namespace fastgpu {
 
 class ChannelSet;
 
-// What a communicator gives to its part for a GPU.
+// The parts of a communicator that collectives on its GPU use.
 struct DeviceParts {
   Runtime& runtime;
   const Topology& topology;
@@ -50,7 +50,7 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
 
   // Adds the operation to the queue. Raises InvalidArgumentError for a call that cannot be made.
   std::shared_ptr<Operation> push(CollectiveCall call);
-  // What copies memory for the hooks of calls, and memory for such copies.
+  // For hooks of calls: copies between tensors and scratch(), in the order of the collectives.
   DeviceExecutor& executor() noexcept { return executor_; }
   std::shared_ptr<std::byte> scratch(std::size_t size_bytes) const;
 

@@ -1,4 +1,4 @@
-// What the steps of a collective cost on GPUs, so that the choice of algorithms fits them.
+// Measures the costs of a collective's steps on GPUs, by which algorithms are chosen.
 // Thread safety: any thread.
 #pragma once
 

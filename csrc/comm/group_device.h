@@ -28,8 +28,8 @@ class GroupDevice {
   // Operations and sends that are not done.
   bool busy() const;
   void add_to(Counters& counters) const;
-  uint64_t sequence() const;  // of the last collective
-  // Waits until the peers know what this rank has read and have what it sent, at most two seconds.
+  uint64_t sequence() const;  // collectives called so far
+  // Waits until no frame to or from a peer is pending, two seconds at most.
   void drain();
   // Takes the parts out of the engine, and waits for the GPU.
   void leave();

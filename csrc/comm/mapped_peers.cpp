@@ -25,7 +25,7 @@ constexpr std::string_view kOp = "set_up_of_gpus";  // in errors, in place of th
 
 using Page = std::array<uint64_t, kPageBytes / sizeof(uint64_t)>;
 
-// What the page of a rank contains: no other rank's, and no other group's.
+// The content of a rank's page. No other rank or group has the same.
 Page page_of(int rank, uint64_t group) {
   Page page;
   uint64_t word = group ^ (static_cast<uint64_t>(rank) + 1) * 0x9E3779B97F4A7C15U;
@@ -126,7 +126,7 @@ void MappedPeers::set_up(Communicator& communicator, DeviceExecutor& executor) {
   conclude(records, gather<uint8_t>(communicator, read));
 }
 
-// Writes this rank's page, and tells what the others need to know of its GPU.
+// Fills this rank's page, and its record for the others.
 MappedPeers::Record MappedPeers::prepare(DeviceExecutor& executor, std::byte* page) {
   const Page content = page_of(topology_.member.rank, topology_.member.communicator);
   const LentMemory pinned(runtime_.pinned_memory(), kPageBytes);

@@ -57,8 +57,8 @@ class StagedMessages final : public Pollable {
   const std::shared_ptr<FailureLatch> latch_;
   const Post post_;
   std::atomic<bool> device_failed_{false};
-  std::atomic<int> unposted_{0};  // of sends_, and those about to be added
-  std::mutex mutex_;              // guards sends_, and makes their order that of the copies
+  std::atomic<int> unposted_{0};  // the number of sends_
+  std::mutex mutex_;              // guards sends_, and keeps them in the order of the copies
   std::deque<Send> sends_;
 };
 

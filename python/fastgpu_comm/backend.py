@@ -197,8 +197,8 @@ def empty(
 def mem_pool() -> Any:
     """Returns a torch.cuda.MemPool in symmetric memory: the ranks of this host read it in place.
 
-    What torch allocates in `torch.cuda.use_mem_pool(pool)` lies there. The memory stays the pool's
-    until the process ends.
+    Tensors that are made inside `torch.cuda.use_mem_pool(pool)` are allocated there. The pool keeps
+    the memory until the process ends.
 
     Raises:
         RuntimeError: This build of torch has no CUDA.

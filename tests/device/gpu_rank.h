@@ -64,7 +64,7 @@ class GpuRank {
     devices_->synchronize(stream_);
     return {host, host + size_bytes};
   }
-  // Of two ranks: whether the other one reads this one's memory in place.
+  // In a group of two: whether the peer reads this rank's memory in place.
   bool maps_peer() {
     return communicator_->device()
         .collectives(stream_, *communicator_)

@@ -116,7 +116,7 @@ def lost_rank() -> None:
 
 
 def unknown_codecs() -> None:
-    """What GPUs cannot encode is refused with what they can."""
+    """Codecs without kernels for GPUs are refused, and the error lists the others."""
     start()
     group = new_group()
     eight_bits = codecs.find("int8")
