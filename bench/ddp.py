@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ddp_plot
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -297,6 +298,8 @@ step, counted by its interface; `link` is the time of those bytes at the link's 
 columns are medians of ratios within a round. PowerSGD has rank 2; gloo's hook is torch's and has
 one bucket.
 
+![seconds of a step on each link](ddp.png)
+
 {markdown.table(head, ordered, left=2)}"""
 
 
@@ -336,6 +339,7 @@ def main() -> None:
         print(page(table[-len(names) :]), flush=True)
     if arguments.write:
         PAGE.write_text(page([*kept(links), *table]))
+        ddp_plot.draw(PAGE, PAGE.with_suffix(".png"))
 
 
 if __name__ == "__main__":
