@@ -47,3 +47,13 @@ def test_other_sizes_are_refused_in_words(size: tuple[Any, ...]) -> None:
 def test_other_dtypes_are_refused_in_words(dtype: Any) -> None:
     with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype, such as torch\.float32"):
         fastgpu_comm.empty(2, dtype=dtype)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    ("device", "text"),
+    [("meta", "allowed: cpu and cuda"), ("cuda:0", "device code|no support|no GPU is usable")],
+)
+def test_a_device_without_symmetric_memory_is_refused(device: str, text: str) -> None:
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match=text):
+        fastgpu_comm.empty(1, device=device)

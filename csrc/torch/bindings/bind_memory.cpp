@@ -1,3 +1,4 @@
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
@@ -18,6 +19,10 @@ at::Device checked(at::Device device) {
     raise(ErrorKind::kInvalidArgument, "there is no symmetric memory on " + device.str() +
                                            "; allowed: cpu and " +
                                            c10::DeviceTypeName(device_type(), /*lower_case=*/true));
+  }
+  if (!c10::impl::hasDeviceGuardImpl(device.type())) {
+    raise(ErrorKind::kInvalidArgument,
+          "this build of torch has no support for " + device.str() + "; use a CUDA build of torch");
   }
   return device.has_index() ? device : c10::impl::VirtualGuardImpl(device.type()).getDevice();
 }
