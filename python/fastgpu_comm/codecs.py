@@ -10,7 +10,8 @@ docs/compression.md defines what each codec does to the numbers and how many byt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -160,7 +161,10 @@ def find(codec: Codec | str | None) -> Codec | None:
     if codec is None or codec == "none" or isinstance(codec, Codec):
         return None if codec == "none" else codec  # type: ignore[return-value]
     if not isinstance(codec, str):
-        raise TypeError(f"codec must be a name, a Codec or a policy function, not {codec!r}")
+        raise TypeError(
+            f"codec must be a name or a Codec, not {codec!r}; only DistributedDataParallel takes a "
+            "policy function"
+        )
     return _BY_NAME.get(codec) or Codec(codec, feedback=True)  # which refuses it
 
 
@@ -214,8 +218,24 @@ def encoding_of(codec: Codec | None) -> tuple[str, int, int | None]:
     return codec.name, codec.residual_bits if codec.feedback else 0, codec.random_seed
 
 
-def check_device(chosen: Iterable[Codec | None], device_type: str, automatic: bool) -> None:
-    """Raises ValueError if gradients on this kind of device cannot be encoded as chosen."""
+def check_chosen(
+    codec: Codec | Policy | None,
+    chosen: Sequence[Codec | None],
+    device_type: str,
+    automatic: bool,
+) -> None:
+    """Warns if `codec` is used for no parameter.
+
+    Raises:
+        ValueError: Gradients on this kind of device cannot be encoded as chosen.
+    """
+    if isinstance(codec, Codec) and not any(chosen):
+        warnings.warn(
+            f"codec {codec.name} compresses nothing here: it is for float32 parameters with two or "
+            f"more dimensions and {LEAST_ELEMENTS} or more elements; a policy function may choose "
+            "smaller ones",
+            stacklevel=2,
+        )
     if device_type == "cpu":
         return
     if automatic:
@@ -223,17 +243,17 @@ def check_device(chosen: Iterable[Codec | None], device_type: str, automatic: bo
             f"codec='auto' is for parameters on the CPU, and these are on {device_type}; name a "
             f"codec, one of {', '.join(ON_GPUS)}"
         )
-    for codec in chosen:
-        if codec is None:
+    for each in chosen:
+        if each is None:
             continue
-        if codec.name not in ON_GPUS:
+        if each.name not in ON_GPUS:
             raise ValueError(
-                f"codec {codec.name} is for parameters on the CPU, and these are on {device_type}; "
+                f"codec {each.name} is for parameters on the CPU, and these are on {device_type}; "
                 f"use one of {', '.join(ON_GPUS)}"
             )
-        if codec.feedback and codec.residual_bits != 32:
+        if each.feedback and each.residual_bits != 32:
             raise ValueError(
-                f"residual_bits={codec.residual_bits} is for parameters on the CPU, and these are "
+                f"residual_bits={each.residual_bits} is for parameters on the CPU, and these are "
                 f"on {device_type}; use 32"
             )
 

@@ -137,7 +137,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "codec and weighted need torch's C++ Reducer: set torch._dynamo.config."
                 "optimize_ddp to True instead of 'python_reducer'"
             )
-        codecs.check_device(self._codecs, self.device_type, self._automatic)
+        codecs.check_chosen(self._codec, self._codecs, self.device_type, self._automatic)
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
@@ -271,16 +271,17 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         From then on the scales travel beside the forward pass. If they differ, `backward` raises
         RuntimeError on all ranks before it reduces a gradient, and names all ranks and scales.
 
-        When the scaler lowers its scale, it has skipped the last step because of gradients that
-        were not finite: the residuals return to their values before that step. Residuals are
-        multiplied by any change of the scale. Costs a copy of the residuals in each step.
+        When the scaler lowers its scale, it has skipped the last step, and the residuals return to
+        their values before it. Any change of the scale multiplies them. Costs a copy in each step.
 
         Raises:
             RuntimeError: The scales differ, or a scaler is enabled on some ranks only.
         """
         self._loss_scales = LossScales(scaler, self.process_group, self.device, self._gradients)
-        self._scale = scaler.get_scale()
+        before, self._scale = self._scale, scaler.get_scale()
         if self._gradients is not None:
+            if self._gradients.passes == 0:  # residuals of a state that was loaded before
+                self._gradients.scale_residuals(self._scale / before)
             self._gradients.keep_copies(scaler.is_enabled())
 
     def _follow_scale(self) -> None:

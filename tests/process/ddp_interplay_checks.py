@@ -5,7 +5,9 @@ torch's class, on the same group, is the referee.
 
 from __future__ import annotations
 
+import copy
 import io
+import warnings
 from typing import Any
 
 import pytest
@@ -98,6 +100,35 @@ def scaled_half_precision() -> None:
             ]
             assert changed == [step != 3] * len(before)
         assert scales == [1024.0, 2048.0, 2048.0, 1024.0, 1024.0, 2048.0]
+
+
+def resumed_with_a_scaler() -> None:
+    """A state may be loaded before or after follow_scaler: the residuals have the scale's units."""
+    rank, _ = me_and_world()
+    model = DistributedDataParallel(net(), codec="int4")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    model.follow_scaler(scaler)
+    for step in range(3):
+        scaler.scale(model(inputs(step, rank)).square().mean()).backward()
+    state = model.reducer_state_dict()
+    assert state["scale"] == 1024.0
+    loaded = []
+    for load_first in (False, True):
+        resumed = DistributedDataParallel(net(), codec="int4")
+        if load_first:
+            resumed.load_reducer_state_dict(state)
+        resumed.follow_scaler(scaler)
+        if not load_first:
+            resumed.load_reducer_state_dict(state)
+        loaded.append(resumed.reducer_state_dict())
+    copied = copy.deepcopy(model)
+    copied.follow_scaler(torch.amp.GradScaler("cpu", init_scale=4096.0))
+    for name, residual in state["residuals"].items():
+        for each in loaded:
+            assert each["scale"] == 1024.0
+            torch.testing.assert_close(each["residuals"][name], residual, rtol=0, atol=0)
+        moved = copied.reducer_state_dict()["residuals"][name]
+        torch.testing.assert_close(moved, 4 * residual, rtol=0, atol=0)
 
 
 class Wide(nn.Module):
@@ -223,3 +254,15 @@ def saved_and_loaded() -> None:
     model.load_state_dict(torchs.state_dict())
     for name, parameter in net(1).named_parameters():
         assert torch.equal(model.state_dict()[f"module.{name}"], parameter)
+
+
+def nothing_to_compress() -> None:
+    """A codec that is used for no parameter is told, as nobody would notice."""
+    with pytest.warns(UserWarning, match="codec int8 compresses nothing here"):
+        DistributedDataParallel(nn.Linear(4, 4), codec="int8")
+    with pytest.warns(UserWarning, match="float32 parameters"):
+        DistributedDataParallel(net().to(torch.bfloat16), codec="int8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DistributedDataParallel(net(), codec="int8")
+        DistributedDataParallel(nn.Linear(4, 4), codec=lambda *_: None)

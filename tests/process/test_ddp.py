@@ -27,6 +27,8 @@ TWO_RANKS = (
     kept.unused,
     interplay.activation_checkpoints,
     interplay.scaled_half_precision,
+    interplay.resumed_with_a_scaler,
+    interplay.nothing_to_compress,
     interplay.compiled,
     interplay.several_backward_passes,
     interplay.unused_output_in_a_static_graph,
