@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,7 @@ class OuterOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: An argument is out of range, or the codec is unknown or needs the CPU.
+            RuntimeError: Arguments or parameters differ between the ranks; raised on all of them.
         """
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every is {every!r}; it must be an integer of at least 1")
@@ -74,6 +76,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         device = self._parameters[0].device
         if self._codec is not None and device.type != "cpu":
             raise ValueError(f"a codec needs parameters on the CPU; they are on {device}")
+        shapes = [f"a parameter of shape {tuple(each.shape)}" for each in self._parameters]
+        self._compare([f"{every=}, {lr=}, {momentum=}, codec={self._codec}", *shapes])
         world = self._group.size()
         self._count = sum(each.numel() for each in self._parameters)
         # One number per parameter element, and zeros up to a multiple of the number of ranks.
@@ -86,6 +90,17 @@ class OuterOptimizer(torch.optim.Optimizer):
         feedback = self._codec is not None and self._codec.feedback
         self._residual = torch.zeros_like(self._start) if feedback else None
         self._steps = 0  # since the last outer step
+
+    def _compare(self, mine: list[str]) -> None:
+        given: list[list[str]] = [[]] * self._group.size()
+        dist.all_gather_object(given, mine, group=self._group)
+        for rank, theirs in enumerate(given):
+            for first, other in itertools.zip_longest(given[0], theirs, fillvalue="none there"):
+                if first != other:
+                    raise RuntimeError(
+                        "OuterOptimizer needs the same arguments and parameters on all ranks: rank "
+                        f"0 of the group has {first}, and rank {rank} has {other}"
+                    )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Is refused: give the wrapped optimizer all its parameters first."""

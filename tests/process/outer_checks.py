@@ -161,3 +161,17 @@ def as_an_optimizer() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             OuterOptimizer(inner, **options)
+
+
+def arguments_that_differ() -> None:
+    """Ranks whose arguments differ all raise, and the error names two of them."""
+    rank, _ = me_and_world()
+    optimizer = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match=r"rank 0 .* every=3, .* rank 1 has every=4"):
+        OuterOptimizer(optimizer, every=3 if rank == 0 else 4)
+    with pytest.raises(RuntimeError, match="codec=None"):
+        OuterOptimizer(optimizer, codec="int8" if rank == 0 else None)
+    more = torch.optim.SGD(nn.Linear(4, 4 + rank).parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match=r"rank 1 has a parameter of shape \(5, 4\)"):
+        OuterOptimizer(more)
+    OuterOptimizer(optimizer, every=3)

@@ -24,3 +24,8 @@ def test_feedback(ranks: Ranks) -> None:
 
 def test_as_an_optimizer(ranks: Ranks) -> None:
     ranks.run(checks.as_an_optimizer, Setting(2))
+
+
+@pytest.mark.parametrize("backend", ["fastgpu", "gloo"])
+def test_arguments_that_differ(ranks: Ranks, backend: str) -> None:
+    ranks.run(checks.arguments_that_differ, Setting(2, backend=backend))
