@@ -44,6 +44,7 @@ DeviceCollectives& GroupDevice::collectives(StreamHandle stream, Communicator& c
     require(stream);
     if (made == nullptr) {
       made = collectives_ = DeviceCollectives::create(parts_, stream.device);
+      queue_.store(&made->queue(), std::memory_order_release);
       device_ = stream.device;
     }
   } catch (const CommError& error) {
@@ -90,11 +91,6 @@ void GroupDevice::add_to(Counters& counters) const {
   counters.bytes_sent += queue.sent_bytes();
   counters.bytes_received += queue.received_bytes();
   counters.busy_ns += queue.busy_ns();
-}
-
-uint64_t GroupDevice::sequence() const {
-  const auto made = made_collectives();
-  return made == nullptr ? 0 : made->queue().sequence();
 }
 
 void GroupDevice::drain() {

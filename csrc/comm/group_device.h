@@ -3,6 +3,8 @@
 // Ownership: the communicator's. Thread safety: all calls, any thread.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -28,7 +30,11 @@ class GroupDevice {
   // Operations and sends that are not done.
   bool busy() const;
   void add_to(Counters& counters) const;
-  uint64_t sequence() const;  // collectives called so far
+  // Collectives called so far. Every call reads it, so it takes no lock.
+  uint64_t sequence() const noexcept {
+    const CollectiveQueue* const queue = queue_.load(std::memory_order_acquire);
+    return queue == nullptr ? 0 : queue->sequence();
+  }
   // Waits until no frame to or from a peer is pending, two seconds at most.
   void drain();
   // Takes the parts out of the engine, and waits for the GPU.
@@ -43,6 +49,7 @@ class GroupDevice {
   mutable std::mutex mutex_;  // guards what follows; once made, the parts stay
   std::optional<int> device_;
   std::shared_ptr<DeviceCollectives> collectives_;
+  std::atomic<const CollectiveQueue*> queue_{nullptr};  // of collectives_; written under mutex_
   std::shared_ptr<StagedMessages> messages_;
 };
 

@@ -126,7 +126,7 @@ void MappedPeers::set_up(Communicator& communicator, DeviceExecutor& executor) {
   conclude(records, gather<uint8_t>(communicator, read));
 }
 
-// Fills this rank's page, and its record for the others.
+// Fills this rank's page, and describes the GPU for the exchange.
 MappedPeers::Record MappedPeers::prepare(DeviceExecutor& executor, std::byte* page) {
   const Page content = page_of(topology_.member.rank, topology_.member.communicator);
   const LentMemory pinned(runtime_.pinned_memory(), kPageBytes);

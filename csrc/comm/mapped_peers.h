@@ -1,4 +1,4 @@
-// Decides which ranks of a host read each other's GPU memory in place, and maps that memory.
+// Decides which ranks of a host read GPU memory of others in place, and maps the memory.
 //
 // set_up() tests it: ranks of a host share a page of their GPUs' memory and compare its bytes,
 // because a driver may report access that does not work. Other ranks get payloads through pinned
@@ -29,7 +29,7 @@ struct Topology;
 
 class MappedPeers final : public DevicePeers {
  public:
-  struct Record;  // what a rank tells of itself: mapped_peers.cpp
+  struct Record;  // a rank's part of the exchange: mapped_peers.cpp
 
   MappedPeers(Runtime& runtime, const Topology& topology, int device,
               std::shared_ptr<FailureLatch> latch);

@@ -70,7 +70,7 @@ class GpuRank {
         .collectives(stream_, *communicator_)
         .maps(1 - communicator_->rank());
   }
-  // Runs the call on the GPU. What the stream is given next runs after it.
+  // Runs the call on the GPU. Later work in the stream runs after the call.
   void run(CollectiveCall call) {
     call.stream = stream_;
     call.device_end = std::make_shared<DeviceEnd>();

@@ -128,6 +128,8 @@ TEST(the_choice_follows_what_gpus_cost) {
   request.collective = Collective::kAllReduce;
   request.bytes = 4 << 20;
   request.placement = placement_of(4, {});
+  CostModel on_cpu(host);
+  CHECK(choose(request, on_cpu).algorithm != Algorithm::kDirect);
   CostModel model(in_place);
   CHECK_EQ(name_of(choose(request, model).algorithm), name_of(Algorithm::kDirect));
 }
@@ -144,7 +146,7 @@ TEST(access_between_gpus_is_tested) {
   }
 }
 
-// A rank that cannot use its GPU says so, and the others raise instead of waiting for it.
+// All ranks raise the reason of the one whose GPU is missing.
 TEST(a_rank_without_its_gpu_is_named_by_all) {
   with_gpu_ranks(3, options_of("direct", "auto"), {}, [](GpuRank& rank) {
     const int me = rank.communicator().rank();

@@ -56,7 +56,7 @@ TEST(messages_between_gpus) {
   }
 }
 
-// A GPU that never gets to the message: this rank says so, in time, and the other one is told.
+// The GPU never copies the message. The time-out then blames the sender's own GPU, on both ranks.
 TEST(a_send_that_its_gpu_never_copies_times_out) {
   with_gpu_ranks(2, {}, {.most_delay_us = 0}, [](GpuRank& rank) {
     MessageCall call;

@@ -37,7 +37,7 @@ WAIT_MS = 30  # far longer than the calls around it
 
 
 class RealDevice:
-    """What the pretended device's module offers, by a real one: streams that are kept busy."""
+    """Stands in for the pretended device's module on a real GPU, by keeping streams busy."""
 
     def sleep(self, time_ms: float) -> None:
         """Keeps the current stream busy."""

@@ -24,7 +24,7 @@ from fastgpu_comm import codecs
 
 
 def bad_arguments() -> None:
-    """What cannot be done is refused, says what to do, and harms nothing."""
+    """Calls with bad arguments raise an error with the remedy, and change nothing."""
     start()
     rank, world = me_and_world()
     group = new_group()
@@ -68,9 +68,15 @@ def bad_arguments() -> None:
 
 
 def mismatch() -> None:
-    """Calls that differ raise on all ranks, and both are named."""
+    """Calls that differ raise on all ranks, and both are named.
+
+    So do a tensor of a GPU and one of the CPU, in the first call on a GPU.
+    """
     start()
     rank, _ = me_and_world()
+    mixed = new_group()
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match="all_reduce"):
+        dist.all_reduce(torch.ones(2, device=DEVICE if rank == 0 else "cpu"), group=mixed)
     group = new_group()
     dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
     with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"count=(4|5)"):
@@ -97,7 +103,7 @@ def time_out() -> None:
 
 
 def lost_rank() -> None:
-    """A rank that dies is named by the others, with its host."""
+    """Survivors name the dead rank and its host."""
     start()
     rank, world = me_and_world()
     events = Events()

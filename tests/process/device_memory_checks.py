@@ -9,7 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
-from tests.process.device_checks import DEVICE, TYPE, device_module, new_group, start
+from tests.process.device_checks import (
+    DEVICE,
+    TYPE,
+    WAIT_MS,
+    device_module,
+    new_group,
+    start,
+)
 from tests.process.reference import same
 
 import fastgpu_comm
@@ -78,15 +85,22 @@ def _memory_of_pools() -> None:
     """What torch's MemPool calls: memory comes back behind the stream in which it is freed."""
     library = ctypes.CDLL(native.path)
     library.fastgpu_device_allocate.restype = ctypes.c_void_p
-    sizes = ctypes.c_size_t(1 << 20), ctypes.c_int(0)
+    size = 40 << 20  # more than other memory that is freed meanwhile can give
+    arguments = ctypes.c_size_t(size), ctypes.c_int(0)
     stream = ctypes.c_void_p(device_module().current_stream().native_handle)
-    first = library.fastgpu_device_allocate(*sizes, stream)
+    first = library.fastgpu_device_allocate(*arguments, stream)
     assert first
-    second = library.fastgpu_device_allocate(*sizes, stream)
-    assert second not in (None, first)
+    second = library.fastgpu_device_allocate(*arguments, stream)
+    assert abs(second - first) >= size
+    device = start()
+    device.sleep(WAIT_MS)
     for memory in (first, second):
-        library.fastgpu_device_free(ctypes.c_void_p(memory), *sizes, stream)
-    device_module().synchronize()
-    time.sleep(0.1)  # the streams that wait for it end later
-    assert library.fastgpu_device_allocate(*sizes, stream) in (first, second)
+        library.fastgpu_device_free(ctypes.c_void_p(memory), *arguments, stream)
+    third = library.fastgpu_device_allocate(*arguments, stream)
+    assert min(abs(third - first), abs(third - second)) >= size  # the stream may use both
+    deadline = time.monotonic() + 30
+    while min(abs(third - first), abs(third - second)) >= size:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        third = library.fastgpu_device_allocate(*arguments, stream)
     assert library.fastgpu_device_allocate(ctypes.c_size_t(8), ctypes.c_int(7), stream) is None

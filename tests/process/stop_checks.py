@@ -53,7 +53,8 @@ def stopped_rank(count: int, symmetric: bool) -> None:
     events = Events()
     # With `direct` each rank waits for the stopped one itself. But a large tensor is cut into
     # shards, and at the stop a survivor may have all parts of its own shard while the other has
-    # not. It then waits for the other's sum, and its error says that the other may be waiting, too.
+    # not. The first then waits for the second's sum, and its error says that the second may be
+    # waiting, too.
     options = fastgpu_comm.Options(algorithm="direct", timeout=timedelta(seconds=TIMEOUT_S))
     group = dist.new_group(backend="fastgpu", pg_options=options)
     tensor = fastgpu_comm.empty(count) if symmetric else torch.empty(count)

@@ -1,5 +1,5 @@
-// What torch needs to know a device (PrivateUse1) before it has operators: its guard with streams
-// and events, its memory, memory of the host that is pinned for it, and hooks.
+// What torch needs from a PrivateUse1 device before operators: guard, streams, events, allocators
+// and hooks.
 // Ownership: none of the objects is destroyed before the process ends. Threading: any thread.
 #pragma once
 

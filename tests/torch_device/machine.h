@@ -58,9 +58,9 @@ class Machine {
   // One of a few streams, in turn.
   int64_t take_pool_stream(int device);
 
-  // Runs `work` in the stream, later. What it throws is raised by the next synchronize().
+  // Runs `work` in the stream, later. The next synchronize() raises its exception.
   void run(StreamHandle stream, std::function<void()> work);
-  // What `later` is given from now on waits for what `earlier` has been given.
+  // New work in `later` waits for all work that `earlier` has now.
   void order(StreamHandle earlier, StreamHandle later);
   void synchronize(StreamHandle stream);
   void synchronize_device(int device);

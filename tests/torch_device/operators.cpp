@@ -65,7 +65,7 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef size,
 }
 
 // The memory of a tensor as a tensor of the CPU, for work that a stream does later. Memory of the
-// host is kept until then. Memory of a device is not: whoever frees it too early shall see it.
+// host is kept until then. Memory of a device is not, so that a use after free shows.
 at::Tensor alias(const at::Tensor& tensor) {
   const auto options = tensor.options().device(c10::DeviceType::CPU);
   void* const data = const_cast<void*>(tensor.const_data_ptr());

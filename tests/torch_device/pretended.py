@@ -73,7 +73,7 @@ def _index(device: Device) -> int:
 
 
 class Stream(torch.Stream):
-    """A new stream of a device; also a context in which it is the current one."""
+    """A new stream of a device. In its `with` block it is the current stream."""
 
     def __new__(cls, device: Device = None, priority: int = 0, **data: Any) -> Stream:
         if data:

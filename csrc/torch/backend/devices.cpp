@@ -23,7 +23,7 @@ StreamHandle handle_of(const c10::impl::VirtualGuardImpl& guard, const c10::Stre
   return {guard.getStreamNativeHandle(stream), stream.device_index()};
 }
 
-// Frees memory of one GPU's heap behind the streams that used it.
+// A GPU's heap. Freed memory is reused only after its stream's work.
 class StreamOrderedHeap {
  public:
   // The heaps live as long as the process, as do tensors that nobody drops.

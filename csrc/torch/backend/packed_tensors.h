@@ -86,9 +86,9 @@ class PackedTensors {
   const char* op_;
   Communicator& communicator_;
   std::optional<c10::Device> device_;
-  DeviceCollectives* collectives_ = nullptr;  // of device_, if there is anything to copy
-  bool is_empty_ = true;                      // no tensor was added
-  bool all_plain_ = true;                     // contiguous in the usual order, or the CPU's
+  DeviceCollectives* collectives_ = nullptr;  // nullptr: nothing is copied on a GPU
+  bool is_empty_ = true;
+  bool all_plain_ = true;  // no tensor of a GPU is in another memory format
   c10::SmallVector<c10::Storage, 2> storages_;
   std::vector<Copy> inputs_;
   std::vector<Copy> outputs_;
