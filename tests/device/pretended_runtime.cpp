@@ -15,6 +15,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -365,6 +366,14 @@ bool is_idle(StreamHandle stream) {
   auto* const pretended = static_cast<PretendedStream*>(stream.raw);
   const std::lock_guard lock(pretended->mutex);
   return pretended->queue.empty();
+}
+
+Gate::Gate(StreamHandle stream) {
+  run_on_host(stream, [opened = opened_.get_future().share()] { opened.wait(); });
+}
+
+void Gate::open() {
+  if (!std::exchange(is_open_, true)) opened_.set_value();
 }
 
 }  // namespace fastgpu::test

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 
 #include "device/runtime.h"
@@ -42,5 +43,20 @@ std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& op
 void run_on_host(StreamHandle stream, std::function<void()> work);
 // Whether the stream has done everything.
 bool is_idle(StreamHandle stream);
+
+// Keeps a stream from its work until it is opened, at the latest by its destructor.
+class Gate {
+ public:
+  explicit Gate(StreamHandle stream);
+  ~Gate() { open(); }
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+
+  void open();
+
+ private:
+  std::promise<void> opened_;
+  bool is_open_ = false;
+};
 
 }  // namespace fastgpu::test

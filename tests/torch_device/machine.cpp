@@ -31,14 +31,6 @@ int64_t number_from(const char* variable, int64_t otherwise) {
 
 }  // namespace
 
-Gate::Gate(StreamHandle stream) {
-  run_on_host(stream, [opened = opened_.get_future().share()] { opened.wait(); });
-}
-
-void Gate::open() {
-  if (!std::exchange(is_open_, true)) opened_.set_value();
-}
-
 Machine& Machine::of_process() {
   static auto* const machine = new Machine;  // never destroyed: its threads may outlive statics
   return *machine;

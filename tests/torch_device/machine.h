@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,21 +27,6 @@ struct Block {
   int device = 0;
   std::mutex mutex;
   std::vector<StreamHandle> users;  // guarded by mutex
-};
-
-// Keeps a stream from its work until it is opened, at the latest by its destructor.
-class Gate {
- public:
-  explicit Gate(StreamHandle stream);
-  ~Gate() { open(); }
-  Gate(const Gate&) = delete;
-  Gate& operator=(const Gate&) = delete;
-
-  void open();
-
- private:
-  std::promise<void> opened_;
-  bool is_open_ = false;
 };
 
 class Machine {
