@@ -4,7 +4,7 @@
 //
 // To the thread sanitizer a fiber is a thread of its own. A switch orders nothing; only release()
 // and acquire() do. So it finds two accesses that nothing orders, although fibers never run at the
-// same time. Threading: one thread.
+// same time. Threading: a fiber stays in one thread.
 #pragma once
 
 #include <ucontext.h>
@@ -88,61 +88,89 @@ class IgnoredAccesses {
   IgnoredAccesses& operator=(const IgnoredAccesses&) = delete;
 };
 
-// A stack with its context, both used again after a fiber has ended.
+// Where a fiber, or the scheduler, goes on.
+struct Place {
+  void* registers[5] = {};  // as __builtin_setjmp() has them
+};
+
+// A stack with its context and a fiber, which begins to run with the first switch to it.
 struct Stack {
   static constexpr std::size_t kBytes = 64 * 1024;
   static Stack make() { return {std::make_unique_for_overwrite<char[]>(kBytes), Context::make()}; }
   std::unique_ptr<char[]> memory;
   Context context;
+  Place fiber{};
+  bool begun = false;
 };
 
-// Switches between the scheduler and one fiber at a time.
+// Switches between the scheduler and one fiber at a time. swapcontext() would call the kernel each
+// time, for the signal mask.
 class Switch {
  public:
-  // Prepares `fiber` to run entry() on the stack.
-  static void prepare(ucontext_t& fiber, Stack& stack, void (*entry)()) {
-    getcontext(&fiber);
-    fiber.uc_stack.ss_sp = stack.memory.get();
-    fiber.uc_stack.ss_size = Stack::kBytes;
-    fiber.uc_link = nullptr;
-    makecontext(&fiber, entry, 0);
-  }
-
-  // Runs the fiber until it calls leave().
-  void enter(ucontext_t& fiber, Stack& stack) {
+  // Runs the stack's fiber until it calls leave(). A new fiber runs entry(), which does not return.
+  void enter(Stack& stack, void (*entry)()) {
 #if defined(FASTGPU_RUN_UNDER_ASAN)
     __sanitizer_start_switch_fiber(&fake_stack_, stack.memory.get(), Stack::kBytes);
 #endif
     stack.context.enter();
-    swapcontext(&scheduler_, &fiber);
+    if (stack.begun) {
+      change(scheduler_, stack.fiber);
+    } else {
+      stack.begun = true;
+      begin(scheduler_, stack, entry);
+    }
 #if defined(FASTGPU_RUN_UNDER_ASAN)
     __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
 #endif
   }
 
-  // The first call of a fiber.
+  // The first call of a fiber, and again after leave_ended().
   void entered() {
 #if defined(FASTGPU_RUN_UNDER_ASAN)
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
   }
 
-  // Returns to the scheduler, whose context is given; forever if the fiber has ended.
-  void leave(ucontext_t& fiber, Context scheduler, [[maybe_unused]] bool ended) {
+  // Returns to the scheduler, whose context is given.
+  void leave(Stack& stack, Context scheduler) {
 #if defined(FASTGPU_RUN_UNDER_ASAN)
     void* fake_stack = nullptr;
-    __sanitizer_start_switch_fiber(ended ? nullptr : &fake_stack, scheduler_stack_,
-                                   scheduler_stack_bytes_);
+    __sanitizer_start_switch_fiber(&fake_stack, scheduler_stack_, scheduler_stack_bytes_);
 #endif
     scheduler.enter();
-    swapcontext(&fiber, &scheduler_);
+    change(stack.fiber, scheduler_);
 #if defined(FASTGPU_RUN_UNDER_ASAN)
     __sanitizer_finish_switch_fiber(fake_stack, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
   }
 
+  // The same when the fiber has nothing left to do. The next scheduler may be another one, so the
+  // fiber calls its entered().
+  void leave_ended(Stack& stack, Context scheduler) {
+#if defined(FASTGPU_RUN_UNDER_ASAN)
+    __sanitizer_start_switch_fiber(nullptr, scheduler_stack_, scheduler_stack_bytes_);
+#endif
+    scheduler.enter();
+    change(stack.fiber, scheduler_);
+  }
+
  private:
-  ucontext_t scheduler_{};
+  // Neither may be inlined: a function that jumps must not be the one that notes a place.
+  [[noreturn, gnu::noinline]] static void go(Place& to) { __builtin_longjmp(to.registers, 1); }
+  [[gnu::noinline]] static void change(Place& from, Place& to) {
+    if (__builtin_setjmp(from.registers) == 0) go(to);
+  }
+  [[gnu::noinline]] static void begin(Place& from, Stack& stack, void (*entry)()) {
+    ucontext_t first{};
+    getcontext(&first);
+    first.uc_stack.ss_sp = stack.memory.get();
+    first.uc_stack.ss_size = Stack::kBytes;
+    first.uc_link = nullptr;
+    makecontext(&first, entry, 0);
+    if (__builtin_setjmp(from.registers) == 0) setcontext(&first);
+  }
+
+  Place scheduler_;
 #if defined(FASTGPU_RUN_UNDER_ASAN)
   void* fake_stack_ = nullptr;
   const void* scheduler_stack_ = nullptr;

@@ -6,8 +6,18 @@
 
 namespace fastgpu::simt {
 
-MachineState* machine_state = nullptr;
-std::vector<Stack> spare_stacks;
+constinit thread_local MachineState* machine_state = nullptr;
+
+std::vector<Stack>& spare_stacks() {
+  struct Spare {
+    ~Spare() {
+      for (Stack& stack : stacks) stack.context.end();
+    }
+    std::vector<Stack> stacks;
+  };
+  thread_local Spare spare;
+  return spare.stacks;
+}
 
 void give_up(const char* why) {
   std::fprintf(stderr, "simt: %s (seed %llu, turn %llu)\n", why,
@@ -20,7 +30,6 @@ namespace {
 
 void run_thread() {
   MachineState& state = *machine_state;
-  state.fibers.entered();
   Thread& me = *state.current;
   Kernel& kernel = *me.block->kernel;
   kernel.begin.acquire();
@@ -29,13 +38,21 @@ void run_thread() {
     give_up("a thread ended, and others of its block wait for it");
   kernel.end.release();
   me.ended = true;
-  state.leave(true);
+}
+
+// The life of a fiber: one thread after another, also of different machines.
+[[noreturn]] void run_threads() {
+  for (;;) {
+    machine_state->fibers.entered();
+    run_thread();
+    machine_state->fibers.leave_ended(machine_state->current->stack, machine_state->context);
+  }
 }
 
 }  // namespace
 
 Stack MachineState::take_stack(Stream& stream) {
-  std::vector<Stack>& from = stream.stacks.empty() ? spare_stacks : stream.stacks;
+  std::vector<Stack>& from = stream.stacks.empty() ? spare_stacks() : stream.stacks;
   if (from.empty()) return Stack::make();
   Stack stack = std::move(from.back());
   from.pop_back();
@@ -45,7 +62,7 @@ Stack MachineState::take_stack(Stream& stream) {
 void MachineState::enter(Thread& thread) {
   current = &thread;
   ++turns;
-  fibers.enter(thread.fiber, thread.stack);
+  fibers.enter(thread.stack, run_threads);
   current = nullptr;
   if (thread.ended) end_thread(thread);
 }
@@ -56,7 +73,7 @@ bool MachineState::arrive(Barrier& barrier, bool mine, bool ordered) {
   barrier.any[turn] = barrier.any[turn] || mine;
   if (++barrier.arrived < barrier.expected) {
     barrier.waiting.push_back(current);
-    leave(false);
+    leave();
   } else {
     barrier.arrived = 0;
     ++barrier.turn;
@@ -92,7 +109,6 @@ void MachineState::begin_block(Kernel& kernel) {
   }
   for (unsigned index = 0; index < kernel.grid.threads; ++index) {
     auto thread = std::make_unique<Thread>(block.get(), index, take_stack(*kernel.stream));
-    Switch::prepare(thread->fiber, thread->stack, run_thread);
     runnable(*thread).ready.push_back(thread.get());
     block->threads.push_back(std::move(thread));
   }

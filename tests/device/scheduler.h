@@ -1,9 +1,10 @@
 // The state of a Machine: its streams, kernels and threads, and the choice of who runs next.
+// run_kernel() is a machine with one stream, in real time.
 //
 // Files that include this are compiled without sanitizers (see fiber.h). Containers hold types of
 // these files only: the linker keeps one copy of a template's function, and might keep another
 // file's instrumented one. Containers that fibers change never grow there; begin_block() reserves
-// their memory. Threading: one thread.
+// their memory. Threading: each thread has a state and stacks of its own.
 #pragma once
 
 #include <deque>
@@ -40,7 +41,6 @@ struct Random {  // SplitMix64
 struct Thread {
   Thread(Block* owner, unsigned number, Stack taken)
       : block(owner), index(number), stack(std::move(taken)) {}
-  ucontext_t fiber{};
   Block* block;
   unsigned index;
   Stack stack;
@@ -148,13 +148,14 @@ struct MachineState {
   Context context = Context::make();
   Switch fibers;
   uint64_t turns = 0;
+  std::size_t pauses = 0;  // in real time, since the processor was left to others
 
   Runnable& runnable(const Thread& thread) {
     return thread.block->kernel->stream->slow ? slow : fast;
   }
   bool has(MachineFault fault) const { return options.fault == fault; }
   Stack take_stack(Stream& stream);
-  void leave(bool ended) { fibers.leave(current->fiber, context, ended); }
+  void leave() { fibers.leave(current->stack, context); }
   void enter(Thread& thread);
   bool arrive(Barrier& barrier, bool mine, bool ordered);
   void begin_block(Kernel& kernel);
@@ -166,10 +167,10 @@ struct MachineState {
   void enqueue(Stream* stream, std::unique_ptr<Item> item);
 };
 
-// Of the machine that exists.
-extern MachineState* machine_state;
-// Of earlier machines: a context takes the thread sanitizer half a megabyte.
-extern std::vector<Stack> spare_stacks;
+// Of the calling thread's machine.
+extern constinit thread_local MachineState* machine_state;
+// Of earlier machines of the calling thread: a context takes the thread sanitizer half a megabyte.
+std::vector<Stack>& spare_stacks();
 
 [[noreturn]] void give_up(const char* why);
 

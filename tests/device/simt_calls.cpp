@@ -1,4 +1,8 @@
 // The functions that simt.h calls on the CPU.
+#include <sched.h>
+
+#include <chrono>
+
 #include "scheduler.h"
 
 namespace fastgpu::simt {
@@ -9,7 +13,11 @@ unsigned thread_index() { return machine_state->current->index; }
 unsigned block_size() { return machine_state->current->block->kernel->grid.threads; }
 unsigned block_index() { return machine_state->current->block->index; }
 unsigned grid_size() { return machine_state->current->block->kernel->grid.blocks; }
-uint64_t now() { return machine_state->turns; }
+uint64_t now() {
+  if (!machine_state->options.in_real_time) return machine_state->turns;
+  const auto since = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::nanoseconds(since).count());
+}
 
 bool sync_block_or(bool mine) {
   MachineState& state = *machine_state;
@@ -40,13 +48,20 @@ void may_switch() {
   MachineState* const state = machine_state;
   if (state == nullptr || state->current == nullptr || !state->random.one_in(3)) return;
   state->runnable(*state->current).ready.push_back(state->current);
-  state->leave(false);
+  state->leave();
 }
 
 void pause() {
   MachineState& state = *machine_state;
-  state.runnable(*state.current).pausing.push_back(state.current);
-  state.leave(false);
+  Runnable& threads = state.runnable(*state.current);
+  threads.pausing.push_back(state.current);
+  // In real time others store the words that these threads wait for. All have looked about once.
+  if (state.options.in_real_time && threads.ready.empty() &&
+      ++state.pauses >= threads.pausing.size()) {
+    state.pauses = 0;
+    ::sched_yield();
+  }
+  state.leave();
 }
 
 void* shared_memory(const void* key, std::size_t size_bytes) {
@@ -65,7 +80,7 @@ void* shared_memory(const void* key, std::size_t size_bytes) {
 
 bool releases(const void* word, Scope scope) {
   MachineState* const state = machine_state;
-  if (state == nullptr || state->current == nullptr) return true;
+  if (state == nullptr || state->current == nullptr || state->options.in_real_time) return true;
   if (state->has(MachineFault::kReleaseForOneGpu)) scope = Scope::kDevice;
   const IgnoredAccesses ignored;
   state->stored[word] = {state->current->block->kernel->stream->device, scope};
@@ -74,7 +89,7 @@ bool releases(const void* word, Scope scope) {
 
 bool acquires(const void* word, Scope scope) {
   MachineState* const state = machine_state;
-  if (state == nullptr || state->current == nullptr) return true;
+  if (state == nullptr || state->current == nullptr || state->options.in_real_time) return true;
   if (state->has(MachineFault::kRelaxedAcquire)) return false;
   const auto found = state->stored.find(word);
   if (found == state->stored.end()) return true;

@@ -1,5 +1,7 @@
 #include "simt_machine.h"
 
+#include <utility>
+
 #include "scheduler.h"
 
 namespace fastgpu::simt {
@@ -28,7 +30,7 @@ Machine::~Machine() {
   IgnoredAccesses::end();
   host.enter();
   for (auto& stream : state_->streams) {
-    for (Stack& stack : stream->stacks) spare_stacks.push_back(std::move(stack));
+    for (Stack& stack : stream->stacks) spare_stacks().push_back(std::move(stack));
     stream->context.end();
   }
   state_->context.end();
@@ -121,5 +123,22 @@ void Machine::run(uint64_t turns) {
 }
 
 uint64_t Machine::turns() const { return state_->turns; }
+
+void run_kernel(Grid grid, uint64_t seed, const std::function<void()>& kernel) {
+  // The machine stays for the thread's later kernels, and outer machines are there again
+  // afterwards.
+  MachineState* const outer = machine_state;
+  spare_stacks();  // made first, so that it outlives the machine
+  struct Kept {
+    Machine machine{{.in_real_time = true}};
+    Stream* stream = machine.make_stream(0);
+  };
+  thread_local Kept kept;
+  machine_state = kept.machine.state_.get();
+  machine_state->random.state = seed;
+  kept.machine.launch(kept.stream, grid, kernel);
+  kept.machine.synchronize(kept.stream);
+  machine_state = outer;
+}
 
 }  // namespace fastgpu::simt

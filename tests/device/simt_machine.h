@@ -10,10 +10,14 @@
 // Memory of all GPUs has one address for all ranks, as if it were mapped at the same place. Mapping
 // it twice would hide races: the sanitizer compares addresses.
 //
+// run_kernel() runs one kernel in the calling thread, in real time, beside those of other threads
+// and processes, with which it shares memory.
+//
 // What it cannot show: reordered relaxed accesses, loads that skip coherence, launch limits, the
 // GPU's own conversions, and anything that the driver does.
 //
-// Ownership: the machine owns its streams and events. Threading: one thread, one machine at a time.
+// Ownership: the machine owns its streams and events. Threading: a machine is used by one thread,
+// which has one machine at a time.
 #pragma once
 
 #include <cstdint>
@@ -43,12 +47,17 @@ struct MachineOptions {
   unsigned resident_blocks = 1u << 20;  // the most that a GPU holds; others wait until one ends
   bool slow_stream = false;             // one stream, drawn from the seed, lags far behind
   MachineFault fault = MachineFault::kNone;
+  bool in_real_time = false;  // see run_kernel()
 };
 
 struct Grid {
   unsigned blocks = 1;
   unsigned threads = 32;  // of a block
 };
+
+// Returns once all threads have ended. Here simt::now() is in nanoseconds, and scopes are not
+// modelled. Threads that all pause leave the processor to others.
+void run_kernel(Grid grid, uint64_t seed, const std::function<void()>& kernel);
 
 class Machine {
  public:
@@ -80,6 +89,7 @@ class Machine {
   uint64_t turns() const;
 
  private:
+  friend void run_kernel(Grid grid, uint64_t seed, const std::function<void()>& kernel);
   std::unique_ptr<MachineState> state_;
 };
 

@@ -1,5 +1,6 @@
 // The machine itself: threads, blocks, streams, events and repeatable runs.
 #include <array>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -88,6 +89,34 @@ TEST(a_released_word_carries_data_between_gpus) {
     machine.synchronize(sender);
     for (const uint64_t value : taken) CHECK_EQ(value, 7u);
   }
+}
+
+TEST(kernels_of_several_threads_run_at_a_time) {
+  uint64_t word = 0;
+  std::array<uint64_t, 32> payload{};
+  std::array<uint64_t, 32> taken{};
+  for (uint64_t value = 1; value <= 20; ++value) {
+    std::thread receiver([&] {
+      simt::run_kernel({}, value, [&] { take(&word, payload.data(), taken.data(), value); });
+    });
+    Machine machine({});  // of this thread; kernels in real time leave it alone
+    Stream* const stream = machine.make_stream(0);
+    simt::run_kernel({}, value, [&] { post(&word, payload.data(), value); });
+    receiver.join();
+    for (const uint64_t each : taken) CHECK_EQ(each, value);
+    machine.launch(stream, {}, [&] { post(&word, payload.data(), 0); });
+    machine.synchronize(stream);
+  }
+}
+
+TEST(kernels_in_real_time_count_nanoseconds) {
+  uint64_t waited = 0;
+  simt::run_kernel({.threads = 1}, 1, [&] {
+    const uint64_t begun = simt::now();
+    while (simt::now() - begun < 2'000'000) simt::pause();
+    waited = simt::now() - begun;
+  });
+  CHECK(waited >= 2'000'000 && waited < 10'000'000'000);
 }
 
 TEST(streams_wait_for_events) {
