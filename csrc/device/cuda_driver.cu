@@ -109,9 +109,15 @@ CUcontext CudaContexts::of(int device) const {
 
 CudaDeviceScope::CudaDeviceScope(const CudaDriver& driver, CUcontext context) : driver_(driver) {
   driver_.check(driver_.push_context(context), "make a GPU current");
+  const cudaError_t exchanged = cudaThreadExchangeStreamCaptureMode(&mode_);
+  if (exchanged == cudaSuccess) return;
+  CUcontext popped = nullptr;
+  driver_.pop_context(&popped);
+  check_cuda(exchanged, "relax the mode of stream captures");
 }
 
 CudaDeviceScope::~CudaDeviceScope() {
+  cudaThreadExchangeStreamCaptureMode(&mode_);
   CUcontext popped = nullptr;
   driver_.pop_context(&popped);
 }

@@ -65,6 +65,9 @@ class CudaContexts {
 
 // Makes a device current for the calling thread, and afterwards what was current before, also
 // nothing. cudaSetDevice() would leave a context on a device that the thread never used.
+//
+// Meanwhile the thread may call everything, although another one captures a stream in the mode
+// "global", which would otherwise forbid cudaEventQuery() and cudaMalloc(), and end with an error.
 class CudaDeviceScope {
  public:
   CudaDeviceScope(const CudaDriver& driver, CUcontext context);
@@ -74,6 +77,7 @@ class CudaDeviceScope {
 
  private:
   const CudaDriver& driver_;
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
 }  // namespace fastgpu

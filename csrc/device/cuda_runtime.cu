@@ -33,8 +33,7 @@ class CudaRuntime final : public DeviceRuntime {
     return memory_.allocate(device, size_bytes);
   }
   void free(const DeviceSegment& segment) noexcept override {
-    const auto scope = on(segment.device);
-    memory_.free(segment);
+    give_back(segment.device, [&] { memory_.free(segment); });
   }
   SharedSegment share(const DeviceSegment& segment) override {
     const auto scope = on(segment.device);
@@ -45,15 +44,18 @@ class CudaRuntime final : public DeviceRuntime {
     return memory_.map(device, shared);
   }
   void unmap(const DeviceSegment& mapped) noexcept override {
-    const auto scope = on(mapped.device);
-    memory_.unmap(mapped);
+    give_back(mapped.device, [&] { memory_.unmap(mapped); });
   }
 
   std::byte* allocate_pinned(std::size_t size_bytes) override;
-  void free_pinned(std::byte* memory) noexcept override { cudaFreeHost(memory); }
+  void free_pinned(std::byte* memory) noexcept override {
+    give_back(kPinnedBy, [=] { cudaFreeHost(memory); });
+  }
 
   StreamHandle make_stream(int device) override;
-  void destroy(StreamHandle stream) noexcept override { cudaStreamDestroy(raw(stream)); }
+  void destroy(StreamHandle stream) noexcept override {
+    give_back(stream.device, [=] { cudaStreamDestroy(raw(stream)); });
+  }
   void synchronize(StreamHandle stream) override {
     const auto scope = on(stream.device);
     check_cuda(cudaStreamSynchronize(raw(stream)), "wait for a stream" + of(stream.device));
@@ -62,7 +64,9 @@ class CudaRuntime final : public DeviceRuntime {
   bool is_captured(StreamHandle stream) override;
 
   EventHandle make_event(int device) override;
-  void destroy(EventHandle event) noexcept override { cudaEventDestroy(raw(event)); }
+  void destroy(EventHandle event) noexcept override {
+    give_back(event.device, [=] { cudaEventDestroy(raw(event)); });
+  }
   void record(EventHandle event, StreamHandle stream) override {
     const auto scope = on(stream.device);
     check_cuda(cudaEventRecord(raw(event), raw(stream)), "record an event" + of(stream.device));
@@ -79,9 +83,20 @@ class CudaRuntime final : public DeviceRuntime {
   void reduce(StreamHandle stream, const ReduceLaunch& launch) override;
   void encode(StreamHandle stream, const EncodeLaunch& launch) override;
   void decode(StreamHandle stream, const DecodeLaunch& launch) override;
+  void launch(StreamHandle stream, const KernelLaunch& launch) override;
+  void load(int device, const void* kernel) override;
 
  private:
+  static constexpr int kPinnedBy = 0;  // the device through which memory is pinned; all may use it
+
   CudaDeviceScope on(int device) const { return {driver_, contexts_.of(device)}; }
+  // A device that has failed, or CUDA that is shut down, has nothing to give back.
+  template <typename Free>
+  void give_back(int device, Free free) const noexcept try {
+    const auto scope = on(device);
+    free();
+  } catch (const std::exception&) {
+  }
   static std::string of(int device) { return " of GPU " + std::to_string(device); }
   unsigned blocks_for(int device, uint64_t size_bytes);
 
@@ -114,7 +129,7 @@ DeviceProperties CudaRuntime::properties(int device) {
 
 // Portable: every device may use it.
 std::byte* CudaRuntime::allocate_pinned(std::size_t size_bytes) {
-  const auto scope = on(0);
+  const auto scope = on(kPinnedBy);
   void* memory = nullptr;
   check_cuda(cudaHostAlloc(&memory, size_bytes, cudaHostAllocPortable | cudaHostAllocMapped),
              "allocate " + std::to_string(size_bytes) + " bytes of pinned host memory");
@@ -236,6 +251,29 @@ void CudaRuntime::decode(StreamHandle stream, const DecodeLaunch& launch) {
   check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.count * sizeof(float))),
                               dim3(device::kReduceThreads), parameters, 0, raw(stream)),
              "start a decoding" + of(stream.device));
+}
+
+void require_kernel(const void* kernel) {
+  if (kernel != nullptr) return;
+  raise(ErrorKind::kInvalidArgument, "there is no such kernel for GPUs");
+}
+
+// cudaLaunchKernel() copies the parameter, whose size it knows from the kernel.
+void CudaRuntime::launch(StreamHandle stream, const KernelLaunch& launch) {
+  require_kernel(launch.kernel);
+  const auto scope = on(stream.device);
+  void* parameters[] = {const_cast<std::byte*>(launch.arguments.data())};
+  check_cuda(cudaLaunchKernel(launch.kernel, dim3(launch.blocks), dim3(launch.threads), parameters,
+                              0, raw(stream)),
+             "start a kernel" + of(stream.device));
+}
+
+// CUDA loads a kernel at its first use.
+void CudaRuntime::load(int device, const void* kernel) {
+  require_kernel(kernel);
+  const auto scope = on(device);
+  cudaFuncAttributes attributes{};
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel), "load a kernel" + of(device));
 }
 
 FoundRuntime find() noexcept try {

@@ -1,5 +1,5 @@
 // The library's interface to GPUs: memory that peers can map, streams, events, copies, and launches
-// of the n-way reduction. Host code calls nothing else of a GPU. CUDA implements the interface
+// of kernels. Host code calls nothing else of a GPU. CUDA implements the interface
 // (cuda_runtime.h), and in tests a pretended machine does.
 //
 // Words: a *stream* runs what it is given in order, later than the call. An *event* is recorded in
@@ -102,6 +102,14 @@ struct DecodeLaunch {
   double factor = 1;
 };
 
+// A launch of a kernel with one struct parameter. Its blocks may wait for those of peers.
+struct KernelLaunch {
+  const void* kernel = nullptr;          // of engine/device/lane_code.h; tests have their own
+  std::span<const std::byte> arguments;  // the struct; copied by the call
+  unsigned blocks = 1;
+  unsigned threads = 32;  // of a block
+};
+
 class DeviceRuntime {
  public:
   virtual ~DeviceRuntime() = default;
@@ -148,6 +156,11 @@ class DeviceRuntime {
   // Both raise InvalidArgumentError if the codec has no kernel for it.
   virtual void encode(StreamHandle stream, const EncodeLaunch& launch) = 0;
   virtual void decode(StreamHandle stream, const DecodeLaunch& launch) = 0;
+  // Raises InvalidArgumentError if there is no kernel, that is nullptr.
+  virtual void launch(StreamHandle stream, const KernelLaunch& launch) = 0;
+  // Loads the kernel's code, which may need an idle GPU: a kernel that waits for peers keeps it
+  // busy. Raises InvalidArgumentError as launch() does.
+  virtual void load(int device, const void* kernel) = 0;
 };
 
 }  // namespace fastgpu

@@ -1,7 +1,6 @@
 #include "pretended_runtime.h"
 
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,7 +9,6 @@
 #include <cstring>
 #include <deque>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <random>
 #include <string>
@@ -23,72 +21,11 @@
 #include "codec/codec.h"
 #include "codec/residual.h"
 #include "kernels/reduce.h"
+#include "pretended_memory.h"
+#include "simt_machine.h"
 
 namespace fastgpu::test {
 namespace {
-
-uint64_t inode_of(int fd) {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0) raise_system(ErrorKind::kAborted, "cannot fstat", errno);
-  return status.st_ino;
-}
-
-// All memory of this process that a device can use.
-class PretendedMemory {
- public:
-  static PretendedMemory& of_process() {
-    static PretendedMemory all;
-    return all;
-  }
-
-  // Maps a file, or finds where it is mapped unless that must be `apart`.
-  std::byte* map(UniqueFd fd, std::size_t size_bytes, bool apart = false) {
-    const std::lock_guard lock(mutex_);
-    const uint64_t inode = inode_of(fd.get());
-    for (auto& [base, range] : ranges_) {
-      if (apart || range.inode != inode) continue;
-      ++range.users;
-      return base;
-    }
-    void* memory = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-    if (memory == MAP_FAILED) raise_system(ErrorKind::kAborted, "cannot map a device", errno);
-    auto* const base = static_cast<std::byte*>(memory);
-    ranges_.emplace(base, Range{size_bytes, inode, std::move(fd), 1});
-    return base;
-  }
-
-  void unmap(std::byte* base) noexcept {
-    const std::lock_guard lock(mutex_);
-    const auto found = ranges_.find(base);
-    if (found == ranges_.end() || --found->second.users > 0) return;
-    ::munmap(base, found->second.size_bytes);
-    ranges_.erase(found);
-  }
-
-  UniqueFd descriptor(std::byte* base) {
-    const std::lock_guard lock(mutex_);
-    return duplicate(ranges_.at(base).fd.get(), "pretended device memory");
-  }
-
-  void require(const std::byte* memory, std::size_t size_bytes) {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [base, range] : ranges_) {
-      if (memory >= base && memory + size_bytes <= base + range.size_bytes) return;
-    }
-    raise(ErrorKind::kAborted, "cannot use " + std::to_string(size_bytes) +
-                                   " bytes: they are not memory of a pretended device");
-  }
-
- private:
-  struct Range {
-    std::size_t size_bytes = 0;
-    uint64_t inode = 0;
-    UniqueFd fd;
-    int users = 0;
-  };
-  std::mutex mutex_;
-  std::map<std::byte*, Range> ranges_;
-};
 
 // One record of an event. An event may be recorded again, in another stream, while streams still
 // wait for the record before.
@@ -188,6 +125,12 @@ void reduce_now(const std::vector<const std::byte*>& sources,
   for (std::byte* const target : targets) std::memcpy(target, sum.data(), launch.size_bytes);
 }
 
+// Of all runtimes in this process, beginning with 1.
+uint32_t next_runtime() {
+  static std::atomic<uint32_t> made{0};
+  return ++made;
+}
+
 bool is_floating(DType dtype) { return dtype <= DType::kFloat8E5M2Fnuz; }
 
 class PretendedRuntime final : public DeviceRuntime {
@@ -200,6 +143,11 @@ class PretendedRuntime final : public DeviceRuntime {
     require_device(device);
     DeviceProperties properties;
     properties.uuid[0] = static_cast<uint8_t>(device + 1);
+    if (!options_.shared_gpu) {
+      const auto process = static_cast<uint32_t>(::getpid());
+      std::memcpy(properties.uuid.data() + 8, &process, sizeof process);
+      std::memcpy(properties.uuid.data() + 12, &number_, sizeof number_);
+    }
     properties.name = "pretended device";
     properties.memory_bytes = uint64_t{1} << 30;
     properties.multiprocessors = 2;
@@ -324,6 +272,21 @@ class PretendedRuntime final : public DeviceRuntime {
     });
   }
 
+  void launch(StreamHandle stream, const KernelLaunch& launch) override {
+    load(stream.device, launch.kernel);
+    const auto kernel = reinterpret_cast<PretendedKernel>(const_cast<void*>(launch.kernel));
+    const std::vector arguments(launch.arguments.begin(), launch.arguments.end());
+    const simt::Grid grid{.blocks = launch.blocks, .threads = launch.threads};
+    of(stream)->push([kernel, arguments, grid, seed = options_.seed + ++launches_] {
+      simt::run_kernel(grid, seed, [&] { kernel(arguments.data()); });
+    });
+  }
+  void load(int device, const void* kernel) override {
+    require_device(device);
+    if (kernel != nullptr) return;
+    raise(ErrorKind::kInvalidArgument, "the pretended device has no such kernel");
+  }
+
  private:
   static const CodecKernels* codec_of(Codec codec) {
     if (has_device_codec(codec)) return find_codec(codec);
@@ -347,8 +310,10 @@ class PretendedRuntime final : public DeviceRuntime {
   }
 
   const PretendedOptions options_;
+  const uint32_t number_ = next_runtime();
   std::vector<std::mutex> turns_;
   std::atomic<uint64_t> streams_{0};
+  std::atomic<uint64_t> launches_{0};
   PretendedMemory& memory_ = PretendedMemory::of_process();
 };
 

@@ -1,6 +1,9 @@
 // A DeviceRuntime without a device. Memory is a memfd, which other processes map. A stream is a
-// thread with a queue; a seed delays what it does, so that mistakes in the order show. Kernels are
-// those of the CPU. Streams of one device take turns, as kernels that fill it would.
+// thread with a queue; a seed delays what it does, so that mistakes in the order show. Reductions
+// and codecs are those of the CPU. Streams of one device take turns, as kernels that fill it would.
+//
+// launch() runs device code (pretended_kernels.h) as fibers of the stream's thread, in real time.
+// Such a kernel may wait for those of other streams, devices and processes, so it takes no turn.
 //
 // A segment of this process is mapped where it is already, so that the thread sanitizer sees all
 // accesses at one address. Pointers to anything but device and pinned memory are refused.
@@ -33,8 +36,13 @@ struct PretendedOptions {
   int most_delay_us = 30;
   // Memory of a peer is mapped at an address of its own, also within a process.
   bool maps_apart = false;
+  // Device k of every runtime and process is the same GPU, so it has the same UUID.
+  bool shared_gpu = false;
   RuntimeFault fault = RuntimeFault::kNone;
 };
+
+// What KernelLaunch::kernel points to; all threads of all blocks call it.
+using PretendedKernel = void (*)(const std::byte* arguments);
 
 std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& options);
 

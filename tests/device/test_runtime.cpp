@@ -152,6 +152,19 @@ TEST(device_memory_is_found_shared_and_used_again) {
   CHECK_THROWS(heap.share(2), InvalidArgumentError, "no segment 2");
 }
 
+TEST(devices_of_several_runtimes_differ_unless_they_share_gpus) {
+  const auto uuid = [](DeviceRuntime& runtime, int device) {
+    return runtime.properties(device).uuid;
+  };
+  for (const bool shared : {false, true}) {
+    const auto first = make_pretended_runtime({.devices = 2, .shared_gpu = shared});
+    const auto second = make_pretended_runtime({.devices = 2, .shared_gpu = shared});
+    CHECK(uuid(*first, 0) == uuid(*first, 0));
+    CHECK(uuid(*first, 0) != uuid(*first, 1));
+    CHECK_EQ(uuid(*first, 1) == uuid(*second, 1), shared);
+  }
+}
+
 TEST(cuda_is_there_or_says_why_not) {
   const FoundRuntime& found = find_cuda_runtime();
   CHECK_EQ(found.runtime == nullptr, !found.why_not.empty());

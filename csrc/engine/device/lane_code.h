@@ -13,4 +13,13 @@ const void* lanes_kernel(DType dtype, ReduceOp reduce_op);  // run_lanes(), with
 const void* copy_lanes_kernel();  // the same, for collectives that do not reduce
 const void* small_kernel(DType dtype, ReduceOp reduce_op);  // all_reduce_small(), with SmallArgs
 
+// The same three, so that tests can put kernels of their own in their place.
+struct LaneKernels {
+  const void* (*lanes)(DType, ReduceOp) = nullptr;
+  const void* (*copy_lanes)() = nullptr;
+  const void* (*small)(DType, ReduceOp) = nullptr;
+};
+
+inline LaneKernels built_kernels() { return {lanes_kernel, copy_lanes_kernel, small_kernel}; }
+
 }  // namespace fastgpu::device
