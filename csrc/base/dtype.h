@@ -34,6 +34,13 @@ inline constexpr int kDTypeCount = 19;
 enum class ReduceOp : uint8_t { kSum, kAvg, kProduct, kMin, kMax, kBand, kBor, kBxor, kPremulSum };
 inline constexpr int kReduceOpCount = 9;
 
+// Of the real and the imaginary part of a complex dtype; else the dtype itself.
+constexpr DType part_of(DType dtype) {
+  if (dtype == DType::kComplex64) return DType::kFloat32;
+  if (dtype == DType::kComplex128) return DType::kFloat64;
+  return dtype;
+}
+
 std::size_t size_of(DType dtype);              // bytes of one element
 std::string_view name_of(DType dtype);         // as torch writes it: "float32"
 std::string_view name_of(ReduceOp reduce_op);  // as torch writes it: "SUM"

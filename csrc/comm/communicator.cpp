@@ -162,6 +162,10 @@ std::shared_ptr<Work> Communicator::run_on_device(CollectiveCall& call) {
   DeviceCollectives& collectives = device_->collectives(*call.stream, *this);
   call.shape.codec = codec_of(call.shape, config_.options.codec);
   call.timeout_ms = timeout_ms_of(call.timeout_ms);
+  if (device_->is_captured(*call.stream)) {
+    collectives.capture(call);
+    return done_work();
+  }
   const auto operation = collectives.push(call);
   submit(operation->work, call.synchronous, Submission::kLarge);
   return work_of(operation);

@@ -35,13 +35,14 @@ DeviceCollectives::DeviceCollectives(const DeviceParts& parts, int device)
       scratch_(std::make_shared<ScratchPool>(&scratch_memory_)),
       builder_(with_executor(parts.builder, executor_), scratch_memory_),
       peers_(runtime_, parts.topology, device, latch_),
-      lanes_(*host_channels_, parts.planner.lanes() + 1),
+      channel_range_(*host_channels_, parts.planner.lanes() + 1),
       channels_({.runtime = runtime_.devices(),
                  .executor = executor_,
                  .heap = runtime_.device_heap(device),
                  .peers = peers_,
-                 .host_channels = lanes_},
+                 .host_channels = channel_range_},
                 latch_),
+      lanes_(parts, device, peers_, executor_),
       queue_(channels_, parts.planner.lanes(), latch_) {}
 
 // The parts have the lifetime of the whole: a pass of the engine may hold one a little longer than
@@ -55,12 +56,15 @@ std::shared_ptr<DeviceCollectives> DeviceCollectives::create(const DeviceParts& 
   Engine& engine = parts.runtime.engine();
   engine.add(std::shared_ptr<DeviceChannels>(made, &made->channels_));
   engine.add(std::shared_ptr<CollectiveQueue>(made, &made->queue_));
+  engine.add(std::shared_ptr<DeviceLanes>(made, &made->lanes_));
   return made;
 }
 
 void DeviceCollectives::leave() {
   runtime_.engine().remove(&queue_);
   runtime_.engine().remove(&channels_);
+  runtime_.engine().remove(&lanes_);
+  lanes_.stop();
   executor_.finish();  // before the memory of peers is unmapped
 }
 
@@ -72,16 +76,16 @@ void DeviceCollectives::set_up(Communicator& communicator) {
   const Constants constants = peers_.constants(host_planner_.constants());
   planner_.set_constants(constants);
   encoded_planner_.set_constants(constants);
+  lanes_.set_up(communicator);
   is_set_up_.store(true);
 }
 
 std::shared_ptr<Operation> DeviceCollectives::push(CollectiveCall call) {
   builder_.check(call);
-  Planner& planner = call.shape.codec == Codec::kNone ? planner_ : encoded_planner_;
-  const auto plan = planner.plan(call);
   const std::shared_ptr<DeviceExecutor> executor(shared_from_this(), &executor_);
-  const auto operation = std::make_shared<Operation>();
+  std::shared_ptr<Operation> operation;
   try {
+    const LanePlan* const by_kernels = lanes_.plan(call, planner_);
     const auto ready = executor->place_in(*call.stream);
     call.prologue = [executor, ready, first = std::move(call.prologue)] {
       executor->start_after(ready);
@@ -92,13 +96,35 @@ std::shared_ptr<Operation> DeviceCollectives::push(CollectiveCall call) {
       if (end != nullptr) end->set(executor, executor->mark());
     };
     call.keep_alive = executor->keep(std::move(call.keep_alive));
-    builder_.fill(*operation, call, *plan);
+    operation = by_kernels != nullptr ? lanes_.make(call, *by_kernels) : make_host_driven(call);
   } catch (const DeviceError& error) {  // the peers need not wait for this rank's part
     latch_->report(error.failure());
     throw;
   }
   queue_.push(operation);
   return operation;
+}
+
+std::shared_ptr<Operation> DeviceCollectives::make_host_driven(CollectiveCall& call) {
+  Planner& planner = call.shape.codec == Codec::kNone ? planner_ : encoded_planner_;
+  auto operation = std::make_shared<Operation>();
+  builder_.fill(*operation, call, *planner.plan(call));
+  return operation;
+}
+
+void DeviceCollectives::capture(const CollectiveCall& call) {
+  latch_->raise_if_failed();
+  builder_.check(call);
+  const bool has_hooks = call.prologue || call.epilogue;
+  const LanePlan* const plan = has_hooks ? nullptr : lanes_.plan(call, planner_);
+  if (plan == nullptr) {
+    raise(ErrorKind::kInvalidArgument,
+          std::string(name_of(call.shape.collective)) +
+              " cannot be captured in a graph: the host takes part in it, but not in a replay; make "
+              "the call outside of the capture (docs/cuda.md, \"Graphs\", lists what can be "
+              "captured)");
+  }
+  lanes_.capture(call, *plan);
 }
 
 std::shared_ptr<std::byte> DeviceCollectives::scratch(std::size_t size_bytes) const {

@@ -13,6 +13,7 @@
 #include <mutex>
 
 #include "comm/calls.h"
+#include "comm/device_lanes.h"
 #include "comm/mapped_peers.h"
 #include "comm/operation_builder.h"
 #include "comm/planner.h"
@@ -50,6 +51,9 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
 
   // Adds the operation to the queue. Raises InvalidArgumentError for a call that cannot be made.
   std::shared_ptr<Operation> push(CollectiveCall call);
+  // Puts the call into the graph that captures its stream. Raises InvalidArgumentError if the host
+  // would have to take part in every replay.
+  void capture(const CollectiveCall& call);
   // For hooks of calls: copies between tensors and scratch(), in the order of the collectives.
   DeviceExecutor& executor() noexcept { return executor_; }
   std::shared_ptr<std::byte> scratch(std::size_t size_bytes) const;
@@ -57,13 +61,13 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
   bool busy() const noexcept { return queue_.busy(); }
   // Whether peers do not know yet what this rank has read, or have not got all that it sent:
   // operations are done earlier.
-  bool has_pending_frames() const noexcept { return channels_.busy(); }
+  bool has_pending_frames() const noexcept { return channels_.busy() || lanes_.busy(); }
   const CollectiveQueue& queue() const noexcept { return queue_; }
   // Takes itself out of the engine, and waits for the GPU. The communicator's latch is closed.
   void leave();
 
  private:
-  // Lanes of the communicator, counted from `first`.
+  // Lanes of the communicator's channels, counted from `first`.
   class LaneRange final : public ChannelSource {
    public:
     LaneRange(ChannelSource& channels, int first) : channels_(channels), first_(first) {}
@@ -82,6 +86,8 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
     const int first_;
   };
 
+  std::shared_ptr<Operation> make_host_driven(CollectiveCall& call);
+
   Runtime& runtime_;
   const std::shared_ptr<ChannelSet> host_channels_;
   const std::shared_ptr<FailureLatch> latch_;
@@ -93,8 +99,9 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
   const std::shared_ptr<ScratchPool> scratch_;
   const OperationBuilder builder_;
   MappedPeers peers_;
-  LaneRange lanes_;
+  LaneRange channel_range_;
   DeviceChannels channels_;
+  DeviceLanes lanes_;
   CollectiveQueue queue_;
   std::mutex set_up_mutex_;
   std::atomic<bool> is_set_up_{false};  // written under set_up_mutex_

@@ -41,20 +41,22 @@ Times time_copies(DeviceExecutor& executor, std::byte* target, const std::byte* 
 
 }  // namespace
 
+double measure_us_per_byte(DeviceExecutor& executor, std::byte* target, const std::byte* source) {
+  const Times small = time_copies(executor, target, source, sizeof(float));
+  const Times large = time_copies(executor, target, source, kLargeBytes);
+  return std::max((large.passed_us - small.passed_us) / static_cast<double>(kLargeBytes),
+                  kLeastUsPerByte);
+}
+
 DeviceCosts measure_device_costs(DeviceExecutor& executor, Allocator& heap, Allocator& pinned) {
   const LentMemory source(heap, kLargeBytes);
   const LentMemory target(heap, kLargeBytes);
   const LentMemory chunk(pinned, kLargeBytes);
   const Times small = time_copies(executor, target.get(), source.get(), sizeof(float));
-  const auto us_per_byte = [&](std::byte* to) {
-    const Times large = time_copies(executor, to, source.get(), kLargeBytes);
-    return std::max((large.passed_us - small.passed_us) / static_cast<double>(kLargeBytes),
-                    kLeastUsPerByte);
-  };
   return {.enqueue_us = small.enqueue_us,
           .passed_us = small.passed_us,
-          .copy_us_per_byte = us_per_byte(target.get()),
-          .pinned_us_per_byte = us_per_byte(chunk.get())};
+          .copy_us_per_byte = measure_us_per_byte(executor, target.get(), source.get()),
+          .pinned_us_per_byte = measure_us_per_byte(executor, chunk.get(), source.get())};
 }
 
 Constants constants_with(const DeviceCosts& costs, const Constants& host, bool in_place) {

@@ -28,11 +28,10 @@ void GroupDevice::require(StreamHandle stream) {
                                            std::to_string(stream.device) +
                                            "; move the tensor, or make another group for that GPU");
   }
-  if (devices.is_captured(stream)) {  // the host, which waits for peers, takes no part in a replay
-    raise(ErrorKind::kInvalidArgument,
-          "calls on tensors of GPUs cannot be captured in a graph; make the call outside of the "
-          "capture");
-  }
+}
+
+bool GroupDevice::is_captured(StreamHandle stream) const {
+  return parts_.runtime.devices().is_captured(stream);
 }
 
 DeviceCollectives& GroupDevice::collectives(StreamHandle stream, Communicator& communicator) {
@@ -42,6 +41,11 @@ DeviceCollectives& GroupDevice::collectives(StreamHandle stream, Communicator& c
     const std::lock_guard lock(mutex_);
     made = collectives_;
     require(stream);
+    if ((made == nullptr || !made->is_set_up()) && is_captured(stream)) {
+      raise(ErrorKind::kInvalidArgument,
+            "a group's first collective on tensors of GPUs sets it up, and cannot be captured in a "
+            "graph; make one call before the capture");
+    }
     if (made == nullptr) {
       made = collectives_ = DeviceCollectives::create(parts_, stream.device);
       queue_.store(&made->queue(), std::memory_order_release);
@@ -62,6 +66,10 @@ DeviceCollectives& GroupDevice::collectives(StreamHandle stream, Communicator& c
 StagedMessages& GroupDevice::messages(StreamHandle stream) {
   const std::lock_guard lock(mutex_);
   require(stream);
+  if (is_captured(stream)) {  // the host, which waits for the peer, takes no part in a replay
+    raise(ErrorKind::kInvalidArgument,
+          "send and recv cannot be captured in a graph; make the call outside of the capture");
+  }
   if (messages_ == nullptr) {
     messages_ =
         std::make_shared<StagedMessages>(parts_.runtime.devices(), stream.device,

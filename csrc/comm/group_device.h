@@ -22,10 +22,13 @@ class GroupDevice {
 
   // For the first collective the ranks exchange what their GPUs can do; this blocks. If a rank
   // cannot take part, all raise its reason. Also raises InvalidArgumentError if the communicator
-  // uses another GPU, or the stream is being captured.
+  // uses another GPU, or for a first collective in a captured stream.
   DeviceCollectives& collectives(StreamHandle stream, Communicator& communicator);
-  // Raises InvalidArgumentError likewise.
+  // Raises InvalidArgumentError likewise, and for any captured stream.
   StagedMessages& messages(StreamHandle stream);
+
+  // Whether what the stream is given becomes part of a graph.
+  bool is_captured(StreamHandle stream) const;
 
   // Operations and sends that are not done.
   bool busy() const;

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "comm/communicator.h"
+#include "comm/gather.h"
 #include "comm/runtime.h"
 #include "comm/topology.h"
 
@@ -18,10 +19,9 @@ namespace fastgpu {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kReasonBytes = 400;
+constexpr std::size_t kWhyBytes = 400;
 // A process numbers its segments from 0, so no honest peer comes near this.
 constexpr uint32_t kMostSegments = 4096;
-constexpr std::string_view kOp = "set_up_of_gpus";  // in errors, in place of the user's call
 
 using Page = std::array<uint64_t, kPageBytes / sizeof(uint64_t)>;
 
@@ -36,29 +36,12 @@ Page page_of(int rank, uint64_t group) {
   return page;
 }
 
-// All ranks' `mine`, by rank.
-template <typename Value>
-std::vector<Value> gather(Communicator& communicator, std::span<const Value> mine) {
-  std::vector<Value> all(mine.size() * static_cast<std::size_t>(communicator.world()));
-  CollectiveCall call;
-  call.shape.collective = Collective::kAllGather;
-  call.shape.dtype = DType::kUInt8;
-  call.shape.count = mine.size_bytes();
-  call.op = kOp;
-  call.input = reinterpret_cast<const std::byte*>(mine.data());
-  call.data = reinterpret_cast<std::byte*>(all.data());
-  call.is_internal = true;
-  const auto work = communicator.run(std::move(call));
-  communicator.wait(*work, -1);
-  return all;
-}
-
 }  // namespace
 
 struct MappedPeers::Record {
   uint8_t is_usable = 0;
   uint8_t shares = 0;                    // the page can be passed to other processes
-  std::array<char, kReasonBytes> why{};  // it is not usable
+  std::array<char, kWhyBytes> why{};  // it is not usable
   uint32_t segment = 0;                  // of the page
   uint64_t offset_bytes = 0;
   DeviceCosts costs;
@@ -88,7 +71,7 @@ bool MappedPeers::is_near(int peer) const {
 std::vector<MappedPeers::Record> MappedPeers::exchange(Communicator& communicator,
                                                        const Topology& topology,
                                                        const Record& mine) {
-  std::vector<Record> records = gather<Record>(communicator, {&mine, 1});
+  std::vector<Record> records = gather<Record>(communicator, {&mine, 1}, kSetUpOfGpus);
   for (std::size_t rank = 0; rank < records.size(); ++rank) {
     Record& record = records[rank];
     if (record.is_usable != 0) continue;
@@ -102,7 +85,7 @@ std::vector<MappedPeers::Record> MappedPeers::exchange(Communicator& communicato
 void MappedPeers::decline(Communicator& communicator, const Topology& topology,
                           const std::string& why) {
   Record record;
-  const std::string_view text = cut(why, kReasonBytes - 1);
+  const std::string_view text = cut(why, kWhyBytes - 1);
   std::memcpy(record.why.data(), text.data(), text.size());
   exchange(communicator, topology, record);
   raise(ErrorKind::kInvalidArgument, why);  // not reached: this rank's record raises
@@ -123,7 +106,7 @@ void MappedPeers::set_up(Communicator& communicator, DeviceExecutor& executor) {
   if (!why_not.empty()) decline(communicator, topology_, why_not);
   const std::vector<Record> records = exchange(communicator, topology_, mine);
   const std::vector<uint8_t> read = read_pages(communicator, executor, records);
-  conclude(records, gather<uint8_t>(communicator, read));
+  conclude(records, gather<uint8_t>(communicator, read, kSetUpOfGpus));
 }
 
 // Fills this rank's page, and describes the GPU for the exchange.
@@ -180,7 +163,7 @@ std::vector<uint8_t> MappedPeers::read_pages(Communicator& communicator, DeviceE
   for (int peer = 0; peer < world; ++peer) {
     const auto index = static_cast<std::size_t>(peer);
     if (!is_near(peer) || records[index].shares == 0) continue;
-    await_segment(communicator, peer);
+    await(communicator, peer, [&] { return peers_[index].is_heard; });
     if (!reads_page(peer, records[index], executor, pinned.get())) continue;
     read[index] = 1;
     std::string unmapped;  // another segment, meanwhile
@@ -211,23 +194,34 @@ bool MappedPeers::reads_page(int peer, const Record& record, DeviceExecutor& exe
   }
 }
 
-void MappedPeers::await_segment(Communicator& communicator, int peer) {
+void MappedPeers::await(Communicator& communicator, int peer,
+                        const std::function<bool()>& is_there) {
   constexpr auto kInterval = std::chrono::milliseconds(20);
   const TimeNs deadline = deadline_after_ms(communicator.timeout_ms());
   std::unique_lock lock(mutex_);
-  while (!peers_[static_cast<std::size_t>(peer)].is_heard) {
+  while (!is_there()) {
     changed_.wait_for(lock, kInterval);
     if (const Failure* failure = communicator.failure()) raise(*failure);
     if (now_ns() < deadline) continue;
     Failure failure;
     failure.kind = ErrorKind::kTimeout;
     failure.peer = peer;
-    failure.op = kOp;
+    failure.op = kSetUpOfGpus;
     failure.message = timed_out_after(communicator.timeout_ms() * kMillisecond) + "waited for " +
                       name_of_rank(topology_, peer) +
                       ", which has not passed the memory of its GPU";
     raise(failure);
   }
+}
+
+std::byte* MappedPeers::map(Communicator& communicator, int peer, const SegmentSpan& place,
+                            std::size_t size_bytes) {
+  const std::byte* memory = nullptr;
+  await(communicator, peer, [&] {
+    memory = segments(peer).at(place, size_bytes);
+    return memory != nullptr;
+  });
+  return const_cast<std::byte*>(memory);
 }
 
 void MappedPeers::take_segment(int peer, uint32_t segment, const SharedSegment& shared) {

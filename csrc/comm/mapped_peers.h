@@ -10,6 +10,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -45,6 +46,15 @@ class MappedPeers final : public DevicePeers {
     return constants_with(costs_, host, reads_in_place_);
   }
 
+  // After set_up(), if this rank reads the peer's memory: where it maps a place that the peer has
+  // passed by share(). Waits for the peer; raises like a collective call.
+  std::byte* map(Communicator& communicator, int peer, const SegmentSpan& place,
+                 std::size_t size_bytes);
+  // Whether all ranks of a host read each other's memory; the same on every rank.
+  bool reads_in_place() const noexcept { return reads_in_place_; }
+
+  const DeviceCosts& costs() const noexcept { return costs_; }  // the slowest rank's
+
   // Maps it. Fails the group if it cannot, and the peer relies on it.
   void take_segment(int peer, uint32_t segment, const SharedSegment& shared);
 
@@ -62,7 +72,8 @@ class MappedPeers final : public DevicePeers {
                                   const std::vector<Record>& records);
   bool reads_page(int peer, const Record& record, DeviceExecutor& executor, std::byte* pinned);
   void conclude(const std::vector<Record>& records, const std::vector<uint8_t>& read);
-  void await_segment(Communicator& communicator, int peer);
+  // `is_there` is called with the lock.
+  void await(Communicator& communicator, int peer, const std::function<bool()>& is_there);
   void report_unmapped(int peer, const std::string& cause);
   bool is_near(int peer) const;
 

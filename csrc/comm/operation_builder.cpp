@@ -104,6 +104,14 @@ Codec codec_of(const CallShape& shape, Codec of_group) {
   return follows_group ? of_group : shape.codec;
 }
 
+Factors factors_of(const CollectiveCall& call, int world) {
+  const CallShape& shape = call.shape;
+  if (!reduces(shape.collective)) return {};
+  if (shape.reduce_op == ReduceOp::kPremulSum) return {.before = call.premul_factor};
+  if (shape.reduce_op != ReduceOp::kAvg) return {};
+  return is_narrow(shape.dtype) ? Factors{.before = 1.0 / world} : Factors{.after = 1.0 / world};
+}
+
 OperationBuilder::OperationBuilder(const Config& config, Allocator& shared)
     : config_(config),
       uses_single_copy_(uses_single_copy(config.single_copy)),
@@ -143,8 +151,7 @@ void OperationBuilder::fill(Operation& operation, CollectiveCall& call, const Pl
   const bool sums = reduces(shape.collective);
   task.reduce = sums ? find_reduce(shape.dtype, shape.reduce_op) : nullptr;
   task.reduce_both = sums ? find_reduce_both(shape.dtype, shape.reduce_op) : nullptr;
-  const bool averages = sums && shape.reduce_op == ReduceOp::kAvg && !is_narrow(shape.dtype);
-  task.factor = averages ? 1.0 / config_.world : 1;
+  task.factor = factors_of(call, config_.world).after;
   task.executor = config_.executor;
   if (config_.executor == nullptr) fill_for_cpu(task, plan, sums);
   task.scratch_pool = plan.schedule->scratch_shared ? shared_scratch_pool_ : scratch_pool_;
@@ -189,18 +196,8 @@ void OperationBuilder::bind(Operation& operation, CollectiveCall& call) const {
   task.prologue = std::move(call.prologue);
   task.epilogue = std::move(call.epilogue);
   task.keep_alive = std::move(call.keep_alive);
-  if (task.reduce != nullptr) add_scaling(operation, call);
-}
-
-// Adds the factors that inputs are multiplied by before the sum: that of PREMUL_SUM, and that of an
-// average whose sum would overflow. Other averages have Task::factor, applied after the sum without
-// a loss of precision.
-void OperationBuilder::add_scaling(Operation& operation, const CollectiveCall& call) const {
-  const CallShape& shape = call.shape;
-  if (shape.reduce_op == ReduceOp::kPremulSum) scale_input(operation, call, call.premul_factor);
-  if (shape.reduce_op == ReduceOp::kAvg && is_narrow(shape.dtype)) {
-    scale_input(operation, call, 1.0 / config_.world);
-  }
+  const double before = factors_of(call, config_.world).before;
+  if (before != 1) scale_input(operation, call, before);
 }
 
 // Only all_reduce is in place. The input of the others is the caller's, and so a copy is scaled.

@@ -23,6 +23,14 @@ bool has_codec(const CallShape& shape);
 // DistributedDataParallel chooses for itself.
 Codec codec_of(const CallShape& shape, Codec of_group);
 
+// What a reduction multiplies its inputs by, and its results. The sum of a narrow dtype might
+// overflow, so there an average divides the inputs; elsewhere the results, without a loss.
+struct Factors {
+  double before = 1;
+  double after = 1;
+};
+Factors factors_of(const CollectiveCall& call, int world);
+
 class OperationBuilder {
  public:
   struct Config {
@@ -48,7 +56,6 @@ class OperationBuilder {
  private:
   uint64_t single_copy_from_bytes(Collective collective) const;
   void fill_for_cpu(Task& task, const Plan& plan, bool sums) const;
-  void add_scaling(Operation& operation, const CollectiveCall& call) const;
   void scale_input(Operation& operation, const CollectiveCall& call, double factor) const;
 
   const Config config_;

@@ -96,6 +96,7 @@ const std::vector<Field>& fields() {
       choice("deterministic", &Options::deterministic, {"0", "1"}),
       choice("single_copy", &Options::single_copy, {"auto", "never", "always"}),
       choice("codec", &Options::codec, names_of<Codec>(kGroupCodecCount)),
+      choice("gpu_engine", &Options::gpu_engine, {"auto", "lanes", "host"}),
   };
   return all;
 }

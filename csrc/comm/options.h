@@ -19,6 +19,10 @@ enum class Transport : uint8_t { kAuto, kShm, kTcp };
 // (CMA), instead of copying them into shared memory. kAuto: not on AMD processors.
 enum class SingleCopy : uint8_t { kAuto, kNever, kAlways };
 
+// Who carries out collectives on GPUs: kernels that wait for those of peers, wherever all ranks can
+// use them; or the host, which enqueues every step. kAuto: the quicker one.
+enum class GpuEngine : uint8_t { kAuto, kLanes, kHost };
+
 struct Options {
   Algorithm algorithm = Algorithm::kAuto;
   Transport transport = Transport::kAuto;
@@ -28,6 +32,7 @@ struct Options {
   bool deterministic = false;
   SingleCopy single_copy = SingleCopy::kAuto;
   Codec codec = Codec::kNone;  // of all_reduces of float32 with kLeastEncodedBytes or more
+  GpuEngine gpu_engine = GpuEngine::kAuto;
   std::set<std::string> from_environment;  // names of the fields that FASTGPU_ variables have set
 };
 

@@ -28,7 +28,7 @@ constexpr const char* kSameVersion = "Install one version of fastgpu_comm on all
 constexpr const char* kFellSilent = "joined, but did not say in time whom they reach";
 
 // The options that determine the schedules.
-constexpr std::array kAgreed = {"algorithm", "lanes", "deterministic", "codec"};
+constexpr std::array kAgreed = {"algorithm", "lanes", "deterministic", "codec", "gpu_engine"};
 
 // Ranks whose ids differ do not try to share memory, so a shortage must not give an empty one.
 std::string boot_id() {

@@ -112,9 +112,15 @@ Allocator& Runtime::pinned_memory() {
   return *pinned_memory_;
 }
 
-void Runtime::set_devices(DeviceRuntime* devices) {
+device::LaneKernels Runtime::lane_kernels() {
+  const std::lock_guard lock(mutex_);
+  return lane_kernels_;
+}
+
+void Runtime::set_devices(DeviceRuntime* devices, const device::LaneKernels& kernels) {
   const std::lock_guard lock(mutex_);
   devices_ = devices;
+  lane_kernels_ = kernels;
 }
 
 DeviceHeap& Runtime::device_heap(int device) {

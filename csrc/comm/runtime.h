@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "device/heap.h"
+#include "engine/device/lane_code.h"
 #include "engine/engine.h"
 #include "memory/symmetric_heap.h"
 
@@ -48,8 +49,10 @@ class Runtime {
   DeviceRuntime& devices();
   // Pinned memory for the host and all GPUs. Raises like devices().
   Allocator& pinned_memory();
+  // Of collectives that kernels carry out.
+  device::LaneKernels lane_kernels();
   // Replaces the runtime that would be found; it outlives this. For tests, before its first use.
-  void set_devices(DeviceRuntime* devices);
+  void set_devices(DeviceRuntime* devices, const device::LaneKernels& kernels);
   // Memory of a GPU that peers can map. It lives as long as this. Raises like devices().
   DeviceHeap& device_heap(int device);
   // The costs of links and memory as last measured by this process, as text; empty: not measured.
@@ -65,6 +68,7 @@ class Runtime {
   std::map<const Communicator*, std::weak_ptr<Communicator>> communicators_;
   std::atomic<std::size_t> communicator_count_{0};  // for the fork, which cannot lock mutex_
   DeviceRuntime* devices_ = nullptr;                // nullptr: not looked for yet, or there is none
+  device::LaneKernels lane_kernels_ = device::built_kernels();
   std::unique_ptr<Allocator> pinned_memory_;
   std::map<int, std::unique_ptr<DeviceHeap>> device_heaps_;
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller

@@ -26,6 +26,12 @@ AUTO = "auto"
 MAX_STEPS = 1 << 22  # of all ranks together: a ring of 1024 ranks, simulated in about a second
 MARGIN = 0.95  # kWorthIt in csrc/plan/cost/choose.cpp
 
+# GPUs of one host that read each other's memory, by the link between them: GB/s in one direction
+# by its data sheet.
+GPU_LINKS = {"nvlink4": 450.0, "nvlink3": 300.0, "pcie5": 63.0, "pcie4": 31.5}
+GPU_TRIP_US = 2.0  # for a word to arrive in a peer's memory and be seen: assumed, not measured
+GPU_COPY_US_PER_BYTE = 1e-6  # within a GPU, as an A100's memory of 2 TB/s allows
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -92,6 +98,24 @@ class Scenario:
             rank_slowness=[self.slow_ranks.get(rank, 1.0) for rank in range(world)],
             slow_links=[SlowLink(*link) for link in self.slow_links],
         )
+
+
+def use_gpus(constants: Constants, link: str) -> None:
+    """Sets the costs inside a host to those of GPUs whose kernels run the schedules.
+
+    Args:
+        constants: What to change; the costs between hosts stay.
+        link: A name of GPU_LINKS.
+    """
+    inside = constants.same_host
+    inside.alpha_us = GPU_TRIP_US
+    inside.beta_us_per_byte = 1e-3 / GPU_LINKS[link]
+    inside.overhead_us = 0.0
+    # A kernel pulls at the link's rate, and the sender has no work; the model gives it half.
+    inside.cpu_us_per_byte = inside.beta_us_per_byte / 2
+    constants.copy_us_per_byte = GPU_COPY_US_PER_BYTE
+    constants.reduce_us_per_byte = 0.0  # done while bytes arrive
+    constants.cores_per_host = 0
 
 
 @dataclass(frozen=True)

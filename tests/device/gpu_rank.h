@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/group_device.h"
+#include "pretended_kernels.h"
 #include "pretended_runtime.h"
 #include "sim/rank_threads.h"
 
@@ -27,7 +28,7 @@ class GpuRank {
  public:
   GpuRank(const PretendedOptions& options, const Options& group, int rank, int world, Store& store)
       : devices_(make_pretended_runtime(options)), stream_(devices_->make_stream(0)) {
-    runtime_.set_devices(devices_.get());
+    runtime_.set_devices(devices_.get(), device::pretended_kernels());
     communicator_ = join_world(rank, world, group, store, runtime_);
   }
   ~GpuRank() {
@@ -43,6 +44,7 @@ class GpuRank {
   Communicator& communicator() { return *communicator_; }
   Runtime& runtime() { return runtime_; }
   StreamHandle stream() const { return stream_; }
+  DeviceRuntime& devices() { return *devices_; }
 
   // Memory of the GPU, with a copy of `bytes` once the stream gets there.
   std::byte* upload(const std::vector<std::byte>& bytes, bool in_heap) {
@@ -57,6 +59,12 @@ class GpuRank {
     }
     devices_->copy(stream_, memory, host, bytes.size());
     return memory;
+  }
+  // The same, to memory that there is.
+  void write(std::byte* memory, const std::vector<std::byte>& bytes) {
+    std::byte* const host = pinned(bytes.size());
+    std::memcpy(host, bytes.data(), bytes.size());
+    devices_->copy(stream_, memory, host, bytes.size());
   }
   std::vector<std::byte> download(const std::byte* memory, std::size_t size_bytes) {
     std::byte* const host = pinned(size_bytes);

@@ -42,7 +42,8 @@ device::LaneArgs LaneWorld::args(int rank, uint64_t key) const {
   args.group.rank = rank;
   args.group.world = world_;
   args.group.patience = patience_;
-  args.group.host_stop = &host_stop_;
+  args.group.host_word = &host_word_;
+  args.group.ended = &ended_;
   args.entries = tables_[mine].entries.data();
   args.first = tables_[mine].first.data();
   args.key[0] = key;

@@ -25,7 +25,7 @@ class LaneWorld {
   const device::Table& table(int rank) const { return tables_[index(rank)]; }
   uint64_t* operations(int rank) { return operations_[index(rank)].data(); }
   void set_patience(uint64_t turns) { patience_ = turns; }
-  void stop_by_host() { host_stop_ = 1; }
+  void stop_by_host() { host_word_ = device::HostWord::kStopAll; }
   // The failures of all ranks, for messages; "" if there are none.
   std::string failure() const;
 
@@ -36,7 +36,8 @@ class LaneWorld {
   std::size_t lanes_;
   double factor_;
   uint64_t patience_ = 3'000'000;
-  uint64_t host_stop_ = 0;
+  uint64_t host_word_ = 0;
+  mutable uint64_t ended_ = 0;  // written by kernels
   std::vector<device::Table> tables_;
   std::vector<RankBuffers> ranks_;
   std::vector<std::vector<std::byte*>> segments_;  // by rank

@@ -4,13 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <mutex>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -22,96 +18,11 @@
 #include "codec/residual.h"
 #include "kernels/reduce.h"
 #include "pretended_memory.h"
+#include "pretended_stream.h"
 #include "simt_machine.h"
 
 namespace fastgpu::test {
 namespace {
-
-// One record of an event. An event may be recorded again, in another stream, while streams still
-// wait for the record before.
-struct Record {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool passed = false;
-
-  bool has_passed() {
-    const std::lock_guard lock(mutex);
-    return passed;
-  }
-  void pass() {
-    const std::lock_guard lock(mutex);
-    passed = true;
-    changed.notify_all();
-  }
-  void await() {
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [this] { return passed; });
-  }
-};
-
-struct PretendedEvent {
-  std::mutex mutex;
-  std::shared_ptr<Record> latest;  // guarded by mutex; nullptr: never recorded
-
-  std::shared_ptr<Record> get() {
-    const std::lock_guard lock(mutex);
-    return latest;
-  }
-};
-
-struct PretendedStream {
-  PretendedStream(std::mutex& turns_of_device, uint64_t seed, int delay_us)
-      : turns(turns_of_device), random(seed), most_delay_us(delay_us), thread([this] { run(); }) {}
-  ~PretendedStream() {
-    {
-      const std::lock_guard lock(mutex);
-      ends = true;
-    }
-    changed.notify_all();
-    thread.join();
-  }
-  PretendedStream(const PretendedStream&) = delete;
-  PretendedStream& operator=(const PretendedStream&) = delete;
-
-  void push(std::function<void()> work) {
-    {
-      const std::lock_guard lock(mutex);
-      queue.push_back(std::move(work));
-    }
-    changed.notify_all();
-  }
-
-  void synchronize() {
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [this] { return queue.empty(); });
-  }
-
-  void run() {
-    std::unique_lock lock(mutex);
-    for (;;) {
-      changed.wait(lock, [this] { return ends || !queue.empty(); });
-      if (queue.empty()) return;
-      const std::function<void()> work = queue.front();
-      lock.unlock();
-      if (most_delay_us > 0 && random() % 3 == 0) {
-        std::this_thread::sleep_for(std::chrono::microseconds(random() % most_delay_us));
-      }
-      work();
-      lock.lock();
-      queue.pop_front();  // last, so that an empty queue means that all is done
-      changed.notify_all();
-    }
-  }
-
-  std::mutex& turns;    // of the device
-  std::mt19937 random;  // the thread's
-  const int most_delay_us;
-  std::mutex mutex;  // guards queue and ends
-  std::condition_variable changed;
-  std::deque<std::function<void()>> queue;
-  bool ends = false;
-  std::thread thread;  // last, because it uses the other fields
-};
 
 // As the device does: every source is read before a target is written.
 void reduce_now(const std::vector<const std::byte*>& sources,
@@ -190,8 +101,9 @@ class PretendedRuntime final : public DeviceRuntime {
   }
   void destroy(StreamHandle stream) noexcept override { delete of(stream); }
   void synchronize(StreamHandle stream) override { of(stream)->synchronize(); }
-  bool is_captured(StreamHandle /*stream*/) override {
-    return options_.fault == RuntimeFault::kCaptures;
+  bool is_captured(StreamHandle stream) override {
+    const std::lock_guard lock(of(stream)->mutex);
+    return of(stream)->captured.has_value();
   }
 
   EventHandle make_event(int device) override {
@@ -287,6 +199,8 @@ class PretendedRuntime final : public DeviceRuntime {
     raise(ErrorKind::kInvalidArgument, "the pretended device has no such kernel");
   }
 
+  uint64_t launches() const { return launches_.load(); }
+
  private:
   static const CodecKernels* codec_of(Codec codec) {
     if (has_device_codec(codec)) return find_codec(codec);
@@ -331,6 +245,28 @@ bool is_idle(StreamHandle stream) {
   auto* const pretended = static_cast<PretendedStream*>(stream.raw);
   const std::lock_guard lock(pretended->mutex);
   return pretended->queue.empty();
+}
+
+void begin_capture(StreamHandle stream) {
+  auto* const pretended = static_cast<PretendedStream*>(stream.raw);
+  const std::lock_guard lock(pretended->mutex);
+  pretended->captured.emplace();
+}
+
+PretendedGraph end_capture(StreamHandle stream) {
+  auto* const pretended = static_cast<PretendedStream*>(stream.raw);
+  const std::lock_guard lock(pretended->mutex);
+  PretendedGraph graph = std::move(pretended->captured.value());
+  pretended->captured.reset();
+  return graph;
+}
+
+void replay(StreamHandle stream, const PretendedGraph& graph) {
+  for (const auto& work : graph) run_on_host(stream, work);
+}
+
+uint64_t launches_of(const DeviceRuntime& runtime) {
+  return static_cast<const PretendedRuntime&>(runtime).launches();
 }
 
 Gate::Gate(StreamHandle stream) {

@@ -14,6 +14,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <vector>
 
 #include "device/runtime.h"
 
@@ -27,7 +28,6 @@ enum class RuntimeFault : uint8_t {
   kDeviceFails,      // every event reports that the device has failed
   kMapsOther,        // memory of a peer is mapped, but not the memory that was asked for
   kMapsNothing,      // memory of a peer cannot be mapped
-  kCaptures,         // all streams are captured in graphs
 };
 
 struct PretendedOptions {
@@ -51,6 +51,15 @@ std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& op
 void run_on_host(StreamHandle stream, std::function<void()> work);
 // Whether the stream has done everything.
 bool is_idle(StreamHandle stream);
+
+// What a stream was given between begin_capture() and end_capture(), in order.
+using PretendedGraph = std::vector<std::function<void()>>;
+void begin_capture(StreamHandle stream);
+PretendedGraph end_capture(StreamHandle stream);
+void replay(StreamHandle stream, const PretendedGraph& graph);
+
+// How many kernels were given to streams of the pretended runtime by launch().
+uint64_t launches_of(const DeviceRuntime& runtime);
 
 // Keeps a stream from its work until it is opened, at the latest by its destructor.
 class Gate {

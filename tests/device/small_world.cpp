@@ -35,7 +35,8 @@ device::SmallArgs SmallWorld::args(int rank, std::byte* data, uint64_t size_byte
   args.group.rank = rank;
   args.group.world = case_.world;
   args.group.patience = patience_;
-  args.group.host_stop = &host_stop_;
+  args.group.host_word = &host_word_;
+  args.group.ended = &ended_;
   args.key[0] = key;
   args.key[1] = ~key;
   args.input = data;

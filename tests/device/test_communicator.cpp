@@ -1,70 +1,16 @@
 // Communicators whose tensors are in the memory of pretended GPUs: rendezvous, control links and
 // rings as between processes, and results bit for bit those of CPU tensors.
-#include <array>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "check.h"
-#include "gpu_rank.h"
+#include "gpu_calls.h"
 #include "plan/cost/choose.h"
 #include "seeds.h"
 
 namespace fastgpu::test {
 namespace {
-
-struct BufferSizes {
-  std::size_t input = 0;  // bytes; 0: the collective has none
-  std::size_t data = 0;
-};
-BufferSizes sizes_of(const CallShape& shape, std::size_t world) {
-  const std::size_t count = shape.count * size_of(shape.dtype);
-  switch (shape.collective) {
-    case Collective::kAllReduce:
-    case Collective::kBroadcast:
-      return {0, count};
-    case Collective::kReduceScatter:
-      return {count * world, count};
-    case Collective::kAllGather:
-    case Collective::kGather:
-      return {count, count * world};
-    case Collective::kScatter:
-      return {count * world, count};
-    case Collective::kAllToAll:
-      return {count * world, count * world};
-    default:
-      return {count, count};
-  }
-}
-
-// The call with CPU tensors, then with those of the GPU. Both must leave the same bytes.
-void compare(GpuRank& rank, CallShape shape, bool in_heap, uint64_t seed) {
-  const auto world = static_cast<std::size_t>(rank.communicator().world());
-  const auto me = static_cast<uint64_t>(rank.communicator().rank());
-  const BufferSizes sizes = sizes_of(shape, world);
-  const std::vector<std::byte> input = drawn_floats(sizes.input, seed * 64 + me);
-  const std::vector<std::byte> before = drawn_floats(sizes.data, seed * 64 + 32 + me);
-  std::vector<std::byte> expected = before;
-  CollectiveCall call;
-  call.shape = shape;
-  call.premul_factor = 0.3;
-  call.input = input.data();
-  call.data = expected.data();
-  rank.communicator().wait(*rank.communicator().run(call), -1);
-
-  call.input = sizes.input == 0 ? nullptr : rank.upload(input, in_heap);
-  call.data = rank.upload(before, in_heap);
-  const std::byte* const data = call.data;
-  rank.run(call);
-  if (rank.download(data, expected.size()) != expected) {
-    CHECK_EQ(describe(Call{.shape = shape}), "the bytes of CPU tensors");
-  }
-}
-
-constexpr std::array kCollectives = {Collective::kAllReduce,     Collective::kReduce,
-                                     Collective::kBroadcast,     Collective::kAllGather,
-                                     Collective::kGather,        Collective::kScatter,
-                                     Collective::kReduceScatter, Collective::kAllToAll};
 
 TEST(collectives_leave_the_bits_of_cpu_tensors) {
   for (const uint64_t seed : seeds()) {
@@ -160,21 +106,6 @@ TEST(a_rank_without_its_gpu_is_named_by_all) {
     CHECK_THROWS(rank.communicator().run(call), InvalidArgumentError, "rank 1 (host");
     compare(rank, {.collective = Collective::kAllReduce, .count = 9}, true, 1);
   });
-}
-
-TEST(captured_calls_are_refused) {
-  with_gpu_ranks(
-      2, options_of("direct", "auto"), {.fault = RuntimeFault::kCaptures}, [](GpuRank& rank) {
-        CollectiveCall call;
-        call.shape.collective = Collective::kAllReduce;
-        call.shape.count = 4;
-        call.data = rank.upload(drawn_floats(16, 1), true);
-        CHECK_THROWS(rank.run(call), InvalidArgumentError, "cannot be captured in a graph");
-        MessageCall message;
-        message.peer = 1 - rank.communicator().rank();
-        message.stream = rank.stream();
-        CHECK_THROWS(rank.communicator().send(message), InvalidArgumentError, "cannot be captured");
-      });
 }
 
 TEST(calls_that_cannot_be_made_change_nothing_and_set_up_has_no_number) {

@@ -50,7 +50,7 @@ class Rank {
         runtime_(make_pretended_runtime(options)),
         stream_(runtime_->make_stream(0)),
         mine_(runtime_->allocate(0, sizeof(Memory))),
-        host_stop_(reinterpret_cast<uint64_t*>(runtime_->allocate_pinned(sizeof(uint64_t)))) {
+        host_word_(reinterpret_cast<uint64_t*>(runtime_->allocate_pinned(2 * sizeof(uint64_t)))) {
     std::memset(mine_.base, 0, sizeof(Memory));
     const SharedSegment shared = runtime_->share(mine_);
     const std::array<int, 1> descriptors{shared.fd.get()};
@@ -67,7 +67,7 @@ class Rank {
   ~Rank() {
     runtime_->destroy(stream_);
     for (std::byte* memory : pinned_) runtime_->free_pinned(memory);
-    runtime_->free_pinned(reinterpret_cast<std::byte*>(host_stop_));
+    runtime_->free_pinned(reinterpret_cast<std::byte*>(host_word_));
     runtime_->unmap(peers_);
     runtime_->free(mine_);
   }
@@ -78,7 +78,7 @@ class Rank {
   DeviceRuntime& runtime() { return *runtime_; }
   StreamHandle stream() const { return stream_; }
   const device::Control& control(int of) const { return memory(of)->control; }
-  void stop_by_host() { __atomic_store_n(host_stop_, 1, __ATOMIC_RELAXED); }
+  void stop_by_host() { __atomic_store_n(host_word_, device::HostWord::kStopAll, __ATOMIC_RELAXED); }
 
   void start_small(uint64_t patience = kPatience) {
     device::SmallArgs args{};
@@ -162,7 +162,8 @@ class Rank {
     group.rank = rank_;
     group.world = kWorld;
     group.patience = patience;
-    group.host_stop = host_stop_;
+    group.host_word = host_word_;
+    group.ended = host_word_ + 1;
     for (int each = 0; each < kWorld; ++each) group.control[each] = &memory(each)->control;
     return group;
   }
@@ -180,7 +181,7 @@ class Rank {
   const StreamHandle stream_;
   const DeviceSegment mine_;
   DeviceSegment peers_;
-  uint64_t* const host_stop_;
+  uint64_t* const host_word_;
   std::array<std::byte*, kWorld> segments_{};  // by rank
   device::Table table_;
   std::vector<std::byte*> pinned_;

@@ -134,7 +134,7 @@ void check_host_stop(Lines& lines) {
   ring.lanes.group().set_patience(60'000'000'000);
   std::jthread host([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    ring.lanes.group().host_stop().set(1);
+    ring.lanes.group().host_word().set(device::HostWord::kStopAll);
   });
   const double seconds = ring.run_without_rank_1();
   Findings findings;

@@ -62,7 +62,7 @@ class HostWord {
   HostWord(const HostWord&) = delete;
   HostWord& operator=(const HostWord&) = delete;
   ~HostWord();
-  const uint64_t* address() const { return word_; }
+  uint64_t* address() const { return word_; }
   void set(uint64_t value) { __atomic_store_n(word_, value, __ATOMIC_RELEASE); }
 
  private:

@@ -31,7 +31,8 @@ device::Group GpuGroup::of(int rank) const {
   group.rank = rank;
   group.world = static_cast<int>(controls_.size());
   group.patience = patience_;
-  group.host_stop = host_stop_.address();
+  group.host_word = host_word_.address();
+  group.ended = ended_.address();
   for (std::size_t each = 0; each < controls_.size(); ++each) {
     group.control[each] = controls_[each].as<device::Control>();
   }

@@ -63,7 +63,7 @@ def start() -> Any:
     os.environ.setdefault("PRETENDED_DELAY_US", "200")
     os.environ["PRETENDED_SEED"] = str(dist.get_rank() + 1)
     module = pretended.load()
-    native.use_devices(module.runtime(), "pretended")
+    native.use_devices(module.runtime(), module.kernels(), "pretended")
     module.overwrite_freed(True)
     return module
 

@@ -67,6 +67,15 @@ def bad_arguments() -> None:
     same(tensor.cpu(), torch.full((3,), float(sum(range(1, world + 1)))))
 
 
+def all_reduce_until_it_fails(tensor: torch.Tensor, group: dist.ProcessGroup) -> None:
+    """Makes the call, then small ones: a kernel fails later than its call, and a later call raises."""
+    dist.all_reduce(tensor, group=group)
+    small = torch.ones(1, device=DEVICE)
+    for _ in range(2000):
+        dist.all_reduce(small, group=group)
+        time.sleep(0.005)
+
+
 def mismatch() -> None:
     """Calls that differ raise on all ranks, and both are named.
 
@@ -80,7 +89,7 @@ def mismatch() -> None:
     group = new_group()
     dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
     with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"count=(4|5)"):
-        dist.all_reduce(torch.ones(4 + (rank == 0), device=DEVICE), group=group)
+        all_reduce_until_it_fails(torch.ones(4 + (rank == 0), device=DEVICE), group)
 
 
 def time_out() -> None:
@@ -95,7 +104,7 @@ def time_out() -> None:
         return
     began = time.monotonic()
     with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match="Timed out after 1") as caught:
-        dist.all_reduce(torch.ones(300_000, device=DEVICE), group=group)
+        all_reduce_until_it_fails(torch.ones(300_000, device=DEVICE), group)
     assert time.monotonic() - began < 30
     assert caught.value.op == "all_reduce"
     if rank == 0:
@@ -118,7 +127,7 @@ def lost_rank() -> None:
     events.set(f"rank {rank} has its result")
     named = rf"rank {world - 1} \(host {re.escape(socket.gethostname())}"
     with pytest.raises(fastgpu_comm.PeerLostError, match=named):
-        dist.all_reduce(tensor, group=group)
+        all_reduce_until_it_fails(tensor, group)
 
 
 def unknown_codecs() -> None:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.process import device_checks as checks
 from tests.process import device_failure_checks as failures
+from tests.process import device_graph_checks as graphs
 from tests.process import device_memory_checks as memory
 from tests.process.ranks import Ranks, Setting
 
 SHM = Setting(2)
 TCP = Setting(2, environment={"FASTGPU_TRANSPORT": "tcp"})
+HOST = {"FASTGPU_GPU_ENGINE": "host"}
+LANES = {"FASTGPU_GPU_ENGINE": "lanes"}
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +29,12 @@ def ranks() -> Iterator[Ranks]:
     "check",
     [
         checks.messages,
-        checks.order_of_streams,
-        checks.order_of_groups,
-        checks.futures,
         memory.lifetimes,
         memory.symmetric_memory,
         checks.sharded_training,
         checks.encoded_sums,
         checks.benchmark,
         failures.bad_arguments,
-        failures.mismatch,
-        failures.time_out,
         failures.unknown_codecs,
     ],
     ids=lambda check: check.__name__,
@@ -45,7 +43,29 @@ def test_device(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, SHM)
 
 
-@pytest.mark.parametrize("setting", [Setting(3), TCP], ids=["shm", "tcp"])
+@pytest.mark.parametrize("engine", [HOST, LANES], ids=["host", "lanes"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.order_of_streams,
+        checks.order_of_groups,
+        checks.futures,
+        failures.mismatch,
+        failures.time_out,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_engine(ranks: Ranks, check: Callable[[], None], engine: dict[str, str]) -> None:
+    ranks.run(check, Setting(2, environment=engine))
+
+
+def test_graphs(ranks: Ranks) -> None:
+    ranks.run(graphs.captured_calls, Setting(2, environment=LANES))
+
+
+@pytest.mark.parametrize(
+    "setting", [Setting(3), TCP, Setting(3, environment=LANES)], ids=["shm", "tcp", "lanes"]
+)
 def test_collectives(ranks: Ranks, setting: Setting) -> None:
     ranks.run(checks.collectives, setting)
 
@@ -70,5 +90,6 @@ def test_encoded_training(ranks: Ranks, codec: str, rounding: str, weighted: str
     ranks.run(checks.encoded_training, SHM, codec, rounding, weighted)
 
 
-def test_lost_rank(ranks: Ranks) -> None:
-    ranks.run(failures.lost_rank, Setting(3), expect_killed=(2,))
+@pytest.mark.parametrize("engine", [HOST, LANES], ids=["host", "lanes"])
+def test_lost_rank(ranks: Ranks, engine: dict[str, str]) -> None:
+    ranks.run(failures.lost_rank, Setting(3, environment=engine), expect_killed=(2,))

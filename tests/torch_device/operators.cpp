@@ -23,6 +23,7 @@
 #include <thread>
 #include <vector>
 
+#include "device/pretended_kernels.h"
 #include "guard.h"
 #include "machine.h"
 
@@ -229,6 +230,7 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 PYBIND11_MODULE(_pretended, module) {
   using fastgpu::test::Gate;
   using fastgpu::test::machine;
+  using fastgpu::test::PretendedGraph;
   namespace py = pybind11;
   using NoGil = py::call_guard<py::gil_scoped_release>;
   static fastgpu::test::Hooks hooks;
@@ -237,12 +239,21 @@ PYBIND11_MODULE(_pretended, module) {
   const auto current = [] { return fastgpu::test::current_stream(fastgpu::test::current_device); };
   module.attr("device_count") = fastgpu::test::kDevices;
   module.def("runtime", [] { return py::capsule(&machine().runtime(), "fastgpu.DeviceRuntime"); });
+  module.def("kernels", [] {
+    static const fastgpu::device::LaneKernels kKernels = fastgpu::device::pretended_kernels();
+    return py::capsule(&kKernels, "fastgpu.LaneKernels");
+  });
   module.def("sleep", [current](int time_ms) {
     machine().run(current(),
                   [=] { std::this_thread::sleep_for(std::chrono::milliseconds(time_ms)); });
   });
   py::class_<Gate>(module, "Gate").def("open", &Gate::open);
   module.def("hold", [current] { return std::make_unique<Gate>(current()); });
+  py::class_<PretendedGraph>(module, "Graph").def("replay", [current](const PretendedGraph& graph) {
+    fastgpu::test::replay(current(), graph);
+  });
+  module.def("begin_capture", [current] { fastgpu::test::begin_capture(current()); });
+  module.def("end_capture", [current] { return fastgpu::test::end_capture(current()); });
   module.def("overwrite_freed", [](bool overwrite) { machine().overwrite_freed(overwrite); });
   module.def("await_freed", [] { machine().await_freed(); }, NoGil());
   module.def("finish", [] { machine().finish(); }, NoGil());

@@ -39,7 +39,10 @@ def load() -> ModuleType:
 
     The module has:
         runtime(): a capsule "fastgpu.DeviceRuntime" with the process's DeviceRuntime
+        kernels(): a capsule "fastgpu.LaneKernels" with the kernels that it launches
         hold(): keeps the current stream from its work until open() of the result is called
+        begin_capture(): what the current stream is given from here on is not done, but captured
+        end_capture(): ends that; replay() of the result gives all of it to the current stream
         sleep(time_ms): keeps the current stream busy for that time
         overwrite_freed(overwrite): whether memory is filled with 0xFF when it is freed
         await_freed(): waits until memory is freed that no stream uses

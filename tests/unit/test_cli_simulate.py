@@ -18,7 +18,7 @@ from fastgpu_comm.bench import machine
 from fastgpu_comm.cli import main
 from fastgpu_comm.cli.simulate import SIMULATED, parse_ranks
 from fastgpu_comm.native import Constants, collectives
-from fastgpu_comm.simulation import Point, Scenario, format_time, why_not_quickest
+from fastgpu_comm.simulation import GPU_LINKS, Point, Scenario, format_time, why_not_quickest
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,7 @@ def test_times(time_us: float, text: str) -> None:
         (["--alpha", "-1"], "'-1' is not a number of at least 0"),
         (["--beta", "nan"], "'nan' is not a number of at least 0"),
         (["--alpha", "1e308"], "at most 1e+09"),
+        (["--gpus", "nvlnk4"], "nvlink4"),
         (["--lanes", "0"], "is not a whole number from 1"),
         (["--chunk", "1"], "--chunk cuts the buffer into over 65536 pieces"),
         (["--slow-rank", "1"], "write 3=2.5"),
@@ -108,6 +109,16 @@ def test_the_machine_is_the_one_given(tmp_path: Path) -> None:
     what = ("--ranks", "8", "--ranks-per-host", "1", "--bytes", "8", "--algorithm", "ring")
     quick, slow = (simulate(tmp_path, *what, "--alpha", alpha) for alpha in ("10", "1000"))
     assert slow[8, "ring"] - quick[8, "ring"] == pytest.approx(14 * 990)
+
+
+def test_gpus_move_bytes_at_the_rate_of_their_link(tmp_path: Path) -> None:
+    what = ("--ranks", "2", "--bytes", "64M", "--algorithm", "ring")
+    for link, rate in GPU_LINKS.items():
+        bound_us = (64 << 20) / rate / 1e3  # every rank pulls each byte once
+        us = simulate(tmp_path, *what, "--gpus", link)[2, "ring"]
+        assert bound_us < us < 1.1 * bound_us
+    slower = simulate(tmp_path, *what, "--gpus", "nvlink4", "--inside-beta", "0.001")[2, "ring"]
+    assert slower > 67_000
 
 
 def test_slow_ranks_and_links_show(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ TEST(every_option_reads_back_what_was_set) {
       {"deterministic", {"0", "1"}},
       {"single_copy", {"auto", "never", "always"}},
       {"codec", {"none", "fp16", "bf16", "int8", "int4"}},
+      {"gpu_engine", {"auto", "lanes", "host"}},
   };
   CHECK_EQ(values.size(), option_names().size());
   for (const std::string& name : option_names()) {

@@ -26,7 +26,7 @@ const std::string kText =
     "machine=6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90\n"
     "unix=fastgpu-4711-0123456789abcdef\n"
     "transport=0\n"
-    "agreed=algorithm=auto lanes=auto deterministic=0 codec=none\n"
+    "agreed=algorithm=auto lanes=auto deterministic=0 codec=none gpu_engine=auto\n"
     "communicator=81985529216486895\n"
     "constants=\n"
     "core=0\n"
@@ -89,7 +89,7 @@ TEST(a_record_is_read_as_it_was_written) {
   CHECK_EQ(record.machine, "6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90");
   CHECK_EQ(record.unix_name, "fastgpu-4711-0123456789abcdef");
   CHECK(record.transport == Transport::kAuto);
-  CHECK_EQ(record.agreed, "algorithm=auto lanes=auto deterministic=0 codec=none");
+  CHECK_EQ(record.agreed, "algorithm=auto lanes=auto deterministic=0 codec=none gpu_engine=auto");
   CHECK_EQ(record.communicator, uint64_t{81985529216486895});
   CHECK_EQ(record.constants, "");
   CHECK(record.cores == (std::vector<int>{0, 1}));
@@ -134,7 +134,7 @@ TEST(a_record_without_one_of_its_fields_is_refused) {
       {"machine", "machine=6a3f8f2e-41a5-4f5a-9d0c-2c8f5e1b7a90\n"},
       {"unix", "unix=fastgpu-4711-0123456789abcdef\n"},
       {"transport", "transport=0\n"},
-      {"agreed", "agreed=algorithm=auto lanes=auto deterministic=0 codec=none\n"},
+      {"agreed", "agreed=algorithm=auto lanes=auto deterministic=0 codec=none gpu_engine=auto\n"},
       {"communicator", "communicator=81985529216486895\n"},
       {"constants", "constants=\n"},
   }};

@@ -152,7 +152,7 @@ FASTGPU_DEVICE void run_lane(const LaneArgs& args, unsigned lane_number) {
   FASTGPU_SHARED(lane::Shared, shared);
   const lane::Run run{args, lane_number, (args.operation[lane_number] + 1) << kFrameBits};
   const bool leads = simt::thread_index() == 0;
-  if (simt::sync_block_or(leads && is_stopped(args.group))) return;
+  if (simt::sync_block_or(leads && is_stopped(args.group))) return tell_host(args.group);
   bool combined = false;  // since the last barrier
   unsigned turn = 0;
   const uint32_t end = args.first[lane_number + 1];
@@ -163,7 +163,7 @@ FASTGPU_DEVICE void run_lane(const LaneArgs& args, unsigned lane_number) {
       const unsigned set = turn++ % 2;
       if (!lane::combine<Element, Op>(run, entry, number, shared.sources[set],
                                       shared.targets[set])) {
-        return;
+        return tell_host(args.group);
       }
       combined = true;
       number += 1u + entry.count;
@@ -175,7 +175,9 @@ FASTGPU_DEVICE void run_lane(const LaneArgs& args, unsigned lane_number) {
     if (simt::thread_index() < entry.count) {
       failed = !lane::do_one(run, number + simt::thread_index());
     }
-    if (entry.kind == EntryKind::kAwait && simt::sync_block_or(failed)) return;
+    if (entry.kind == EntryKind::kAwait && simt::sync_block_or(failed)) {
+      return tell_host(args.group);
+    }
     number += entry.count;
   }
   if (leads) args.operation[lane_number] += 1;

@@ -18,6 +18,7 @@ struct LaneKernels {
   const void* (*lanes)(DType, ReduceOp) = nullptr;
   const void* (*copy_lanes)() = nullptr;
   const void* (*small)(DType, ReduceOp) = nullptr;
+  unsigned threads = 512;  // of a block
 };
 
 inline LaneKernels built_kernels() { return {lanes_kernel, copy_lanes_kernel, small_kernel}; }

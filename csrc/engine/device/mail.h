@@ -6,7 +6,7 @@
 // for two years of operations of 4 microseconds. The number of the operation is in device memory,
 // and the kernel counts it; so a captured graph may be replayed.
 //
-// Every wait ends: by its word, by `stop`, by the host's stop, or by its deadline.
+// Every wait ends: by its word, by `stop`, by the host's word, or by its deadline.
 //
 // Threading: device code; see each function.
 #pragma once
@@ -32,7 +32,7 @@ struct Location {
   static constexpr uint64_t kOffset = (uint64_t{1} << kSegmentShift) - 1;
 };
 
-enum class FailureCode : uint8_t { kNone, kTimeout, kMismatch, kStopped };
+enum class FailureCode : uint8_t { kNone, kTimeout, kMismatch, kStopped, kDeparted };
 
 struct FailurePoint {
   FailureCode code;
@@ -54,11 +54,19 @@ struct Control {
   uint64_t theirs[2];
 };
 
+// What the host writes for its kernels: kStopAll, and a bit for each rank that has left. All that
+// such a rank's kernels have stored is there by then.
+struct HostWord {
+  static constexpr uint64_t kStopAll = uint64_t{1} << 63;
+  static constexpr uint64_t departed(int rank) { return uint64_t{1} << rank; }
+};
+
 struct Group {
   int rank;
   int world;
   uint64_t patience;            // of one wait, in units of simt::now()
-  const uint64_t* host_stop;    // the host sets it to end all waits
+  const uint64_t* host_word;    // pinned
+  uint64_t* ended;              // pinned: `stop`, once a kernel of this rank has ended by it
   Control* control[kMaxRanks];  // by rank
 };
 
@@ -69,6 +77,14 @@ FASTGPU_DEVICE bool is_stopped(const Group& group) {
 // Whether this is the rank's first failure. Then the caller notes it.
 FASTGPU_DEVICE bool fails_first(const Group& group) {
   return !is_stopped(group) && simt::claim(&group.control[group.rank]->claimed);
+}
+
+// The last act of a block that ends by a failure; all of its threads call it, after a barrier. The
+// block that notes the failure finds `stop` set. Another one may come before that.
+FASTGPU_DEVICE void tell_host(const Group& group) {
+  if (simt::thread_index() != 0) return;
+  const uint64_t stop = simt::load_relaxed(&group.control[group.rank]->stop);
+  if (stop != 0) simt::store_relaxed(group.ended, stop);
 }
 
 // Notes the failure, and stops all ranks.
@@ -108,8 +124,12 @@ class Patience {
   FASTGPU_DEVICE bool pause(const Group& group, FailurePoint failure, uint64_t operation) {
     if (is_stopped(group)) return false;
     if (++turns_ % 64 == 0) {
-      if (simt::load_relaxed(group.host_stop) != 0) {
+      const uint64_t told = simt::load_relaxed(group.host_word);
+      if ((told & HostWord::kStopAll) != 0) {
         failure.code = FailureCode::kStopped;
+      } else if ((told >> failure.peer & 1) != 0) {
+        if (departed_) failure.code = FailureCode::kDeparted;
+        departed_ = true;  // one more look at the word
       } else {
         const uint64_t now = simt::now();
         if (begun_ == 0) begun_ = now;
@@ -126,6 +146,7 @@ class Patience {
 
  private:
   uint32_t turns_ = 0;
+  bool departed_ = false;
   uint64_t begun_ = 0;
 };
 

@@ -217,7 +217,9 @@ template <typename Element, typename Op>
 FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
   using Storage = typename Element::Storage;
   const small::Run run{args, block, args.operation[block] + 1};
-  if (simt::sync_block_or(simt::thread_index() == 0 && is_stopped(args.group))) return;
+  if (simt::sync_block_or(simt::thread_index() == 0 && is_stopped(args.group))) {
+    return tell_host(args.group);
+  }
   bool failed = false;
   if (simt::thread_index() < kKeyWords) {
     small::send(run, run.key_word(simt::thread_index()),
@@ -230,10 +232,10 @@ FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
   for (uint64_t word = run.first(); word < run.words() && !failed; word += run.stride()) {
     failed = !small::combine_slots<Element, Op>(run, word);
   }
-  if (simt::sync_block_or(failed)) return;
+  if (simt::sync_block_or(failed)) return tell_host(args.group);
   if (run.operation % kClearEvery < 2) {
     small::clear_unused(run);
-    if (!small::meet(run)) return;
+    if (!small::meet(run)) return tell_host(args.group);
   }
   if (simt::thread_index() == 0) args.operation[block] += 1;
 }

@@ -94,8 +94,8 @@ void with_own_stream(c10::Device device, const std::function<void(StreamHandle s
   guard.exchangeStream(before);
 }
 
-void use_devices(DeviceRuntime& runtime, c10::DeviceType type) {
-  Runtime::shared().set_devices(&runtime);
+void use_devices(DeviceRuntime& runtime, const device::LaneKernels& kernels, c10::DeviceType type) {
+  Runtime::shared().set_devices(&runtime, kernels);
   type_of_devices.store(type);
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "device/runtime.h"
+#include "engine/device/lane_code.h"
 
 namespace fastgpu {
 
@@ -31,8 +32,8 @@ StreamHandle current_stream(c10::Device device);
 void with_own_stream(c10::Device device, const std::function<void(StreamHandle stream)>& body);
 
 // For tests, before the first tensor: takes tensors of `type`, whose memory and streams are those
-// of `runtime`.
-void use_devices(DeviceRuntime& runtime, c10::DeviceType type);
+// of `runtime`, which launches `kernels`.
+void use_devices(DeviceRuntime& runtime, const device::LaneKernels& kernels, c10::DeviceType type);
 
 // An uninitialised tensor in memory that the ranks of this host map. The memory is freed once the
 // stream that is current when its storage is freed, and all calls of the library, have used it.

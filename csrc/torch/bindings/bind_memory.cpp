@@ -42,13 +42,14 @@ at::Tensor empty(const std::vector<int64_t>& sizes, at::ScalarType dtype, at::De
 void bind_memory(py::module_& module) {
   module.def("empty", &empty, py::arg("sizes"), py::arg("dtype"), py::arg("device"),
              py::call_guard<py::gil_scoped_release>());
-  // For tests: a capsule of a DeviceRuntime, which outlives the process's use of it.
+  // For tests: capsules of a DeviceRuntime and of its LaneKernels, which outlive the process's use.
   module.def(
       "use_devices",
-      [](const py::capsule& runtime, const std::string& type) {
-        use_devices(*runtime.get_pointer<DeviceRuntime>(), at::Device(type).type());
+      [](const py::capsule& runtime, const py::capsule& kernels, const std::string& type) {
+        use_devices(*runtime.get_pointer<DeviceRuntime>(),
+                    *kernels.get_pointer<device::LaneKernels>(), at::Device(type).type());
       },
-      py::arg("runtime"), py::arg("type"));
+      py::arg("runtime"), py::arg("kernels"), py::arg("type"));
   module.def("device_type", [] { return c10::DeviceTypeName(device_type(), true); });
 }
 

@@ -105,6 +105,14 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
             help=f"{meaning} (default: {default})",
         )
     machine.add_argument(
+        "--gpus",
+        type=name_of("link between GPUs", list(simulation.GPU_LINKS)),
+        metavar="LINK",
+        help="ranks of a host are GPUs that read each other's memory over LINK: "
+        + ", ".join(simulation.GPU_LINKS)
+        + " (rates of data sheets, not measured); the flags above override it",
+    )
+    machine.add_argument(
         "--cores", type=count(), metavar="N", help="cores of a host (default: one for each rank)"
     )
     machine.add_argument(
@@ -261,6 +269,8 @@ def _constants(arguments: argparse.Namespace) -> Constants:
     from fastgpu_comm.native import Constants
 
     constants = Constants.from_text(arguments.constants) if arguments.constants else Constants()
+    if arguments.gpus:
+        simulation.use_gpus(constants, arguments.gpus)
     for given, holder, field in (
         (arguments.alpha, constants.between_hosts, "alpha_us"),
         (arguments.beta, constants.between_hosts, "beta_us_per_byte"),

@@ -11,10 +11,7 @@ namespace {
 
 // The sum of complex numbers, times a factor, is that of twice as many real ones.
 DType summed_as(const Reduction& reduction) {
-  const bool scales = reduction.factor != 1;
-  if (scales && reduction.dtype == DType::kComplex64) return DType::kFloat32;
-  if (scales && reduction.dtype == DType::kComplex128) return DType::kFloat64;
-  return reduction.dtype;
+  return reduction.factor == 1 ? reduction.dtype : part_of(reduction.dtype);
 }
 
 }  // namespace
@@ -105,6 +102,24 @@ void DeviceExecutor::decode(const DecodeLaunch& launch) {
   on_device([&] {
     marks_end_ = false;
     runtime_.decode(stream_, launch);
+  });
+}
+
+void DeviceExecutor::launch(const KernelLaunch& launch) {
+  on_device([&] {
+    marks_end_ = false;
+    runtime_.launch(stream_, launch);
+  });
+}
+
+void DeviceExecutor::load(const void* kernel) {
+  on_device([&] { runtime_.load(device_, kernel); });
+}
+
+void DeviceExecutor::enqueue(const std::function<void(StreamHandle)>& call) {
+  on_device([&] {
+    marks_end_ = false;
+    call(stream_);
   });
 }
 

@@ -45,6 +45,11 @@ class DeviceExecutor final : public Executor {
   void encode(const EncodeLaunch& launch) override;
   void decode(const DecodeLaunch& launch) override;
 
+  void launch(const KernelLaunch& launch);
+  void load(const void* kernel);
+  // Runs `call` with the stream, in which it enqueues work.
+  void enqueue(const std::function<void(StreamHandle)>& call);
+
   // A place in another stream: behind all work that it has been given. The executor outlives it.
   using Place = std::shared_ptr<const EventHandle>;
   Place place_in(StreamHandle stream);

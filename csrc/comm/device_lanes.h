@@ -1,0 +1,94 @@
+// The collectives of a group that its kernels carry out, and not the host: lanes and small
+// all_reduces (docs/cuda.md).
+//
+// All ranks must be on one host, each with a GPU of its own, and read each other's memory. set_up()
+// finds that out, and tries the kernels; where they do not work the host drives every call.
+// Tensors pass through the window, because peers map nothing else.
+// Ownership: the parts and what they refer to outlive it. Threading: plan(), make() and capture() on
+// any thread; Pollable on the polling thread; set_up() on a caller's, once.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "comm/calls.h"
+#include "comm/device_tuner.h"
+#include "comm/lane_memory.h"
+#include "comm/lane_plans.h"
+#include "comm/mapped_peers.h"
+#include "engine/engine.h"
+#include "engine/failure_latch.h"
+#include "engine/operation.h"
+
+namespace fastgpu {
+
+struct DeviceParts;
+
+class DeviceLanes final : public Pollable {
+ public:
+  DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers, DeviceExecutor& executor);
+
+  // Every rank calls it, after it has set up its peers.
+  void set_up(Communicator& communicator);
+  // nullptr: the host drives the call, as planned by `by_host`. All ranks get the same answer.
+  const LanePlan* plan(const CollectiveCall& call, Planner& by_host);
+  // An operation that launches the plan's kernel when all earlier operations are enqueued. Moves the
+  // hooks out of the call.
+  std::shared_ptr<Operation> make(CollectiveCall& call, const LanePlan& plan);
+  // Launches it in the call's stream, which is captured in a graph.
+  void capture(const CollectiveCall& call, const LanePlan& plan);
+  // Ends the waits of all kernels, now and later.
+  void stop() noexcept;
+
+  bool poll() noexcept override;
+  bool busy() const noexcept override { return pending_.load() > 0 || stopped_since_.load() != 0; }
+  bool wants_idle_poll() const noexcept override { return busy() || was_captured_.load(); }
+  void expire(TimeNs now) noexcept override;
+  TimeNs next_deadline() const noexcept override { return kNever; }
+
+ private:
+  struct Record;  // what the ranks exchange: device_lanes.cpp
+  struct Launch;
+  // A kernel that the host watches: the call that it carries out, for errors.
+  struct Watched {
+    Call call;
+    std::string op;
+    uint64_t sequence = 0;
+    TimeNs timeout_ns = kNever;
+  };
+
+  bool may_serve() const;
+  Record prepare();
+  Launch launch_of(const CollectiveCall& call, const LanePlan& plan) const;
+  void enqueue(StreamHandle stream, const Launch& launch);
+  void enqueue_small(StreamHandle stream, const Launch& launch);
+  void enqueue_lanes(StreamHandle stream, const Launch& launch);
+  void stage(StreamHandle stream, const Launch& launch, std::byte* target, const std::byte* source,
+             uint64_t size_bytes);
+  void watch(Watched kernel);
+  void report(const Watched& kernel);
+
+  Runtime& runtime_;
+  const Topology& topology_;
+  const Options& options_;
+  const int device_;
+  const int rank_;
+  const int world_;
+  const device::LaneKernels kernels_;
+  MappedPeers& peers_;
+  DeviceExecutor& executor_;
+  ChannelSource& channels_;  // of the host, which know who has left
+  const std::shared_ptr<FailureLatch> latch_;
+  const std::shared_ptr<const Schedule> no_steps_;
+  // Fixed by set_up(); empty if the kernels cannot be used.
+  std::unique_ptr<LaneMemory> memory_;
+  std::unique_ptr<LanePlans> plans_;
+
+  std::atomic<int> pending_{0};  // kernels that are enqueued and not done
+  std::atomic<bool> was_captured_{false};
+  std::atomic<TimeNs> stopped_since_{0};  // a peer has stopped the kernels, and not said why yet
+  bool has_stopped_ = false;              // the polling thread's
+};
+
+}  // namespace fastgpu

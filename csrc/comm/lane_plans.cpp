@@ -1,0 +1,189 @@
+#include "comm/lane_plans.h"
+
+#include <algorithm>
+
+#include "engine/device/table.h"
+#include "plan/build.h"
+#include "plan/cost/choose.h"
+
+namespace fastgpu {
+namespace {
+
+// A block of threads that moves less than this is mostly its own latency.
+constexpr uint64_t kLaneBytes = 32 * 1024;
+// Of a buffer in the window; the next one begins behind it.
+uint64_t window_bytes(uint64_t size_bytes) { return (size_bytes + 511) / 512 * 512; }
+
+// Every lane pulls at the full rate of the link as far as the model knows: which algorithm is
+// quickest depends on trips and bytes, and the number of lanes only on the size. The model gives
+// half of the work of a byte to each end, though the receiver has all of it.
+Constants constants_of(const LaneCosts& costs) {
+  Constants constants;
+  constants.same_host = {.alpha_us = costs.trip_us,
+                         .beta_us_per_byte = costs.peer_us_per_byte,
+                         .overhead_us = 0,
+                         .cpu_us_per_byte = costs.peer_us_per_byte / 2};
+  constants.copy_us_per_byte = costs.copy_us_per_byte;
+  constants.reduce_us_per_byte = 0;  // done while bytes arrive
+  return constants;
+}
+
+int lanes_for(uint64_t size_bytes, int wanted) {
+  if (wanted > 0) return std::min(wanted, LaneMemory::kMaxLanes);
+  return static_cast<int>(std::clamp<uint64_t>(size_bytes / kLaneBytes, 1, LaneMemory::kMaxLanes));
+}
+
+ReduceOp summed(ReduceOp reduce_op) {
+  return reduce_op == ReduceOp::kPremulSum ? ReduceOp::kSum : reduce_op;
+}
+
+double us_of(uint64_t size_bytes, double us_per_byte) {
+  return static_cast<double>(size_bytes) * us_per_byte;
+}
+
+}  // namespace
+
+CallBuffers buffers_of(const CallShape& shape, int rank, int world) {
+  const uint64_t part = shape.count * size_of(shape.dtype);
+  const uint64_t all = part * static_cast<uint64_t>(world);
+  const bool is_root = rank == shape.root;
+  switch (shape.collective) {
+    case Collective::kAllReduce:
+    case Collective::kBroadcast:
+      return {.data_bytes = part, .reads_data = true};
+    case Collective::kReduceScatter:
+      return {.input_bytes = all, .data_bytes = part};
+    case Collective::kAllGather:
+      return {.input_bytes = part, .data_bytes = all};
+    case Collective::kReduce:
+      return {.input_bytes = part, .data_bytes = is_root ? part : 0};
+    case Collective::kGather:
+      return {.input_bytes = part, .data_bytes = is_root ? all : 0};
+    case Collective::kScatter:
+      return {.input_bytes = is_root ? all : 0, .data_bytes = part};
+    case Collective::kAllToAll:
+      return {.input_bytes = all, .data_bytes = all};
+    case Collective::kBarrier:
+      break;
+  }
+  return {};
+}
+
+const LanePlan& LanePlans::plan(const CollectiveCall& call, Planner& by_host) {
+  static const LanePlan kByHost{};
+  const std::lock_guard lock(mutex_);
+  const auto found = plans_.find(call.shape);
+  if (found != plans_.end()) return *found->second;
+  if (plans_.size() >= kMostPlans) return kByHost;
+  return *plans_.emplace(call.shape, make(call, by_host)).first->second;
+}
+
+std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& by_host) {
+  const CallShape& shape = call.shape;
+  auto plan = std::make_unique<LanePlan>();
+  plan->call.shape = shape;
+  if (!has_root(shape.collective)) plan->call.shape.root = kNoRoot;
+  plan->buffers = buffers_of(shape, rank_, world_);
+  if (shape.codec != Codec::kNone || shape.collective == Collective::kBarrier || shape.count == 0) {
+    return plan;
+  }
+  ChooseRequest request;
+  request.collective = shape.collective;
+  request.bytes = shape.count * size_of(shape.dtype);
+  request.placement = placement_of(world_, {});
+  request.forced = options_.algorithm;
+  request.lanes = 1;
+  request.deterministic = options_.deterministic;
+  CostModel model(constants_of(costs_));
+  const Choice choice = choose(request, model);
+  const Price price = model.price({.collective = request.collective,
+                                   .algorithm = choice.algorithm,
+                                   .bytes = request.bytes,
+                                   .shots = choice.shots,
+                                   .chunk_bytes = choice.chunk_bytes,
+                                   .placement = request.placement});
+  // By the most that a rank stages: the root's share is larger than the others'.
+  const CallBuffers most = buffers_of(shape, std::max(shape.root, 0), world_);
+  const double lanes_us =
+      costs_.enqueue_us + price.us +
+      us_of(2 * most.data_bytes + most.input_bytes, costs_.copy_us_per_byte);
+  const bool is_forced = options_.gpu_engine == GpuEngine::kLanes;
+  if (!is_forced && by_host.predict_us(call) <= lanes_us) return plan;
+  plan->kernel = small_kernel(shape, lanes_us);
+  plan->is_small = plan->kernel != nullptr;
+  if (plan->is_small) {
+    plan->call.algorithm = Algorithm::kDirect;
+  } else if (const void* const kernel = lanes_kernel(shape)) {
+    fill_lanes(*plan, choice, kernel);
+  }
+  return plan;
+}
+
+// Factors are multiplied apart from the sum.
+const void* LanePlans::lanes_kernel(const CallShape& shape) const {
+  if (!reduces(shape.collective)) return kernels_.copy_lanes();
+  return kernels_.lanes(shape.dtype, summed(shape.reduce_op));
+}
+
+// nullptr unless a small all_reduce is quicker than lanes. It combines in rank order, like `direct`.
+// Every word carries as much flag as data, to every rank.
+const void* LanePlans::small_kernel(const CallShape& shape, double lanes_us) const {
+  const uint64_t size_bytes = shape.count * size_of(shape.dtype);
+  const bool is_direct =
+      options_.algorithm == Algorithm::kAuto || options_.algorithm == Algorithm::kDirect;
+  const double small_us =
+      costs_.enqueue_us + costs_.trip_us +
+      us_of(2 * size_bytes * static_cast<uint64_t>(world_ - 1), costs_.peer_us_per_byte);
+  const bool is_quicker = shape.collective == Collective::kAllReduce && is_direct &&
+                          size_bytes <= LaneMemory::kSmallWords * sizeof(uint32_t) &&
+                          small_us <= lanes_us;
+  return is_quicker ? kernels_.small(shape.dtype, summed(shape.reduce_op)) : nullptr;
+}
+
+// Leaves the plan without a kernel if the window is too small for some rank.
+void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel) {
+  const CallShape& shape = plan.call.shape;
+  PlanRequest request;
+  request.collective = shape.collective;
+  request.algorithm = choice.algorithm;
+  request.world = world_;
+  request.count = shape.count;
+  request.element_size = static_cast<uint32_t>(size_of(shape.dtype));
+  request.lanes = lanes_for(shape.count * size_of(shape.dtype), options_.lanes);
+  request.chunk_bytes = choice.chunk_bytes;
+  request.shots = choice.shots;
+  request.root = std::max(shape.root, 0);
+  const std::vector<uint64_t> even(static_cast<std::size_t>(world_), shape.count);
+  if (shape.collective == Collective::kAllToAll) {
+    request.send_counts = even;
+    request.recv_counts = even;
+  }
+  std::vector<Schedule> schedules;
+  uint64_t most_bytes = 0;
+  for (request.rank = 0; request.rank < world_; ++request.rank) {
+    schedules.push_back(build(request));
+    const CallBuffers buffers = buffers_of(shape, request.rank, world_);
+    most_bytes = std::max(most_bytes, window_bytes(buffers.input_bytes) + window_bytes(buffers.data_bytes) +
+                                          schedules.back().scratch_bytes);
+  }
+  const Schedule& mine = schedules[static_cast<std::size_t>(rank_)];
+  if (most_bytes > LaneMemory::kWindowBytes || mine.lanes.empty()) return;
+  const device::Table table = device::compile(schedules, rank_);
+  plan.entries = memory_.upload(table.entries.data(), table.entries.size() * sizeof(device::Entry));
+  plan.first = memory_.upload(table.first.data(), table.first.size() * sizeof(uint32_t));
+  plan.call.algorithm = choice.algorithm;
+  plan.call.lanes = static_cast<uint8_t>(mine.lanes.size());
+  plan.lanes = static_cast<unsigned>(mine.lanes.size());
+  plan.input_at = 0;
+  plan.data_at = window_bytes(plan.buffers.input_bytes);
+  plan.scratch_at = plan.data_at + window_bytes(plan.buffers.data_bytes);
+  for (const Lane& lane : mine.lanes) {
+    for (const Step& step : lane) {
+      if (step.verb == Verb::kSend) plan.sent_bytes += step.source.size_bytes;
+      if (step.verb == Verb::kRecv) plan.received_bytes += step.target.size_bytes;
+    }
+  }
+  plan.kernel = kernel;
+}
+
+}  // namespace fastgpu

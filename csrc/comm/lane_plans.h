@@ -1,0 +1,87 @@
+// How a group's kernels carry out a call: in one trip (small), by lanes, or not at all, so that the
+// host drives it. Every rank comes to the same plan, because it decides by what the ranks have
+// agreed on: the call's shape, options and costs.
+//
+// A plan of lanes has its table in memory of the GPU. Plans are kept as long as this: a graph may
+// have captured the table's address.
+// Ownership: memory and kernels outlive it. Thread safety: all calls, any thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "comm/calls.h"
+#include "comm/lane_memory.h"
+#include "comm/options.h"
+#include "comm/planner.h"
+#include "engine/device/lane_code.h"
+#include "plan/cost/choose.h"
+
+namespace fastgpu {
+
+// What kernels cost, the slowest rank's.
+struct LaneCosts {
+  double trip_us = 0;           // of the smallest all_reduce, one after another
+  double enqueue_us = 0;        // for the host to launch a kernel, or to enqueue a copy
+  double copy_us_per_byte = 0;  // within the GPU
+  double peer_us_per_byte = 0;  // out of a peer's memory
+};
+
+// The sizes of a call's tensors on one rank, in bytes, and whether the call reads `data`.
+struct CallBuffers {
+  uint64_t input_bytes = 0;
+  uint64_t data_bytes = 0;
+  bool reads_data = false;
+};
+CallBuffers buffers_of(const CallShape& shape, int rank, int world);
+
+struct LanePlan {
+  Call call;
+  const void* kernel = nullptr;  // nullptr: the host drives the call
+  bool is_small = false;
+  CallBuffers buffers;
+  // Of lanes. Places of the buffers in the window, in bytes.
+  unsigned lanes = 0;
+  uint64_t input_at = 0;
+  uint64_t data_at = 0;
+  uint64_t scratch_at = 0;
+  std::unique_ptr<LentMemory> entries;
+  std::unique_ptr<LentMemory> first;
+  uint64_t sent_bytes = 0;
+  uint64_t received_bytes = 0;
+};
+
+class LanePlans {
+ public:
+  static constexpr std::size_t kMostPlans = 4096;  // later shapes are driven by the host
+
+  LanePlans(int rank, int world, const Options& options, const device::LaneKernels& kernels,
+            const LaneCosts& costs, LaneMemory& memory)
+      : rank_(rank),
+        world_(world),
+        options_(options),
+        kernels_(kernels),
+        costs_(costs),
+        memory_(memory) {}
+
+  // `by_host` says what the call costs if the host drives it.
+  const LanePlan& plan(const CollectiveCall& call, Planner& by_host);
+ private:
+  std::unique_ptr<LanePlan> make(const CollectiveCall& call, Planner& by_host);
+  const void* lanes_kernel(const CallShape& shape) const;
+  const void* small_kernel(const CallShape& shape, double lanes_us) const;
+  void fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel);
+
+  const int rank_;
+  const int world_;
+  const Options options_;
+  const device::LaneKernels kernels_;
+  const LaneCosts costs_;
+  LaneMemory& memory_;
+  std::mutex mutex_;  // guards plans_
+  std::map<CallShape, std::unique_ptr<const LanePlan>> plans_;
+};
+
+}  // namespace fastgpu

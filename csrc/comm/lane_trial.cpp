@@ -1,0 +1,130 @@
+#include "comm/lane_trial.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "comm/device_tuner.h"
+#include "comm/runtime.h"
+
+namespace fastgpu {
+namespace {
+
+constexpr int kTrips = 8;
+constexpr uint64_t kPatienceNs = 5'000'000'000;
+constexpr std::size_t kTargetAt = std::size_t{4} << 20;  // in the window, of copies that are timed
+
+// What a rank's window has before the first trip; no two ranks' are alike.
+using Sample = std::array<uint32_t, 1024>;
+Sample sample_of(int rank) {
+  Sample sample;
+  for (std::size_t i = 0; i < sample.size(); ++i) {
+    sample[i] = static_cast<uint32_t>((static_cast<std::size_t>(rank) + 1) * 0x9E3779B1U + i);
+  }
+  return sample;
+}
+
+class Trial {
+ public:
+  Trial(Runtime& runtime, LaneMemory& memory, const device::LaneKernels& kernels,
+        DeviceExecutor& executor, int rank, int world)
+      : runtime_(runtime),
+        memory_(memory),
+        kernels_(kernels),
+        executor_(executor),
+        rank_(rank),
+        world_(world) {}
+
+  LaneVerdict run() {
+    LaneVerdict verdict;
+    fill_window();
+    const float mine = static_cast<float>(rank_ + 1);
+    const auto value = memory_.upload(&mine, sizeof mine);
+    const void* const kernel = kernels_.small(DType::kFloat32, ReduceOp::kSum);
+    executor_.load(kernel);
+    add_up(kernel, value->get());  // its time has waits for ranks that come later
+    executor_.synchronize();
+    const TimeNs start = now_ns();
+    for (int trip = 1; trip < kTrips; ++trip) add_up(kernel, value->get());
+    executor_.synchronize();
+    verdict.trip_us = static_cast<double>(now_ns() - start) / 1000 / (kTrips - 1);
+    verdict.works = memory_.ended() == 0 && is_right(value->get()) && reads_windows();
+    for (int peer = 0; peer < world_; ++peer) {
+      if (peer == rank_) continue;
+      const double found = measure_us_per_byte(executor_, memory_.window() + kTargetAt,
+                                               memory_.window_of(peer));
+      verdict.peer_us_per_byte = std::max(verdict.peer_us_per_byte, found);
+    }
+    return verdict;
+  }
+
+ private:
+  void fill_window() {
+    const Sample sample = sample_of(rank_);
+    const auto filled = memory_.upload(sample.data(), sizeof sample);
+    executor_.copy(memory_.window(), filled->get(), sizeof sample);
+    executor_.synchronize();
+  }
+
+  void add_up(const void* kernel, std::byte* value) {
+    device::SmallArgs args = memory_.small_args(kPatienceNs);
+    args.input = value;
+    args.output = value;
+    args.size_bytes = sizeof(float);
+    args.factor = 1;
+    executor_.launch({.kernel = kernel,
+                      .arguments = std::as_bytes(std::span(&args, 1)),
+                      .blocks = 1,
+                      .threads = kernels_.threads});
+  }
+
+  bool is_right(const std::byte* value) {
+    float expected = 0;
+    for (int rank = 0; rank < world_; ++rank) expected += static_cast<float>(rank + 1);
+    for (int trip = 1; trip < kTrips; ++trip) {
+      const float before = expected;
+      expected = 0;
+      for (int rank = 0; rank < world_; ++rank) expected += before;
+    }
+    const LentMemory pinned(runtime_.pinned_memory(), sizeof expected);
+    executor_.copy(pinned.get(), value, sizeof expected);
+    executor_.synchronize();
+    return std::memcmp(pinned.get(), &expected, sizeof expected) == 0;
+  }
+
+  // After a trip, so that every peer has filled its own.
+  bool reads_windows() {
+    const LentMemory pinned(runtime_.pinned_memory(), sizeof(Sample));
+    for (int peer = 0; peer < world_; ++peer) {
+      executor_.copy(pinned.get(), memory_.window_of(peer), sizeof(Sample));
+      executor_.synchronize();
+      const Sample expected = sample_of(peer);
+      if (std::memcmp(pinned.get(), expected.data(), sizeof expected) != 0) return false;
+    }
+    return true;
+  }
+
+  Runtime& runtime_;
+  LaneMemory& memory_;
+  const device::LaneKernels& kernels_;
+  DeviceExecutor& executor_;
+  const int rank_;
+  const int world_;
+};
+
+}  // namespace
+
+LaneVerdict try_lanes(Runtime& runtime, LaneMemory& memory, const device::LaneKernels& kernels,
+                      DeviceExecutor& executor, int rank, int world) {
+  try {
+    return Trial(runtime, memory, kernels, executor, rank, world).run();
+  } catch (const CommError& error) {
+    log(LogLevel::kInfo, "gpu_lanes_off", "reason=" + in_quotes(error.what()));
+    return {};
+  }
+}
+
+}  // namespace fastgpu

@@ -1,0 +1,209 @@
+// Communicators whose collectives kernels carry out: lanes and small all_reduces, as fibers in the
+// streams of pretended GPUs. Ranks are threads here; in test_devices.py they are processes.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "gpu_calls.h"
+#include "seeds.h"
+
+namespace fastgpu::test {
+namespace {
+
+Options by_lanes(const char* algorithm) {
+  Options options = options_of(algorithm, "auto");
+  options.lanes = 1;  // more would part a ring's data otherwise than the CPU does
+  options.gpu_engine = GpuEngine::kLanes;
+  return options;
+}
+
+CallShape shape_of(Collective collective, std::size_t count) {
+  CallShape shape;
+  shape.collective = collective;
+  shape.dtype = DType::kFloat32;
+  shape.count = count;
+  return shape;
+}
+
+// An all_reduce that the caller does not wait for on the GPU.
+CollectiveCall call_of(GpuRank& rank, std::size_t count, std::byte* data) {
+  CollectiveCall call;
+  call.shape = shape_of(Collective::kAllReduce, count);
+  call.data = data;
+  call.stream = rank.stream();
+  return call;
+}
+
+// Makes small calls until one raises the failure of an earlier one: kernels fail later than calls.
+void call_until_it_fails(GpuRank& rank, std::byte* data) {
+  for (int turn = 0; turn < 2000; ++turn) {
+    rank.communicator().run(call_of(rank, 1, data));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+TEST(collectives_of_kernels_leave_the_bits_of_cpu_tensors) {
+  for (const uint64_t seed : seeds()) {
+    for (const char* algorithm : {"direct", "ring", "halving"}) {
+      for (const int world : {2, 3}) {
+        if (kSanitizer && world != 2) continue;  // it takes ten times as long there
+        with_gpu_ranks(world, by_lanes(algorithm), {.seed = seed}, [&](GpuRank& rank) {
+          uint64_t turn = seed * 1000;
+          for (const Collective collective : kCollectives) {
+            for (const std::size_t count : {0, 5, 1000, 5000}) {
+              CallShape shape = shape_of(collective, count);
+              shape.root = has_root(collective) ? world - 1 : kNoRoot;
+              ++turn;
+              compare(rank, shape, turn % 2 == 0, turn);
+            }
+          }
+          CHECK(launches_of(rank.devices()) > 24);
+        });
+      }
+    }
+  }
+}
+
+TEST(kernels_multiply_like_the_cpu) {
+  with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
+    uint64_t turn = 1;
+    for (const Collective collective :
+         {Collective::kAllReduce, Collective::kReduce, Collective::kReduceScatter}) {
+      for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kComplex64}) {
+        for (const ReduceOp reduce_op : {ReduceOp::kAvg, ReduceOp::kPremulSum, ReduceOp::kSum}) {
+          for (const std::size_t count : {10, 6000}) {
+            CallShape shape = shape_of(collective, count);
+            shape.dtype = dtype;
+            shape.reduce_op = reduce_op;
+            shape.root = has_root(collective) ? 0 : kNoRoot;
+            compare(rank, shape, true, ++turn);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(calls_that_kernels_cannot_carry_out_are_driven_by_the_host) {
+  with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
+    compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+    const uint64_t before = launches_of(rank.devices());
+    CallShape shape = shape_of(Collective::kAllReduce, 500);
+    shape.reduce_op = ReduceOp::kProduct;
+    compare(rank, shape, true, 2);
+    if (!kSanitizer) {  // it is larger than the window
+      compare(rank, shape_of(Collective::kAllReduce, 17 << 20), true, 3);
+    }
+    CHECK_EQ(launches_of(rank.devices()), before);
+    compare(rank, shape_of(Collective::kAllReduce, 5000), true, 4);
+    CHECK_EQ(launches_of(rank.devices()), before + 1);
+  });
+}
+
+// Kernels of one GPU may keep each other from running, and kernels need each other's memory.
+TEST(kernels_are_not_used_where_they_cannot_be) {
+  for (const PretendedOptions& options :
+       {PretendedOptions{.shared_gpu = true}, PretendedOptions{.fault = RuntimeFault::kMapsOther}}) {
+    with_gpu_ranks(2, by_lanes("direct"), options, [](GpuRank& rank) {
+      for (const std::size_t count : {5, 5000}) {
+        compare(rank, shape_of(Collective::kAllReduce, count), true, count);
+      }
+      CHECK_EQ(launches_of(rank.devices()), 0U);
+    });
+  }
+}
+
+TEST(a_rank_that_never_calls_is_named_by_the_time_out_of_a_kernel) {
+  with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
+    compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+    std::byte* const data = rank.upload(drawn_floats(40'000, 1), true);
+    if (rank.communicator().rank() == 0) {
+      CollectiveCall call = call_of(rank, 10'000, data);
+      call.timeout_ms = 300;
+      rank.communicator().run(call);
+      CHECK_THROWS(call_until_it_fails(rank, data), CollectiveTimeoutError,
+                   "all_reduce(count=10000");
+      CHECK(rank.communicator().failure()->message.find("waited for rank 1 (host") !=
+            std::string::npos);
+      return;
+    }
+    while (rank.communicator().failure() == nullptr) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    CHECK_THROWS(rank.communicator().run(call_of(rank, 1, data)), CollectiveTimeoutError,
+                 "rank 0");
+  });
+}
+
+TEST(calls_that_differ_are_named_by_kernels) {
+  for (const std::size_t count : {10, 5000}) {
+    with_gpu_ranks(2, by_lanes("direct"), {}, [&](GpuRank& rank) {
+      compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+      const auto me = static_cast<std::size_t>(rank.communicator().rank());
+      std::byte* const data = rank.upload(drawn_floats(40'000, 1), true);
+      rank.communicator().run(call_of(rank, count + me, data));
+      CHECK_THROWS(call_until_it_fails(rank, data), CollectiveMismatchError,
+                   "all_reduce(count=" + std::to_string(count + 1));
+    });
+  }
+}
+
+TEST(a_rank_that_leaves_ends_the_kernels_of_the_others) {
+  MemoryStore store;
+  with_threads(2, [&](int me) {
+    GpuRank rank({.seed = static_cast<uint64_t>(me) + 1, .maps_apart = true}, by_lanes("direct"),
+                 me, 2, store);
+    compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+    if (me == 0) return;  // leaves
+    std::byte* const data = rank.upload(drawn_floats(40'000, 1), true);
+    const auto waits = [&] {
+      rank.communicator().run(call_of(rank, 10'000, data));
+      call_until_it_fails(rank, data);
+    };
+    CHECK_THROWS(waits(), PeerLostError, "rank 0 (host");
+  });
+}
+
+// A graph has the kernels of a small all_reduce and of lanes. Replays take turns with calls.
+TEST(captured_collectives_run_in_every_replay) {
+  with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
+    const auto me = static_cast<uint64_t>(rank.communicator().rank());
+    std::byte* const small = rank.upload(drawn_floats(20, 1), false);
+    std::byte* const large = rank.upload(drawn_floats(20'000, 1), true);
+    begin_capture(rank.stream());
+    CHECK_THROWS(rank.communicator().run(call_of(rank, 5, small)), InvalidArgumentError,
+                 "make one call before the capture");
+    end_capture(rank.stream());
+    compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+    begin_capture(rank.stream());
+    rank.communicator().run(call_of(rank, 5, small));
+    rank.communicator().run(call_of(rank, 5000, large));
+    MessageCall message;
+    message.peer = 1 - rank.communicator().rank();
+    message.stream = rank.stream();
+    CHECK_THROWS(rank.communicator().send(message), InvalidArgumentError, "cannot be captured");
+    CollectiveCall by_host = call_of(rank, 5000, large);
+    by_host.shape.reduce_op = ReduceOp::kProduct;
+    CHECK_THROWS(rank.communicator().run(by_host), InvalidArgumentError,
+                 "cannot be captured in a graph: the host takes part");
+    const PretendedGraph graph = end_capture(rank.stream());
+    for (uint64_t turn = 2; turn < 6; ++turn) {
+      rank.write(small, drawn_floats(20, turn * 2 + me));
+      rank.write(large, drawn_floats(20'000, turn * 2 + me));
+      replay(rank.stream(), graph);
+      for (const auto& [size_bytes, data] : {std::pair{20U, small}, std::pair{20'000U, large}}) {
+        std::vector<std::byte> expected = drawn_floats(size_bytes, turn * 2 + me);
+        CollectiveCall call;
+        call.shape = shape_of(Collective::kAllReduce, size_bytes / sizeof(float));
+        call.data = expected.data();
+        rank.communicator().wait(*rank.communicator().run(call), -1);
+        CHECK(rank.download(data, size_bytes) == expected);
+      }
+      compare(rank, shape_of(Collective::kAllReduce, 4000), true, turn);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fastgpu::test

@@ -1,0 +1,45 @@
+"""Checks of graphs of the pretended device, run by test_devices.py on every rank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.device_checks import DEVICE, TYPE, new_group, start
+from tests.process.reference import same
+
+import fastgpu_comm
+
+
+def captured_calls() -> None:
+    """Collectives of a graph run in every replay, between calls that are not captured."""
+    if TYPE != "pretended":
+        pytest.skip("ranks that share a GPU have no lanes, so nothing of theirs can be captured")
+    device = start()
+    rank, world = me_and_world()
+    group = new_group()
+    small, large = torch.zeros(7, device=DEVICE), torch.zeros(9000, device=DEVICE)
+    parts = torch.zeros(world, 500, device=DEVICE)
+    device.begin_capture()
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="one call before the capture"):
+        dist.all_reduce(small, group=group)
+    device.end_capture()
+    dist.all_reduce(small, group=group)
+    device.begin_capture()
+    dist.all_reduce(small, group=group)
+    work = dist.all_reduce(large, group=group, async_op=True)
+    work.wait()
+    dist.all_gather_into_tensor(parts, parts[rank], group=group)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="cannot be captured in a graph"):
+        dist.all_gather(list(parts), parts[rank], group=group)
+    graph = device.end_capture()
+    for turn in range(3):
+        small.fill_(rank + turn)
+        large.fill_(rank - turn)
+        parts.fill_(rank)
+        graph.replay()
+        same(small.cpu(), torch.full((7,), float(sum(rank + turn for rank in range(world)))))
+        same(large.cpu(), torch.full((9000,), float(sum(rank - turn for rank in range(world)))))
+        same(parts[:, 0].cpu(), torch.arange(float(world)))
+        dist.all_reduce(large, group=group)
