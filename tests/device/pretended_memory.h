@@ -1,4 +1,4 @@
-// Memory of pretended devices, and pinned memory: files that this process and others map.
+// Memory of pretended devices, and pinned memory. Each piece is a memfd, which peers map, too.
 //
 // Ownership: a mapping ends with its last user. Threading: any thread.
 #pragma once

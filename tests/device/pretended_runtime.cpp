@@ -36,7 +36,7 @@ void reduce_now(const std::vector<const std::byte*>& sources,
   for (std::byte* const target : targets) std::memcpy(target, sum.data(), launch.size_bytes);
 }
 
-// Of all runtimes in this process, beginning with 1.
+// Numbers the runtimes of this process, beginning with 1.
 uint32_t next_runtime() {
   static std::atomic<uint32_t> made{0};
   return ++made;

@@ -55,7 +55,7 @@ void pause() {
   MachineState& state = *machine_state;
   Runnable& threads = state.runnable(*state.current);
   threads.pausing.push_back(state.current);
-  // In real time others store the words that these threads wait for. All have looked about once.
+  // All threads have polled about once. Another thread or process stores their words.
   if (state.options.in_real_time && threads.ready.empty() &&
       ++state.pauses >= threads.pausing.size()) {
     state.pauses = 0;

@@ -35,7 +35,7 @@ constexpr uint64_t kPatience = 60'000'000'000;  // in nanoseconds
 struct Memory {
   device::Control control;
   device::Mail mail[kLanes * kWorld];
-  uint64_t slots[2 * kWorld * (kCount + device::kSmallBlocks * device::kKeyWords)];
+  uint64_t slots[2 * kWorld * (kCount + std::size_t{device::kSmallBlocks} * device::kKeyWords)];
   uint64_t cleared[device::kSmallBlocks * kWorld];
   uint64_t small_operations[device::kSmallBlocks];
   uint64_t lane_operations[kLanes];
@@ -242,7 +242,7 @@ std::string run_all_reduces(Rank& rank) {
   return "";
 }
 
-// What the rank's record says of its failure.
+// Checks the record of the rank's failure.
 void check_failure(const Rank& rank, device::FailureCode code) {
   const device::Control& control = rank.control(rank.rank());
   const uint64_t stop = (static_cast<uint64_t>(rank.rank()) + 1) << 8 | static_cast<uint64_t>(code);

@@ -13,7 +13,7 @@ const void* lanes_kernel(DType dtype, ReduceOp reduce_op);  // run_lanes(), with
 const void* copy_lanes_kernel();  // the same, for collectives that do not reduce
 const void* small_kernel(DType dtype, ReduceOp reduce_op);  // all_reduce_small(), with SmallArgs
 
-// The same three, so that tests can put kernels of their own in their place.
+// A set of these kernels. Tests have another set, which runs on the CPU.
 struct LaneKernels {
   const void* (*lanes)(DType, ReduceOp) = nullptr;
   const void* (*copy_lanes)() = nullptr;
