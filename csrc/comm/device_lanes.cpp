@@ -299,9 +299,9 @@ void DeviceLanes::expire(TimeNs now) noexcept {
   const TimeNs since = stopped_since_.load();
   if (since == 0 || now - since < kWordLimit) return;
   const auto rank = static_cast<int>(memory_->ended() >> 8) - 1;
-  Failure failure = make_failure(ErrorKind::kAborted,
-                                 "rank " + std::to_string(rank) +
-                                     " has stopped the kernels of all ranks, and not said why");
+  Failure failure = make_failure(
+      ErrorKind::kAborted,
+      "rank " + std::to_string(rank) + " has stopped the kernels of all ranks, and not said why");
   failure.peer = rank;
   latch_->report(std::move(failure));
 }

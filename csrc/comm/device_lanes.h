@@ -4,8 +4,8 @@
 // All ranks must be on one host, each with a GPU of its own, and read each other's memory. set_up()
 // finds that out, and tries the kernels; where they do not work the host drives every call.
 // Tensors pass through the window, because peers map nothing else.
-// Ownership: the parts and what they refer to outlive it. Threading: plan(), make() and capture() on
-// any thread; Pollable on the polling thread; set_up() on a caller's, once.
+// Ownership: the parts and what they refer to outlive it. Threading: plan(), make() and capture()
+// on any thread; Pollable on the polling thread; set_up() on a caller's, once.
 #pragma once
 
 #include <atomic>
@@ -33,8 +33,8 @@ class DeviceLanes final : public Pollable {
   void set_up(Communicator& communicator);
   // nullptr: the host drives the call, as planned by `by_host`. All ranks get the same answer.
   const LanePlan* plan(const CollectiveCall& call, Planner& by_host);
-  // An operation that launches the plan's kernel when all earlier operations are enqueued. Moves the
-  // hooks out of the call.
+  // An operation that launches the plan's kernel when all earlier operations are enqueued. Moves
+  // the hooks out of the call.
   std::shared_ptr<Operation> make(CollectiveCall& call, const LanePlan& plan);
   // Launches it in the call's stream, which is captured in a graph.
   void capture(const CollectiveCall& call, const LanePlan& plan);

@@ -1,10 +1,10 @@
 // The memory that the lanes of a group need on this rank's GPU: words that peers write, counters, a
 // window for tensors, and where this rank maps that of its peers.
 //
-// The words are one block of the heap, with the same layout on every rank. It never goes back to the
-// heap: a kernel of a peer may store there at any time, as after a failure that this rank missed.
-// Ownership: owns the window, a stream for short transfers and pinned words; runtime and peers
-// outlive it. Threading: set_up() on a caller's thread; then any thread, but record() by one.
+// The words are one block of the heap, with the same layout on every rank. It never goes back to
+// the heap: a kernel of a peer may store there at any time, as after a failure that this rank
+// missed. Ownership: owns the window, a stream for short transfers and pinned words; runtime and
+// peers outlive it. Threading: set_up() on a caller's thread; then any thread, but record() by one.
 #pragma once
 
 #include <array>

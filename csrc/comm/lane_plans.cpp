@@ -104,9 +104,8 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
                                    .placement = request.placement});
   // By the most that a rank stages: the root's share is larger than the others'.
   const CallBuffers most = buffers_of(shape, std::max(shape.root, 0), world_);
-  const double lanes_us =
-      costs_.enqueue_us + price.us +
-      us_of(2 * most.data_bytes + most.input_bytes, costs_.copy_us_per_byte);
+  const double lanes_us = costs_.enqueue_us + price.us +
+                          us_of(2 * most.data_bytes + most.input_bytes, costs_.copy_us_per_byte);
   const bool is_forced = options_.gpu_engine == GpuEngine::kLanes;
   if (!is_forced && by_host.predict_us(call) <= lanes_us) return plan;
   plan->kernel = small_kernel(shape, lanes_us);
@@ -125,8 +124,8 @@ const void* LanePlans::lanes_kernel(const CallShape& shape) const {
   return kernels_.lanes(shape.dtype, summed(shape.reduce_op));
 }
 
-// nullptr unless a small all_reduce is quicker than lanes. It combines in rank order, like `direct`.
-// Every word carries as much flag as data, to every rank.
+// nullptr unless a small all_reduce is quicker than lanes. It combines in rank order, like
+// `direct`. Every word carries as much flag as data, to every rank.
 const void* LanePlans::small_kernel(const CallShape& shape, double lanes_us) const {
   const uint64_t size_bytes = shape.count * size_of(shape.dtype);
   const bool is_direct =
@@ -163,8 +162,9 @@ void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* ker
   for (request.rank = 0; request.rank < world_; ++request.rank) {
     schedules.push_back(build(request));
     const CallBuffers buffers = buffers_of(shape, request.rank, world_);
-    most_bytes = std::max(most_bytes, window_bytes(buffers.input_bytes) + window_bytes(buffers.data_bytes) +
-                                          schedules.back().scratch_bytes);
+    most_bytes =
+        std::max(most_bytes, window_bytes(buffers.input_bytes) + window_bytes(buffers.data_bytes) +
+                                 schedules.back().scratch_bytes);
   }
   const Schedule& mine = schedules[static_cast<std::size_t>(rank_)];
   if (most_bytes > LaneMemory::kWindowBytes || mine.lanes.empty()) return;

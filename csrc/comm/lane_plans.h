@@ -68,6 +68,7 @@ class LanePlans {
 
   // `by_host` says what the call costs if the host drives it.
   const LanePlan& plan(const CollectiveCall& call, Planner& by_host);
+
  private:
   std::unique_ptr<LanePlan> make(const CollectiveCall& call, Planner& by_host);
   const void* lanes_kernel(const CallShape& shape) const;

@@ -54,8 +54,8 @@ class Trial {
     verdict.works = memory_.ended() == 0 && is_right(value->get()) && reads_windows();
     for (int peer = 0; peer < world_; ++peer) {
       if (peer == rank_) continue;
-      const double found = measure_us_per_byte(executor_, memory_.window() + kTargetAt,
-                                               memory_.window_of(peer));
+      const double found =
+          measure_us_per_byte(executor_, memory_.window() + kTargetAt, memory_.window_of(peer));
       verdict.peer_us_per_byte = std::max(verdict.peer_us_per_byte, found);
     }
     return verdict;

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include "comm/lane_memory.h"
-#include "engine/device/lane_code.h"
 #include "engine/device/host_driven/executor.h"
+#include "engine/device/lane_code.h"
 
 namespace fastgpu {
 

@@ -40,9 +40,9 @@ Page page_of(int rank, uint64_t group) {
 
 struct MappedPeers::Record {
   uint8_t is_usable = 0;
-  uint8_t shares = 0;                    // the page can be passed to other processes
+  uint8_t shares = 0;                 // the page can be passed to other processes
   std::array<char, kWhyBytes> why{};  // it is not usable
-  uint32_t segment = 0;                  // of the page
+  uint32_t segment = 0;               // of the page
   uint64_t offset_bytes = 0;
   DeviceCosts costs;
 };

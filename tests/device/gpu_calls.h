@@ -59,8 +59,8 @@ inline void compare(GpuRank& rank, CallShape shape, bool in_heap, uint64_t seed)
 }
 
 inline constexpr std::array kCollectives = {Collective::kAllReduce,     Collective::kReduce,
-                                     Collective::kBroadcast,     Collective::kAllGather,
-                                     Collective::kGather,        Collective::kScatter,
-                                     Collective::kReduceScatter, Collective::kAllToAll};
+                                            Collective::kBroadcast,     Collective::kAllGather,
+                                            Collective::kGather,        Collective::kScatter,
+                                            Collective::kReduceScatter, Collective::kAllToAll};
 
 }  // namespace fastgpu::test

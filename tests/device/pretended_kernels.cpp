@@ -61,6 +61,8 @@ const void* pretended_small(DType dtype, ReduceOp reduce_op) {
 
 }  // namespace
 
-LaneKernels pretended_kernels() { return {pretended_lanes, pretended_copy_lanes, pretended_small, 32}; }
+LaneKernels pretended_kernels() {
+  return {pretended_lanes, pretended_copy_lanes, pretended_small, 32};
+}
 
 }  // namespace fastgpu::device

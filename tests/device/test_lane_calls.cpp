@@ -103,8 +103,8 @@ TEST(calls_that_kernels_cannot_carry_out_are_driven_by_the_host) {
 
 // Kernels of one GPU may keep each other from running, and kernels need each other's memory.
 TEST(kernels_are_not_used_where_they_cannot_be) {
-  for (const PretendedOptions& options :
-       {PretendedOptions{.shared_gpu = true}, PretendedOptions{.fault = RuntimeFault::kMapsOther}}) {
+  for (const PretendedOptions& options : {PretendedOptions{.shared_gpu = true},
+                                          PretendedOptions{.fault = RuntimeFault::kMapsOther}}) {
     with_gpu_ranks(2, by_lanes("direct"), options, [](GpuRank& rank) {
       for (const std::size_t count : {5, 5000}) {
         compare(rank, shape_of(Collective::kAllReduce, count), true, count);
@@ -131,8 +131,7 @@ TEST(a_rank_that_never_calls_is_named_by_the_time_out_of_a_kernel) {
     while (rank.communicator().failure() == nullptr) {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
-    CHECK_THROWS(rank.communicator().run(call_of(rank, 1, data)), CollectiveTimeoutError,
-                 "rank 0");
+    CHECK_THROWS(rank.communicator().run(call_of(rank, 1, data)), CollectiveTimeoutError, "rank 0");
   });
 }
 

@@ -79,7 +79,9 @@ class Rank {
   DeviceRuntime& runtime() { return *runtime_; }
   StreamHandle stream() const { return stream_; }
   const device::Control& control(int of) const { return memory(of)->control; }
-  void stop_by_host() { __atomic_store_n(host_word_, device::HostWord::kStopAll, __ATOMIC_RELAXED); }
+  void stop_by_host() {
+    __atomic_store_n(host_word_, device::HostWord::kStopAll, __ATOMIC_RELAXED);
+  }
 
   void start_small(uint64_t patience = kPatience) {
     device::SmallArgs args{};

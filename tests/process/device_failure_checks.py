@@ -68,7 +68,7 @@ def bad_arguments() -> None:
 
 
 def all_reduce_until_it_fails(tensor: torch.Tensor, group: dist.ProcessGroup) -> None:
-    """Makes the call, then small ones: a kernel fails later than its call, and a later call raises."""
+    """Makes the call, then small ones, because a kernel fails later than its call."""
     dist.all_reduce(tensor, group=group)
     small = torch.ones(1, device=DEVICE)
     for _ in range(2000):
