@@ -53,6 +53,72 @@ std::string run_lanes_apart(const LaneCase& lane_case, const void* kernel) {
   return difference(lane_case, results, play_turns(schedules, lane_case, 1));
 }
 
+// What streams have been given since begin(), as a graph.
+class Graph {
+ public:
+  explicit Graph(const Streams& streams, int count) : streams_(streams), count_(count) {
+    CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() {
+    if (made_ != nullptr) static_cast<void>(cudaGraphExecDestroy(made_));
+    static_cast<void>(cudaEventDestroy(event_));
+  }
+
+  void begin() {
+    CUDA_CHECK(cudaStreamBeginCapture(streams_.of(0), cudaStreamCaptureModeGlobal));
+    CUDA_CHECK(cudaEventRecord(event_, streams_.of(0)));
+    for (int i = 1; i < count_; ++i) CUDA_CHECK(cudaStreamWaitEvent(streams_.of(i), event_, 0));
+  }
+  void end() {
+    for (int i = 1; i < count_; ++i) {
+      CUDA_CHECK(cudaEventRecord(event_, streams_.of(i)));
+      CUDA_CHECK(cudaStreamWaitEvent(streams_.of(0), event_, 0));
+    }
+    cudaGraph_t captured = nullptr;
+    CUDA_CHECK(cudaStreamEndCapture(streams_.of(0), &captured));
+    CUDA_CHECK(cudaGraphInstantiate(&made_, captured, 0));
+    CUDA_CHECK(cudaGraphDestroy(captured));
+  }
+  void replay() {
+    CUDA_CHECK(cudaGraphLaunch(made_, streams_.of(0)));
+    CUDA_CHECK(cudaStreamSynchronize(streams_.of(0)));
+  }
+
+ private:
+  const Streams& streams_;
+  const int count_;
+  cudaEvent_t event_ = nullptr;
+  cudaGraphExec_t made_ = nullptr;
+};
+
+// The launches of all ranks, captured once and replayed with other data.
+std::string run_lanes_of_a_graph(const LaneCase& lane_case, const void* kernel) {
+  constexpr int kReplays = 3;
+  const std::vector<Schedule> schedules = schedules_of(lane_case);
+  GpuLanes lanes(lane_case, schedules, buffer_bytes(lane_case, schedules.front()));
+  const int world = lane_case.request.world;
+  const Streams streams(world);
+  load(kernel);
+  Graph graph(streams, world);
+  graph.begin();
+  for (int rank = 0; rank < world; ++rank) {
+    launch(kernel, lanes.lanes(), lane_case.threads, lanes.args(rank, 77), streams.of(rank));
+  }
+  graph.end();
+  std::vector<Results> results;
+  for (int turn = 0; turn < kReplays; ++turn) {
+    lanes.fill(turn);
+    graph.replay();
+    results.push_back(lanes.results());
+  }
+  if (const std::string failure = failures_of(lanes.group().controls()); !failure.empty()) {
+    return describe(lane_case) + ": " + failure;
+  }
+  return difference(lane_case, results, play_turns(schedules, lane_case, kReplays));
+}
+
 std::string run_small_apart(const SmallCase& small_case, const void* kernel) {
   GpuSmall small(small_case);
   const SmallData data = std::move(draw_data(small_case).front());
@@ -115,6 +181,22 @@ void check_lane_kernels(Lines& lines) {
   group.finish();
 }
 
+void check_graphs(Lines& lines) {
+  CaseGroup group(lines, "lanes, launches of all ranks in a graph that is replayed");
+  const void* const kernel = device::lanes_kernel(DType::kFloat32, ReduceOp::kSum);
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
+    for (const int world : {2, 4}) {
+      LaneCase lane_case = case_of(Collective::kAllReduce, algorithm, world, 3);
+      lane_case.dtype = DType::kFloat32;
+      lane_case.reduce_op = ReduceOp::kSum;
+      lane_case.request.element_size = sizeof(float);
+      lane_case.threads = 512;
+      group.add(run_lanes_of_a_graph(lane_case, kernel));
+    }
+  }
+  group.finish();
+}
+
 void check_small_kernels(Lines& lines) {
   CaseGroup group(lines, "small all_reduce, every dtype and operation, a launch for each rank");
   int number = 0;
@@ -137,6 +219,7 @@ void check_small_kernels(Lines& lines) {
 void check_launches(Lines& lines, const CheckOptions&) {
   check_lane_kernels(lines);
   check_small_kernels(lines);
+  check_graphs(lines);
 }
 
 }  // namespace fastgpu::test
