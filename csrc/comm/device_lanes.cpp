@@ -127,10 +127,11 @@ void DeviceLanes::set_up(Communicator& communicator) {
     return memory_.reset();
   }
   plans_ = std::make_unique<LanePlans>(rank_, world_, options_, kernels_, costs, *memory_);
+  is_set_up_.store(true);
 }
 
 const LanePlan* DeviceLanes::plan(const CollectiveCall& call, Planner& by_host) {
-  if (plans_ == nullptr || !call.send_counts.empty()) return nullptr;
+  if (!is_set_up_.load() || !call.send_counts.empty()) return nullptr;
   const LanePlan& plan = plans_->plan(call, by_host);
   return plan.kernel == nullptr ? nullptr : &plan;
 }
@@ -245,15 +246,23 @@ void DeviceLanes::watch(Watched kernel) {
 }
 
 // Of the first kernel that has ended by a failure. Later ones end by the same.
-void DeviceLanes::report(const Watched& kernel) {
+void DeviceLanes::report(const Watched& kernel) noexcept {
   if (latch_->failure() != nullptr || stopped_since_.load() != 0) return;
-  const device::Control control = memory_->record();
-  const auto point = __builtin_bit_cast(device::FailurePoint, control.failure);
-  if (point.code == device::FailureCode::kNone) {  // a peer stopped it, and tells why
-    stopped_since_.store(now_ns());
-    return;
+  try {
+    const device::Control record = memory_->record();
+    const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
+    if (point.code == device::FailureCode::kNone) {  // a peer stopped it, and tells why
+      stopped_since_.store(now_ns());
+    } else if (point.code != device::FailureCode::kStopped) {  // not by stop()
+      latch_->report(failure_of(kernel, record));
+    }
+  } catch (const CommError& error) {  // of this rank's own device
+    latch_->report(error.failure());
   }
-  if (point.code == device::FailureCode::kStopped) return;  // by stop(), because the latch is set
+}
+
+Failure DeviceLanes::failure_of(const Watched& kernel, const device::Control& record) const {
+  const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
   const std::string peer = "rank " + std::to_string(point.peer);
   Failure failure;
   failure.peer = point.peer;
@@ -268,20 +277,22 @@ void DeviceLanes::report(const Watched& kernel) {
     failure.message = "the connection to " + peer + " is closed";
   } else {
     Call theirs;
-    const bool is_known = unpack({control.theirs[0], control.theirs[1]}, theirs);
+    const bool is_known = unpack({record.theirs[0], record.theirs[1]}, theirs);
     failure.kind = ErrorKind::kMismatch;
     failure.message = peer + " called " + (is_known ? describe(theirs) : "an unknown call") +
                       ", but rank " + std::to_string(rank_) + " called " + describe(kernel.call) +
                       "; every rank must make the same calls in the same order";
   }
-  latch_->report(std::move(failure));
+  return failure;
 }
 
 void DeviceLanes::stop() noexcept {
-  if (memory_ != nullptr) memory_->stop();
+  if (is_set_up_.load()) memory_->stop();
 }
 
+// The channels run what watch() has asked for.
 bool DeviceLanes::poll() noexcept {
+  if (!is_set_up_.load()) return false;
   if (latch_->failure() != nullptr) {
     stopped_since_.store(0);
     if (!std::exchange(has_stopped_, true)) stop();
@@ -291,7 +302,6 @@ bool DeviceLanes::poll() noexcept {
   for (int peer = 0; busy() && peer < world_; ++peer) {
     if (peer != rank_ && channels_.departed(peer)) memory_->peer_left(peer);
   }
-  executor_.run_due();
   return false;
 }
 

@@ -67,7 +67,8 @@ class DeviceLanes final : public Pollable {
   void stage(StreamHandle stream, const Launch& launch, std::byte* target, const std::byte* source,
              uint64_t size_bytes);
   void watch(Watched kernel);
-  void report(const Watched& kernel);
+  void report(const Watched& kernel) noexcept;
+  Failure failure_of(const Watched& kernel, const device::Control& record) const;
 
   Runtime& runtime_;
   const Topology& topology_;
@@ -84,6 +85,7 @@ class DeviceLanes final : public Pollable {
   // Fixed by set_up(); empty if the kernels cannot be used.
   std::unique_ptr<LaneMemory> memory_;
   std::unique_ptr<LanePlans> plans_;
+  std::atomic<bool> is_set_up_{false};  // the kernels can be used
 
   std::atomic<int> pending_{0};  // kernels that are enqueued and not done
   std::atomic<bool> was_captured_{false};

@@ -48,6 +48,8 @@ class LaneMemory {
   // Where this rank maps the window of a peer.
   const std::byte* window_of(int peer) const { return windows_[static_cast<std::size_t>(peer)]; }
 
+  // Before the first launch of a kernel: see DeviceRuntime::load().
+  void load(const void* kernel) { devices_.load(stream_.device, kernel); }
   // Memory of the GPU with a copy of `bytes`. Blocks until the GPU has it.
   std::unique_ptr<LentMemory> upload(const void* bytes, std::size_t size_bytes);
 

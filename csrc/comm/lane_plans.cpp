@@ -115,6 +115,7 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
   } else if (const void* const kernel = lanes_kernel(shape)) {
     fill_lanes(*plan, choice, kernel);
   }
+  if (plan->kernel != nullptr) memory_.load(plan->kernel);
   return plan;
 }
 
