@@ -18,12 +18,19 @@ struct Reduction {
   DType dtype = DType::kFloat32;
   ReduceOp reduce_op = ReduceOp::kSum;
   double factor = 1;  // of the results
+  // Whether the lane's next step reduces into the same target (plan/sums.h). If so, nothing else
+  // touches the target, or writes the source, before the executor gets that step.
+  bool is_continued = false;
 };
 
 class Executor {
  public:
   virtual ~Executor() = default;
   virtual void copy(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
+  // The same for a step that is_continued(), which has the meaning of Reduction::is_continued.
+  virtual void start_sum(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
+  // The same for a step that is_set_aside(): the target is for one reduction only.
+  virtual void set_aside(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
   // target = (target op source) * factor
   virtual void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
                       const Reduction& reduction) = 0;

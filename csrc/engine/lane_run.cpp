@@ -7,6 +7,7 @@
 #include "codec/codec.h"
 #include "codec/random_key.h"
 #include "kernels/reduce.h"
+#include "plan/sums.h"
 
 namespace fastgpu {
 namespace {
@@ -153,6 +154,7 @@ bool LaneRun::receive(const Step& step, ChannelSource& channels, bool* moved) {
     incoming_.size_bytes = step.target.size_bytes;
     incoming_.sink = sink_of(step);
     if (step.reduce) incoming_.replies_with = sent_back_by_next(step);
+    if (operation_->task.executor != nullptr) incoming_.is_continued = is_continued(*steps_, next_);
     receiving_ = true;
   }
   const Io io = call_channel(step.peer, *operation_, [&] { return channel->try_recv(incoming_); });
@@ -204,8 +206,15 @@ void LaneRun::enqueue(const Step& step) const {
     task.executor->reduce(target, source, size_bytes,
                           {.dtype = task.call.shape.dtype,
                            .reduce_op = task.call.shape.reduce_op,
-                           .factor = step.completes ? task.factor : 1});
-  } else if (source != target) {
+                           .factor = step.completes ? task.factor : 1,
+                           .is_continued = is_continued(*steps_, next_)});
+  } else if (source == target) {
+    return;
+  } else if (is_continued(*steps_, next_)) {
+    task.executor->start_sum(target, source, size_bytes);
+  } else if (is_set_aside(*steps_, next_)) {
+    task.executor->set_aside(target, source, size_bytes);
+  } else {
     task.executor->copy(target, source, size_bytes);
   }
 }

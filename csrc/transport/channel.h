@@ -90,6 +90,9 @@ struct Incoming {
   // content that this frame gives it. If the peer has requested that reply in place, the channel
   // may write it in the same pass. 0: there is no such frame.
   uint32_t replies_with = 0;
+  // The lane's next step reduces into exactly this target. Channels of device memory may then wait
+  // for that step, and take both frames at once.
+  bool is_continued = false;
 
   // The channel sets these.
   uint64_t received_bytes = 0;

@@ -109,6 +109,7 @@ class ExchangeWorld {
   DeviceRank& rank(int rank) { return *ranks_[static_cast<std::size_t>(rank)]; }
   ChannelSource& host_channels(int rank) { return *host_.ends[static_cast<std::size_t>(rank)]; }
   World& host() { return host_; }
+  const DeviceRuntime& runtime() const { return *runtime_; }
   // A descriptor on its way from rank to rank.
   void send(int from, int to, uint32_t segment, SharedSegment shared);
   // One turn of all ranks, in a drawn order. Returns whether any is busy.

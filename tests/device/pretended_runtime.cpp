@@ -139,6 +139,8 @@ class PretendedRuntime final : public DeviceRuntime {
     if (size_bytes == 0) return;
     memory_.require(target, size_bytes);
     memory_.require(source, size_bytes);
+    ++copies_;
+    bytes_ += 2 * size_bytes;
     run(stream, [=] { std::memcpy(target, source, size_bytes); });
   }
   void reduce(StreamHandle stream, const ReduceLaunch& launch) override {
@@ -152,6 +154,8 @@ class PretendedRuntime final : public DeviceRuntime {
     const std::vector targets(launch.targets.begin(), launch.targets.end());
     for (const std::byte* source : sources) memory_.require(source, launch.size_bytes);
     for (const std::byte* target : targets) memory_.require(target, launch.size_bytes);
+    ++reductions_;
+    bytes_ += (sources.size() + targets.size()) * launch.size_bytes;
     run(stream, [=] { reduce_now(sources, targets, launch); });
   }
 
@@ -201,6 +205,10 @@ class PretendedRuntime final : public DeviceRuntime {
 
   uint64_t launches() const { return launches_.load(); }
 
+  Traffic traffic() const {
+    return {.copies = copies_, .reductions = reductions_, .bytes = bytes_};
+  }
+
  private:
   static const CodecKernels* codec_of(Codec codec) {
     if (has_device_codec(codec)) return find_codec(codec);
@@ -228,6 +236,9 @@ class PretendedRuntime final : public DeviceRuntime {
   std::vector<std::mutex> turns_;
   std::atomic<uint64_t> streams_{0};
   std::atomic<uint64_t> launches_{0};
+  std::atomic<uint64_t> copies_{0};
+  std::atomic<uint64_t> reductions_{0};
+  std::atomic<uint64_t> bytes_{0};
   PretendedMemory& memory_ = PretendedMemory::of_process();
 };
 
@@ -235,6 +246,10 @@ class PretendedRuntime final : public DeviceRuntime {
 
 std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& options) {
   return std::make_unique<PretendedRuntime>(options);
+}
+
+Traffic traffic_of(const DeviceRuntime& runtime) {
+  return static_cast<const PretendedRuntime&>(runtime).traffic();
 }
 
 void run_on_host(StreamHandle stream, std::function<void()> work) {

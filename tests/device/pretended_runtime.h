@@ -46,6 +46,17 @@ using PretendedKernel = void (*)(const std::byte* arguments);
 
 std::unique_ptr<DeviceRuntime> make_pretended_runtime(const PretendedOptions& options);
 
+// The copies and reductions that all streams of a runtime were given so far.
+struct Traffic {
+  uint64_t copies = 0;
+  uint64_t reductions = 0;  // launches
+  uint64_t bytes = 0;       // read and written
+
+  bool operator==(const Traffic&) const = default;
+};
+// For pretended runtimes only.
+Traffic traffic_of(const DeviceRuntime& runtime);
+
 // For streams of a pretended runtime only. `work` runs in the stream, beside other streams' work,
 // and must not throw.
 void run_on_host(StreamHandle stream, std::function<void()> work);

@@ -1,21 +1,11 @@
 #include "engine/device/host_driven/executor.h"
 
-#include <array>
 #include <string>
 
 #include "base/error.h"
 #include "base/log.h"
 
 namespace fastgpu {
-namespace {
-
-// The sum of complex numbers, times a factor, is that of twice as many real ones.
-DType summed_as(const Reduction& reduction) {
-  return reduction.factor == 1 ? reduction.dtype : part_of(reduction.dtype);
-}
-
-}  // namespace
-
 DeviceExecutor::DeviceExecutor(DeviceRuntime& runtime, int device)
     : runtime_(runtime), device_(device), stream_(runtime.make_stream(device)) {}
 
@@ -26,7 +16,36 @@ DeviceExecutor::~DeviceExecutor() {
   runtime_.destroy(stream_);
 }
 
+template <typename Call>
+auto DeviceExecutor::on_device(Call call) {
+  const std::lock_guard lock(mutex_);
+  try {
+    return call();
+  } catch (const CommError& error) {
+    throw DeviceError(error.failure());
+  }
+}
+
+template <typename Call>
+void DeviceExecutor::enqueue_work(Call call) {
+  on_device([&] {
+    launch_held();
+    marks_end_ = false;
+    call();
+  });
+}
+
+void DeviceExecutor::launch_held() {
+  if (held_.empty()) return;
+  const HeldSum sum = std::exchange(held_, {});
+  const bool owes_mark = std::exchange(owes_mark_, false);
+  marks_end_ = false;
+  sum.launch(runtime_, stream_);
+  if (owes_mark) record_mark();
+}
+
 void DeviceExecutor::synchronize() {
+  on_device([&] { launch_held(); });
   try {
     runtime_.synchronize(stream_);
   } catch (const CommError& error) {
@@ -44,72 +63,61 @@ void DeviceExecutor::finish() noexcept {
   run_calls(UINT64_MAX);
 }
 
-template <typename Call>
-auto DeviceExecutor::on_device(Call call) {
-  const std::lock_guard lock(mutex_);
-  try {
-    return call();
-  } catch (const CommError& error) {
-    throw DeviceError(error.failure());
-  }
-}
-
 void DeviceExecutor::copy(std::byte* target, const std::byte* source, std::size_t size_bytes) {
   if (size_bytes == 0) return;
+  enqueue_work([&] { runtime_.copy(stream_, target, source, size_bytes); });
+}
+
+void DeviceExecutor::set_aside(std::byte* target, const std::byte* source, std::size_t size_bytes) {
+  if (size_bytes == 0) return;
   on_device([&] {
-    marks_end_ = false;
-    runtime_.copy(stream_, target, source, size_bytes);
+    launch_held();
+    held_.set_aside(target, source, size_bytes);
+  });
+}
+
+void DeviceExecutor::start_sum(std::byte* target, const std::byte* source, std::size_t size_bytes) {
+  if (size_bytes == 0) return;
+  on_device([&] {
+    if (held_.start(target, source, size_bytes)) return;
+    launch_held();
+    held_.start(target, source, size_bytes);
   });
 }
 
 void DeviceExecutor::reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
                             const Reduction& reduction) {
-  const std::array<const std::byte*, 2> sources{target, source};
-  launch(target, sources, size_bytes, reduction);
+  if (size_bytes == 0) return;
+  on_device([&] {
+    if (!held_.add(target, source, size_bytes, reduction)) {
+      launch_held();
+      held_.add(target, source, size_bytes, reduction);
+    }
+    if (!reduction.is_continued || held_.full()) launch_held();
+  });
 }
 
 void DeviceExecutor::scale(std::byte* target, const std::byte* source, std::size_t size_bytes,
                            DType dtype, double factor) {
-  launch(target, {&source, 1}, size_bytes, {.dtype = dtype, .factor = factor});
-}
-
-void DeviceExecutor::launch(std::byte* target, std::span<const std::byte* const> sources,
-                            std::size_t size_bytes, const Reduction& reduction) {
   if (size_bytes == 0) return;
-  const std::array<std::byte*, 1> targets{target};
-  const ReduceLaunch made{.sources = sources,
-                          .targets = targets,
-                          .size_bytes = size_bytes,
-                          .dtype = summed_as(reduction),
-                          .reduce_op = reduction.reduce_op,
-                          .factor = reduction.factor};
-  on_device([&] {
-    marks_end_ = false;
-    runtime_.reduce(stream_, made);
+  enqueue_work([&] {
+    launch_reduction(runtime_, stream_, target, {&source, 1}, size_bytes,
+                     {.dtype = dtype, .factor = factor});
   });
 }
 
 void DeviceExecutor::encode(const EncodeLaunch& launch) {
   if (launch.count == 0) return;
-  on_device([&] {
-    marks_end_ = false;
-    runtime_.encode(stream_, launch);
-  });
+  enqueue_work([&] { runtime_.encode(stream_, launch); });
 }
 
 void DeviceExecutor::decode(const DecodeLaunch& launch) {
   if (launch.count == 0) return;
-  on_device([&] {
-    marks_end_ = false;
-    runtime_.decode(stream_, launch);
-  });
+  enqueue_work([&] { runtime_.decode(stream_, launch); });
 }
 
 void DeviceExecutor::launch(const KernelLaunch& launch) {
-  on_device([&] {
-    marks_end_ = false;
-    runtime_.launch(stream_, launch);
-  });
+  enqueue_work([&] { runtime_.launch(stream_, launch); });
 }
 
 void DeviceExecutor::load(const void* kernel) {
@@ -117,10 +125,7 @@ void DeviceExecutor::load(const void* kernel) {
 }
 
 void DeviceExecutor::enqueue(const std::function<void(StreamHandle)>& call) {
-  on_device([&] {
-    marks_end_ = false;
-    call(stream_);
-  });
+  enqueue_work([&] { call(stream_); });
 }
 
 DeviceExecutor::Place DeviceExecutor::place_in(StreamHandle stream) {
@@ -136,10 +141,7 @@ DeviceExecutor::Place DeviceExecutor::place_in(StreamHandle stream) {
 
 // A wait holds for the latest record at the time of the call, so the event may be used again.
 void DeviceExecutor::start_after(const Place& place) {
-  on_device([&] {
-    marks_end_ = false;
-    runtime_.wait(stream_, *place);
-  });
+  enqueue_work([&] { runtime_.wait(stream_, *place); });
 }
 
 // Events pass in order, one for each mark, so the first pending one is that of mark passed_ + 1.
@@ -161,7 +163,20 @@ uint64_t DeviceExecutor::mark() {
   return on_device([&] { return mark_locked(); });
 }
 
+uint64_t DeviceExecutor::mark_later() {
+  return on_device([&] {
+    if (held_.empty()) return record_mark();
+    owes_mark_ = true;
+    return marked_ + 1;
+  });
+}
+
 uint64_t DeviceExecutor::mark_locked() {
+  launch_held();
+  return record_mark();
+}
+
+uint64_t DeviceExecutor::record_mark() {
   if (marks_end_) return marked_;
   pending_.push_back(take_event());
   runtime_.record(pending_.back(), stream_);

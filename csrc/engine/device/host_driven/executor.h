@@ -2,7 +2,9 @@
 // far the stream is.
 //
 // A *mark* is a place in the stream; marks are numbered from 1, and pass in order. All lanes of a
-// group share the stream, so that the order of the calls is the order of the work.
+// group share the stream, so that the order of the calls is the order of the work. Only the steps
+// of a sum may be held back, to become one launch (HeldSum): until the last of them, or until
+// anything else is enqueued or marked.
 // Ownership: owns its stream and events; the runtime outlives it. Its destructor waits for the
 // stream. Thread safety: all calls, any thread.
 #pragma once
@@ -13,13 +15,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "device/heap.h"
 #include "device/runtime.h"
+#include "engine/device/host_driven/held_sum.h"
 #include "engine/executor.h"
 
 namespace fastgpu {
@@ -38,6 +40,8 @@ class DeviceExecutor final : public Executor {
   DeviceExecutor& operator=(const DeviceExecutor&) = delete;
 
   void copy(std::byte* target, const std::byte* source, std::size_t size_bytes) override;
+  void start_sum(std::byte* target, const std::byte* source, std::size_t size_bytes) override;
+  void set_aside(std::byte* target, const std::byte* source, std::size_t size_bytes) override;
   void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,
               const Reduction& reduction) override;
   void scale(std::byte* target, const std::byte* source, std::size_t size_bytes, DType dtype,
@@ -62,6 +66,8 @@ class DeviceExecutor final : public Executor {
 
   // A mark behind everything that was enqueued so far; 0 if that is nothing.
   uint64_t mark();
+  // The same, but a sum that is held back stays so, and the mark comes behind its launch.
+  uint64_t mark_later();
   // The last mark that has passed.
   uint64_t passed();
   // Calls `call` once everything that was enqueued so far is done: in a later run_due(), or in
@@ -82,10 +88,12 @@ class DeviceExecutor final : public Executor {
  private:
   template <typename Call>
   auto on_device(Call call);
-  void launch(std::byte* target, std::span<const std::byte* const> sources, std::size_t size_bytes,
-              const Reduction& reduction);
+  template <typename Call>
+  void enqueue_work(Call call);
+  void launch_held();
   EventHandle take_event();
   uint64_t mark_locked();
+  uint64_t record_mark();
   void run_calls(uint64_t mark) noexcept;
 
   DeviceRuntime& runtime_;
@@ -93,7 +101,9 @@ class DeviceExecutor final : public Executor {
   const StreamHandle stream_;
   std::atomic<int> waiting_calls_{0};  // of calls_, or about to run
   std::mutex mutex_;                   // guards what follows
-  bool marks_end_ = true;              // nothing was enqueued since the last mark
+  HeldSum held_;
+  bool owes_mark_ = false;  // the next mark, behind held_, was given out
+  bool marks_end_ = true;   // nothing was enqueued since the last mark
   uint64_t marked_ = 0;
   uint64_t passed_ = 0;
   std::deque<EventHandle> pending_;  // of the marks after passed_, in order

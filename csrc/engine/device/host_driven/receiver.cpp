@@ -95,7 +95,7 @@ Io DeviceReceiver::take_mapped(Incoming& incoming) {
   if (source == nullptr) return closed_.load() ? Io::kClosed : Io::kBlocked;
   enqueue(incoming, source, incoming.size_bytes);
   Acknowledgement& due = due_.emplace_back();
-  due.mark = route_.group.executor.mark();
+  due.mark = route_.group.executor.mark_later();
   due.frame.header = header_;
   due.frame.header.size_bytes = 0;
   count(1);
@@ -152,12 +152,14 @@ void DeviceReceiver::enqueue(const Incoming& incoming, const std::byte* source,
   DeviceExecutor& executor = route_.group.executor;
   Call call;
   if (!incoming.sink.reduces()) {
-    executor.copy(incoming.next(), source, size_bytes);
+    incoming.is_continued ? executor.start_sum(incoming.next(), source, size_bytes)
+                          : executor.copy(incoming.next(), source, size_bytes);
   } else if (unpack(header_.key, call)) {
     executor.reduce(incoming.next(), source, size_bytes,
                     {.dtype = call.shape.dtype,
                      .reduce_op = call.shape.reduce_op,
-                     .factor = incoming.sink.factor});
+                     .factor = incoming.sink.factor,
+                     .is_continued = incoming.is_continued});
   } else {
     raise(ErrorKind::kMismatch, "a frame to be reduced names no call");
   }

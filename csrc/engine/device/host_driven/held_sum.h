@@ -1,0 +1,52 @@
+// A sum that an executor holds back until its last source is known. One launch then reads every
+// source once and writes the target once, with the bits of a launch for each source: it adds in the
+// order of the calls, and rounds after each.
+//
+// Until the launch, nothing else may touch the target, or write a source.
+// Ownership: plain values. Threading: one thread.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+
+#include "device/runtime.h"
+#include "engine/executor.h"
+
+namespace fastgpu {
+
+class HeldSum {
+ public:
+  bool empty() const noexcept { return size_bytes_ == 0; }
+  bool full() const noexcept { return count_ == kMostReduced; }
+
+  // copy = original, which the sum will overwrite. If the sum adds the copy, it reads the original
+  // instead, and nothing is copied. Precondition: empty().
+  void set_aside(std::byte* copy, const std::byte* original, std::size_t size_bytes);
+  // target = source. Returns false, and does nothing, if this is no part of the sum; the same holds
+  // for add(). It is one if the sum is empty.
+  bool start(std::byte* target, const std::byte* source, std::size_t size_bytes);
+  // target = (target op source) * factor
+  bool add(std::byte* target, const std::byte* source, std::size_t size_bytes,
+           const Reduction& reduction);
+
+  void launch(DeviceRuntime& runtime, StreamHandle stream) const;
+
+ private:
+  bool overwrites(const std::byte* source) const;
+
+  std::byte* target_ = nullptr;
+  std::size_t size_bytes_ = 0;
+  std::array<const std::byte*, kMostReduced> sources_{};
+  std::size_t count_ = 0;                // of sources_
+  Reduction reduction_;                  // if there are several
+  std::byte* aside_ = nullptr;           // a copy that is still to be made, or added
+  const std::byte* original_ = nullptr;  // of aside_
+};
+
+// target = (sources[0] op sources[1] op ...) * factor
+void launch_reduction(DeviceRuntime& runtime, StreamHandle stream, std::byte* target,
+                      std::span<const std::byte* const> sources, std::size_t size_bytes,
+                      const Reduction& reduction);
+
+}  // namespace fastgpu
