@@ -34,7 +34,7 @@ inline constexpr int kDTypeCount = 19;
 enum class ReduceOp : uint8_t { kSum, kAvg, kProduct, kMin, kMax, kBand, kBor, kBxor, kPremulSum };
 inline constexpr int kReduceOpCount = 9;
 
-// Of the real and the imaginary part of a complex dtype; else the dtype itself.
+// The dtype of the parts of a complex number. Other dtypes are returned unchanged.
 constexpr DType part_of(DType dtype) {
   if (dtype == DType::kComplex64) return DType::kFloat32;
   if (dtype == DType::kComplex128) return DType::kFloat64;

@@ -118,12 +118,11 @@ void DeviceCollectives::capture(const CollectiveCall& call) {
   const bool has_hooks = call.prologue || call.epilogue;
   const LanePlan* const plan = has_hooks ? nullptr : lanes_.plan(call, planner_);
   if (plan == nullptr) {
-    raise(
-        ErrorKind::kInvalidArgument,
-        std::string(name_of(call.shape.collective)) +
-            " cannot be captured in a graph: the host takes part in it, but not in a replay; make "
-            "the call outside of the capture (docs/cuda.md, \"Graphs\", lists what can be "
-            "captured)");
+    raise(ErrorKind::kInvalidArgument,
+          std::string(name_of(call.shape.collective)) +
+              " cannot be captured in a graph: the host takes part in it, but not in a replay; set "
+              "FASTGPU_GPU_ENGINE=lanes, or make the call outside of the capture (docs/cuda.md, "
+              "\"Graphs\", says what can be captured)");
   }
   lanes_.capture(call, *plan);
 }

@@ -22,12 +22,12 @@
 namespace fastgpu {
 namespace {
 
-// For the peer that has stopped the kernels to say why.
-constexpr TimeNs kWordLimit = 2 * kSecond;
+// How long to wait for the peer that has stopped the kernels to report its failure.
+constexpr TimeNs kReportLimit = 2 * kSecond;
 // A wait without a limit: centuries.
 constexpr uint64_t kNoLimit = UINT64_MAX / 2;
 
-uint64_t patience_of(TimeNs timeout_ns) {
+uint64_t limit_of(TimeNs timeout_ns) {
   return timeout_ns == kNever ? kNoLimit : static_cast<uint64_t>(timeout_ns);
 }
 
@@ -39,14 +39,14 @@ std::shared_ptr<const Schedule> schedule_without_steps(int lanes) {
 
 }  // namespace
 
-struct DeviceLanes::Record {
+struct DeviceLanes::PeerSetup {
   std::array<uint8_t, 16> uuid{};
   uint32_t is_usable = 0;
   uint32_t words_segment = 0;
   uint64_t words_offset = 0;
-  uint32_t window_segment = 0;
+  uint32_t staging_segment = 0;
   uint32_t unused = 0;
-  uint64_t window_offset = 0;
+  uint64_t staging_offset = 0;
 };
 
 struct DeviceLanes::Launch {
@@ -54,7 +54,8 @@ struct DeviceLanes::Launch {
   const std::byte* input;
   std::byte* data;
   Factors factors;
-  uint64_t patience_ns;
+  uint64_t timeout_ns;
+  uint32_t end;  // the word that says how the kernel has ended
 };
 
 DeviceLanes::DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers,
@@ -79,17 +80,17 @@ bool DeviceLanes::may_serve() const {
          peers_.reads_in_place() && options_.gpu_engine != GpuEngine::kHost;
 }
 
-DeviceLanes::Record DeviceLanes::prepare() {
-  Record mine;
+DeviceLanes::PeerSetup DeviceLanes::prepare() {
+  PeerSetup mine;
   try {
     mine.uuid = runtime_.devices().properties(device_).uuid;
     if (kernels_.copy_lanes() == nullptr) return mine;
     memory_ = std::make_unique<LaneMemory>(runtime_, device_, rank_, world_);
-    const LaneMemory::Places places = memory_->places();
-    mine.words_segment = places.words.segment;
-    mine.words_offset = places.words.offset_bytes;
-    mine.window_segment = places.window.segment;
-    mine.window_offset = places.window.offset_bytes;
+    const LaneMemory::Spans spans = memory_->spans();
+    mine.words_segment = spans.words.segment;
+    mine.words_offset = spans.words.offset_bytes;
+    mine.staging_segment = spans.staging.segment;
+    mine.staging_offset = spans.staging.offset_bytes;
     mine.is_usable = 1;
   } catch (const CommError& error) {
     log(LogLevel::kInfo, "gpu_lanes_off", "reason=" + in_quotes(error.what()));
@@ -101,24 +102,24 @@ DeviceLanes::Record DeviceLanes::prepare() {
 
 void DeviceLanes::set_up(Communicator& communicator) {
   if (!may_serve()) return;
-  const Record mine = prepare();
-  const std::vector<Record> records = gather<Record>(communicator, {&mine, 1}, kSetUpOfGpus);
+  const PeerSetup mine = prepare();
+  const std::vector<PeerSetup> all = gather<PeerSetup>(communicator, {&mine, 1}, kSetUpOfGpus);
   std::set<std::array<uint8_t, 16>> gpus;
-  std::vector<LaneMemory::Places> places;
+  std::vector<LaneMemory::Spans> spans;
   bool works = true;
-  for (const Record& record : records) {
-    works = works && record.is_usable != 0 && gpus.insert(record.uuid).second;
-    places.push_back({{record.words_segment, record.words_offset},
-                      {record.window_segment, record.window_offset}});
+  for (const PeerSetup& each : all) {
+    works = works && each.is_usable != 0 && gpus.insert(each.uuid).second;
+    spans.push_back(
+        {{each.words_segment, each.words_offset}, {each.staging_segment, each.staging_offset}});
   }
   if (!works) return memory_.reset();
-  memory_->set_up(communicator, peers_, places);
+  memory_->set_up(communicator, peers_, spans);
   const LaneVerdict verdict = try_lanes(runtime_, *memory_, kernels_, executor_, rank_, world_);
   LaneCosts costs{.enqueue_us = peers_.costs().enqueue_us,
                   .copy_us_per_byte = peers_.costs().copy_us_per_byte};
   for (const LaneVerdict& each : gather<LaneVerdict>(communicator, {&verdict, 1}, kSetUpOfGpus)) {
     works = works && each.works != 0;
-    costs.trip_us = std::max(costs.trip_us, each.trip_us);
+    costs.latency_us = std::max(costs.latency_us, each.latency_us);
     costs.peer_us_per_byte = std::max(costs.peer_us_per_byte, each.peer_us_per_byte);
   }
   if (!works) {
@@ -132,16 +133,23 @@ void DeviceLanes::set_up(Communicator& communicator) {
 
 const LanePlan* DeviceLanes::plan(const CollectiveCall& call, Planner& by_host) {
   if (!is_set_up_.load() || !call.send_counts.empty()) return nullptr;
-  const LanePlan& plan = plans_->plan(call, by_host);
-  return plan.kernel == nullptr ? nullptr : &plan;
+  try {
+    const LanePlan& plan = plans_->plan(call, by_host);
+    return plan.kernel == nullptr ? nullptr : &plan;
+  } catch (const CommError& error) {  // the peers need not wait for this rank's part
+    latch_->report(error.failure());
+    throw;
+  }
 }
 
-DeviceLanes::Launch DeviceLanes::launch_of(const CollectiveCall& call, const LanePlan& plan) const {
+DeviceLanes::Launch DeviceLanes::launch_of(const CollectiveCall& call, const LanePlan& plan,
+                                           uint32_t end) const {
   return {.plan = plan,
           .input = call.input,
           .data = call.data,
           .factors = factors_of(call, world_),
-          .patience_ns = patience_of(ns_of_ms(call.timeout_ms))};
+          .timeout_ns = limit_of(ns_of_ms(call.timeout_ms)),
+          .end = end};
 }
 
 std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePlan& plan) {
@@ -159,11 +167,15 @@ std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePla
   task.is_internal = call.is_internal;
   task.prologue = std::move(call.prologue);
   task.keep_alive = std::move(call.keep_alive);
-  // When all lanes of the queue have ended the operations before this one.
-  task.epilogue = [this, launch = launch_of(call, plan), last = std::move(call.epilogue),
-                   made = operation.get()] {
+  // Runs when the queue has finished every earlier operation, so kernels launch in call order.
+  task.epilogue = [this, launch = launch_of(call, plan, memory_->take_end()),
+                   last = std::move(call.epilogue), made = operation.get()] {
     executor_.enqueue([&](StreamHandle stream) { enqueue(stream, launch); });
-    watch({made->task.call, op_of(made->task), made->sequence, made->task.timeout_ns});
+    watch({.call = made->task.call,
+           .op = op_of(made->task),
+           .sequence = static_cast<int64_t>(made->sequence),
+           .timeout_ns = made->task.timeout_ns,
+           .end = launch.end});
     if (last) last();
   };
   return operation;
@@ -171,7 +183,7 @@ std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePla
 
 void DeviceLanes::capture(const CollectiveCall& call, const LanePlan& plan) {
   was_captured_.store(true);
-  enqueue(*call.stream, launch_of(call, plan));
+  enqueue(*call.stream, launch_of(call, plan, LaneMemory::kEndInGraphs));
 }
 
 void DeviceLanes::enqueue(StreamHandle stream, const Launch& launch) {
@@ -196,7 +208,7 @@ void DeviceLanes::stage(StreamHandle stream, const Launch& launch, std::byte* ta
 void DeviceLanes::enqueue_small(StreamHandle stream, const Launch& launch) {
   const LanePlan& plan = launch.plan;
   stage(stream, launch, launch.data, launch.data, plan.buffers.data_bytes);
-  device::SmallArgs args = memory_->small_args(launch.patience_ns);
+  device::SmallArgs args = memory_->small_args(launch.timeout_ns, launch.end);
   std::ranges::copy(pack(plan.call), args.key);
   args.input = launch.data;
   args.output = launch.data;
@@ -213,20 +225,20 @@ void DeviceLanes::enqueue_small(StreamHandle stream, const Launch& launch) {
 
 void DeviceLanes::enqueue_lanes(StreamHandle stream, const Launch& launch) {
   const LanePlan& plan = launch.plan;
-  std::byte* const window = memory_->window();
-  stage(stream, launch, window + plan.input_at, launch.input, plan.buffers.input_bytes);
+  std::byte* const staging = memory_->staging();
+  stage(stream, launch, staging + plan.input_at, launch.input, plan.buffers.input_bytes);
   if (plan.buffers.reads_data) {
-    stage(stream, launch, window + plan.data_at, launch.data, plan.buffers.data_bytes);
+    stage(stream, launch, staging + plan.data_at, launch.data, plan.buffers.data_bytes);
   }
-  device::LaneArgs args = memory_->lane_args(launch.patience_ns);
+  device::LaneArgs args = memory_->lane_args(launch.timeout_ns, launch.end);
   std::ranges::copy(pack(plan.call), args.key);
   args.entries = reinterpret_cast<const device::Entry*>(plan.entries->get());
   args.first = reinterpret_cast<const uint32_t*>(plan.first->get());
   args.factor = launch.factors.after;
   const std::array places{plan.input_at, plan.data_at, plan.scratch_at};
   for (std::size_t i = 0; i < places.size(); ++i) {
-    args.buffers[i] = window + places[i];
-    args.locations[i] = LaneMemory::location_in_window(places[i]);
+    args.buffers[i] = staging + places[i];
+    args.locations[i] = LaneMemory::location_in_staging(places[i]);
   }
   DeviceRuntime& devices = runtime_.devices();
   devices.launch(stream, {.kernel = plan.kernel,
@@ -234,24 +246,30 @@ void DeviceLanes::enqueue_lanes(StreamHandle stream, const Launch& launch) {
                           .blocks = plan.lanes,
                           .threads = kernels_.threads});
   if (plan.buffers.data_bytes == 0) return;
-  devices.copy(stream, launch.data, window + plan.data_at, plan.buffers.data_bytes);
+  devices.copy(stream, launch.data, staging + plan.data_at, plan.buffers.data_bytes);
 }
 
 void DeviceLanes::watch(Watched kernel) {
   pending_.fetch_add(1);
-  executor_.when_passed([this, kernel = std::move(kernel)] {
-    if (memory_->ended() != 0) report(kernel);
+  try {
+    executor_.when_passed([this, kernel = std::move(kernel)] {
+      if (memory_->ended(kernel.end) != 0) report(kernel);
+      pending_.fetch_sub(1);
+    });
+  } catch (...) {
     pending_.fetch_sub(1);
-  });
+    throw;
+  }
 }
 
-// Of the first kernel that has ended by a failure. Later ones end by the same.
+// Reports the first kernel that has ended by a failure; all later ones end by the same.
 void DeviceLanes::report(const Watched& kernel) noexcept {
   if (latch_->failure() != nullptr || stopped_since_.load() != 0) return;
   try {
-    const device::Control record = memory_->record();
+    const device::Control record = memory_->failure_record();
     const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
     if (point.code == device::FailureCode::kNone) {  // a peer stopped it, and tells why
+      stopped_by_.store(static_cast<int>(memory_->ended(kernel.end) >> 8) - 1);
       stopped_since_.store(now_ns());
     } else if (point.code != device::FailureCode::kStopped) {  // not by stop()
       latch_->report(failure_of(kernel, record));
@@ -264,14 +282,17 @@ void DeviceLanes::report(const Watched& kernel) noexcept {
 Failure DeviceLanes::failure_of(const Watched& kernel, const device::Control& record) const {
   const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
   const std::string peer = "rank " + std::to_string(point.peer);
+  const bool is_in_graph = kernel.end == LaneMemory::kEndInGraphs;
+  const std::string mine = is_in_graph ? "a collective of a graph" : describe(kernel.call);
   Failure failure;
   failure.peer = point.peer;
   failure.op = kernel.op;
-  failure.sequence = static_cast<int64_t>(kernel.sequence);
+  failure.sequence = kernel.sequence;
   if (point.code == device::FailureCode::kTimeout) {
     failure.kind = ErrorKind::kTimeout;
-    failure.message = timed_out_after(kernel.timeout_ns) + describe(kernel.call) + " waited for " +
-                      peer + ", whose GPU has not come to it, or waits for another rank itself";
+    failure.message = (is_in_graph ? "Timed out: " : timed_out_after(kernel.timeout_ns)) + mine +
+                      " waited for " + peer +
+                      ", whose GPU has not come to it, or waits for another rank itself";
   } else if (point.code == device::FailureCode::kDeparted) {
     failure.kind = ErrorKind::kPeerLost;
     failure.message = "the connection to " + peer + " is closed";
@@ -280,7 +301,7 @@ Failure DeviceLanes::failure_of(const Watched& kernel, const device::Control& re
     const bool is_known = unpack({record.theirs[0], record.theirs[1]}, theirs);
     failure.kind = ErrorKind::kMismatch;
     failure.message = peer + " called " + (is_known ? describe(theirs) : "an unknown call") +
-                      ", but rank " + std::to_string(rank_) + " called " + describe(kernel.call) +
+                      ", but rank " + std::to_string(rank_) + " called " + mine +
                       "; every rank must make the same calls in the same order";
   }
   return failure;
@@ -290,25 +311,30 @@ void DeviceLanes::stop() noexcept {
   if (is_set_up_.load()) memory_->stop();
 }
 
-// The channels run what watch() has asked for.
+// DeviceChannels::poll() runs the callbacks that watch() registers.
 bool DeviceLanes::poll() noexcept {
   if (!is_set_up_.load()) return false;
   if (latch_->failure() != nullptr) {
-    stopped_since_.store(0);
-    if (!std::exchange(has_stopped_, true)) stop();
-  } else if (was_captured_.load() && memory_->ended() != 0) {
-    report({.call = {}, .op = "a captured collective"});
+    if (!has_stopped_.exchange(true)) stop();
+    return false;
   }
-  for (int peer = 0; busy() && peer < world_; ++peer) {
+  if (was_captured_.load() && memory_->ended(LaneMemory::kEndInGraphs) != 0) {
+    report({.call = {}, .op = "a collective of a graph"});
+  }
+  for (int peer = 0; wants_idle_poll() && peer < world_; ++peer) {
     if (peer != rank_ && channels_.departed(peer)) memory_->peer_left(peer);
   }
   return false;
 }
 
-void DeviceLanes::expire(TimeNs now) noexcept {
+TimeNs DeviceLanes::next_deadline() const noexcept {
   const TimeNs since = stopped_since_.load();
-  if (since == 0 || now - since < kWordLimit) return;
-  const auto rank = static_cast<int>(memory_->ended() >> 8) - 1;
+  return since == 0 || has_stopped_.load() ? kNever : since + kReportLimit;
+}
+
+void DeviceLanes::expire(TimeNs now) noexcept {
+  if (now < next_deadline() || latch_->failure() != nullptr) return;
+  const int rank = stopped_by_.load();
   Failure failure = make_failure(
       ErrorKind::kAborted,
       "rank " + std::to_string(rank) + " has stopped the kernels of all ranks, and not said why");

@@ -1,11 +1,13 @@
-// The collectives of a group that its kernels carry out, and not the host: lanes and small
-// all_reduces (docs/cuda.md).
+// Collectives that kernels carry out without the host: lanes and the small all_reduce
+// (docs/cuda.md).
 //
 // All ranks must be on one host, each with a GPU of its own, and read each other's memory. set_up()
 // finds that out, and tries the kernels; where they do not work the host drives every call.
-// Tensors pass through the window, because peers map nothing else.
-// Ownership: the parts and what they refer to outlive it. Threading: plan(), make() and capture()
-// on any thread; Pollable on the polling thread; set_up() on a caller's, once.
+// Tensors pass through staging memory, because peers map nothing else.
+//
+// Ownership: the parts that the constructor gets, and what they refer to, outlive it.
+// Threading: plan(), make(), capture() and stop() on any thread; Pollable as it says; set_up() on a
+// caller's, once.
 #pragma once
 
 #include <atomic>
@@ -42,25 +44,28 @@ class DeviceLanes final : public Pollable {
   void stop() noexcept;
 
   bool poll() noexcept override;
-  bool busy() const noexcept override { return pending_.load() > 0 || stopped_since_.load() != 0; }
+  bool busy() const noexcept override {
+    return !has_stopped_.load() && (pending_.load() > 0 || stopped_since_.load() != 0);
+  }
   bool wants_idle_poll() const noexcept override { return busy() || was_captured_.load(); }
   void expire(TimeNs now) noexcept override;
-  TimeNs next_deadline() const noexcept override { return kNever; }
+  TimeNs next_deadline() const noexcept override;
 
  private:
-  struct Record;  // what the ranks exchange: device_lanes.cpp
+  struct PeerSetup;  // what the ranks exchange: device_lanes.cpp
   struct Launch;
   // A kernel that the host watches: the call that it carries out, for errors.
   struct Watched {
     Call call;
     std::string op;
-    uint64_t sequence = 0;
+    int64_t sequence = -1;
     TimeNs timeout_ns = kNever;
+    uint32_t end = LaneMemory::kEndInGraphs;
   };
 
   bool may_serve() const;
-  Record prepare();
-  Launch launch_of(const CollectiveCall& call, const LanePlan& plan) const;
+  PeerSetup prepare();
+  Launch launch_of(const CollectiveCall& call, const LanePlan& plan, uint32_t end) const;
   void enqueue(StreamHandle stream, const Launch& launch);
   void enqueue_small(StreamHandle stream, const Launch& launch);
   void enqueue_lanes(StreamHandle stream, const Launch& launch);
@@ -90,7 +95,8 @@ class DeviceLanes final : public Pollable {
   std::atomic<int> pending_{0};  // kernels that are enqueued and not done
   std::atomic<bool> was_captured_{false};
   std::atomic<TimeNs> stopped_since_{0};  // a peer has stopped the kernels, and not said why yet
-  bool has_stopped_ = false;              // the polling thread's
+  std::atomic<int> stopped_by_{kNoRank};
+  std::atomic<bool> has_stopped_{false};  // stop() was called, because the group has failed
 };
 
 }  // namespace fastgpu

@@ -1,27 +1,19 @@
 #include "comm/lane_memory.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "comm/communicator.h"
 #include "comm/runtime.h"
 
 namespace fastgpu {
-namespace {
-
-constexpr std::size_t kAlignment = 512;
-
-std::size_t round_up(std::size_t size_bytes) {
-  return (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
-
-}  // namespace
 
 LaneMemory::Layout::Layout(int world) {
   const auto ranks = static_cast<std::size_t>(world);
   std::size_t end = 0;
   const auto take = [&end](std::size_t bytes) {
     const std::size_t begin = end;
-    end = round_up(begin + bytes);
+    end = aligned(begin + bytes);
     return begin;
   };
   take(sizeof(device::Control));
@@ -30,107 +22,119 @@ LaneMemory::Layout::Layout(int world) {
   cleared = take(sizeof(uint64_t) * device::kSmallBlocks * ranks);
   operations = take(sizeof(uint64_t) * kMaxLanes);
   small_operations = take(sizeof(uint64_t) * device::kSmallBlocks);
-  windows = take(sizeof(std::byte*) * ranks);
+  stagings = take(sizeof(std::byte*) * ranks);
   size_bytes = end;
 }
 
 LaneMemory::LaneMemory(Runtime& runtime, int device, int rank, int world)
-    : runtime_(runtime),
-      devices_(runtime.devices()),
+    : devices_(runtime.devices()),
       heap_(runtime.device_heap(device)),
       rank_(rank),
       world_(world),
       layout_(world),
-      pinned_(runtime.pinned_memory(), sizeof(Words) + sizeof(device::Control)),
-      stream_(devices_.make_stream(device)),
-      window_(heap_, kWindowBytes),
+      pinned_(runtime.pinned_memory(), sizeof(HostWords) + kChunkBytes),
+      stream_(devices_, device),
+      staging_(heap_, kStagingBytes),
       block_(heap_.allocate(layout_.size_bytes)) {
   *words() = {};
-  // The words of every rank must be 0 before a peer writes any: the places are exchanged later.
-  const LentMemory zeros(runtime.pinned_memory(), layout_.size_bytes);
-  std::memset(zeros.get(), 0, layout_.size_bytes);
-  copy_and_wait(block_, zeros.get(), layout_.size_bytes);
+  // All words must be 0 before a peer writes any: the ranks exchange the places later.
+  const std::vector<std::byte> zeros(layout_.size_bytes);
+  try {
+    write(block_, zeros.data(), zeros.size());
+  } catch (...) {
+    heap_.free(block_);  // no peer knows it
+    throw;
+  }
 }
 
-LaneMemory::~LaneMemory() { devices_.destroy(stream_); }
-
-LaneMemory::Places LaneMemory::places() const {
+LaneMemory::Spans LaneMemory::spans() const {
   return {.words = *heap_.find(block_, layout_.size_bytes),
-          .window = *heap_.find(window(), kWindowBytes)};
-}
-
-void LaneMemory::copy_and_wait(std::byte* target, const std::byte* source, std::size_t size_bytes) {
-  devices_.copy(stream_, target, source, size_bytes);
-  devices_.synchronize(stream_);
+          .staging = *heap_.find(staging(), kStagingBytes)};
 }
 
 void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
-                        const std::vector<Places>& places) {
-  const Places mine = this->places();
+                        const std::vector<Spans>& spans) {
+  const Spans mine = this->spans();
   for (int peer = 0; peer < world_; ++peer) {
     if (peer == rank_) continue;
     peers.share(peer, mine.words.segment);
-    peers.share(peer, mine.window.segment);
+    peers.share(peer, mine.staging.segment);
   }
   for (int peer = 0; peer < world_; ++peer) {
     const bool is_own = peer == rank_;
-    const Places& place = places[static_cast<std::size_t>(peer)];
+    const Spans& theirs = spans[static_cast<std::size_t>(peer)];
     const auto map = [&](const SegmentSpan& span, std::size_t size_bytes) {
       return peers.map(communicator, peer, span, size_bytes);
     };
-    blocks_.push_back(is_own ? block_ : map(place.words, layout_.size_bytes));
-    windows_.push_back(is_own ? window() : map(place.window, kWindowBytes));
+    blocks_.push_back(is_own ? block_ : map(theirs.words, layout_.size_bytes));
+    stagings_.push_back(is_own ? staging() : map(theirs.staging, kStagingBytes));
   }
-  const std::size_t size_bytes = windows_.size() * sizeof(std::byte*);
-  const LentMemory chunk(runtime_.pinned_memory(), size_bytes);
-  std::memcpy(chunk.get(), windows_.data(), size_bytes);
-  copy_and_wait(block_ + layout_.windows, chunk.get(), size_bytes);
+  write(block_ + layout_.stagings, stagings_.data(), stagings_.size() * sizeof(std::byte*));
+}
+
+void LaneMemory::write(std::byte* target, const void* bytes, std::size_t size_bytes) {
+  const std::lock_guard lock(transfer_mutex_);
+  for (std::size_t done = 0; done < size_bytes; done += kChunkBytes) {
+    const std::size_t part = std::min(kChunkBytes, size_bytes - done);
+    std::memcpy(chunk(), static_cast<const std::byte*>(bytes) + done, part);
+    devices_.copy(stream_.handle, target + done, chunk(), part);
+    devices_.synchronize(stream_.handle);
+  }
+}
+
+void LaneMemory::read(void* bytes, const std::byte* source, std::size_t size_bytes) {
+  const std::lock_guard lock(transfer_mutex_);
+  devices_.copy(stream_.handle, chunk(), source, size_bytes);
+  devices_.synchronize(stream_.handle);
+  std::memcpy(bytes, chunk(), size_bytes);
+}
+
+uint32_t LaneMemory::take_end() noexcept {
+  const uint32_t end = 1 + launches_.fetch_add(1) % (kEnds - 1);
+  __atomic_store_n(&words()->ended[end], uint64_t{0}, __ATOMIC_RELEASE);
+  return end;
 }
 
 std::unique_ptr<LentMemory> LaneMemory::upload(const void* bytes, std::size_t size_bytes) {
-  const LentMemory chunk(runtime_.pinned_memory(), size_bytes);
-  std::memcpy(chunk.get(), bytes, size_bytes);
   auto memory = std::make_unique<LentMemory>(heap_, size_bytes);
-  copy_and_wait(memory->get(), chunk.get(), size_bytes);
+  write(memory->get(), bytes, size_bytes);
   return memory;
 }
 
-device::Control LaneMemory::record() {
+device::Control LaneMemory::failure_record() {
   device::Control found;
-  std::byte* const chunk = pinned_.get() + sizeof(Words);
-  copy_and_wait(chunk, block_, sizeof found);
-  std::memcpy(&found, chunk, sizeof found);
+  read(&found, block_, sizeof found);
   return found;
 }
 
-device::Group LaneMemory::group(uint64_t patience_ns) const {
+device::Group LaneMemory::group(uint64_t timeout_ns, uint32_t end) const {
   device::Group group{};
   group.rank = rank_;
   group.world = world_;
-  group.patience = patience_ns;
+  group.patience = timeout_ns;
   group.host_word = &words()->told;
-  group.ended = &words()->ended;
+  group.ended = &words()->ended[end];
   for (std::size_t rank = 0; rank < blocks_.size(); ++rank) {
     group.control[rank] = reinterpret_cast<device::Control*>(blocks_[rank]);
   }
   return group;
 }
 
-device::LaneArgs LaneMemory::lane_args(uint64_t patience_ns) const {
+device::LaneArgs LaneMemory::lane_args(uint64_t timeout_ns, uint32_t end) const {
   device::LaneArgs args{};
-  args.group = group(patience_ns);
+  args.group = group(timeout_ns, end);
   args.operation = reinterpret_cast<uint64_t*>(block_ + layout_.operations);
-  auto* const windows = reinterpret_cast<std::byte**>(block_ + layout_.windows);
+  auto* const stagings = reinterpret_cast<std::byte**>(block_ + layout_.stagings);
   for (std::size_t rank = 0; rank < blocks_.size(); ++rank) {
-    args.segments[rank] = windows + rank;  // it has one segment, number 0: the window
+    args.segments[rank] = stagings + rank;  // it has one segment, number 0: the staging memory
     args.mail[rank] = reinterpret_cast<device::Mail*>(blocks_[rank] + layout_.mail);
   }
   return args;
 }
 
-device::SmallArgs LaneMemory::small_args(uint64_t patience_ns) const {
+device::SmallArgs LaneMemory::small_args(uint64_t timeout_ns, uint32_t end) const {
   device::SmallArgs args{};
-  args.group = group(patience_ns);
+  args.group = group(timeout_ns, end);
   args.capacity = kSmallWords;
   args.operation = reinterpret_cast<uint64_t*>(block_ + layout_.small_operations);
   for (std::size_t rank = 0; rank < blocks_.size(); ++rank) {

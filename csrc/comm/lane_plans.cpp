@@ -1,6 +1,7 @@
 #include "comm/lane_plans.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "engine/device/table.h"
 #include "plan/build.h"
@@ -11,15 +12,13 @@ namespace {
 
 // A block of threads that moves less than this is mostly its own latency.
 constexpr uint64_t kLaneBytes = 32 * 1024;
-// Of a buffer in the window; the next one begins behind it.
-uint64_t window_bytes(uint64_t size_bytes) { return (size_bytes + 511) / 512 * 512; }
 
 // Every lane pulls at the full rate of the link as far as the model knows: which algorithm is
-// quickest depends on trips and bytes, and the number of lanes only on the size. The model gives
+// quickest depends on steps and bytes, and the number of lanes only on the size. The model gives
 // half of the work of a byte to each end, though the receiver has all of it.
 Constants constants_of(const LaneCosts& costs) {
   Constants constants;
-  constants.same_host = {.alpha_us = costs.trip_us,
+  constants.same_host = {.alpha_us = costs.latency_us,
                          .beta_us_per_byte = costs.peer_us_per_byte,
                          .overhead_us = 0,
                          .cpu_us_per_byte = costs.peer_us_per_byte / 2};
@@ -104,13 +103,17 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
                                    .placement = request.placement});
   // By the most that a rank stages: the root's share is larger than the others'.
   const CallBuffers most = buffers_of(shape, std::max(shape.root, 0), world_);
-  const double lanes_us = costs_.enqueue_us + price.us +
+  const int enqueued = 1 + (most.input_bytes > 0 ? 1 : 0) + (most.reads_data ? 2 : 1);
+  const double lanes_us = enqueued * costs_.enqueue_us + price.us +
                           us_of(2 * most.data_bytes + most.input_bytes, costs_.copy_us_per_byte);
+  const void* const small = small_kernel(shape);
+  const double small_us =
+      small == nullptr ? std::numeric_limits<double>::infinity() : small_us_of(request.bytes);
   const bool is_forced = options_.gpu_engine == GpuEngine::kLanes;
-  if (!is_forced && by_host.predict_us(call) <= lanes_us) return plan;
-  plan->kernel = small_kernel(shape, lanes_us);
-  plan->is_small = plan->kernel != nullptr;
+  if (!is_forced && by_host.predict_us(call) <= std::min(lanes_us, small_us)) return plan;
+  plan->is_small = small_us <= lanes_us;
   if (plan->is_small) {
+    plan->kernel = small;
     plan->call.algorithm = Algorithm::kDirect;
   } else if (const void* const kernel = lanes_kernel(shape)) {
     fill_lanes(*plan, choice, kernel);
@@ -125,22 +128,23 @@ const void* LanePlans::lanes_kernel(const CallShape& shape) const {
   return kernels_.lanes(shape.dtype, summed(shape.reduce_op));
 }
 
-// nullptr unless a small all_reduce is quicker than lanes. It combines in rank order, like
-// `direct`. Every word carries as much flag as data, to every rank.
-const void* LanePlans::small_kernel(const CallShape& shape, double lanes_us) const {
-  const uint64_t size_bytes = shape.count * size_of(shape.dtype);
+// nullptr if the call is too large or has none. It combines in rank order, like `direct`.
+const void* LanePlans::small_kernel(const CallShape& shape) const {
   const bool is_direct =
       options_.algorithm == Algorithm::kAuto || options_.algorithm == Algorithm::kDirect;
-  const double small_us =
-      costs_.enqueue_us + costs_.trip_us +
-      us_of(2 * size_bytes * static_cast<uint64_t>(world_ - 1), costs_.peer_us_per_byte);
-  const bool is_quicker = shape.collective == Collective::kAllReduce && is_direct &&
-                          size_bytes <= LaneMemory::kSmallWords * sizeof(uint32_t) &&
-                          small_us <= lanes_us;
-  return is_quicker ? kernels_.small(shape.dtype, summed(shape.reduce_op)) : nullptr;
+  const bool is_small =
+      shape.collective == Collective::kAllReduce && is_direct &&
+      shape.count * size_of(shape.dtype) <= LaneMemory::kSmallWords * sizeof(uint32_t);
+  return is_small ? kernels_.small(shape.dtype, summed(shape.reduce_op)) : nullptr;
 }
 
-// Leaves the plan without a kernel if the window is too small for some rank.
+// Every word carries as much flag as data, to every rank.
+double LanePlans::small_us_of(uint64_t size_bytes) const {
+  return costs_.enqueue_us + costs_.latency_us +
+         us_of(2 * size_bytes * static_cast<uint64_t>(world_ - 1), costs_.peer_us_per_byte);
+}
+
+// Leaves the plan without a kernel if the staging memory is too small for some rank.
 void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel) {
   const CallShape& shape = plan.call.shape;
   PlanRequest request;
@@ -163,12 +167,12 @@ void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* ker
   for (request.rank = 0; request.rank < world_; ++request.rank) {
     schedules.push_back(build(request));
     const CallBuffers buffers = buffers_of(shape, request.rank, world_);
-    most_bytes =
-        std::max(most_bytes, window_bytes(buffers.input_bytes) + window_bytes(buffers.data_bytes) +
-                                 schedules.back().scratch_bytes);
+    most_bytes = std::max(most_bytes, LaneMemory::aligned(buffers.input_bytes) +
+                                          LaneMemory::aligned(buffers.data_bytes) +
+                                          schedules.back().scratch_bytes);
   }
   const Schedule& mine = schedules[static_cast<std::size_t>(rank_)];
-  if (most_bytes > LaneMemory::kWindowBytes || mine.lanes.empty()) return;
+  if (most_bytes > LaneMemory::kStagingBytes || mine.lanes.empty()) return;
   const device::Table table = device::compile(schedules, rank_);
   plan.entries = memory_.upload(table.entries.data(), table.entries.size() * sizeof(device::Entry));
   plan.first = memory_.upload(table.first.data(), table.first.size() * sizeof(uint32_t));
@@ -176,8 +180,8 @@ void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* ker
   plan.call.lanes = static_cast<uint8_t>(mine.lanes.size());
   plan.lanes = static_cast<unsigned>(mine.lanes.size());
   plan.input_at = 0;
-  plan.data_at = window_bytes(plan.buffers.input_bytes);
-  plan.scratch_at = plan.data_at + window_bytes(plan.buffers.data_bytes);
+  plan.data_at = LaneMemory::aligned(plan.buffers.input_bytes);
+  plan.scratch_at = plan.data_at + LaneMemory::aligned(plan.buffers.data_bytes);
   for (const Lane& lane : mine.lanes) {
     for (const Step& step : lane) {
       if (step.verb == Verb::kSend) plan.sent_bytes += step.source.size_bytes;

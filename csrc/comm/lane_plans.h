@@ -1,4 +1,4 @@
-// How a group's kernels carry out a call: in one trip (small), by lanes, or not at all, so that the
+// How a group's kernels carry out a call: in one step (small), by lanes, or not at all, so that the
 // host drives it. Every rank comes to the same plan, because it decides by what the ranks have
 // agreed on: the call's shape, options and costs.
 //
@@ -23,7 +23,7 @@ namespace fastgpu {
 
 // What kernels cost, the slowest rank's.
 struct LaneCosts {
-  double trip_us = 0;           // of the smallest all_reduce, one after another
+  double latency_us = 0;        // of the smallest all_reduce, one after another
   double enqueue_us = 0;        // for the host to launch a kernel, or to enqueue a copy
   double copy_us_per_byte = 0;  // within the GPU
   double peer_us_per_byte = 0;  // out of a peer's memory
@@ -42,7 +42,7 @@ struct LanePlan {
   const void* kernel = nullptr;  // nullptr: the host drives the call
   bool is_small = false;
   CallBuffers buffers;
-  // Of lanes. Places of the buffers in the window, in bytes.
+  // Of lanes. Offsets of the buffers in the staging memory, in bytes.
   unsigned lanes = 0;
   uint64_t input_at = 0;
   uint64_t data_at = 0;
@@ -66,13 +66,15 @@ class LanePlans {
         costs_(costs),
         memory_(memory) {}
 
-  // `by_host` says what the call costs if the host drives it.
+  // `by_host` says what the call costs if the host drives it. A shape's first call blocks until its
+  // table is on the GPU.
   const LanePlan& plan(const CollectiveCall& call, Planner& by_host);
 
  private:
   std::unique_ptr<LanePlan> make(const CollectiveCall& call, Planner& by_host);
   const void* lanes_kernel(const CallShape& shape) const;
-  const void* small_kernel(const CallShape& shape, double lanes_us) const;
+  const void* small_kernel(const CallShape& shape) const;
+  double small_us_of(uint64_t size_bytes) const;
   void fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel);
 
   const int rank_;

@@ -13,11 +13,12 @@
 namespace fastgpu {
 namespace {
 
-constexpr int kTrips = 8;
-constexpr uint64_t kPatienceNs = 5'000'000'000;
-constexpr std::size_t kTargetAt = std::size_t{4} << 20;  // in the window, of copies that are timed
+constexpr int kCalls = 8;
+constexpr uint64_t kTimeoutNs = 5'000'000'000;
+constexpr std::size_t kTargetAt = std::size_t{4}
+                                  << 20;  // in the staging memory, of copies that are timed
 
-// What a rank's window has before the first trip; no two ranks' are alike.
+// What a rank's staging memory has before the first call; no two ranks' are alike.
 using Sample = std::array<uint32_t, 1024>;
 Sample sample_of(int rank) {
   Sample sample;
@@ -40,7 +41,7 @@ class Trial {
 
   LaneVerdict run() {
     LaneVerdict verdict;
-    fill_window();
+    fill_staging();
     const float mine = static_cast<float>(rank_ + 1);
     const auto value = memory_.upload(&mine, sizeof mine);
     const void* const kernel = kernels_.small(DType::kFloat32, ReduceOp::kSum);
@@ -48,29 +49,29 @@ class Trial {
     add_up(kernel, value->get());  // its time has waits for ranks that come later
     executor_.synchronize();
     const TimeNs start = now_ns();
-    for (int trip = 1; trip < kTrips; ++trip) add_up(kernel, value->get());
+    for (int call = 1; call < kCalls; ++call) add_up(kernel, value->get());
     executor_.synchronize();
-    verdict.trip_us = static_cast<double>(now_ns() - start) / 1000 / (kTrips - 1);
-    verdict.works = memory_.ended() == 0 && is_right(value->get()) && reads_windows();
+    verdict.latency_us = static_cast<double>(now_ns() - start) / 1000 / (kCalls - 1);
+    verdict.works = memory_.ended(end_) == 0 && is_right(value->get()) && reads_stagings();
     for (int peer = 0; peer < world_; ++peer) {
       if (peer == rank_) continue;
       const double found =
-          measure_us_per_byte(executor_, memory_.window() + kTargetAt, memory_.window_of(peer));
+          measure_us_per_byte(executor_, memory_.staging() + kTargetAt, memory_.staging_of(peer));
       verdict.peer_us_per_byte = std::max(verdict.peer_us_per_byte, found);
     }
     return verdict;
   }
 
  private:
-  void fill_window() {
+  void fill_staging() {
     const Sample sample = sample_of(rank_);
     const auto filled = memory_.upload(sample.data(), sizeof sample);
-    executor_.copy(memory_.window(), filled->get(), sizeof sample);
+    executor_.copy(memory_.staging(), filled->get(), sizeof sample);
     executor_.synchronize();
   }
 
   void add_up(const void* kernel, std::byte* value) {
-    device::SmallArgs args = memory_.small_args(kPatienceNs);
+    device::SmallArgs args = memory_.small_args(kTimeoutNs, end_);
     args.input = value;
     args.output = value;
     args.size_bytes = sizeof(float);
@@ -84,7 +85,7 @@ class Trial {
   bool is_right(const std::byte* value) {
     float expected = 0;
     for (int rank = 0; rank < world_; ++rank) expected += static_cast<float>(rank + 1);
-    for (int trip = 1; trip < kTrips; ++trip) {
+    for (int call = 1; call < kCalls; ++call) {
       const float before = expected;
       expected = 0;
       for (int rank = 0; rank < world_; ++rank) expected += before;
@@ -95,11 +96,11 @@ class Trial {
     return std::memcmp(pinned.get(), &expected, sizeof expected) == 0;
   }
 
-  // After a trip, so that every peer has filled its own.
-  bool reads_windows() {
+  // After a call, so that every peer has filled its own.
+  bool reads_stagings() {
     const LentMemory pinned(runtime_.pinned_memory(), sizeof(Sample));
     for (int peer = 0; peer < world_; ++peer) {
-      executor_.copy(pinned.get(), memory_.window_of(peer), sizeof(Sample));
+      executor_.copy(pinned.get(), memory_.staging_of(peer), sizeof(Sample));
       executor_.synchronize();
       const Sample expected = sample_of(peer);
       if (std::memcmp(pinned.get(), expected.data(), sizeof expected) != 0) return false;
@@ -113,6 +114,7 @@ class Trial {
   DeviceExecutor& executor_;
   const int rank_;
   const int world_;
+  const uint32_t end_ = memory_.take_end();
 };
 
 }  // namespace

@@ -14,11 +14,11 @@ namespace fastgpu {
 // What a rank has found; the ranks exchange it.
 struct LaneVerdict {
   uint64_t works = 0;
-  double trip_us = 0;           // of the smallest all_reduce, one after another
+  double latency_us = 0;        // of the smallest all_reduce, one after another
   double peer_us_per_byte = 0;  // out of the slowest peer's memory
 };
 
-// Writes to the window. All ranks' kernels wait for each other, some seconds at most.
+// Writes to the staging memory. All ranks' kernels wait for each other, some seconds at most.
 LaneVerdict try_lanes(Runtime& runtime, LaneMemory& memory, const device::LaneKernels& kernels,
                       DeviceExecutor& executor, int rank, int world);
 

@@ -27,9 +27,10 @@ class Executor {
  public:
   virtual ~Executor() = default;
   virtual void copy(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
-  // The same for a step that is_continued(), which has the meaning of Reduction::is_continued.
+  // Like copy(), for a step whose next step reduces into the same target: see
+  // Reduction::is_continued.
   virtual void start_sum(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
-  // The same for a step that is_set_aside(): the target is for one reduction only.
+  // Like copy(), into scratch that only one later step of the same sum reads.
   virtual void set_aside(std::byte* target, const std::byte* source, std::size_t size_bytes) = 0;
   // target = (target op source) * factor
   virtual void reduce(std::byte* target, const std::byte* source, std::size_t size_bytes,

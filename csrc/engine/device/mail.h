@@ -79,8 +79,8 @@ FASTGPU_DEVICE bool fails_first(const Group& group) {
   return !is_stopped(group) && simt::claim(&group.control[group.rank]->claimed);
 }
 
-// The last act of a block that ends by a failure; all of its threads call it, after a barrier. The
-// block that notes the failure finds `stop` set. Another one may come before that.
+// All threads of a block that gives up call it, after a barrier. A block may get here before `stop`
+// is set; the block that notes the failure never does.
 FASTGPU_DEVICE void tell_host(const Group& group) {
   if (simt::thread_index() != 0) return;
   const uint64_t stop = simt::load_relaxed(&group.control[group.rank]->stop);

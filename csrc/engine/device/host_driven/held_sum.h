@@ -23,8 +23,8 @@ class HeldSum {
   // copy = original, which the sum will overwrite. If the sum adds the copy, it reads the original
   // instead, and nothing is copied. Precondition: empty().
   void set_aside(std::byte* copy, const std::byte* original, std::size_t size_bytes);
-  // target = source. Returns false, and does nothing, if this is no part of the sum; the same holds
-  // for add(). It is one if the sum is empty.
+  // target = source, as the first step of a sum. start() and add() return false, and do nothing, if
+  // the step does not continue the held sum. An empty sum takes any step.
   bool start(std::byte* target, const std::byte* source, std::size_t size_bytes);
   // target = (target op source) * factor
   bool add(std::byte* target, const std::byte* source, std::size_t size_bytes,
