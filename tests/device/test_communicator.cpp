@@ -172,8 +172,8 @@ TEST(encoded_sums_leave_the_bits_of_cpu_tensors) {
 TEST(a_rank_that_leaves_fails_the_collectives_of_the_others) {
   MemoryStore store;
   with_threads(2, [&](int me) {
-    GpuRank rank({.seed = static_cast<uint64_t>(me) + 1}, options_of("direct", "auto"), me, 2,
-                 store);
+    GpuRank rank({.seed = static_cast<uint64_t>(me) + 1, .maps_apart = true},
+                 options_of("direct", "auto"), me, 2, store);
     compare(rank, {.collective = Collective::kAllReduce, .count = 40'000}, true, 1);
     if (me == 0) return;  // leaves
     CollectiveCall call;
