@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -189,7 +190,14 @@ class PretendedRuntime final : public DeviceRuntime {
   }
 
   void launch(StreamHandle stream, const KernelLaunch& launch) override {
-    load(stream.device, launch.kernel);
+    require_device(stream.device);
+    {
+      const std::lock_guard lock(loaded_mutex_);
+      if (!loaded_.contains(launch.kernel)) {
+        raise(ErrorKind::kInvalidArgument,
+              "the pretended device has no such kernel, or load() was not called");
+      }
+    }
     const auto kernel = reinterpret_cast<PretendedKernel>(const_cast<void*>(launch.kernel));
     const std::vector arguments(launch.arguments.begin(), launch.arguments.end());
     const simt::Grid grid{.blocks = launch.blocks, .threads = launch.threads};
@@ -199,8 +207,11 @@ class PretendedRuntime final : public DeviceRuntime {
   }
   void load(int device, const void* kernel) override {
     require_device(device);
-    if (kernel != nullptr) return;
-    raise(ErrorKind::kInvalidArgument, "the pretended device has no such kernel");
+    if (kernel == nullptr) {
+      raise(ErrorKind::kInvalidArgument, "the pretended device has no such kernel");
+    }
+    const std::lock_guard lock(loaded_mutex_);
+    loaded_.insert(kernel);
   }
 
   uint64_t launches() const { return launches_.load(); }
@@ -236,6 +247,8 @@ class PretendedRuntime final : public DeviceRuntime {
   std::vector<std::mutex> turns_;
   std::atomic<uint64_t> streams_{0};
   std::atomic<uint64_t> launches_{0};
+  std::mutex loaded_mutex_;
+  std::set<const void*> loaded_;  // guarded by loaded_mutex_
   std::atomic<uint64_t> copies_{0};
   std::atomic<uint64_t> reductions_{0};
   std::atomic<uint64_t> bytes_{0};

@@ -103,7 +103,7 @@ TEST(sums_of_many_ranks_have_the_bits_of_host_memory) {
 }
 
 constexpr std::size_t kCount = 4;
-constexpr std::size_t kBytes = kCount * sizeof(float);
+constexpr std::size_t kSumBytes = kCount * sizeof(float);
 
 // Arrays of device memory: array i has the number 2^i in all places.
 struct Arrays {
@@ -117,7 +117,7 @@ struct Arrays {
     return (*this)[array][0];
   }
   void add(std::size_t target, std::size_t source, bool is_continued,
-           ReduceOp reduce_op = ReduceOp::kSum, std::size_t size_bytes = kBytes) {
+           ReduceOp reduce_op = ReduceOp::kSum, std::size_t size_bytes = kSumBytes) {
     executor.reduce(at(target), at(source), size_bytes,
                     {.reduce_op = reduce_op, .is_continued = is_continued});
   }
@@ -134,7 +134,7 @@ struct Arrays {
   }
 
   std::unique_ptr<DeviceRuntime> runtime = make_pretended_runtime({.most_delay_us = 0});
-  const DeviceSegment memory = runtime->allocate(0, 16 * kBytes);
+  const DeviceSegment memory = runtime->allocate(0, 16 * kSumBytes);
   DeviceExecutor executor{*runtime, 0};
 };
 
@@ -148,21 +148,21 @@ void await(DeviceExecutor& executor, uint64_t mark) {
 
 TEST(a_sum_is_one_launch_which_the_last_step_makes) {
   Arrays arrays;
-  arrays.executor.set_aside(arrays.at(9), arrays.at(0), kBytes);
-  arrays.executor.start_sum(arrays.at(0), arrays.at(1), kBytes);
+  arrays.executor.set_aside(arrays.at(9), arrays.at(0), kSumBytes);
+  arrays.executor.start_sum(arrays.at(0), arrays.at(1), kSumBytes);
   arrays.add(0, 2, true);
   arrays.add(0, 9, true);
   CHECK(arrays.traffic() == Traffic{});
-  arrays.executor.reduce(arrays.at(0), arrays.at(3), kBytes, {.factor = 0.5});
-  CHECK(arrays.traffic() == (Traffic{.reductions = 1, .bytes = 5 * kBytes}));
+  arrays.executor.reduce(arrays.at(0), arrays.at(3), kSumBytes, {.factor = 0.5});
+  CHECK(arrays.traffic() == (Traffic{.reductions = 1, .bytes = 5 * kSumBytes}));
   CHECK_EQ(arrays.first(0), (1 + 2 + 4 + 8) * 0.5f);
   CHECK_EQ(arrays.first(9), 512.0f);  // what was set aside was never copied
 }
 
 TEST(other_work_finds_the_sum_made) {
   const auto held = [](Arrays& arrays) {
-    arrays.executor.set_aside(arrays.at(9), arrays.at(0), kBytes);
-    arrays.executor.start_sum(arrays.at(0), arrays.at(1), kBytes);
+    arrays.executor.set_aside(arrays.at(9), arrays.at(0), kSumBytes);
+    arrays.executor.start_sum(arrays.at(0), arrays.at(1), kSumBytes);
     arrays.add(0, 2, true);
   };
   {
@@ -173,8 +173,8 @@ TEST(other_work_finds_the_sum_made) {
   {
     Arrays arrays;  // a copy that overwrites a source, and one of the sum
     held(arrays);
-    arrays.executor.copy(arrays.at(1), arrays.at(5), kBytes);
-    arrays.executor.copy(arrays.at(6), arrays.at(0), kBytes);
+    arrays.executor.copy(arrays.at(1), arrays.at(5), kSumBytes);
+    arrays.executor.copy(arrays.at(6), arrays.at(0), kSumBytes);
     CHECK_EQ(arrays.first(6), 6.0f);
     CHECK_EQ(arrays.first(9), 1.0f);  // what was set aside is there
     CHECK_EQ(arrays.first(1), 32.0f);
@@ -184,7 +184,7 @@ TEST(other_work_finds_the_sum_made) {
   {
     Arrays arrays;
     held(arrays);
-    arrays.executor.scale(arrays.at(2), arrays.at(2), kBytes, DType::kFloat32, 4);
+    arrays.executor.scale(arrays.at(2), arrays.at(2), kSumBytes, DType::kFloat32, 4);
     CHECK_EQ(arrays.first(0), 6.0f);
     CHECK_EQ(arrays.first(2), 16.0f);
   }
@@ -193,7 +193,7 @@ TEST(other_work_finds_the_sum_made) {
     held(arrays);
     const StreamHandle other = arrays.runtime->make_stream(0);
     arrays.executor.finish_before(other);
-    arrays.runtime->copy(other, arrays.at(7), arrays.at(0), kBytes);
+    arrays.runtime->copy(other, arrays.at(7), arrays.at(0), kSumBytes);
     arrays.runtime->synchronize(other);
     CHECK_EQ(arrays[7][0], 6.0f);
     arrays.runtime->destroy(other);
@@ -206,7 +206,7 @@ TEST(what_does_not_fit_is_another_sum) {
     arrays.add(0, 1, true);
     arrays.add(2, 3, true);  // another target
     arrays.add(2, 4, true, ReduceOp::kMax);
-    arrays.add(2, 5, false, ReduceOp::kMax, kBytes / 2);
+    arrays.add(2, 5, false, ReduceOp::kMax, kSumBytes / 2);
     CHECK_EQ(arrays.traffic().reductions, uint64_t{4});
     CHECK_EQ(arrays.first(0), 3.0f);
     CHECK_EQ(arrays[2][0], 32.0f);
@@ -220,8 +220,8 @@ TEST(what_does_not_fit_is_another_sum) {
   }
   {
     Arrays arrays;  // the start of a sum in another place than what was set aside
-    arrays.executor.set_aside(arrays.at(9), arrays.at(0), kBytes);
-    arrays.executor.start_sum(arrays.at(1), arrays.at(2), kBytes);
+    arrays.executor.set_aside(arrays.at(9), arrays.at(0), kSumBytes);
+    arrays.executor.start_sum(arrays.at(1), arrays.at(2), kSumBytes);
     arrays.add(1, 9, false);
     CHECK_EQ(arrays.first(1), 5.0f);
     CHECK_EQ(arrays.traffic().copies, uint64_t{1});
@@ -230,8 +230,8 @@ TEST(what_does_not_fit_is_another_sum) {
 
 TEST(a_launch_has_at_most_its_number_of_sources) {
   Arrays arrays;
-  arrays.executor.set_aside(arrays.at(15), arrays.at(0), kBytes);
-  arrays.executor.start_sum(arrays.at(0), arrays.at(1), kBytes);
+  arrays.executor.set_aside(arrays.at(15), arrays.at(0), kSumBytes);
+  arrays.executor.start_sum(arrays.at(0), arrays.at(1), kSumBytes);
   float sum = 2;
   for (std::size_t source = 2; source < 14; ++source) {
     arrays.add(0, source, true);
@@ -247,7 +247,7 @@ TEST(a_launch_has_at_most_its_number_of_sources) {
 TEST(a_later_mark_passes_when_the_sum_is_made) {
   Arrays arrays;
   DeviceExecutor& executor = arrays.executor;
-  executor.copy(arrays.at(8), arrays.at(9), kBytes);
+  executor.copy(arrays.at(8), arrays.at(9), kSumBytes);
   const uint64_t first = executor.mark();
   arrays.add(0, 1, true);
   const uint64_t later = executor.mark_later();
@@ -270,7 +270,7 @@ TEST(a_later_mark_passes_when_the_sum_is_made) {
 
   arrays.add(0, 4, true);
   CHECK_EQ(executor.mark_later(), later + 2);
-  executor.copy(arrays.at(8), arrays.at(9), kBytes);  // launches
+  executor.copy(arrays.at(8), arrays.at(9), kSumBytes);  // launches
   await(executor, later + 2);
   CHECK_EQ(arrays[0][0], 31.0f);
 
