@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,11 @@ def gloo(module: nn.Module, hook: str | None) -> nn.Module:
     model = nn.parallel.DistributedDataParallel(module, process_group=group, **one_bucket)
     if hook == "fp16":
         model.register_comm_hook(group, default_hooks.fp16_compress_hook)
+    elif hook == "bf16":
+        # torch refuses the hook itself without NCCL, by the function's name. gloo adds bfloat16.
+        model.register_comm_hook(
+            group, lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket)
+        )
     elif hook == "PowerSGD":
         state = powerSGD_hook.PowerSGDState(
             group, matrix_approximation_rank=2, start_powerSGD_iter=2
@@ -120,6 +125,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     COMPUTE: lambda module: module,
     "fastgpu": lambda module: fastgpu(module, None),
     "fastgpu fp16": lambda module: fastgpu(module, "fp16"),
+    "fastgpu bf16": lambda module: fastgpu(module, "bf16"),
     "fastgpu int8": lambda module: fastgpu(module, "int8"),
     "fastgpu int4": lambda module: fastgpu(module, "int4"),
     AUTO: lambda module: fastgpu(module, "auto"),
@@ -128,6 +134,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fastgpu PowerSGD": power_sgd,
     "gloo": lambda module: gloo(module, None),
     "gloo fp16 hook": lambda module: gloo(module, "fp16"),
+    "gloo bf16 hook": lambda module: gloo(module, "bf16"),
     "gloo PowerSGD hook": lambda module: gloo(module, "PowerSGD"),
 }
 
@@ -158,6 +165,14 @@ class Rank:
         model = self._models[AUTO]
         assert isinstance(model, fastgpu_comm.DistributedDataParallel)
         return model.codec_choice()
+
+    def chosen(self) -> str:
+        """Returns what `auto` has chosen, such as "int4 in parts of 8 MiB"."""
+        choice = self._choice()
+        print("auto:", choice["reason"], file=sys.stderr)
+        limit = choice["limit_bytes"]
+        parts = f" in parts of {limit >> 20} MiB" if limit else ""
+        return " and ".join(dict.fromkeys(each["codec"] for each in choice["buckets"])) + parts
 
     def _batch(self) -> Tensor:
         return torch.randint(256, (BATCH, SHAPE.context + 1), generator=self._generator)
@@ -200,18 +215,17 @@ def be_rank(names: Sequence[str], rounds: int, steps: int) -> None:
         shuffle.shuffle(order)
         found.append(rank.round(order, steps))
     if dist.get_rank() == 0:
-        if AUTO in names:
-            print("auto:", rank._choice()["reason"], file=sys.stderr)
-        print("@@" + json.dumps(found), flush=True)
+        chosen = rank.chosen() if AUTO in names else ""
+        print("@@" + json.dumps({"rounds": found, "auto": chosen}), flush=True)
     dist.barrier()
     os._exit(0)  # gloo's threads may abort a process that ends
 
 
-def measure(link: Link, names: Sequence[str], rounds: int) -> list[dict[str, dict[str, float]]]:
-    """Runs the two ranks; returns the measurements by round and variant."""
+def measure(link: Link, names: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Runs the two ranks; returns the measurements by round and variant, and what `auto` chose."""
     command = [sys.executable, __file__, "--rank", "--variants", ",".join(names)]
     command += ["--rounds", str(rounds), "--steps", str(link.steps)]
-    found: list[dict[str, dict[str, float]]] = run_ranks(link, command)
+    found: dict[str, Any] = run_ranks(link, command)
     return found
 
 
@@ -266,28 +280,38 @@ def rows(name: str, found: Sequence[dict[str, dict[str, float]]]) -> Iterator[li
         if variant == COMPUTE:
             yield [*cells, "", "", "", "", ""]
             continue
-        cells += [f"{statistics.median(exposed):.3f}", f"{sent / 1e6:.1f}" if sent else ""]
+        megabytes = f"{sent / 1e6:.1f}" if LINKS[name].hosts > 1 else ""
+        cells += [f"{statistics.median(exposed):.3f}", megabytes]
         cells.append(f"{sent * 8 / rate:.3f}" if rate else "")
         yield [*cells, ratio(variant, "gloo"), ratio(variant, "gloo PowerSGD hook")]
 
 
-def kept(measured: Sequence[str]) -> Iterator[list[str]]:
-    """Yields the cells in the written page of links other than `measured`."""
-    for line in PAGE.read_text().splitlines() if PAGE.exists() else []:
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0] in set(LINKS) - set(measured):
-            yield cells
+def kept(page: Path, columns: int, measured: Sequence[str]) -> list[list[str]]:
+    """Returns the rows of a page's table of so many columns, of links other than `measured`."""
+    lines = page.read_text().splitlines() if page.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    others = set(LINKS) - set(measured)
+    return [row for row in rows if len(row) == columns and row[0] in others]
 
 
-def page(table: Sequence[Sequence[str]]) -> str:
-    """Returns the page."""
+def by_link(table: Iterable[Sequence[str]]) -> list[Sequence[str]]:
+    """Returns the rows in the order of the links."""
+    return sorted(table, key=lambda row: list(LINKS).index(row[0]))
+
+
+def page(table: Iterable[Sequence[str]], choices: Iterable[Sequence[str]]) -> str:
+    """Returns the page.
+
+    Args:
+        table: The rows of the measurements.
+        choices: For each link: its name, the number of rounds, and what `auto` chose.
+    """
     head = ["link", "variant", "step, s", "exposed, s", "sent, MB", "link, s"]
     head += ["gloo over it", "gloo PowerSGD over it"]
-    ordered = sorted(table, key=lambda row: list(LINKS).index(row[0]))
     return f"""\
 # Training steps of DistributedDataParallel
 
-    python bench/ddp.py --write
+    python bench/ddp.py --rounds 3 --write
 
 {markdown.machine_list()}
 Two ranks, with one thread each, train a GPT of 25 million parameters (101 MB of gradients) by SGD.
@@ -295,12 +319,17 @@ Times are seconds of a step: the median over rounds, in which all variants took 
 processes.
 `exposed` is what communication adds to the step without it (`compute`). `sent` left a host in a
 step, counted by its interface; `link` is the time of those bytes at the link's rate. The last two
-columns are medians of ratios within a round. PowerSGD has rank 2; gloo's hook is torch's and has
-one bucket.
+columns are medians of ratios within a round. The hooks are torch's. Its bf16 hook refuses to run
+without NCCL, so a function here calls it; gloo adds bfloat16 itself. PowerSGD has rank 2, and
+gloo's hook one bucket.
 
 ![seconds of a step on each link](ddp.png)
 
-{markdown.table(head, ordered, left=2)}"""
+{markdown.table(head, by_link(table), left=2)}
+What `auto` chose among no codec, int8 and int4, and the rounds of each link. Where it chose `none`
+on one host, its steps are those of plain `fastgpu`, and a difference is noise.
+
+{markdown.table(["link", "rounds", "auto chose"], by_link(choices), left=3)}"""
 
 
 def parse() -> argparse.Namespace:
@@ -333,12 +362,15 @@ def main() -> None:
         print(f"skipped: {reason}")
         return
     links = arguments.links.split(",")
-    table: list[list[Any]] = []
+    table: list[list[str]] = []
+    choices: list[list[str]] = []
     for link in links:
-        table += rows(link, measure(LINKS[link], names, arguments.rounds))
-        print(page(table[-len(names) :]), flush=True)
+        found = measure(LINKS[link], names, arguments.rounds)
+        choices.append([link, str(arguments.rounds), found["auto"]])
+        table += rows(link, found["rounds"])
+        print(page(table[-len(names) :], choices[-1:]), flush=True)
     if arguments.write:
-        PAGE.write_text(page([*kept(links), *table]))
+        PAGE.write_text(page(kept(PAGE, 8, links) + table, kept(PAGE, 3, links) + choices))
         ddp_plot.draw(PAGE, PAGE.with_suffix(".png"))
 
 

@@ -35,7 +35,7 @@ def draw(page: Path, picture: Path) -> None:
         line[2:] for line in text.splitlines() if line.startswith(("- date", "- cpu", "- fastgpu"))
     )
     figure, axes = pyplot.subplots(
-        1, len(by_link), figsize=(3.4 * len(by_link), 4.4), sharey=True, layout="constrained"
+        1, len(by_link), figsize=(3.4 * len(by_link), 5), sharey=True, layout="constrained"
     )
     for axis, (link, seconds) in zip(axes, by_link.items(), strict=True):
         names = [name for name in seconds if name != "compute"]
