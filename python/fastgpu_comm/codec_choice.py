@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-AUTO = "auto"
+AUTO = codecs.AUTO
 # The choices, the least loss first. Both codecs have error feedback and suit any optimizer.
 CANDIDATES = ("none", "int8", "int4")
 # The parameters that may be compressed are those that a codec's name stands for.
@@ -43,6 +43,18 @@ HOPELESS = 1.15  # a choice that takes so many times as long as the fastest is n
 MARGIN = 0.03  # the least gain for which a choice yields to more loss or smaller buckets
 EVERY = 500  # passes after which the chosen codecs are measured again
 CHANGED = 0.2  # the change of their time for which all choices are tried again
+
+
+def find(codec: codecs.Codec | str | codecs.Policy | None) -> codecs.Codec | codecs.Policy | None:
+    """Returns what DistributedDataParallel's argument stands for; `POLICY` for "auto".
+
+    Raises:
+        TypeError: It is neither a codec, a name nor a function.
+        ValueError: There is no codec of that name; the message lists those that there are.
+    """
+    if callable(codec):
+        return codec
+    return POLICY if codec == AUTO else codecs.find(codec, others=(AUTO,))
 
 
 class Choice(NamedTuple):

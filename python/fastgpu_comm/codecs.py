@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import torch
 
-from fastgpu_comm import names
+from fastgpu_comm import arguments, names
 
 # Smaller parameters are reduced uncompressed: they add nothing to the traffic.
 LEAST_ELEMENTS = 4096
@@ -48,8 +48,7 @@ class Codec:
     def __post_init__(self) -> None:
         """Refuses an unknown name, and options that do not fit the codec."""
         if self.name not in NAMES:
-            hint = names.suggestion(str(self.name), NAMES)
-            raise ValueError(f"no codec {self.name!r}; there are {', '.join(NAMES)}.{hint}")
+            raise _unknown(self.name, NAMES)
         if self.name == "1bit" and not self.feedback:
             raise ValueError("1bit does not train without error feedback; set feedback=True")
         if not isinstance(self.feedback, bool):
@@ -94,7 +93,7 @@ class Codec:
                     f"residual has {residual.numel()} elements, and values has {values.numel()}; "
                     "both must have the same number"
                 )
-        if not 0 <= key < 2**64:
+        if not isinstance(key, int) or not 0 <= key < 2**64:
             raise ValueError(f"key is {key!r}; it must be an integer from 0 to 2**64 - 1")
         return native.encode(self.name, values, residual, self.random_seed, key)
 
@@ -114,6 +113,8 @@ class Codec:
         from fastgpu_comm import native
 
         _check("target", target)
+        if not isinstance(encoded, torch.Tensor):
+            raise arguments.wrong_type("encoded", encoded, "a contiguous uint8 tensor")
         if encoded.dtype != torch.uint8 or not encoded.is_contiguous():
             raise ValueError("encoded must be a contiguous uint8 tensor")
         native.decode(self.name, encoded, target, add)
@@ -122,6 +123,7 @@ class Codec:
 
 ON_GPUS = ("fp16", "bf16", "int8", "int4")
 NAMES = ("fp16", "bf16", "int8", "int4", "topk", "1bit")
+AUTO = "auto"  # which DistributedDataParallel and Trainer know: see codec_choice
 
 # The 16-bit codecs lose less than the gradient's own noise, and never round a small number to zero.
 fp16 = Codec("fp16", feedback=False)
@@ -151,8 +153,20 @@ _ADAPTIVE = (
 Policy: TypeAlias = Callable[[str, torch.Size, torch.dtype], "Codec | str | None"]
 
 
-def find(codec: Codec | str | None) -> Codec | None:
+def _unknown(name: str, known: Sequence[str]) -> ValueError:
+    if name == AUTO:
+        listed = ", ".join(known)
+        return ValueError(f"codec 'auto' is for DistributedDataParallel; here there are {listed}")
+    hint = names.suggestion(str(name), known)
+    return ValueError(f"no codec {name!r}; there are {', '.join(known)}.{hint}")
+
+
+def find(codec: Codec | str | None, others: Sequence[str] = ()) -> Codec | None:
     """Returns the codec of that name; None for None and "none".
+
+    Args:
+        codec: A name, or a codec.
+        others: Names that the caller knows itself, for the message of an error.
 
     Raises:
         TypeError: `codec` is neither a codec nor a name.
@@ -162,10 +176,12 @@ def find(codec: Codec | str | None) -> Codec | None:
         return None if codec == "none" else codec  # type: ignore[return-value]
     if not isinstance(codec, str):
         raise TypeError(
-            f"codec must be a name or a Codec, not {codec!r}; only DistributedDataParallel takes a "
-            "policy function"
+            f"codec must be a name or a Codec, not {codec!r}; only DistributedDataParallel and "
+            "hooks.CodecState take a policy function"
         )
-    return _BY_NAME.get(codec) or Codec(codec, feedback=True)  # which refuses it
+    if codec not in _BY_NAME:
+        raise _unknown(codec, (*NAMES, *others))
+    return _BY_NAME[codec]
 
 
 def check_optimizer(codec: Codec | str | None, optimizer: torch.optim.Optimizer) -> None:
@@ -179,7 +195,7 @@ def check_optimizer(codec: Codec | str | None, optimizer: torch.optim.Optimizer)
     Raises:
         ValueError: The codec is 1bit and the optimizer is such a one.
     """
-    found = find(codec)
+    found = find(None if codec == AUTO else codec)
     if found is not None and found.name == "1bit" and isinstance(optimizer, _ADAPTIVE):
         raise ValueError(
             f"codec 1bit does not work with {type(optimizer).__name__}, which scales each element "
@@ -207,7 +223,11 @@ def choose(codec: Codec | str | Policy | None, name: str, parameter: torch.Tenso
     if codec is None:
         return None
     policy = codec if callable(codec) else for_matrices(codec)
-    found = find(policy(name, parameter.shape, parameter.dtype))
+    chosen = policy(name, parameter.shape, parameter.dtype)
+    if not (chosen is None or isinstance(chosen, (str, Codec))):
+        wanted = "a name, a Codec or None"
+        raise arguments.wrong_type(f"the policy's result for {name!r}", chosen, wanted)
+    found = find(chosen)
     return found if parameter.dtype == torch.float32 else None
 
 
@@ -273,5 +293,7 @@ def refuse_options(codec: Codec | None, user: str) -> None:
 
 
 def _check(name: str, tensor: torch.Tensor) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise arguments.wrong_type(name, tensor, "a contiguous float32 tensor on the CPU")
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
         raise ValueError(f"{name} must be a contiguous float32 tensor on the CPU")

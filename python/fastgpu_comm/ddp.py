@@ -7,14 +7,13 @@ if `codec` or `weighted` is given.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import codec_choice, codecs, divergence, reduced
+from fastgpu_comm import arguments, codec_choice, codecs, divergence, reduced
 from fastgpu_comm.loss_scales import LossScales
 
 
@@ -59,13 +58,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """
         if weighted not in (None, "mean", "sum"):
             raise ValueError(f"weighted is {weighted!r}; allowed: 'mean', 'sum', None")
-        self._automatic = codec == codec_choice.AUTO
-        if self._automatic:
-            codec = codec_choice.POLICY
-        if codec is not None and not callable(codec):
-            codec = codecs.find(codec)
         # Before torch's constructor, which calls _ddp_init_helper.
-        self._codec = codec
+        self._automatic = codec == codecs.AUTO
+        self._codec = codec_choice.find(codec)
         self._weighted = weighted
         self._gradients: Any = None  # native.GradientReducer, if there is a codec or a weighting
         self._chooser: codec_choice.CodecChooser | None = None  # with codec="auto"
@@ -255,14 +250,12 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         0, so are the gradients.
 
         Raises:
+            TypeError: The weight is no number.
             ValueError: The weight is negative or not finite, or there is no `weighted`.
         """
         if self._weighted is None:
             raise ValueError("set_weight needs DistributedDataParallel(..., weighted='mean'|'sum')")
-        weight = float(weight)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"the weight is {weight}; it must be a finite number of at least 0")
-        self._weight = weight + (self._weight or 0.0)
+        self._weight = arguments.weight(weight) + (self._weight or 0.0)
 
     def follow_scaler(self, scaler: torch.amp.GradScaler) -> None:
         """Compares the ranks' loss scales in every step, and keeps the residuals right.
@@ -276,6 +269,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         Raises:
             RuntimeError: The scales differ, or a scaler is enabled on some ranks only.
+            TypeError: `scaler` is no GradScaler.
         """
         self._loss_scales = LossScales(scaler, self.process_group, self.device, self._gradients)
         before, self._scale = self._scale, scaler.get_scale()

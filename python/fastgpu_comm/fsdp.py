@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
-from fastgpu_comm import codecs
+from fastgpu_comm import arguments, codecs, reduced
 from fastgpu_comm.encoded import ALL_GATHER
 
 # Of the weights, which have no error feedback.
@@ -234,7 +234,8 @@ def compress(
 ) -> Compressed:
     """Makes the FSDP modules of a model exchange encoded gradients and weights.
 
-    Call it after `fully_shard`, before the first forward pass, with equal arguments on all ranks.
+    A collective: call it on all ranks with equal arguments, after `fully_shard` and before the
+    first forward pass.
 
     Args:
         model: A model with at least one module that `fully_shard` has wrapped.
@@ -245,10 +246,14 @@ def compress(
         The collectives, with their residuals and counters.
 
     Raises:
+        RuntimeError: The codecs differ between ranks; raised on all of them.
+        TypeError: `model` is no module, or a codec neither a codec nor a name.
         ValueError: No module is wrapped, the codec is unknown or not for weights, it has
             `residual_bits` or stochastic rounding, or torch refuses custom collectives for a module
             (one with several meshes).
     """
+    if not isinstance(model, nn.Module):
+        raise arguments.wrong_type("model", model, "a module after fully_shard(model)")
     gradient_codec, weight_codec = codecs.find(gradients), codecs.find(weights)
     for codec in (gradient_codec, weight_codec):
         codecs.refuse_options(codec, "fsdp.compress")
@@ -268,6 +273,10 @@ def compress(
                     f"error feedback needs parameters that FSDP alone shards, and one has the "
                     f"placements {each.placements}; give the codec feedback=False"
                 )
+    settings = f"gradients={gradient_codec}, weights={weight_codec}"
+    meshes = dict.fromkeys(each.device_mesh for each in itertools.chain(*parameters.values()))
+    for group in itertools.chain(*(mesh.get_all_groups() for mesh in meshes)):
+        reduced.compare_arguments(group, [settings], "fsdp.compress")
     compressed = Compressed()
     for name, module in wrapped.items():
         if gradient_codec is not None:

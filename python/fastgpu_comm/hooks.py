@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn import parallel
 
-from fastgpu_comm import codecs, reduced
+from fastgpu_comm import arguments, codecs, reduced
 from fastgpu_comm.encoded import EncodedSum
 from fastgpu_comm.power_sgd import PowerSgdState as PowerSgdState
 from fastgpu_comm.power_sgd import power_sgd_hook as power_sgd_hook
@@ -39,10 +39,12 @@ class CodecState:
 
         Args:
             model: The model that the hook will be registered with.
-            codec: As for `fastgpu_comm.DistributedDataParallel`. A policy must give all parameters
-                the same codec or none.
+            codec: As for `fastgpu_comm.DistributedDataParallel`, but for "auto". A policy must give
+                all parameters the same codec or none. Must be the same on all ranks, which the
+                first backward pass compares.
 
         Raises:
+            TypeError: The model is not wrapped, or `codec` is none of the above.
             ValueError: The codec is unknown, or the parameters have different ones.
         """
         self.names, parameters, _ = reduced.named(model)
@@ -61,6 +63,7 @@ class CodecState:
         self.encoded = [each is not None for each in chosen]
         self.reducer = model.reducer
         self.group = model.process_group
+        self._uncompared: list[str] | None = reduced.describe(self.names, parameters, chosen)
         # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
         self.residuals: dict[str, torch.Tensor] = {}
         self.bytes_sent = 0
@@ -73,6 +76,12 @@ class CodecState:
         """Restores what `state_dict` returned."""
         self.residuals = {name: residual.clone() for name, residual in state.items()}
 
+    def _compare(self) -> None:
+        """Checks, in the first pass, that the ranks have the same codecs. A collective."""
+        if self._uncompared is not None:
+            reduced.compare_arguments(self.group, self._uncompared, "hooks.CodecState")
+            self._uncompared = None
+
 
 def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
     """Reduces a bucket to the mean over the ranks. Register it with torch's class.
@@ -80,9 +89,17 @@ def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
     Parameters without a codec are all-reduced. The others are encoded, and travel twice: to the
     rank that adds up a share of them, and as the rounded sum to every rank. The hook waits for the
     first exchange, so that all ranks start their collectives in one order.
+
+    Raises:
+        RuntimeError: On all ranks, in the first backward pass: their codecs differ.
+        TypeError: The state is no CodecState.
     """
     from fastgpu_comm import native
 
+    if not isinstance(state, CodecState):
+        wanted = 'register_comm_hook(hooks.CodecState(model, "int8"), hooks.codec_hook)'
+        raise arguments.wrong_type("the state of codec_hook", state, f"a CodecState: {wanted}")
+    state._compare()
     buffer = bucket.buffer()
     world = state.group.size()
     if buffer.is_sparse or state.codec is None or world == 1:

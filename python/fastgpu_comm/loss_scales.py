@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel.distributed import _find_tensors
 
+from fastgpu_comm import arguments
+
 if TYPE_CHECKING:
     from fastgpu_comm.native import GradientReducer
 
@@ -40,7 +42,11 @@ class LossScales:
 
         Raises:
             RuntimeError: On all ranks, if the scales differ.
+            TypeError: `scaler` is no GradScaler.
         """
+        if not all(hasattr(scaler, name) for name in ("get_scale", "is_enabled")):
+            wanted = "a torch.amp.GradScaler; without one, GradScaler(enabled=False)"
+            raise arguments.wrong_type("scaler", scaler, wanted)
         self._scaler = scaler
         self._device = device
         self._gradients = gradients

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from fastgpu_comm import codecs
+from fastgpu_comm import arguments, codecs, reduced
 from fastgpu_comm.encoded import EncodedSum
 
 
@@ -53,15 +51,20 @@ class OuterOptimizer(torch.optim.Optimizer):
             group: The process group, of any backend; None for the default group.
 
         Raises:
+            TypeError: `optimizer` is no optimizer, or `group` no process group.
             ValueError: An argument is out of range, or the codec is unknown or needs the CPU.
             RuntimeError: Arguments or parameters differ between the ranks; raised on all of them.
         """
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is {every!r}; it must be an integer of at least 1")
-        if not 0 < lr < math.inf:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise arguments.wrong_type("optimizer", optimizer, "a torch.optim.Optimizer to wrap")
+        arguments.check_integer("every", every, 1)
+        if not arguments.is_number(lr) or lr <= 0:
             raise ValueError(f"lr is {lr!r}; it must be a finite number above 0")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1")
+        if not arguments.is_number(momentum) or not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum!r}; it must be at least 0 and below 1")
+        if group is not None and not isinstance(group, dist.ProcessGroup):
+            wanted = "a process group with this rank, or None for the default group"
+            raise arguments.wrong_type("group", group, wanted)
         # Shares the groups, so that a learning rate set here is set there.
         super().__init__(optimizer.param_groups, {})
         self.optimizer = optimizer
@@ -77,7 +80,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         if self._codec is not None and device.type != "cpu":
             raise ValueError(f"a codec needs parameters on the CPU; they are on {device}")
         shapes = [f"a parameter of shape {tuple(each.shape)}" for each in self._parameters]
-        self._compare([f"{every=}, {lr=}, {momentum=}, codec={self._codec}", *shapes])
+        settings = f"{every=}, {lr=}, {momentum=}, codec={self._codec}"
+        reduced.compare_arguments(self._group, [settings, *shapes], "OuterOptimizer")
         world = self._group.size()
         self._count = sum(each.numel() for each in self._parameters)
         # One number per parameter element, and zeros up to a multiple of the number of ranks.
@@ -90,17 +94,6 @@ class OuterOptimizer(torch.optim.Optimizer):
         feedback = self._codec is not None and self._codec.feedback
         self._residual = torch.zeros_like(self._start) if feedback else None
         self._steps = 0  # since the last outer step
-
-    def _compare(self, mine: list[str]) -> None:
-        given: list[list[str]] = [[]] * self._group.size()
-        dist.all_gather_object(given, mine, group=self._group)
-        for rank, theirs in enumerate(given):
-            for first, other in itertools.zip_longest(given[0], theirs, fillvalue="none there"):
-                if first != other:
-                    raise RuntimeError(
-                        "OuterOptimizer needs the same arguments and parameters on all ranks: rank "
-                        f"0 of the group has {first}, and rank {rank} has {other}"
-                    )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Is refused: give the wrapped optimizer all its parameters first."""

@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn import parallel
 
-from fastgpu_comm import codecs, reduced
+from fastgpu_comm import arguments, codecs, reduced
 
 # From a parameter's name, shape and dtype; 0 for uncompressed.
 RankPolicy = Callable[[str, torch.Size, torch.dtype], int]
@@ -55,7 +55,9 @@ class PowerSgdState:
         min_ratio: float = 2.0,
         seed: int = 0,
     ) -> None:
-        """Chooses what is compressed. All arguments must be the same on all ranks.
+        """Chooses what is compressed.
+
+        All arguments must be the same on all ranks, which the first backward pass compares.
 
         Args:
             model: The model that the hook will be registered with.
@@ -70,27 +72,33 @@ class PowerSgdState:
             seed: Seeds the first Q, which is random if `start_step` is 0.
 
         Raises:
-            ValueError: An argument is out of range.
+            TypeError: The model is not wrapped.
+            ValueError: An argument is out of range, or no number.
         """
-        if isinstance(rank, int) and rank < 1:
-            raise ValueError(f"rank is {rank}; it must be at least 1")
-        if start_step < 0:
-            raise ValueError(f"start_step is {start_step}; it must be at least 0")
-        if refresh_every is not None and refresh_every < 2:
-            raise ValueError(f"refresh_every is {refresh_every}; it must be at least 2, or None")
+        if not callable(rank):
+            arguments.check_integer("rank", rank, 1, ", or a function")
+        arguments.check_integer("start_step", start_step, 0)
+        if refresh_every is not None:
+            arguments.check_integer("refresh_every", refresh_every, 2, ", or None")
+        if not arguments.is_number(min_ratio):
+            raise ValueError(f"min_ratio is {min_ratio!r}; it must be a finite number")
+        arguments.check_integer("seed", seed, 0)
+        self._names, parameters, sparse = reduced.named(model)
         self.step = 0
         self.bytes_sent = 0
         self._model = weakref.ref(model)  # which holds the hook, and so this object
+        self._group = model.process_group  # of the last pass
         self._start_step = start_step
         self._refresh_every = refresh_every
         self._seed = seed
-        self._names, parameters, sparse = reduced.named(model)
         self._residuals: dict[str, torch.Tensor] = {}  # in the shapes of `_shapes`
         self._factors: dict[str, torch.Tensor] = {}  # Q, by parameter
         self._shapes: dict[str, tuple[int, int]] = {}  # as matrices; of compressed parameters
         self._ranks: dict[str, int] = {}
         for name, parameter, skip in zip(self._names, parameters, sparse, strict=True):
-            wanted = rank if isinstance(rank, int) else rank(name, parameter.shape, parameter.dtype)
+            wanted = rank(name, parameter.shape, parameter.dtype) if callable(rank) else rank
+            if callable(rank):
+                arguments.check_integer(f"the rank of {name!r}", wanted, 0)
             small = parameter.dim() < 2 or parameter.numel() < codecs.LEAST_ELEMENTS
             if wanted < 1 or skip or small or parameter.dtype != torch.float32:
                 continue
@@ -101,6 +109,7 @@ class PowerSgdState:
                 self._shapes[name] = (rows, columns)
                 self._ranks[name] = taken
         self._pending: list[_Reduction] = []  # of this backward pass
+        self._uncompared: str | None = f"{start_step=}, {refresh_every=}, {seed=}"
 
     @property
     def compressed(self) -> list[str]:
@@ -134,6 +143,16 @@ class PowerSgdState:
         self._residuals = {name: each.clone() for name, each in state["residuals"].items()}
         self._factors = {name: each.clone() for name, each in state["factors"].items()}
 
+    def _compare(self) -> None:
+        """Checks, in the first pass, that the ranks compress alike. A collective."""
+        if self._uncompared is not None:
+            matrices = [
+                f"{name}: {rank=}, {self._shapes[name]}" for name, rank in self._ranks.items()
+            ]
+            mine = [self._uncompared, *matrices]
+            reduced.compare_arguments(self._group, mine, "hooks.PowerSgdState")
+            self._uncompared = None
+
     def _is_exact(self, step: int) -> bool:
         """Tells whether all gradients of a step are uncompressed."""
         every = self._refresh_every
@@ -144,6 +163,8 @@ class PowerSgdState:
 
         model = self._model()
         assert model is not None
+        self._group = model.process_group
+        self._compare()
         # Not bucket.parameters() nor bucket.index(), which may be wrong: csrc/torch/reducer.
         buckets = native.buckets_of(model.reducer)
         parameters = native.parameters_of(model.reducer, bucket)
@@ -185,7 +206,14 @@ def power_sgd_hook(state: PowerSgdState, bucket: GradBucket) -> Future[torch.Ten
 
     Numbers that are not finite reach all ranks: such a matrix is NaN as a whole, and leaves its
     residual and Q as they were.
+
+    Raises:
+        RuntimeError: On all ranks, in the first backward pass: their states differ.
+        TypeError: The state is no PowerSgdState.
     """
+    if not isinstance(state, PowerSgdState):
+        wanted = "register_comm_hook(hooks.PowerSgdState(model), hooks.power_sgd_hook)"
+        raise arguments.wrong_type("the state of power_sgd_hook", state, f"one: {wanted}")
     return state._reduce(bucket)
 
 

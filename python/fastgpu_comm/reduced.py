@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
+from fastgpu_comm import arguments
 from fastgpu_comm.backend import backend_of
 from fastgpu_comm.codecs import Codec
 from fastgpu_comm.encoded import ALL_GATHER
@@ -29,7 +30,13 @@ def named(
     """Returns the names of a model's parameters, these, and whether their gradients are sparse.
 
     The lists are by the Reducer's index.
+
+    Raises:
+        TypeError: The model is not wrapped.
     """
+    if not isinstance(model, parallel.DistributedDataParallel):
+        wanted = "the wrapped model: torch.nn.parallel.DistributedDataParallel(module)"
+        raise arguments.wrong_type("model", model, wanted)
     parameters, sparse = model._build_params_for_reducer()
     return names_of(model, parameters), parameters, sparse
 
@@ -56,7 +63,7 @@ def describe(
     return described
 
 
-def compare(group: dist.ProcessGroup, parameters: list[str], settings: str) -> None:
+def compare(group: dist.ProcessGroup, parameters: Sequence[str], settings: str) -> None:
     """Checks that parameters and settings are the same on all ranks. A collective.
 
     Args:
@@ -67,22 +74,51 @@ def compare(group: dist.ProcessGroup, parameters: list[str], settings: str) -> N
     Raises:
         RuntimeError: They differ; on every rank it names the first parameter that does.
     """
-    mine = [settings, *parameters]
-    world = dist.get_world_size(group)
-    digests: list[Any] = [None] * world
-    dist.all_gather_object(digests, hashlib.sha256(repr(mine).encode()).digest(), group=group)
-    if len(set(digests)) == 1:
+    found = _first_difference(group, [settings, *parameters])
+    if found is None:
         return
-    models: list[Any] = [None] * world
-    dist.all_gather_object(models, mine, group=group)
-    other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
-    pairs = itertools.zip_longest(models[0], models[other], fillvalue="no parameter")
-    here, there = next((a, b) for a, b in pairs if a != b)
+    other, models, (here, there) = found
     raise RuntimeError(
         f"DDP expects same model across all ranks, but Rank 0 has {len(models[0]) - 1} params, "
         f"while rank {other} has {len(models[other]) - 1}. The first that appears not to match: "
         f"[{here}] on rank 0, [{there}] on rank {other}."
     )
+
+
+def compare_arguments(group: dist.ProcessGroup, mine: Sequence[str], whose: str) -> None:
+    """Checks that all ranks have given a class or function the same. A collective.
+
+    Args:
+        group: The process group.
+        mine: A description of what must be the same: the arguments, then each parameter.
+        whose: The name of the class or function.
+
+    Raises:
+        RuntimeError: They differ; on every rank it names the first difference.
+    """
+    found = _first_difference(group, mine)
+    if found is not None:
+        other, _, (here, there) = found
+        raise RuntimeError(
+            f"{whose} needs the same arguments and parameters on all ranks: rank 0 of the group "
+            f"has {here}, and rank {other} has {there}"
+        )
+
+
+def _first_difference(
+    group: dist.ProcessGroup, mine: Sequence[str]
+) -> tuple[int, list[list[str]], tuple[str, str]] | None:
+    """Returns the first rank that differs from rank 0, the texts of all ranks, and the pair."""
+    world = dist.get_world_size(group)
+    digests: list[Any] = [None] * world
+    dist.all_gather_object(digests, hashlib.sha256(repr(mine).encode()).digest(), group=group)
+    if len(set(digests)) == 1:
+        return None
+    texts: list[Any] = [None] * world
+    dist.all_gather_object(texts, list(mine), group=group)
+    other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+    pairs = itertools.zip_longest(texts[0], texts[other], fillvalue="no parameter")
+    return other, texts, next((a, b) for a, b in pairs if a != b)
 
 
 @contextlib.contextmanager
@@ -150,10 +186,14 @@ def set_plan(reducer: dist.Reducer, names: Sequence[str], plan: Sequence[Sequenc
         plan: The names of the parameters in each bucket.
 
     Raises:
+        TypeError: The plan is no list of lists.
         ValueError: A parameter is unknown, missing or in two buckets; nothing has changed then.
     """
     from fastgpu_comm import native
 
+    if not isinstance(plan, (list, tuple)) or any(isinstance(bucket, str) for bucket in plan):
+        wanted = "a list of lists of parameter names, as the method bucket_plan returns them"
+        raise TypeError(f"bucket_plan is {plan!r}; it must be {wanted}")
     indices = {name: index for index, name in enumerate(names)}
     planned = collections.Counter(itertools.chain(*plan))
     for name in {**indices, **planned}:

@@ -11,6 +11,7 @@ from tests.process import ddp_checks as kept
 from tests.process import ddp_coarse_checks as coarse
 from tests.process import ddp_codec_checks as checks
 from tests.process import ddp_interplay_checks as interplay
+from tests.process import ddp_mistake_checks as mistakes
 from tests.process import ddp_rounding_checks as rounding
 from tests.process.ddp_models import COARSE_CODECS, CODECS
 from tests.process.ranks import Ranks, Setting
@@ -49,6 +50,10 @@ TWO_RANKS = (
     agreement.gradients_of_all_kinds,
     auto.shared_memory,
     auto.refusals,
+    mistakes.arguments,
+    mistakes.arguments_of_hooks,
+    mistakes.arguments_of_others,
+    mistakes.states_that_differ,
     rounding.another_default_dtype,
     rounding.new_bits_in_eval_mode,
     rounding.resumed_residuals_of_8_bits,

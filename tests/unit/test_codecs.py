@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_one_bit_is_for_sgd_with_feedback() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(2))]
     codecs.check_optimizer("1bit", torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
     adaptive = torch.optim.AdamW(parameters)
-    for codec in (None, "int8", codecs.topk):
+    for codec in (None, "int8", "auto", codecs.topk):
         codecs.check_optimizer(codec, adaptive)
     with pytest.raises(ValueError, match="codec 1bit does not work with AdamW"):
         codecs.check_optimizer("1bit", adaptive)
@@ -116,5 +117,18 @@ def test_wrong_tensors_are_refused() -> None:
         codecs.int8.encode(torch.zeros(4), torch.zeros(3))
     with pytest.raises(ValueError, match="encoded must be"):
         codecs.int8.decode(torch.zeros(4), torch.zeros(4))
+    numbers: Any = [0.0] * 4
+    acts: tuple[Callable[[], object], ...] = (
+        lambda: codecs.int8.encode(numbers),
+        lambda: codecs.int8.encode(torch.zeros(4), numbers),
+        lambda: codecs.int8.decode(numbers, torch.zeros(4)),
+        lambda: codecs.int8.decode(torch.zeros(6, dtype=torch.uint8), numbers),
+    )
+    for act in acts:
+        with pytest.raises(TypeError, match="is of class list; it must be a contiguous"):
+            act()
+    key: Any = "1"
+    with pytest.raises(ValueError, match="key is '1'; it must be an integer"):
+        codecs.int8.encode(torch.zeros(4), key=key)
     with pytest.raises(fastgpu_comm.InvalidArgumentError, match="4 elements take 6 bytes"):
         codecs.int8.decode(torch.zeros(4, dtype=torch.uint8), torch.zeros(4))

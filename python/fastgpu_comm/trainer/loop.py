@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel as TorchDDP
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fastgpu_comm import codecs
-from fastgpu_comm.codec_choice import AUTO
 from fastgpu_comm.ddp import DistributedDataParallel
 from fastgpu_comm.trainer import parallel, random_state
 from fastgpu_comm.trainer.checkpoint import CheckpointError, CheckpointFolder, decode
@@ -94,8 +93,7 @@ class Trainer:
                 "The optimizer is LBFGS, which evaluates the loss inside its step; use one that "
                 "steps on gradients alone, such as AdamW or SGD."
             )
-        if settings.codec != AUTO:
-            codecs.check_optimizer(settings.codec, optimizer)
+        codecs.check_optimizer(settings.codec, optimizer)
         self.settings = settings
         self.model = parallel.wrap(model, settings.codec, datasets.weigh is not None)
         self.module: nn.Module = model

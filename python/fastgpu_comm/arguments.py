@@ -1,0 +1,59 @@
+"""Checks of arguments. An error says what was given, what is allowed, and what to do.
+
+A number out of range or of a wrong type is a ValueError, any other object a TypeError.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+
+def check_integer(name: str, value: Any, least: int, otherwise: str = "") -> None:
+    """Raises ValueError unless `value` is an integer of at least `least`.
+
+    Args:
+        name: The name of the argument.
+        value: What was given.
+        least: The least integer that is allowed.
+        otherwise: What else is allowed, such as ", or None".
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least:
+        allowed = f"an integer of at least {least}{otherwise}"
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def is_number(value: Any) -> bool:
+    """Tells whether `value` is a finite real number."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def weight(value: Any) -> float:
+    """Returns a weight as a float: of a number, or of a tensor with one element.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is negative or not finite.
+    """
+    if not hasattr(value, "__float__") or getattr(value, "numel", lambda: 1)() != 1:
+        raise wrong_type("the weight", value, "a number of samples or tokens")
+    found = float(value)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"the weight is {found}; it must be a finite number of at least 0")
+    return found
+
+
+def wrong_type(name: str, value: Any, wanted: str) -> TypeError:
+    """Returns the error for an object of a wrong class.
+
+    Args:
+        name: The name of the argument.
+        value: What was given.
+        wanted: What is allowed, and how to get it.
+    """
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    given = repr(value) if plain else f"of class {type(value).__qualname__}"
+    return TypeError(f"{name} is {given}; it must be {wanted}")
