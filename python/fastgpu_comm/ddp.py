@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import arguments, codec_choice, codecs, divergence, reduced
+from fastgpu_comm import arguments, codec_choice, codecs, divergence, reduced, saved_states
 from fastgpu_comm.loss_scales import LossScales
 
 
@@ -346,7 +346,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         Returns:
             `residuals`: by name of the parameter, a copy of its residual in the parameter's shape;
             `scale`: the loss scale that the residuals are in; `bucket_plan`: the buckets, or None
-            if torch has not rebuilt them yet; `step`: how many steps there were.
+            if torch has not rebuilt them yet; `step`: how many steps there were; `rank` and
+            `world_size`: of the process group.
         """
         self._follow_scale()
         residuals = reduced.residuals_of(self._gradients, self._names, self._reduced)
@@ -354,20 +355,25 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if self._chooser is not None:
             plan = self._chooser.plan or plan  # before a codec splits buckets
         kept = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
-        return kept | {"step": self._step}
+        return kept | {"step": self._step} | saved_states.origin(self.process_group)
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `reducer_state_dict` returned. Parameters that it lacks start from zero.
 
-        All ranks must call it, between an optimizer step and the next forward pass.
+        All ranks must call it, between an optimizer step and the next forward pass. The number of
+        ranks may be another than that of the saved run.
 
         Raises:
-            ValueError: The state has an unknown parameter, or one of another shape; nothing has
-                changed then.
+            TypeError: The state is no dict.
+            ValueError: The state lacks an entry, has an unknown parameter or one of another shape,
+                or is that of another rank of as many; nothing has changed then.
         """
+        keys, made_by = ("residuals", "scale", "bucket_plan"), "reducer_state_dict()"
+        saved_states.check(state, keys, made_by, self.process_group)
         residuals: dict[str, torch.Tensor] = state["residuals"]
         known = self._reduced if self._gradients is not None else []
-        reduced.check_residuals(residuals, dict(zip(self._names, known, strict=False)))
+        shapes = {name: each.shape for name, each in zip(self._names, known, strict=False)}
+        saved_states.check_residuals(residuals, shapes)
         self._follow_scale()
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])
@@ -387,7 +393,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         return attributes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes a new Reducer, with the pickled residuals."""
-        residuals = state.pop("_saved_residuals")
+        """Makes a new Reducer, with the pickled residuals if they are this rank's."""
+        saved = state.pop("_saved_residuals")
         super().__setstate__(state)
-        self.load_reducer_state_dict(residuals)
+        self.load_reducer_state_dict(saved_states.own(saved, self.process_group))

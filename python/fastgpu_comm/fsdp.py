@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
-from fastgpu_comm import arguments, codecs, reduced
+from fastgpu_comm import arguments, codecs, reduced, saved_states
 from fastgpu_comm.encoded import ALL_GATHER
 
 # Of the weights, which have no error feedback.
@@ -191,25 +191,41 @@ class Compressed:
             each.bytes_sent for each in self.weights.values()
         )
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Returns copies of this rank's residuals, by module. Each rank saves its own."""
-        return {
+    def state_dict(self) -> dict[str, Any]:
+        """Returns this rank's state, for a checkpoint. Each rank saves its own.
+
+        Returns:
+            `residuals`: copies of the residuals, by module; of none before the first step. `rank`
+            and `world_size`: of the job.
+        """
+        residuals = {
             name: each.residual.clone()
             for name, each in self.gradients.items()
             if each.residual is not None
         }
+        return {"residuals": residuals} | saved_states.origin(None)
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what `state_dict` returned on this rank, for the same number of ranks.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned on this rank. Modules that it lacks start from zero.
 
         Raises:
-            ValueError: The state has a module without compressed gradients here.
+            TypeError: The state is no dict.
+            ValueError: The state lacks its residuals, has some of a module that has none here, or
+                is that of another rank or of another number of ranks; nothing has changed then.
         """
-        unknown = sorted(set(state) - set(self.gradients))
+        saved_states.check(state, ["residuals", "world_size"], "Compressed.state_dict()")
+        world, here = state["world_size"], dist.get_world_size()
+        if world != here and state["residuals"]:
+            raise ValueError(
+                f"the state is of {world} ranks, and here are {here}: its residuals are of other "
+                "shards. To start from residuals of zero, do not load it."
+            )
+        unknown = sorted(set(state["residuals"]) - set(self.gradients))
         if unknown:
             raise ValueError(f"the state has residuals of {unknown}, which have none here")
         for name, each in self.gradients.items():
-            each.residual = state[name].clone() if name in state else None
+            residual = state["residuals"].get(name)
+            each.residual = None if residual is None else residual.clone()
 
 
 def _own(module: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn import parallel
 
-from fastgpu_comm import arguments, codecs, reduced
+from fastgpu_comm import arguments, codecs, reduced, saved_states
 from fastgpu_comm.encoded import EncodedSum
 from fastgpu_comm.power_sgd import PowerSgdState as PowerSgdState
 from fastgpu_comm.power_sgd import power_sgd_hook as power_sgd_hook
@@ -63,18 +63,37 @@ class CodecState:
         self.encoded = [each is not None for each in chosen]
         self.reducer = model.reducer
         self.group = model.process_group
+        self._shapes = {
+            name: torch.Size([parameter.numel()])
+            for name, parameter, each in zip(self.names, parameters, chosen, strict=True)
+            if each is not None and each.feedback
+        }
         self._uncompared: list[str] | None = reduced.describe(self.names, parameters, chosen)
         # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
         self.residuals: dict[str, torch.Tensor] = {}
         self.bytes_sent = 0
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Returns copies of this rank's residuals, by name of the parameter, flat."""
-        return {name: residual.clone() for name, residual in self.residuals.items()}
+    def state_dict(self) -> dict[str, Any]:
+        """Returns this rank's state, for a checkpoint. Each rank saves its own.
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores what `state_dict` returned."""
-        self.residuals = {name: residual.clone() for name, residual in state.items()}
+        Returns:
+            `residuals`: copies of the residuals by name of the parameter, flat; `rank` and
+            `world_size`: of the process group.
+        """
+        residuals = {name: residual.clone() for name, residual in self.residuals.items()}
+        return {"residuals": residuals} | saved_states.origin(self.group)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned. The number of ranks may be another.
+
+        Raises:
+            TypeError: The state is no dict.
+            ValueError: The state lacks its residuals, has one that no parameter has here, or is
+                that of another rank of as many; nothing has changed then.
+        """
+        saved_states.check(state, ["residuals"], "CodecState.state_dict()", self.group)
+        saved_states.check_residuals(state["residuals"], self._shapes)
+        self.residuals = {name: residual.clone() for name, residual in state["residuals"].items()}
 
     def _compare(self) -> None:
         """Checks, in the first pass, that the ranks have the same codecs. A collective."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fastgpu_comm import arguments, codecs, reduced
+from fastgpu_comm import arguments, codecs, reduced, saved_states
 from fastgpu_comm.encoded import EncodedSum
 
 
@@ -146,13 +146,14 @@ class OuterOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of this rank. Every rank must save it, and the model's parameters."""
-        return {
+        state = {
             "optimizer": self.optimizer.state_dict(),
             "start": self._start[: self._count].clone(),
             "velocity": self._velocity[: self._count].clone(),
             "residual": None if self._residual is None else self._residual.clone(),
             "steps": self._steps,
         }
+        return state | saved_states.origin(self._group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; the model's parameters are restored apart.
@@ -160,8 +161,12 @@ class OuterOptimizer(torch.optim.Optimizer):
         With another number of ranks, or another codec, residuals start from zero.
 
         Raises:
-            ValueError: The state is of another model.
+            TypeError: The state is no dict.
+            ValueError: The state lacks an entry, is of another model, or is that of another rank of
+                as many; nothing has changed then.
         """
+        keys = ("optimizer", "start", "velocity", "residual", "steps")
+        saved_states.check(state_dict, keys, "OuterOptimizer.state_dict()", self._group)
         count = state_dict["start"].numel()
         if count != self._count:
             raise ValueError(f"the state has {count} elements, and the parameters {self._count}")

@@ -27,7 +27,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn import parallel
 
-from fastgpu_comm import arguments, codecs, reduced
+from fastgpu_comm import arguments, codecs, reduced, saved_states
 
 # From a parameter's name, shape and dtype; 0 for uncompressed.
 RankPolicy = Callable[[str, torch.Size, torch.dtype], int]
@@ -118,18 +118,25 @@ class PowerSgdState:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns a copy of this rank's state, for a checkpoint. Each rank saves its own."""
-        return {
+        state = {
             "step": self.step,
             "residuals": {name: each.clone() for name, each in self._residuals.items()},
             "factors": {name: each.clone() for name, each in self._factors.items()},
         }
+        return state | saved_states.origin(self._group)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned, between two steps.
 
+        The number of ranks may be another than that of the saved run.
+
         Raises:
-            ValueError: It is of another model, or another rank r; nothing has changed then.
+            TypeError: The state is no dict.
+            ValueError: It lacks an entry, is of another model or another rank r, or is that of
+                another rank of as many in the process group; nothing has changed then.
         """
+        keys = ("step", "residuals", "factors")
+        saved_states.check(state, keys, "PowerSgdState.state_dict()", self._group)
         for kind in ("residuals", "factors"):
             for name, tensor in state[kind].items():
                 rows, columns = self._shapes.get(name, (0, 0))

@@ -259,21 +259,6 @@ def set_residuals(
             gradients.set_residual(index, torch.zeros(parameter.numel(), dtype=torch.float32))
 
 
-def check_residuals(
-    residuals: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]
-) -> None:
-    """Raises ValueError if a residual fits no parameter."""
-    for name, residual in residuals.items():
-        if name not in parameters:
-            raise ValueError(f"the state has a residual of {name!r}, which has none here")
-        shape = parameters[name].shape
-        if residual.shape != shape:
-            raise ValueError(
-                f"the residual of {name!r} is of shape {tuple(residual.shape)}, and the parameter "
-                f"of shape {tuple(shape)}"
-            )
-
-
 def spread(flat: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
     """Copies a flat tensor into the gradients that it was made of."""
     offset = 0
