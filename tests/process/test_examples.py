@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from bench.integrations import INTEGRATIONS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -14,6 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 # The last line of each example, and a loss that a model which learned nothing does not reach.
 LAST_LINES = {
     "ddp.py": (r"step 500  loss ([\d.]+)", 0.01),
+    "ddp_codec.py": (r"step 500  loss ([\d.]+)", 0.01),
     "trainer.py": (r"step 600, evaluation loss ([\d.]+)", 0.5),
 }
 
@@ -28,20 +30,25 @@ def test_every_integration_is_run_by_make_integrations() -> None:
     assert {integration.program for integration in INTEGRATIONS} | others == programs
 
 
-def test_ddp(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["ddp.py", "ddp_codec.py", "ddp_codec.py auto"])
+def test_ddp(tmp_path: Path, command: str) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    program, *arguments = command.split()
     result = subprocess.run(
-        [*torchrun, str(EXAMPLES / "ddp.py")],
+        [*torchrun, str(EXAMPLES / program), *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert result.returncode == 0, result.stderr
-    wording, untrained = LAST_LINES["ddp.py"]
+    wording, untrained = LAST_LINES[program]
     found = re.findall(wording, result.stdout)
     assert len(found) == 1, result.stdout
     assert float(found[0]) < untrained
+    if command == "ddp_codec.py":
+        exact, encoded = map(int, re.findall(r"(\d+) bytes, (\d+) encoded", result.stdout)[0])
+        assert encoded < 0.3 * exact
 
 
 def test_the_trainers_commands_train_one_after_another(tmp_path: Path) -> None:
