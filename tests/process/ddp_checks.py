@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,7 +182,16 @@ def last_ranks() -> None:
             assert bucket["last_rank"] == late, bucket
             assert bucket["waits_s"][rank] == bucket["done_s"] - bucket["launched_s"]
             assert len(bucket["waits_s"]) == world
+            assert set(bucket) == documented_keys()
     assert DistributedDataParallel(net()).stats(all_ranks=True) == []
+
+
+def documented_keys() -> set[str]:
+    """Returns the keys that docs/ddp.md lists for `stats`."""
+    page = (Path(__file__).parents[2] / "docs" / "ddp.md").read_text()
+    table = page.split("| key | value |\n", 1)[1].split("\n\n", 1)[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[1:]]
+    return set(re.findall(r"`(\w+)`", " ".join(cells)))
 
 
 def refusals() -> None:
