@@ -13,12 +13,14 @@ random order. The time of a step is that of the slowest rank. `compute` is the s
 communication, and `exposed` is the time that communication adds to it. `sent` is the number of
 bytes that left a host in a step, by the counter of its interface. `link` is the time that those
 bytes take at the link's rate; `exposed` can be less only if backward overlaps with communication.
+Steps during which other programs used the processors are repeated: see bench/idle.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import random
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import ddp_plot
+import idle
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -55,6 +58,7 @@ SHAPE = GptShape(context=64, layers=8, width=512, heads=8)
 BATCH = 1
 COMPUTE = "compute"
 AUTO = "fastgpu auto"
+CHOICES = ["link", "rounds", "repeated", "disturbed", "auto chose"]
 TIMEOUT = datetime.timedelta(seconds=300)
 
 
@@ -156,19 +160,28 @@ class Rank:
             torch.manual_seed(0)
             self._models[name] = VARIANTS[name](Gpt(SHAPE))
         self._generator = torch.Generator().manual_seed(1 + dist.get_rank())
-        for name in names:  # buckets are rebuilt, PowerSGD begins, and "auto" chooses
+        self.counts = idle.Counts()
+        for name in names:  # buckets are rebuilt, and PowerSGD begins
             self._train(name, 3)
-            while name == AUTO and not self._choice()["settled"]:
-                self._train(name, 1)
+        if AUTO in names:
+            idle.undisturbed(self._choose, self.counts)
 
-    def _choice(self) -> dict[str, Any]:
+    def _choose(self) -> None:
+        """Lets `auto` choose, anew if it has chosen before."""
+        self._auto.load_reducer_state_dict(self._auto.reducer_state_dict() | {"bucket_plan": None})
+        self._train(AUTO, 3)
+        while not self._auto.codec_choice()["settled"]:
+            self._train(AUTO, 1)
+
+    @property
+    def _auto(self) -> fastgpu_comm.DistributedDataParallel:
         model = self._models[AUTO]
         assert isinstance(model, fastgpu_comm.DistributedDataParallel)
-        return model.codec_choice()
+        return model
 
     def chosen(self) -> str:
         """Returns what `auto` has chosen, such as "int4 in parts of 8 MiB"."""
-        choice = self._choice()
+        choice = self._auto.codec_choice()
         print("auto:", choice["reason"], file=sys.stderr)
         limit = choice["limit_bytes"]
         parts = f" in parts of {limit >> 20} MiB" if limit else ""
@@ -191,16 +204,17 @@ class Rank:
 
     def round(self, order: Sequence[str], steps: int) -> dict[str, dict[str, float]]:
         """Returns the seconds and the sent bytes of a step of each variant."""
-        found = {}
-        for name in order:
-            dist.barrier()
+
+        def measure(name: str) -> dict[str, float]:
             sent, start = bytes_sent(), time.perf_counter()
             self._train(name, steps)
             spent = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
             sent = bytes_sent() - sent
             dist.all_reduce(spent, dist.ReduceOp.MAX)
-            found[name] = {"seconds": spent.item() / steps, "bytes": sent / steps}
-        return found
+            return {"seconds": spent.item() / steps, "bytes": sent / steps}
+
+        runs = {name: functools.partial(measure, name) for name in order}
+        return {name: idle.undisturbed(run, self.counts) for name, run in runs.items()}
 
 
 def be_rank(names: Sequence[str], rounds: int, steps: int) -> None:
@@ -216,13 +230,15 @@ def be_rank(names: Sequence[str], rounds: int, steps: int) -> None:
         found.append(rank.round(order, steps))
     if dist.get_rank() == 0:
         chosen = rank.chosen() if AUTO in names else ""
-        print("@@" + json.dumps({"rounds": found, "auto": chosen}), flush=True)
+        counts = [rank.counts.repeated, rank.counts.disturbed]
+        told = {"rounds": found, "auto": chosen, "counts": counts}
+        print("@@" + json.dumps(told), flush=True)
     dist.barrier()
     os._exit(0)  # gloo's threads may abort a process that ends
 
 
 def measure(link: Link, names: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Runs the two ranks; returns the measurements by round and variant, and what `auto` chose."""
+    """Runs the two ranks; returns what the first printed: see be_rank."""
     command = [sys.executable, __file__, "--rank", "--variants", ",".join(names)]
     command += ["--rounds", str(rounds), "--steps", str(link.steps)]
     found: dict[str, Any] = run_ranks(link, command)
@@ -304,7 +320,8 @@ def page(table: Iterable[Sequence[str]], choices: Iterable[Sequence[str]]) -> st
 
     Args:
         table: The rows of the measurements.
-        choices: For each link: its name, the number of rounds, and what `auto` chose.
+        choices: For each link: its name, the number of rounds, how many measurements were repeated
+            and how many disturbed in every attempt, and what `auto` chose.
     """
     head = ["link", "variant", "step, s", "exposed, s", "sent, MB", "link, s"]
     head += ["gloo over it", "gloo PowerSGD over it"]
@@ -326,10 +343,12 @@ gloo's hook one bucket.
 ![seconds of a step on each link](ddp.png)
 
 {markdown.table(head, by_link(table), left=2)}
-What `auto` chose among no codec, int8 and int4, and the rounds of each link. Where it chose `none`
-on one host, its steps are those of plain `fastgpu`, and a difference is noise.
+What `auto` chose among no codec, int8 and int4. Where it chose `none` on one host, its steps are
+those of plain `fastgpu`, and a difference is noise. A measurement was repeated if other programs
+used more than {idle.ALLOWED:.0%} of a processor meanwhile; "disturbed" are those for which that was
+so in all of {idle.ATTEMPTS} attempts.
 
-{markdown.table(["link", "rounds", "auto chose"], by_link(choices), left=3)}"""
+{markdown.table(CHOICES, by_link(choices), left=1)}"""
 
 
 def parse() -> argparse.Namespace:
@@ -366,11 +385,12 @@ def main() -> None:
     choices: list[list[str]] = []
     for link in links:
         found = measure(LINKS[link], names, arguments.rounds)
-        choices.append([link, str(arguments.rounds), found["auto"]])
+        choices.append([link, str(arguments.rounds), *map(str, found["counts"]), found["auto"]])
         table += rows(link, found["rounds"])
         print(page(table[-len(names) :], choices[-1:]), flush=True)
     if arguments.write:
-        PAGE.write_text(page(kept(PAGE, 8, links) + table, kept(PAGE, 3, links) + choices))
+        others = kept(PAGE, len(CHOICES), links)
+        PAGE.write_text(page(kept(PAGE, 8, links) + table, others + choices))
         ddp_plot.draw(PAGE, PAGE.with_suffix(".png"))
 
 

@@ -13,6 +13,7 @@ the last 20 steps, over both ranks, has reached the wanted loss, or after 400 st
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import idle
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -44,6 +46,7 @@ SMOOTHED = 20  # steps
 STEPS = 400  # of the learning rate's schedule, and at most
 LINKS = [name for name in ddp.LINKS if name != "unlimited"]  # which no real network resembles
 VARIANTS = [name for name in ddp.VARIANTS if name != ddp.COMPUTE]
+COUNTS = ["link", "repeated", "disturbed"]
 HEAD = ["link", "gradients", "time, s", "steps, by seed", "sent, MB", "gloo over it"]
 
 Run = dict[str, Any]
@@ -85,14 +88,22 @@ def be_rank(names: Sequence[str], seeds: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("fastgpu", timeout=ddp.TIMEOUT)
     task = ddp_loss.TASKS["text"]()
-    shuffle = random.Random(0)
+    shuffle, counts = random.Random(0), idle.Counts()
     found = []
     for seed in range(seeds):
         order = list(names)
         shuffle.shuffle(order)
-        found.append({name: train(ddp.VARIANTS[name], task, seed) for name in order})
+        found.append(
+            {
+                name: idle.undisturbed(
+                    functools.partial(train, ddp.VARIANTS[name], task, seed), counts
+                )
+                for name in order
+            }
+        )
     if dist.get_rank() == 0:
-        print("@@" + json.dumps(found), flush=True)
+        told = {"seeds": found, "counts": [counts.repeated, counts.disturbed]}
+        print("@@" + json.dumps(told), flush=True)
     dist.barrier()
     os._exit(0)  # gloo's threads may abort a process that ends
 
@@ -117,8 +128,8 @@ def rows(link: str, found: Sequence[dict[str, Run]]) -> Iterator[list[str]]:
         yield cells
 
 
-def page(table: Iterable[Sequence[str]], seeds: int) -> str:
-    """Returns the page."""
+def page(table: Iterable[Sequence[str]], counts: Iterable[Sequence[str]], seeds: int) -> str:
+    """Returns the page, of the rows of the runs and those of how often they were repeated."""
     return f"""\
 # Time to a fixed loss
 
@@ -136,7 +147,11 @@ The optimizer is AdamW, for which 1bit is not made: `Trainer` refuses the pair. 
 that of all steps. PowerSGD has rank 2 and compresses from the third step on, ours and gloo's. The
 steps of `auto` include those in which it tried codecs.
 
-{markdown.table(HEAD, ddp.by_link(table), left=2)}"""
+{markdown.table(HEAD, ddp.by_link(table), left=2)}
+A run was repeated if other programs used more than {idle.ALLOWED:.0%} of a processor meanwhile;
+"disturbed" are those for which that was so in all of {idle.ATTEMPTS} attempts.
+
+{markdown.table(COUNTS, ddp.by_link(counts))}"""
 
 
 def main() -> None:
@@ -160,12 +175,16 @@ def main() -> None:
     command = [sys.executable, __file__, "--rank", "--seeds", str(arguments.seeds)]
     command += ["--variants", ",".join(arguments.variants)]
     table: list[list[str]] = []
+    counts: list[list[str]] = []
     for link in arguments.links:
-        found = list(rows(link, ddp.run_ranks(ddp.LINKS[link], command)))
-        print(markdown.table(HEAD, found, left=2), flush=True)
+        told = ddp.run_ranks(ddp.LINKS[link], command)
+        found = list(rows(link, told["seeds"]))
+        counts.append([link, *map(str, told["counts"])])
+        print(markdown.table(HEAD, found, left=2), counts[-1], flush=True)
         table += found
     if arguments.write:
-        PAGE.write_text(page(ddp.kept(PAGE, len(HEAD), arguments.links) + table, arguments.seeds))
+        kept = [ddp.kept(PAGE, len(head), arguments.links) for head in (HEAD, COUNTS)]
+        PAGE.write_text(page(kept[0] + table, kept[1] + counts, arguments.seeds))
 
 
 if __name__ == "__main__":
