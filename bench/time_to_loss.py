@@ -145,7 +145,7 @@ counted by its interface.
 The optimizer is AdamW, for which 1bit is not made: `Trainer` refuses the pair. "not reached": after
 {STEPS} steps the loss of a seed was still above {LOSS}; the column of steps has it, and `sent` is
 that of all steps. PowerSGD has rank 2 and compresses from the third step on, ours and gloo's. The
-steps of `auto` include those in which it tried codecs.
+time of `auto` includes its search.
 
 {markdown.table(HEAD, ddp.by_link(table), left=2)}
 A run was repeated if other programs used more than {idle.ALLOWED:.0%} of a processor meanwhile;

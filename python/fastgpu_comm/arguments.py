@@ -17,7 +17,7 @@ def check_integer(name: str, value: Any, least: int, otherwise: str = "") -> Non
         name: The name of the argument.
         value: What was given.
         least: The least integer that is allowed.
-        otherwise: What else is allowed, such as ", or None".
+        otherwise: The end of the error, with other allowed values: ", or None".
     """
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < least:
@@ -32,7 +32,7 @@ def is_number(value: Any) -> bool:
 
 
 def weight(value: Any) -> float:
-    """Returns a weight as a float: of a number, or of a tensor with one element.
+    """Returns a number, or the element of a tensor with one, as a float.
 
     Raises:
         TypeError: It is neither.
@@ -52,7 +52,7 @@ def wrong_type(name: str, value: Any, wanted: str) -> TypeError:
     Args:
         name: The name of the argument.
         value: What was given.
-        wanted: What is allowed, and how to get it.
+        wanted: The allowed class, and how to get an object of it.
     """
     plain = value is None or isinstance(value, (bool, int, float, str))
     given = repr(value) if plain else f"of class {type(value).__qualname__}"

@@ -366,7 +366,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         Raises:
             TypeError: The state is no dict.
             ValueError: The state lacks an entry, has an unknown parameter or one of another shape,
-                or is that of another rank of as many; nothing has changed then.
+                or another rank saved it and there were as many; nothing has changed then.
         """
         keys, made_by = ("residuals", "scale", "bucket_plan"), "reducer_state_dict()"
         saved_states.check(state, keys, made_by, self.process_group)

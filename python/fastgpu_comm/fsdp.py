@@ -195,8 +195,8 @@ class Compressed:
         """Returns this rank's state, for a checkpoint. Each rank saves its own.
 
         Returns:
-            `residuals`: copies of the residuals, by module; of none before the first step. `rank`
-            and `world_size`: of the job.
+            `residuals`: copies of the residuals, by module; empty before the first step. `rank` and
+            `world_size`: of the job.
         """
         residuals = {
             name: each.residual.clone()
@@ -210,8 +210,8 @@ class Compressed:
 
         Raises:
             TypeError: The state is no dict.
-            ValueError: The state lacks its residuals, has some of a module that has none here, or
-                is that of another rank or of another number of ranks; nothing has changed then.
+            ValueError: The state lacks an entry, has residuals of a module that has none here, or
+                another rank or another number of ranks saved it; nothing has changed then.
         """
         saved_states.check(state, ["residuals", "world_size"], "Compressed.state_dict()")
         world, here = state["world_size"], dist.get_world_size()

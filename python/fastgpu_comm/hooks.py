@@ -88,8 +88,8 @@ class CodecState:
 
         Raises:
             TypeError: The state is no dict.
-            ValueError: The state lacks its residuals, has one that no parameter has here, or is
-                that of another rank of as many; nothing has changed then.
+            ValueError: The state lacks `residuals`, one of them fits no parameter, or another rank
+                saved it, in a group of the same size; nothing has changed then.
         """
         saved_states.check(state, ["residuals"], "CodecState.state_dict()", self.group)
         saved_states.check_residuals(state["residuals"], self._shapes)

@@ -162,8 +162,8 @@ class OuterOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: The state is no dict.
-            ValueError: The state lacks an entry, is of another model, or is that of another rank of
-                as many; nothing has changed then.
+            ValueError: The state lacks an entry, is of another model, or another rank of a group
+                of the same size saved it; nothing has changed then.
         """
         keys = ("optimizer", "start", "velocity", "residual", "steps")
         saved_states.check(state_dict, keys, "OuterOptimizer.state_dict()", self._group)

@@ -132,8 +132,8 @@ class PowerSgdState:
 
         Raises:
             TypeError: The state is no dict.
-            ValueError: It lacks an entry, is of another model or another rank r, or is that of
-                another rank of as many in the process group; nothing has changed then.
+            ValueError: It lacks an entry, is of another model or another rank r, or another member
+                of an equally large group saved it; nothing has changed then.
         """
         keys = ("step", "residuals", "factors")
         saved_states.check(state, keys, "PowerSgdState.state_dict()", self._group)

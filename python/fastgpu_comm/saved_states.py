@@ -1,4 +1,4 @@
-"""What all states of residuals have in common: a rank saves its own, and loads its own.
+"""States with residuals: each rank saves its own, and loads its own.
 
 A residual is what encoding took from one rank's gradients. Loaded on all ranks, it would arrive as
 often as there are ranks, and those of the other ranks never.
@@ -20,17 +20,17 @@ def origin(group: dist.ProcessGroup | None) -> dict[str, int]:
 
 
 def is_others(state: Mapping[str, Any], group: dist.ProcessGroup | None) -> bool:
-    """Tells whether another rank of as many saved a state.
+    """Tells whether another rank saved a state, in a group of the same size.
 
-    With another number of ranks there is no telling: which rank loads which state is up to the
-    program then. States of earlier versions do not have their rank.
+    With another number of ranks the program decides which rank loads which state. States of earlier
+    versions do not have their rank.
     """
     mine = origin(group)
     return state.get("world_size") == mine["world_size"] and state.get("rank") != mine["rank"]
 
 
 def own(state: dict[str, Any], group: dist.ProcessGroup | None) -> dict[str, Any]:
-    """Returns a state for this rank: without residuals, if they are those of another."""
+    """Returns the state, without its residuals if another rank saved them."""
     if not is_others(state, group):
         return state
     if state["residuals"]:
@@ -55,7 +55,7 @@ def check(
 
     Raises:
         TypeError: It is no mapping.
-        ValueError: It lacks a key, or another rank of as many saved it.
+        ValueError: It lacks a key, or another rank saved it, in a group of the same size.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"the state must be what {made_by} returned, not {type(state).__name__}")
