@@ -328,7 +328,7 @@ def page(table: Iterable[Sequence[str]], choices: Iterable[Sequence[str]]) -> st
     return f"""\
 # Training steps of DistributedDataParallel
 
-    python bench/ddp.py --rounds 3 --write
+    python bench/ddp.py --write
 
 {markdown.machine_list()}
 Two ranks, with one thread each, train a GPT of 25 million parameters (101 MB of gradients) by SGD.

@@ -1,4 +1,4 @@
-"""Trains with compressed gradients, and resumes with what compression has not delivered yet.
+"""Trains with compressed gradients, and saves and loads the residuals of each rank.
 
     torchrun --nproc-per-node 2 examples/ddp_codec.py             int8
     torchrun --nproc-per-node 2 examples/ddp_codec.py auto        what is fastest on this network
@@ -9,6 +9,7 @@ It is examples/ddp.py with a larger model and the DistributedDataParallel of thi
 from __future__ import annotations
 
 import sys
+import tempfile
 
 import torch
 import torch.distributed as dist
@@ -32,8 +33,10 @@ def train(codec: str) -> None:
         loss.backward()  # encodes the gradients of the large matrix, and averages all of them
         optimizer.step()
         if step == 250:  # each rank saves and loads its own residuals, beside model and optimizer
-            torch.save(model.reducer_state_dict(), f"residuals{dist.get_rank()}.pt")
-            model.load_reducer_state_dict(torch.load(f"residuals{dist.get_rank()}.pt"))
+            with tempfile.TemporaryFile() as file:
+                torch.save(model.reducer_state_dict(), file)
+                file.seek(0)
+                model.load_reducer_state_dict(torch.load(file))
         if step % 100 == 0:
             mean = loss.detach().clone()
             dist.all_reduce(mean, op=dist.ReduceOp.AVG)

@@ -1,6 +1,7 @@
 """Checks of arguments. An error says what was given, what is allowed, and what to do.
 
-A number out of range or of a wrong type is a ValueError, any other object a TypeError.
+A bad number is a ValueError, also where the argument is no number. An object of a wrong class is a
+TypeError.
 """
 
 from __future__ import annotations

@@ -291,8 +291,14 @@ def compress(
                 )
     settings = f"gradients={gradient_codec}, weights={weight_codec}"
     meshes = dict.fromkeys(each.device_mesh for each in itertools.chain(*parameters.values()))
+    differences = []
     for group in itertools.chain(*(mesh.get_all_groups() for mesh in meshes)):
-        reduced.compare_arguments(group, [settings], "fsdp.compress")
+        try:
+            reduced.compare_arguments(group, [settings], "fsdp.compress")
+        except RuntimeError as error:  # the ranks of the other groups compare, too
+            differences.append(error)
+    if differences:
+        raise differences[0]
     compressed = Compressed()
     for name, module in wrapped.items():
         if gradient_codec is not None:
