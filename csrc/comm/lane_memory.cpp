@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "comm/communicator.h"
 #include "comm/runtime.h"
@@ -69,7 +70,8 @@ void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
     blocks_.push_back(is_own ? block_ : map(theirs.words, layout_.size_bytes));
     stagings_.push_back(is_own ? staging() : map(theirs.staging, kStagingBytes));
   }
-  write(block_ + layout_.stagings, stagings_.data(), stagings_.size() * sizeof(std::byte*));
+  const auto places = std::as_bytes(std::span(stagings_));
+  write(block_ + layout_.stagings, places.data(), places.size());
 }
 
 void LaneMemory::write(std::byte* target, const void* bytes, std::size_t size_bytes) {

@@ -93,7 +93,9 @@ class Trial {
     const LentMemory pinned(runtime_.pinned_memory(), sizeof expected);
     executor_.copy(pinned.get(), value, sizeof expected);
     executor_.synchronize();
-    return std::memcmp(pinned.get(), &expected, sizeof expected) == 0;
+    float found = 0;
+    std::memcpy(&found, pinned.get(), sizeof found);
+    return found == expected;
   }
 
   // After a call, so that every peer has filled its own.
