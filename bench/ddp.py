@@ -343,10 +343,10 @@ gloo's hook one bucket.
 ![seconds of a step on each link](ddp.png)
 
 {markdown.table(head, by_link(table), left=2)}
-What `auto` chose among no codec, int8 and int4. Where it chose `none` on one host, its steps are
-those of plain `fastgpu`, and a difference is noise. A measurement was repeated if other programs
-used more than {idle.ALLOWED:.0%} of a processor meanwhile; "disturbed" are those for which that was
-so in all of {idle.ATTEMPTS} attempts.
+What `auto` chose among no codec, int8 and int4. On one host it always chooses `none`, and torch
+reduces its buckets as those of plain `fastgpu`. A measurement was repeated if other programs used
+more than {idle.ALLOWED:.0%} of a processor meanwhile; "disturbed" are those for which that was so
+in all of {idle.ATTEMPTS} attempts.
 
 {markdown.table(CHOICES, by_link(choices), left=1)}"""
 
