@@ -156,8 +156,8 @@ std::string difference(const LaneCase& lane_case, const std::vector<Results>& fo
 }
 
 std::string failures_of(std::span<const device::Control> controls) {
-  constexpr std::array kNames = {"stopped by a peer", "time-out", "mismatch",
-                                 "stopped by the host"};
+  constexpr std::array kNames = {"stopped by a peer", "time-out", "mismatch", "stopped by the host",
+                                 "departed peer"};
   std::string text;
   for (std::size_t rank = 0; rank < controls.size(); ++rank) {
     if (controls[rank].stop == 0) continue;

@@ -37,6 +37,8 @@ std::string name_of(device::FailureCode code) {
       return "mismatch";
     case device::FailureCode::kStopped:
       return "stopped by the host";
+    case device::FailureCode::kDeparted:
+      return "departed peer";
   }
   return "unknown";
 }
