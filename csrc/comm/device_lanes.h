@@ -1,11 +1,11 @@
 // Collectives that kernels carry out without the host: lanes and the small all_reduce
 // (docs/cuda.md).
 //
-// All ranks must be on one host, each with a GPU of its own, and read each other's memory. set_up()
-// finds that out, and tries the kernels; where they do not work the host drives every call.
+// It needs 2 to 8 ranks on one host, one GPU for each rank, and access to the memory of peers.
+// set_up() checks that, and tries the kernels. If they do not work, the host drives every call.
 // Tensors pass through staging memory, because peers map nothing else.
 //
-// Ownership: the parts that the constructor gets, and what they refer to, outlive it.
+// Ownership: the arguments of the constructor outlive it.
 // Threading: plan(), make(), capture() and stop() on any thread; Pollable as it says; set_up() on a
 // caller's, once.
 #pragma once
@@ -31,7 +31,7 @@ class DeviceLanes final : public Pollable {
  public:
   DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers, DeviceExecutor& executor);
 
-  // Every rank calls it, after it has set up its peers.
+  // A collective call, after MappedPeers::set_up().
   void set_up(Communicator& communicator);
   // nullptr: the host drives the call, as planned by `by_host`. All ranks get the same answer.
   const LanePlan* plan(const CollectiveCall& call, Planner& by_host);
@@ -84,7 +84,7 @@ class DeviceLanes final : public Pollable {
   const device::LaneKernels kernels_;
   MappedPeers& peers_;
   DeviceExecutor& executor_;
-  ChannelSource& channels_;  // of the host, which know who has left
+  ChannelSource& channels_;  // of host memory; they know who has left
   const std::shared_ptr<FailureLatch> latch_;
   const std::shared_ptr<const Schedule> no_steps_;
   // Fixed by set_up(); empty if the kernels cannot be used.

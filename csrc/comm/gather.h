@@ -1,4 +1,4 @@
-// gather(): what the ranks of a group tell each other while they set it up.
+// gather() collects a value from every rank of a group during the set-up of its GPUs.
 // Threading: a collective call, on a caller's thread.
 #pragma once
 

@@ -36,7 +36,7 @@ class LaneMemory {
   LaneMemory(const LaneMemory&) = delete;
   LaneMemory& operator=(const LaneMemory&) = delete;
 
-  // Where it lies in the heap. The ranks exchange this, then map each other's.
+  // The spans of this memory in the heap. The ranks exchange them for set_up().
   struct Spans {
     SegmentSpan words;
     SegmentSpan staging;
@@ -58,9 +58,9 @@ class LaneMemory {
   device::LaneArgs lane_args(uint64_t timeout_ns, uint32_t end) const;
   device::SmallArgs small_args(uint64_t timeout_ns, uint32_t end) const;
   std::byte* staging() const { return staging_.get(); }
-  // Of byte `offset_bytes` of the staging memory, for peers.
+  // The location, for peers, of byte `offset_bytes` of the staging memory.
   static uint64_t location_in_staging(std::size_t offset_bytes) { return offset_bytes; }
-  // Where this rank maps a peer's staging memory.
+  // The peer's staging memory, as this rank maps it.
   const std::byte* staging_of(int peer) const { return stagings_[static_cast<std::size_t>(peer)]; }
 
   // Before the first launch of a kernel: see DeviceRuntime::load().
@@ -72,7 +72,7 @@ class LaneMemory {
   void stop() noexcept { tell(device::HostWord::kStopAll); }
   // Ends the waits for a rank that has left, unless what they wait for is there.
   void peer_left(int rank) noexcept { tell(device::HostWord::departed(rank)); }
-  // What the kernels have noted of this rank's first failure. Blocks until the GPU has copied it.
+  // The record of this rank's first failure. Blocks until the GPU has copied it.
   device::Control failure_record();
 
  private:

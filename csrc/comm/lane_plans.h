@@ -21,7 +21,7 @@
 
 namespace fastgpu {
 
-// What kernels cost, the slowest rank's.
+// The costs of kernels on the slowest rank.
 struct LaneCosts {
   double latency_us = 0;        // of the smallest all_reduce, one after another
   double enqueue_us = 0;        // for the host to launch a kernel, or to enqueue a copy

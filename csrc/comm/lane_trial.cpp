@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kCalls = 8;
 constexpr uint64_t kTimeoutNs = 5'000'000'000;
-constexpr std::size_t kTargetAt = std::size_t{4}
-                                  << 20;  // in the staging memory, of copies that are timed
+// Offset in the staging memory, for copies that are timed.
+constexpr std::size_t kTargetAt = std::size_t{4} << 20;
 
 // What a rank's staging memory has before the first call; no two ranks' are alike.
 using Sample = std::array<uint32_t, 1024>;

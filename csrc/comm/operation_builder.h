@@ -23,8 +23,9 @@ bool has_codec(const CallShape& shape);
 // DistributedDataParallel chooses for itself.
 Codec codec_of(const CallShape& shape, Codec of_group);
 
-// What a reduction multiplies its inputs by, and its results. The sum of a narrow dtype might
-// overflow, so there an average divides the inputs; elsewhere the results, without a loss.
+// A reduction multiplies its inputs by `before`, and its results by `after`. The sum of a narrow
+// dtype might overflow, so there an average divides the inputs; elsewhere the results, without a
+// loss.
 struct Factors {
   double before = 1;
   double after = 1;

@@ -1,4 +1,4 @@
-"""States with residuals: each rank saves its own, and loads its own.
+"""States with residuals. A rank saves and loads those of its own gradients.
 
 A residual is what encoding took from one rank's gradients. Loaded on all ranks, it would arrive as
 often as there are ranks, and those of the other ranks never.
@@ -30,7 +30,7 @@ def is_others(state: Mapping[str, Any], group: dist.ProcessGroup | None) -> bool
 
 
 def own(state: dict[str, Any], group: dist.ProcessGroup | None) -> dict[str, Any]:
-    """Returns the state, without its residuals if another rank saved them."""
+    """Returns the state; without residuals if it was saved by another rank."""
     if not is_others(state, group):
         return state
     if state["residuals"]:

@@ -26,7 +26,7 @@ AUTO = "auto"
 MAX_STEPS = 1 << 22  # of all ranks together: a ring of 1024 ranks, simulated in about a second
 MARGIN = 0.95  # kWorthIt in csrc/plan/cost/choose.cpp
 
-# GPUs of one host that read each other's memory, by the link between them: GB/s in one direction
+# The links between GPUs of one host whose kernels read memory of peers: GB/s in one direction
 # by its data sheet.
 GPU_LINKS = {"nvlink4": 450.0, "nvlink3": 300.0, "pcie5": 63.0, "pcie4": 31.5}
 GPU_TRIP_US = 2.0  # for a word to arrive in a peer's memory and be seen: assumed, not measured

@@ -105,7 +105,8 @@ TEST(calls_that_kernels_cannot_carry_out_are_driven_by_the_host) {
   });
 }
 
-// Kernels of one GPU may keep each other from running, and kernels need each other's memory.
+// Ranks that share a GPU have no kernels, since one may keep the other from running. Nor have ranks
+// that cannot read the memory of their peers.
 TEST(kernels_are_not_used_where_they_cannot_be) {
   for (const PretendedOptions& options : {PretendedOptions{.shared_gpu = true},
                                           PretendedOptions{.fault = RuntimeFault::kMapsOther}}) {

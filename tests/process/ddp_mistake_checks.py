@@ -155,7 +155,7 @@ def arguments_of_others() -> None:
 
 
 def _states() -> list[tuple[str, Any, Callable[[Any], None]]]:
-    """Returns, of each class with residuals: its name, its state, and what loads one."""
+    """Returns the name of each class with residuals, a state, and the function that loads it."""
     rank, _ = me_and_world()
     model = DistributedDataParallel(net(), codec="int4")
     codec_model, power_model = TorchDDP(net()), TorchDDP(net())
