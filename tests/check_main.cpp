@@ -26,7 +26,7 @@ std::string stem(std::string_view file) {
 
 enum class Verdict { kPassed, kFailed, kSkipped };
 
-Verdict run_case(const Case& test) {
+Verdict run_case(const Case& test, std::string& failures) {
   const auto start = std::chrono::steady_clock::now();
   Verdict verdict = Verdict::kPassed;
   std::string why;
@@ -44,6 +44,7 @@ Verdict run_case(const Case& test) {
   std::printf("%s %s (%.0f ms)\n", kWords[static_cast<std::size_t>(verdict)], test.name.c_str(),
               spent.count());
   if (!why.empty()) std::printf("     %s\n", why.c_str());
+  if (verdict == Verdict::kFailed) failures += "FAIL " + test.name + "\n     " + why + "\n";
   std::fflush(stdout);
   return verdict;
 }
@@ -54,15 +55,18 @@ Register::Register(const char* file, const char* name, std::function<void()> bod
   cases().push_back({stem(file) + "." + name, std::move(body)});
 }
 
+// Failures come once more at the end, where they are seen when the output is cut.
 int run(std::string_view filter) {
   std::array<int, 3> counts{};  // by verdict
   int ran = 0;
+  std::string failures;
   for (const Case& test : cases()) {
     if (test.name.find(filter) == std::string::npos) continue;
     ++ran;
-    ++counts[static_cast<std::size_t>(run_case(test))];
+    ++counts[static_cast<std::size_t>(run_case(test, failures))];
   }
-  std::printf("%d passed, %d failed, %d skipped\n", counts[0], counts[1], counts[2]);
+  std::printf("%s%d passed, %d failed, %d skipped\n", failures.c_str(), counts[0], counts[1],
+              counts[2]);
   return counts[1] == 0 && ran > 0 ? 0 : 1;
 }
 

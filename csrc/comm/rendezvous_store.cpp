@@ -7,11 +7,6 @@
 #include "comm/failure_report.h"
 
 namespace fastgpu {
-namespace {
-
-constexpr TimeNs kFarewellLimit = kSecond;
-
-}  // namespace
 
 RendezvousStore::RendezvousStore(Store& store, int rank, int world, std::string group)
     : store_(store),
@@ -81,11 +76,11 @@ void RendezvousStore::raise_reported() {
   raise(failure);
 }
 
-void RendezvousStore::report(const Failure& failure) noexcept {
+void RendezvousStore::report(const Failure& failure, TimeNs limit) noexcept {
   try {
     publish(use_, failure);
     set("heard", "");
-    const TimeNs deadline = now_ns() + kFarewellLimit;
+    const TimeNs deadline = now_ns() + limit;
     for (int peer = 0; peer < world_; ++peer) {
       if (peer == rank_ || !store_.try_get(key(use_, "rank", peer))) continue;
       wait_for(store_, key(use_, "heard", peer), deadline);

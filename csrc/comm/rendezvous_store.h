@@ -30,9 +30,9 @@ class RendezvousStore {
   std::optional<std::string> wait(const char* what, int rank, TimeNs deadline);
 
   // Tells the other ranks that this rank could not set up the group, unless an earlier failure is
-  // reported. Returns when the ranks that have joined know, but after a second at most: the process
+  // reported. Returns when the ranks that have joined know, but after `limit` at most: the process
   // that serves the store may end now.
-  void report(const Failure& failure) noexcept;
+  void report(const Failure& failure, TimeNs limit = kSecond) noexcept;
 
   // The process that used the store last as the same rank, if another process did.
   const std::optional<ProcessName>& predecessor() const noexcept { return predecessor_; }

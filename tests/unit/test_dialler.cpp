@@ -1,3 +1,5 @@
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -45,11 +47,20 @@ PeerAddress tcp_address(std::vector<Endpoint> endpoints) {
   return {.shared_memory = false, .unix_name = "", .endpoints = std::move(endpoints)};
 }
 
-uint16_t unused_port() {
-  uint16_t port = 0;
-  const UniqueFd closed = listen_tcp("127.0.0.1", {}, &port);
-  return port;
-}
+// Ports that nobody listens on: this socket has them, so that no other process takes them.
+struct SilentPort {
+  explicit SilentPort(const char* address) : endpoint{address, 0} {
+    sockaddr_in any{};
+    any.sin_family = AF_INET;
+    CHECK_EQ(::inet_pton(AF_INET, address, &any.sin_addr), 1);
+    CHECK_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&any), sizeof(any)), 0);
+    socklen_t size = sizeof(any);
+    CHECK_EQ(::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&any), &size), 0);
+    endpoint.port = ntohs(any.sin_port);
+  }
+  UniqueFd socket{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  Endpoint endpoint;
+};
 
 // A unix socket of this name whose backlog is full, as when its process is stopped.
 struct FullListener {
@@ -127,9 +138,9 @@ TEST(the_next_endpoint_follows_one_that_fails) {
   uint16_t port = 0;
   const UniqueFd listener = listen_tcp("127.0.0.1", {}, &port);
   Result result;
-  dialler.dial(
-      tcp_address({{"not an address", 1}, {"127.0.0.1", unused_port()}, {"127.0.0.1", port}}),
-      into(result));
+  const SilentPort silent("127.0.0.1");
+  dialler.dial(tcp_address({{"not an address", 1}, silent.endpoint, {"127.0.0.1", port}}),
+               into(result));
   run_until_done(loop, result);
   CHECK(static_cast<bool>(result.socket));
   CHECK_EQ(dial_result(result.socket.get()), 0);
@@ -138,14 +149,16 @@ TEST(the_next_endpoint_follows_one_that_fails) {
 TEST(the_last_endpoint_that_fails_names_them_all) {
   EventLoop loop;
   Dialler dialler(loop);
-  const Endpoint first{"127.0.0.1", unused_port()};
-  const Endpoint second{"127.0.0.2", unused_port()};
+  const SilentPort first("127.0.0.1");
+  const SilentPort second("127.0.0.2");
   Result result;
-  dialler.dial(tcp_address({first, second}), into(result));
+  dialler.dial(tcp_address({first.endpoint, second.endpoint}), into(result));
   run_until_done(loop, result);
   CHECK(!result.socket);
-  CHECK(result.why.message.find(to_string(first) + " (Connection refused)") != std::string::npos);
-  CHECK(result.why.message.find(to_string(second) + " (Connection refused)") != std::string::npos);
+  for (const SilentPort* one : {&first, &second}) {
+    CHECK(result.why.message.find(to_string(one->endpoint) + " (Connection refused)") !=
+          std::string::npos);
+  }
   CHECK(result.why.message.find("FASTGPU_INTERFACE") != std::string::npos);
 }
 
@@ -162,7 +175,8 @@ TEST(a_destroyed_dialler_calls_nobody) {
   EventLoop loop;
   Result result;
   std::optional<Dialler> dialler(std::in_place, loop);
-  dialler->dial(tcp_address({{"127.0.0.1", unused_port()}}), into(result));
+  const SilentPort silent("127.0.0.1");
+  dialler->dial(tcp_address({silent.endpoint}), into(result));
   dialler.reset();
   loop.run_once(now_ns());
   CHECK_EQ(result.calls, 0);
