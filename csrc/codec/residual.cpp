@@ -81,11 +81,12 @@ bool all_zero(std::span<const float> values) {
   return zero;
 }
 
-// Adds `lost` to the values and sets it to 0, except where the sum is not finite.
+// Adds `lost` to the values and sets it to 0, except where the sum is not finite. A value to which
+// 0 is added stays as it is, also if it is -0: the result must not depend on how groups are cut.
 void deliver(std::span<float> lost, float* values) {
   for (std::size_t i = 0; i < lost.size(); ++i) {
     const float sum = values[i] + lost[i];
-    if (!std::isfinite(sum)) continue;
+    if (lost[i] == 0 || !std::isfinite(sum)) continue;
     values[i] = sum;
     lost[i] = 0;
   }

@@ -31,7 +31,8 @@ void encode_with(const CodecKernels& kernels, const Residual& residual,
                  std::span<const float> source, std::byte* target);
 
 // Adds the residual of the elements from `first` on to them, and sets it to 0, except where the sum
-// is not finite. Quick if all are 0, which is the usual case.
+// is not finite. Where the residual is 0, the element stays as it is. Quick if all are 0, which is
+// the usual case.
 void add_residual(const Residual& residual, std::size_t first, std::span<float> values);
 
 // Converts elements of the 8-bit form to float32.

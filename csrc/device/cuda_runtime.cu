@@ -82,6 +82,7 @@ class CudaRuntime final : public DeviceRuntime {
             std::size_t size_bytes) override;
   void reduce(StreamHandle stream, const ReduceLaunch& launch) override;
   void encode(StreamHandle stream, const EncodeLaunch& launch) override;
+  void add_residual(StreamHandle stream, const ResidualLaunch& launch) override;
   void decode(StreamHandle stream, const DecodeLaunch& launch) override;
   void launch(StreamHandle stream, const KernelLaunch& launch) override;
   void load(int device, const void* kernel) override;
@@ -251,6 +252,17 @@ void CudaRuntime::decode(StreamHandle stream, const DecodeLaunch& launch) {
   check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.count * sizeof(float))),
                               dim3(device::kReduceThreads), parameters, 0, raw(stream)),
              "start a decoding" + of(stream.device));
+}
+
+void CudaRuntime::add_residual(StreamHandle stream, const ResidualLaunch& launch) {
+  if (launch.count == 0) return;
+  device::ResidualArgs args{launch.values, launch.residual, launch.count};
+  const auto scope = on(stream.device);
+  void* parameters[] = {&args};
+  check_cuda(cudaLaunchKernel(device::residual_kernel(),
+                              dim3(blocks_for(stream.device, launch.count * sizeof(float))),
+                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
+             "start an addition" + of(stream.device));
 }
 
 void require_kernel(const void* kernel) {

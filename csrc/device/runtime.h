@@ -102,6 +102,13 @@ struct DecodeLaunch {
   double factor = 1;
 };
 
+// Adds the residual to the values, and sets it to 0, as add_residual() of codec/residual.h does.
+struct ResidualLaunch {
+  float* values = nullptr;
+  float* residual = nullptr;
+  uint64_t count = 0;
+};
+
 // A launch of a kernel with one struct parameter. Its blocks may wait for those of peers.
 struct KernelLaunch {
   const void* kernel = nullptr;          // of engine/device/lane_code.h; tests have their own
@@ -156,6 +163,7 @@ class DeviceRuntime {
   // Both raise InvalidArgumentError if the codec has no kernel for it.
   virtual void encode(StreamHandle stream, const EncodeLaunch& launch) = 0;
   virtual void decode(StreamHandle stream, const DecodeLaunch& launch) = 0;
+  virtual void add_residual(StreamHandle stream, const ResidualLaunch& launch) = 0;
   // Raises InvalidArgumentError if there is no kernel, that is nullptr.
   virtual void launch(StreamHandle stream, const KernelLaunch& launch) = 0;
   // Loads the kernel's code, which may need an idle GPU: a kernel that waits for peers keeps it

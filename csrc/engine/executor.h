@@ -40,6 +40,7 @@ class Executor {
                      DType dtype, double factor) = 0;
   virtual void encode(const EncodeLaunch& launch) = 0;
   virtual void decode(const DecodeLaunch& launch) = 0;
+  virtual void add_residual(const ResidualLaunch& launch) = 0;
 };
 
 }  // namespace fastgpu

@@ -238,9 +238,13 @@ void LaneRun::enqueue_code(const Step& step) const {
     if (task.random_key.has_value()) launch.key = derived_key(*task.random_key, first);
     return task.executor->encode(launch);
   }
-  if (step.coding != Coding::kDecode) {
-    raise(ErrorKind::kInvalidArgument,
-          "encoded sums of a GPU's tensors go by algorithm \"direct\" only");
+  if (step.coding == Coding::kAddResidual) {
+    if (task.residual.values == nullptr) return;
+    const std::size_t first = step.target.offset_bytes / sizeof(float);
+    return task.executor->add_residual(
+        {.values = reinterpret_cast<float*>(operation_->target(step.target)),
+         .residual = task.residual.values + first,
+         .count = step.target.size_bytes / sizeof(float)});
   }
   task.executor->decode({.codec = task.call.shape.codec,
                          .source = operation_->source(step.source),

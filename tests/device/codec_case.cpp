@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "codec/codec.h"
+#include "codec/residual.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/reduce.h"
 
@@ -181,6 +182,22 @@ DecodeData draw_decode(const CodecCase& codec_case) {
 
   return {
       .sources = std::move(sources), .plain = std::move(plain), .expected = std::move(expected)};
+}
+
+ResidualData draw_residual(const CodecCase& codec_case) {
+  std::mt19937_64 random(codec_case.seed);
+  constexpr float kAny = std::numeric_limits<float>::infinity();
+  DeviceMemory values = make_numbers(codec_case, kAny, kGuardBytes, random);
+  DeviceMemory residual = make_numbers(codec_case, kAny, kGuardBytes, random);
+  DeviceMemory expected = copy_of(values);
+  DeviceMemory expected_residual = copy_of(residual);
+  Residual lost;
+  lost.values = floats(expected_residual);
+  add_residual(lost, 0, {floats(expected), codec_case.count});
+  return {.values = std::move(values),
+          .residual = std::move(residual),
+          .expected = std::move(expected),
+          .expected_residual = std::move(expected_residual)};
 }
 
 }  // namespace fastgpu::test

@@ -70,4 +70,13 @@ struct DecodeData {
 };
 DecodeData draw_decode(const CodecCase& codec_case);
 
+// Of add_residual(): the codec, feedback and sources are not used.
+struct ResidualData {
+  DeviceMemory values;
+  DeviceMemory residual;
+  DeviceMemory expected;
+  DeviceMemory expected_residual;
+};
+ResidualData draw_residual(const CodecCase& codec_case);
+
 }  // namespace fastgpu::test

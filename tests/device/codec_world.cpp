@@ -1,6 +1,7 @@
 #include "codec_world.h"
 
 #include "kernels/cuda/find_codec.h"
+#include "kernels/cuda/residual.h"
 #include "simt_machine.h"
 
 namespace fastgpu::test {
@@ -56,6 +57,20 @@ std::string run_decode(const CodecCase& codec_case) {
                  [=] { kernel(args); });
   machine.synchronize(stream);
   return compare(codec_case, "the sum", target, data.expected);
+}
+
+std::string run_add_residual(const CodecCase& codec_case) {
+  const ResidualData data = draw_residual(codec_case);
+  simt::Machine machine({.seed = codec_case.seed});
+  simt::Stream* const stream = machine.make_stream(0);
+  const device::ResidualArgs args{data.values.as<float>(), data.residual.as<float>(),
+                                  codec_case.count};
+  machine.launch(stream, {.blocks = codec_case.blocks, .threads = codec_case.threads},
+                 [=] { device::add_residual(args); });
+  machine.synchronize(stream);
+  std::string differs = compare(codec_case, "the sum", data.values, data.expected);
+  if (!differs.empty()) return differs;
+  return compare(codec_case, "the residual", data.residual, data.expected_residual);
 }
 
 }  // namespace fastgpu::test

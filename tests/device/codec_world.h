@@ -11,5 +11,6 @@ namespace fastgpu::test {
 // Return what differs, or "".
 std::string run_encode(const CodecCase& codec_case);
 std::string run_decode(const CodecCase& codec_case);
+std::string run_add_residual(const CodecCase& codec_case);
 
 }  // namespace fastgpu::test

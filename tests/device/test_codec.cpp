@@ -51,6 +51,14 @@ TEST(drawn_arrays_are_decoded_with_the_bits_of_the_cpu) {
   }
 }
 
+TEST(residuals_are_added_with_the_bits_of_the_cpu) {
+  for (const uint64_t seed : seeds()) {
+    for (uint64_t i = 0; i < 2 * kCodecCases; ++i) {
+      CHECK_EQ(run_add_residual(draw_codec_case(Codec::kFloat16, seed * 1000 + i)), "");
+    }
+  }
+}
+
 TEST(every_count_is_encoded_and_decoded) {
   for (const Codec codec : kDeviceCodecs) {
     for (std::size_t count = 0; count <= 2 * 128 + 1; ++count) {
@@ -73,6 +81,7 @@ TEST(zeros_keep_their_sign) {
         zeros.negative_zeros = true;
         CHECK_EQ(run_encode(zeros), "");
         CHECK_EQ(run_decode(zeros), "");
+        CHECK_EQ(run_add_residual(zeros), "");
       }
     }
   }

@@ -66,9 +66,22 @@ std::string decode_case(const CodecCase& codec_case) {
   return compare(codec_case, "the sum", target, data.expected);
 }
 
+std::string residual_case(const CodecCase& codec_case) {
+  const ResidualData data = draw_residual(codec_case);
+  const std::size_t shift_bytes = codec_case.shift * sizeof(float);
+  const GpuMemory values = copy_of(data.values, shift_bytes);
+  const GpuMemory residual = copy_of(data.residual, shift_bytes);
+  launch(device::residual_kernel(), codec_case.blocks, codec_case.threads,
+         device::ResidualArgs{values.as<float>(), residual.as<float>(), codec_case.count});
+  std::string wrong = compare(codec_case, "the sum", values, data.expected);
+  if (!wrong.empty()) return wrong;
+  return compare(codec_case, "the residual", residual, data.expected_residual);
+}
+
 }  // namespace
 
 void check_codec(Lines& lines, const CheckOptions& options) {
+  CaseGroup residuals(lines, "residuals alone");
   for (const Codec codec : {Codec::kFloat16, Codec::kBFloat16, Codec::kInt8, Codec::kInt4}) {
     CaseGroup encodings(lines, std::string(name_of(codec)) + ", encode");
     CaseGroup sums(lines, std::string(name_of(codec)) + ", decode and reduce");
@@ -80,10 +93,12 @@ void check_codec(Lines& lines, const CheckOptions& options) {
       drawn.blocks = seed % 3 == 0 ? 2 : 132;
       encodings.add(encode_case(drawn));
       sums.add(decode_case(drawn));
+      residuals.add(residual_case(drawn));
     }
     encodings.finish();
     sums.finish();
   }
+  residuals.finish();
 }
 
 }  // namespace fastgpu::test

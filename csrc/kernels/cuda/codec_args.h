@@ -29,6 +29,13 @@ struct DecodeArgs {
   double factor;  // 1, but for averages
 };
 
+// Arrays do not overlap, and are aligned to their elements.
+struct ResidualArgs {
+  float* values;
+  float* residual;  // becomes 0, except where the sum is not finite
+  uint64_t count;
+};
+
 // Of several sources, so many are loaded at once: with their sum they fit into registers.
 inline constexpr int kDecodeAhead = 4;
 

@@ -1,5 +1,6 @@
 #include "kernels/cuda/codec_code.h"
 #include "kernels/cuda/find_codec.h"
+#include "kernels/cuda/residual.h"
 
 namespace fastgpu::device {
 
@@ -8,5 +9,7 @@ const void* encode_kernel(Codec codec, const EncodeOptions& options) {
 }
 
 const void* decode_kernel(Codec codec) { return reinterpret_cast<const void*>(find_decode(codec)); }
+
+const void* residual_kernel() { return reinterpret_cast<const void*>(add_residual); }
 
 }  // namespace fastgpu::device

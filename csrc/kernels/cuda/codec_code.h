@@ -17,5 +17,6 @@ struct EncodeOptions {
 // none.
 const void* encode_kernel(Codec codec, const EncodeOptions& options);
 const void* decode_kernel(Codec codec);
+const void* residual_kernel();  // takes ResidualArgs
 
 }  // namespace fastgpu::device

@@ -116,6 +116,11 @@ void DeviceExecutor::decode(const DecodeLaunch& launch) {
   enqueue_work([&] { runtime_.decode(stream_, launch); });
 }
 
+void DeviceExecutor::add_residual(const ResidualLaunch& launch) {
+  if (launch.count == 0) return;
+  enqueue_work([&] { runtime_.add_residual(stream_, launch); });
+}
+
 void DeviceExecutor::launch(const KernelLaunch& launch) {
   enqueue_work([&] { runtime_.launch(stream_, launch); });
 }

@@ -48,6 +48,7 @@ class DeviceExecutor final : public Executor {
              double factor) override;
   void encode(const EncodeLaunch& launch) override;
   void decode(const DecodeLaunch& launch) override;
+  void add_residual(const ResidualLaunch& launch) override;
 
   void launch(const KernelLaunch& launch);
   void load(const void* kernel);
