@@ -15,12 +15,6 @@ OperationBuilder::Config with_executor(OperationBuilder::Config config, Executor
   return config;
 }
 
-// The executor has no step that adds a residual alone, which `hierarchical` needs.
-Options by_direct(Options options) {
-  options.algorithm = Algorithm::kDirect;
-  return options;
-}
-
 }  // namespace
 
 DeviceCollectives::DeviceCollectives(const DeviceParts& parts, int device)
@@ -29,7 +23,6 @@ DeviceCollectives::DeviceCollectives(const DeviceParts& parts, int device)
       latch_(parts.latch),
       host_planner_(parts.planner),
       planner_(parts.topology.member.rank, parts.topology, parts.options),
-      encoded_planner_(parts.topology.member.rank, parts.topology, by_direct(parts.options)),
       executor_(runtime_.devices(), device),
       scratch_memory_(runtime_.device_heap(device), executor_),
       scratch_(std::make_shared<ScratchPool>(&scratch_memory_)),
@@ -49,10 +42,16 @@ DeviceCollectives::DeviceCollectives(const DeviceParts& parts, int device)
 // this is in use.
 std::shared_ptr<DeviceCollectives> DeviceCollectives::create(const DeviceParts& parts, int device) {
   const auto made = std::make_shared<DeviceCollectives>(parts, device);
+  const std::weak_ptr<DeviceCollectives> weak = made;
   parts.channels->expect_device_segments(
-      [weak = std::weak_ptr(made)](int peer, uint32_t segment, const SharedSegment& shared) {
-        if (const auto held = weak.lock()) held->peers_.take_segment(peer, segment, shared);
-      });
+      {.take =
+           [weak](int peer, uint32_t segment, const SharedSegment& shared) {
+             if (const auto held = weak.lock()) held->peers_.take_segment(peer, segment, shared);
+           },
+       .note_mapped =
+           [weak](int peer, uint32_t segment) {
+             if (const auto held = weak.lock()) held->peers_.note_mapped(peer, segment);
+           }});
   Engine& engine = parts.runtime.engine();
   engine.add(std::shared_ptr<DeviceChannels>(made, &made->channels_));
   engine.add(std::shared_ptr<CollectiveQueue>(made, &made->queue_));
@@ -73,9 +72,7 @@ void DeviceCollectives::set_up(Communicator& communicator) {
   const std::lock_guard lock(set_up_mutex_);
   if (is_set_up_.load()) return;
   peers_.set_up(communicator, executor_);
-  const Constants constants = peers_.constants(host_planner_.constants());
-  planner_.set_constants(constants);
-  encoded_planner_.set_constants(constants);
+  planner_.set_constants(peers_.constants(host_planner_.constants()));
   lanes_.set_up(communicator);
   is_set_up_.store(true);
 }
@@ -106,9 +103,8 @@ std::shared_ptr<Operation> DeviceCollectives::push(CollectiveCall call) {
 }
 
 std::shared_ptr<Operation> DeviceCollectives::make_host_driven(CollectiveCall& call) {
-  Planner& planner = call.shape.codec == Codec::kNone ? planner_ : encoded_planner_;
   auto operation = std::make_shared<Operation>();
-  builder_.fill(*operation, call, *planner.plan(call));
+  builder_.fill(*operation, call, *planner_.plan(call));
   return operation;
 }
 

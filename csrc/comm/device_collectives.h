@@ -93,7 +93,6 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
   const std::shared_ptr<FailureLatch> latch_;
   const Planner& host_planner_;
   Planner planner_;
-  Planner encoded_planner_;  // of sums with a codec
   DeviceExecutor executor_;
   DeviceScratchMemory scratch_memory_;
   const std::shared_ptr<ScratchPool> scratch_;

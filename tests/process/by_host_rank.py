@@ -1,5 +1,7 @@
 """One rank of test_by_host.py: encoded all_reduces over several hosts with several ranks each.
 
+Of CPU tensors, and of tensors of the pretended device.
+
 by_host_rank.py HOSTS    the host of every rank, as digits: 00011
 """
 
@@ -14,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import torch.distributed as dist
-from tests.process import codec_checks, ddp_codec_checks, netns
+from tests.process import codec_checks, ddp_codec_checks, device_checks, netns
 
 import fastgpu_comm
 
@@ -64,6 +66,10 @@ def main() -> None:
     hosts = sys.argv[1]
     dist.init_process_group("fastgpu", timeout=timedelta(seconds=90))
     assert os.environ["FASTGPU_ALGORITHM"] == "hierarchical"
+    # The device first: autograd counts devices at the first backward pass.
+    device_checks.encoded_sums("hierarchical")
+    for codec in ("int8", "fp16"):
+        device_checks.encoded_training(codec, "nearest", None, "hierarchical")
     for codec in ("bf16", "int8", "int4"):
         codec_checks.sums(codec)
     codec_checks.not_finite("int8")

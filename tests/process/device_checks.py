@@ -282,7 +282,9 @@ def training(ours: bool) -> None:
     torch.testing.assert_close(result, expected)
 
 
-def encoded_training(codec: str, rounding: str, weighted: str | None) -> None:
+def encoded_training(
+    codec: str, rounding: str, weighted: str | None, algorithm: str = "direct"
+) -> None:
     """With a codec, too: to the bit, as GPUs encode and sum up like the CPU."""
     start()
     found = codecs.find(codec)
@@ -290,17 +292,19 @@ def encoded_training(codec: str, rounding: str, weighted: str | None) -> None:
     made = dataclasses.replace(found, rounding=rounding)
     options = {"codec": lambda *_: made, "weighted": weighted}
     expected, result = (
-        _trained(fastgpu_comm.DistributedDataParallel, device, **options)
+        _trained(fastgpu_comm.DistributedDataParallel, device, algorithm, **options)
         for device in ("cpu", DEVICE)
     )
     torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
-def _trained(kind: Any, device: str, **options: Any) -> list[torch.Tensor]:
+def _trained(
+    kind: Any, device: str, algorithm: str = "direct", **options: Any
+) -> list[torch.Tensor]:
     """Returns the parameters after a few steps, with the gradients computed on the CPU."""
     rank, _ = me_and_world()
-    # `direct`, because the choice would differ with the costs, and so would the order of sums.
-    group = new_group(pg_options=fastgpu_comm.Options(algorithm="direct"))
+    # Not `auto`, because the choice would differ with the costs, and so would the order of sums.
+    group = new_group(pg_options=fastgpu_comm.Options(algorithm=algorithm))
     wrapped = kind(net().to(device), process_group=group, bucket_cap_mb=0.02, **options)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(rank)
@@ -314,12 +318,12 @@ def _trained(kind: Any, device: str, **options: Any) -> list[torch.Tensor]:
     return [parameter.detach().cpu() for parameter in wrapped.parameters()]
 
 
-def encoded_sums() -> None:
+def encoded_sums(algorithm: str = "direct") -> None:
     """A group's codec encodes large sums on the GPU as on the CPU, in fewer bytes, to the bit."""
     start()
     rank, _ = me_and_world()
     for codec, ratio in (("fp16", 2), ("bf16", 2), ("int8", 3.8), ("int4", 7)):
-        options = fastgpu_comm.Options(codec=codec, algorithm="direct")
+        options = fastgpu_comm.Options(codec=codec, algorithm=algorithm)
         group = new_group(pg_options=options)
         generator = torch.Generator().manual_seed(rank)
         given = torch.randn(100_003, generator=generator)
@@ -328,7 +332,9 @@ def encoded_sums() -> None:
             dist.all_reduce(expected, op=op, group=group)
             before = fastgpu_comm.stats(group)["bytes_sent"]
             dist.all_reduce(result, op=op, group=group)
-            assert fastgpu_comm.stats(group)["bytes_sent"] - before < 4 * len(given) / ratio * 1.5
+            sent = fastgpu_comm.stats(group)["bytes_sent"] - before
+            # Of `hierarchical`, most bytes stay within a host, and are not encoded.
+            assert algorithm != "direct" or sent < 4 * len(given) / ratio * 1.5
             torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=0)
 
 
