@@ -105,23 +105,28 @@ void ChannelSet::on_failed(int peer, const Failure& failure) {
   failed_(peer, reported);
 }
 
-void ChannelSet::expect_device_segments(DeviceSegment take) {
+void ChannelSet::expect_device_segments(DeviceSegments sink) {
   const std::lock_guard lock(mutex_);
-  take_device_segment_ = std::move(take);
+  device_segments_ = std::move(sink);
+}
+
+ChannelSet::DeviceSegments ChannelSet::device_segments(int peer) const {
+  const std::lock_guard lock(mutex_);
+  if (!device_segments_.take) {
+    raise(ErrorKind::kPeerLost, "rank " + std::to_string(peer) +
+                                    " sent news of a GPU's memory, but this rank has used none");
+  }
+  return device_segments_;
 }
 
 void ChannelSet::on_device_segment(int peer, uint32_t segment, uint64_t size_bytes,
                                    UniqueFd descriptor) {
-  DeviceSegment take;
-  {
-    const std::lock_guard lock(mutex_);
-    take = take_device_segment_;
-  }
-  if (!take) {
-    raise(ErrorKind::kPeerLost,
-          "rank " + std::to_string(peer) + " passed memory of a GPU, but this rank has used none");
-  }
-  take(peer, segment, {.fd = std::move(descriptor), .size_bytes = size_bytes});
+  device_segments(peer).take(peer, segment,
+                             {.fd = std::move(descriptor), .size_bytes = size_bytes});
+}
+
+void ChannelSet::on_device_segment_mapped(int peer, uint32_t segment) {
+  device_segments(peer).note_mapped(peer, segment);
 }
 
 bool ChannelSet::departed(int peer) {

@@ -25,8 +25,12 @@ namespace fastgpu {
 class ChannelSet : public ChannelSource, public ConnectionSink {
  public:
   using Open = std::function<void(int peer, int lane)>;
-  using DeviceSegment =
-      std::function<void(int peer, uint32_t segment, const SharedSegment& shared)>;
+  // What takes the news of segments of GPU memory, on the control thread: one that a peer has
+  // passed, and one of this rank that a peer has mapped.
+  struct DeviceSegments {
+    std::function<void(int peer, uint32_t segment, const SharedSegment& shared)> take;
+    std::function<void(int peer, uint32_t segment)> note_mapped;
+  };
   using Failed = std::function<void(int peer, const Failure& failure)>;
 
   // A peer that closes a channel gives the reason on its control link. On a busy machine the reason
@@ -50,13 +54,14 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   void on_failed(int peer, const Failure& failure) override;
   void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes,
                          UniqueFd descriptor) override;
+  void on_device_segment_mapped(int peer, uint32_t segment) override;
 
   // Why the peer is gone, to follow its name in an error: "has left the group ...", "was lost: its
   // process ended", "closed its connection and gave no reason ...". Empty while it is there.
   std::string departure(int peer) const;
   Presence presence(int peer) const override;
-  // From now on the peers' segments of GPU memory go to `take`, on the control thread.
-  void expect_device_segments(DeviceSegment take);
+  // Before that, peers may not send such news.
+  void expect_device_segments(DeviceSegments sink);
   // Hangs up all channels, and every channel that is delivered later.
   void hang_up() noexcept;
 
@@ -66,6 +71,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
     std::atomic<RecvChannel*> receiver{nullptr};
     bool opening = false;  // `open` was called; used by the polling thread only
   };
+  DeviceSegments device_segments(int peer) const;
   Slot& slot(int peer, int lane) {
     return slots_[static_cast<std::size_t>(peer) * static_cast<std::size_t>(lanes_) +
                   static_cast<std::size_t>(lane)];
@@ -86,7 +92,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   std::vector<std::string> departures_;  // by peer: what departure() returns
   std::vector<Presence> presences_;      // by peer
   bool hung_up_ = false;
-  DeviceSegment take_device_segment_;
+  DeviceSegments device_segments_;
 };
 
 }  // namespace fastgpu

@@ -58,6 +58,12 @@ struct DeviceLanes::Launch {
   uint32_t end;  // the word that says how the kernel has ended
 };
 
+// Where this rank's kernel, and those of its peers, find a tensor.
+struct DeviceLanes::Place {
+  std::byte* memory;
+  uint64_t location;
+};
+
 DeviceLanes::DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers,
                          DeviceExecutor& executor)
     : runtime_(parts.runtime),
@@ -128,6 +134,9 @@ void DeviceLanes::set_up(Communicator& communicator) {
     return memory_.reset();
   }
   plans_ = std::make_unique<LanePlans>(rank_, world_, options_, kernels_, costs, *memory_);
+  peers_.take_for_kernels([this](int peer, uint32_t segment, const std::byte* base) {
+    memory_->add_segment(peer, segment, base);
+  });
   is_set_up_.store(true);
 }
 
@@ -190,6 +199,18 @@ void DeviceLanes::enqueue(StreamHandle stream, const Launch& launch) {
   launch.plan.is_small ? enqueue_small(stream, launch) : enqueue_lanes(stream, launch);
 }
 
+// The tensor itself, if all peers know its segment, else `staging_at` in the staging memory.
+DeviceLanes::Place DeviceLanes::place_of(const std::byte* tensor, uint64_t size_bytes,
+                                         uint64_t staging_at) {
+  if (size_bytes > 0) {
+    const auto place = memory_->find(tensor, size_bytes);
+    if (place && peers_.offer(place->segment)) {
+      return {const_cast<std::byte*>(tensor), LaneMemory::location_of(*place)};
+    }
+  }
+  return {memory_->staging() + staging_at, LaneMemory::location_in_staging(staging_at)};
+}
+
 void DeviceLanes::stage(StreamHandle stream, const Launch& launch, std::byte* target,
                         const std::byte* source, uint64_t size_bytes) {
   if (size_bytes == 0) return;
@@ -225,28 +246,35 @@ void DeviceLanes::enqueue_small(StreamHandle stream, const Launch& launch) {
 
 void DeviceLanes::enqueue_lanes(StreamHandle stream, const Launch& launch) {
   const LanePlan& plan = launch.plan;
-  std::byte* const staging = memory_->staging();
-  stage(stream, launch, staging + plan.input_at, launch.input, plan.buffers.input_bytes);
-  if (plan.buffers.reads_data) {
-    stage(stream, launch, staging + plan.data_at, launch.data, plan.buffers.data_bytes);
+  const CallBuffers& buffers = plan.buffers;
+  // The caller's input stays as it is, and an output over it must not change what peers still read.
+  const bool overlap = launch.input < launch.data + buffers.data_bytes &&
+                       launch.data < launch.input + buffers.input_bytes;
+  const bool input_stays = launch.factors.before == 1 && !overlap;
+  const std::array<Place, 3> places{
+      place_of(launch.input, input_stays ? buffers.input_bytes : 0, plan.input_at),
+      place_of(launch.data, buffers.data_bytes, plan.data_at),
+      place_of(nullptr, 0, plan.scratch_at)};
+  stage(stream, launch, places[0].memory, launch.input, buffers.input_bytes);
+  if (buffers.reads_data) {
+    stage(stream, launch, places[1].memory, launch.data, buffers.data_bytes);
   }
   device::LaneArgs args = memory_->lane_args(launch.timeout_ns, launch.end);
   std::ranges::copy(pack(plan.call), args.key);
   args.entries = reinterpret_cast<const device::Entry*>(plan.entries->get());
   args.first = reinterpret_cast<const uint32_t*>(plan.first->get());
   args.factor = launch.factors.after;
-  const std::array places{plan.input_at, plan.data_at, plan.scratch_at};
   for (std::size_t i = 0; i < places.size(); ++i) {
-    args.buffers[i] = staging + places[i];
-    args.locations[i] = LaneMemory::location_in_staging(places[i]);
+    args.buffers[i] = places[i].memory;
+    args.locations[i] = places[i].location;
   }
   DeviceRuntime& devices = runtime_.devices();
   devices.launch(stream, {.kernel = plan.kernel,
                           .arguments = std::as_bytes(std::span(&args, 1)),
                           .blocks = plan.lanes,
                           .threads = kernels_.threads});
-  if (plan.buffers.data_bytes == 0) return;
-  devices.copy(stream, launch.data, staging + plan.data_at, plan.buffers.data_bytes);
+  if (buffers.data_bytes == 0 || places[1].memory == launch.data) return;
+  devices.copy(stream, launch.data, places[1].memory, buffers.data_bytes);
 }
 
 void DeviceLanes::watch(Watched kernel) {

@@ -3,7 +3,8 @@
 //
 // It needs 2 to 8 ranks on one host, one GPU for each rank, and access to the memory of peers.
 // set_up() checks that, and tries the kernels. If they do not work, the host drives every call.
-// Tensors pass through staging memory, because peers map nothing else.
+// Peers read a tensor where it is, if it lies in a segment of the heap that their kernels know.
+// Else it passes through staging memory.
 //
 // Ownership: the arguments of the constructor outlive it.
 // Threading: plan(), make(), capture() and stop() on any thread; Pollable as it says; set_up() on a
@@ -54,6 +55,7 @@ class DeviceLanes final : public Pollable {
  private:
   struct PeerSetup;  // what the ranks exchange: device_lanes.cpp
   struct Launch;
+  struct Place;
   // A kernel that the host watches: the call that it carries out, for errors.
   struct Watched {
     Call call;
@@ -69,6 +71,7 @@ class DeviceLanes final : public Pollable {
   void enqueue(StreamHandle stream, const Launch& launch);
   void enqueue_small(StreamHandle stream, const Launch& launch);
   void enqueue_lanes(StreamHandle stream, const Launch& launch);
+  Place place_of(const std::byte* tensor, uint64_t size_bytes, uint64_t staging_at);
   void stage(StreamHandle stream, const Launch& launch, std::byte* target, const std::byte* source,
              uint64_t size_bytes);
   void watch(Watched kernel);

@@ -23,7 +23,7 @@ LaneMemory::Layout::Layout(int world) {
   cleared = take(sizeof(uint64_t) * device::kSmallBlocks * ranks);
   operations = take(sizeof(uint64_t) * kMaxLanes);
   small_operations = take(sizeof(uint64_t) * device::kSmallBlocks);
-  stagings = take(sizeof(std::byte*) * ranks);
+  places = take(sizeof(std::byte*) * kPlaces * ranks);
   size_bytes = end;
 }
 
@@ -70,8 +70,27 @@ void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
     blocks_.push_back(is_own ? block_ : map(theirs.words, layout_.size_bytes));
     stagings_.push_back(is_own ? staging() : map(theirs.staging, kStagingBytes));
   }
-  const auto places = std::as_bytes(std::span(stagings_));
-  write(block_ + layout_.stagings, places.data(), places.size());
+  std::vector<std::byte*> places(kPlaces * stagings_.size());
+  for (std::size_t rank = 0; rank < stagings_.size(); ++rank)
+    places[rank * kPlaces] = stagings_[rank];
+  const auto bytes = std::as_bytes(std::span(places));
+  write(block_ + layout_.places, bytes.data(), bytes.size());
+}
+
+void LaneMemory::add_segment(int peer, uint32_t segment, const std::byte* base) {
+  if (segment + 1 >= kPlaces) {
+    raise(ErrorKind::kInvalidArgument, "kernels find segments below " +
+                                           std::to_string(kPlaces - 1) + ", and this one is " +
+                                           std::to_string(segment));
+  }
+  const std::size_t number = static_cast<std::size_t>(peer) * kPlaces + segment + 1;
+  const auto bytes = std::as_bytes(std::span(&base, 1));
+  write(block_ + layout_.places + number * sizeof base, bytes.data(), bytes.size());
+}
+
+std::optional<SegmentSpan> LaneMemory::find(const std::byte* tensor, std::size_t size_bytes) const {
+  const auto place = heap_.find(tensor, size_bytes);
+  return place && place->segment + 1 < kPlaces ? place : std::nullopt;
 }
 
 void LaneMemory::write(std::byte* target, const void* bytes, std::size_t size_bytes) {
@@ -126,9 +145,9 @@ device::LaneArgs LaneMemory::lane_args(uint64_t timeout_ns, uint32_t end) const 
   device::LaneArgs args{};
   args.group = group(timeout_ns, end);
   args.operation = reinterpret_cast<uint64_t*>(block_ + layout_.operations);
-  auto* const stagings = reinterpret_cast<std::byte**>(block_ + layout_.stagings);
+  auto* const places = reinterpret_cast<std::byte**>(block_ + layout_.places);
   for (std::size_t rank = 0; rank < blocks_.size(); ++rank) {
-    args.segments[rank] = stagings + rank;  // it has one segment, number 0: the staging memory
+    args.segments[rank] = places + rank * kPlaces;
     args.mail[rank] = reinterpret_cast<device::Mail*>(blocks_[rank] + layout_.mail);
   }
   return args;

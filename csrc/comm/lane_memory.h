@@ -1,5 +1,6 @@
 // The memory that the lanes of a group need on this rank's GPU: words that peers write, counters,
-// staging memory for tensors, and where this rank maps that of its peers.
+// staging memory for tensors, and where this rank maps the staging memory and segments of its
+// peers.
 //
 // The words are one block of the heap, with the same layout on every rank. The block is never
 // freed: a peer's kernel that has not seen a failure yet may still store into it.
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "comm/mapped_peers.h"
@@ -60,6 +62,15 @@ class LaneMemory {
   std::byte* staging() const { return staging_.get(); }
   // The location, for peers, of byte `offset_bytes` of the staging memory.
   static uint64_t location_in_staging(std::size_t offset_bytes) { return offset_bytes; }
+
+  // From now on this rank's kernels find the peer's segment there. Raises InvalidArgumentError if
+  // its number is too large for them.
+  void add_segment(int peer, uint32_t segment, const std::byte* base);
+  // The place of a tensor, if it lies in one segment of the heap, whose number is not too large.
+  std::optional<SegmentSpan> find(const std::byte* tensor, std::size_t size_bytes) const;
+  static uint64_t location_of(const SegmentSpan& place) {
+    return (uint64_t{place.segment} + 1) << device::Location::kSegmentShift | place.offset_bytes;
+  }
   // The peer's staging memory, as this rank maps it.
   const std::byte* staging_of(int peer) const { return stagings_[static_cast<std::size_t>(peer)]; }
 
@@ -78,6 +89,8 @@ class LaneMemory {
  private:
   static constexpr uint32_t kEnds = 1024;
   static constexpr std::size_t kChunkBytes = 64 * 1024;
+  // Per rank: the staging memory, then segments by number.
+  static constexpr std::size_t kPlaces = 256;
   struct HostWords {
     uint64_t told;  // device::HostWord
     uint64_t ended[kEnds];
@@ -85,8 +98,8 @@ class LaneMemory {
   // Offsets in the block of words.
   struct Layout {
     explicit Layout(int world);
-    std::size_t mail, slots, cleared;                    // peers write here, and the control at 0
-    std::size_t operations, small_operations, stagings;  // this rank's
+    std::size_t mail, slots, cleared;                  // peers write here, and the control at 0
+    std::size_t operations, small_operations, places;  // this rank's
     std::size_t size_bytes;
   };
   struct OwnStream {

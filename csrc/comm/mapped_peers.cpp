@@ -14,6 +14,7 @@
 #include "comm/gather.h"
 #include "comm/runtime.h"
 #include "comm/topology.h"
+#include "control/message.h"
 
 namespace fastgpu {
 namespace {
@@ -235,16 +236,68 @@ void MappedPeers::take_segment(int peer, uint32_t segment, const SharedSegment& 
         "peer=" + std::to_string(peer) + " reason=" + in_quotes(cause));
   }
   bool is_read = false;
+  TakeForKernels take;
   {
     const std::lock_guard lock(mutex_);
     Peer& from = peers_[static_cast<std::size_t>(peer)];
     from.is_heard = true;
-    if (!cause.empty()) from.unmapped = cause;
+    if (!cause.empty()) {
+      from.unmapped = cause;
+    } else if (from.arrived.insert(segment).second) {
+      take = take_for_kernels_;
+    }
     is_read = from.is_read;
   }
+  if (take) tell_kernels(peer, segment, take);
   changed_.notify_all();
   runtime_.engine().wake();  // channels that wait for the segment look again
   if (is_read && !cause.empty()) report_unmapped(peer, cause);
+}
+
+void MappedPeers::take_for_kernels(const TakeForKernels& take) {
+  std::vector<Peer> before;
+  {
+    const std::lock_guard lock(mutex_);
+    before = peers_;
+    take_for_kernels_ = take;
+  }
+  for (std::size_t peer = 0; peer < before.size(); ++peer) {
+    for (const uint32_t segment : before[peer].arrived) {
+      tell_kernels(static_cast<int>(peer), segment, take);
+    }
+  }
+}
+
+// If it fails, the peer gets no answer, and copies its tensors to where kernels can read them.
+void MappedPeers::tell_kernels(int peer, uint32_t segment, const TakeForKernels& take) {
+  try {
+    take(peer, segment, segments(peer).at({.segment = segment, .offset_bytes = 0}, 0));
+    runtime_.connector().confirm_device_segment({topology_.member, peer}, segment);
+  } catch (const CommError& error) {
+    log(LogLevel::kInfo, "gpu_memory_unknown_to_kernels",
+        "peer=" + std::to_string(peer) + " reason=" + in_quotes(error.what()));
+  }
+}
+
+void MappedPeers::note_mapped(int peer, uint32_t segment) {
+  const std::lock_guard lock(mutex_);
+  Peer& by = peers_[static_cast<std::size_t>(peer)];
+  if (!by.has.contains(segment)) {
+    raise_violation("rank " + std::to_string(peer) + " says that it has mapped segment " +
+                    std::to_string(segment) + " of a GPU, which was not passed to it");
+  }
+  by.mapped.insert(segment);
+}
+
+bool MappedPeers::offer(uint32_t segment) {
+  bool is_known = true;
+  for (int peer = 0; peer < static_cast<int>(peers_.size()); ++peer) {
+    if (!is_near(peer)) continue;
+    share(peer, segment);
+    const std::lock_guard lock(mutex_);
+    is_known = is_known && peers_[static_cast<std::size_t>(peer)].mapped.contains(segment);
+  }
+  return is_known;
 }
 
 void MappedPeers::report_unmapped(int peer, const std::string& cause) {
@@ -258,9 +311,15 @@ void MappedPeers::share(int peer, uint32_t segment) {
     const std::lock_guard lock(mutex_);
     if (!peers_[static_cast<std::size_t>(peer)].has.insert(segment).second) return;
   }
-  SharedSegment shared = heap_.share(segment);
-  runtime_.connector().pass_device_segment({topology_.member, peer}, segment, shared.size_bytes,
-                                           std::move(shared.fd));
+  try {
+    SharedSegment shared = heap_.share(segment);
+    runtime_.connector().pass_device_segment({topology_.member, peer}, segment, shared.size_bytes,
+                                             std::move(shared.fd));
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    peers_[static_cast<std::size_t>(peer)].has.erase(segment);
+    throw;
+  }
 }
 
 }  // namespace fastgpu

@@ -57,6 +57,17 @@ class MappedPeers final : public DevicePeers {
 
   // Maps it. Fails the group if it cannot, and the peer relies on it.
   void take_segment(int peer, uint32_t segment, const SharedSegment& shared);
+  // The peer's kernels can read a segment of this rank's. Raises PeerLostError if it was not
+  // passed.
+  void note_mapped(int peer, uint32_t segment);
+
+  // After set_up(): `take` makes segments of peers known to kernels of this rank, those that have
+  // arrived at once, later ones on the control thread. Its peers hear of each that it has taken.
+  using TakeForKernels = std::function<void(int peer, uint32_t segment, const std::byte* base)>;
+  void take_for_kernels(const TakeForKernels& take);
+  // Whether the kernels of all ranks of the host can read the segment. Passes it to those that have
+  // not got it. Raises DeviceError if it cannot be passed.
+  bool offer(uint32_t segment);
 
   bool maps(int peer) override { return maps_[static_cast<std::size_t>(peer)] != 0; }
   void share(int peer, uint32_t segment) override;
@@ -75,6 +86,7 @@ class MappedPeers final : public DevicePeers {
   // `is_there` is called with the lock.
   void await(Communicator& communicator, int peer, const std::function<bool()>& is_there);
   void report_unmapped(int peer, const std::string& cause);
+  void tell_kernels(int peer, uint32_t segment, const TakeForKernels& take);
   bool is_near(int peer) const;
 
   Runtime& runtime_;
@@ -88,14 +100,17 @@ class MappedPeers final : public DevicePeers {
   std::vector<std::unique_ptr<PeerDeviceSegments>> segments_;  // by rank
 
   struct Peer {
-    bool is_heard = false;   // a segment has arrived
-    bool is_read = false;    // this rank reads its memory in place, and has said so
-    std::string unmapped;    // why a segment could not be mapped
-    std::set<uint32_t> has;  // segments that were shared with it
+    bool is_heard = false;       // a segment has arrived
+    bool is_read = false;        // this rank reads its memory in place, and has said so
+    std::string unmapped;        // why a segment could not be mapped
+    std::set<uint32_t> arrived;  // segments that are mapped here
+    std::set<uint32_t> has;      // segments that were shared with it
+    std::set<uint32_t> mapped;   // and of those, the ones that its kernels can read
   };
-  std::mutex mutex_;  // guards peers_
+  std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::vector<Peer> peers_;  // by rank
+  TakeForKernels take_for_kernels_;
 };
 
 }  // namespace fastgpu

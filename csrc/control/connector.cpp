@@ -90,6 +90,12 @@ void Connector::pass_device_segment(const PairKey& pair, uint32_t segment, uint6
   });
 }
 
+void Connector::confirm_device_segment(const PairKey& pair, uint32_t segment) {
+  loop_.post([=, this] {
+    with_link(pair, [&](PeerLink& link) { link.confirm_device_segment(pair, segment); });
+  });
+}
+
 void Connector::fail(const MemberKey& key, const Failure& failure) {
   loop_.post([=, this] {
     tell_peers(key, [&](PeerLink& link, const PairKey& pair) { link.send_failure(pair, failure); });

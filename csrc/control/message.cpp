@@ -34,7 +34,7 @@ static_assert(std::endian::native == std::endian::little, "the wire is little-en
 
 bool is_possible(const WireMessage& wire, std::size_t size) {
   return wire.magic == kMagic && wire.kind >= static_cast<uint8_t>(ControlKind::kHello) &&
-         wire.kind <= static_cast<uint8_t>(ControlKind::kDeviceSegment) &&
+         wire.kind <= static_cast<uint8_t>(ControlKind::kDeviceSegmentMapped) &&
          wire.failure_kind <= static_cast<uint8_t>(kLastErrorKind) && wire.op_size <= kMaxOpBytes &&
          wire.text_size <= kMaxTextBytes && size == sizeof(wire) + wire.op_size + wire.text_size;
 }

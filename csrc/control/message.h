@@ -28,6 +28,7 @@ enum class ControlKind : uint8_t {
   kFail = 7,     // the sender's communicator failed, with `failure`; or it refuses a connection
   kProbe = 8,    // unix: asks whether memory can be mapped; the answer is a kProbe, too
   kDeviceSegment = 9,  // unix: segment `number` of the sender's memory of a GPU, for one group
+  kDeviceSegmentMapped = 10,  // the answer: the sender's kernels can read segment `number`
 };
 
 // A rank of this process in a communicator.
@@ -50,7 +51,7 @@ struct PairKey {
 struct ControlMessage {
   ControlKind kind = ControlKind::kHello;
   // The next four: only in the messages of a communicator (kRing, kStream, kLeave, kFail,
-  // kDeviceSegment).
+  // kDeviceSegment, kDeviceSegmentMapped).
   uint64_t communicator = 0;
   uint32_t generation = 0;
   int from = kNoRank;

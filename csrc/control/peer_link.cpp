@@ -115,6 +115,10 @@ void PeerLink::send_device_segment(const PairKey& pair, uint32_t segment, uint64
   send(std::move(message));
 }
 
+void PeerLink::confirm_device_segment(const PairKey& pair, uint32_t segment) {
+  send(message_to(pair, ControlKind::kDeviceSegmentMapped, segment));
+}
+
 void PeerLink::send_failure(const PairKey& pair, const Failure& failure) {
   ControlMessage message = message_to(pair, ControlKind::kFail);
   message.failure = failure;
@@ -176,6 +180,7 @@ void PeerLink::handle(ControlMessage message) {
     case ControlKind::kRing:
     case ControlKind::kLeave:
     case ControlKind::kDeviceSegment:
+    case ControlKind::kDeviceSegmentMapped:
       if (is_open) return handle_member(std::move(message));
       break;
     case ControlKind::kHello:
@@ -222,6 +227,9 @@ void PeerLink::handle_member(ControlMessage message) {
   }
   if (message.kind == ControlKind::kDeviceSegment) {
     return registry_.device_segment_arrived(pair, std::move(message));
+  }
+  if (message.kind == ControlKind::kDeviceSegmentMapped) {
+    return registry_.device_segment_mapped(pair, message.number);
   }
   if (message.kind == ControlKind::kFail) return registry_.fail(pair, std::move(message.failure));
   registry_.leave(pair, message.number, message.failure.message);

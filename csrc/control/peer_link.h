@@ -69,6 +69,7 @@ class PeerLink {
   void send_segment(uint32_t segment);
   void send_device_segment(const PairKey& pair, uint32_t segment, uint64_t size_bytes,
                            UniqueFd descriptor);
+  void confirm_device_segment(const PairKey& pair, uint32_t segment);
   void send_failure(const PairKey& pair, const Failure& failure);
   void send_leave(const PairKey& pair, const std::string& why);
 

@@ -138,6 +138,10 @@ void Registry::device_segment_arrived(const PairKey& pair, ControlMessage messag
                                   std::move(message.descriptors.front()));
 }
 
+void Registry::device_segment_mapped(const PairKey& pair, uint32_t segment) {
+  if (Member* member = member_of(pair)) member->sink->on_device_segment_mapped(pair.peer, segment);
+}
+
 void Registry::leave(const PairKey& pair, uint32_t opened, const std::string& why) {
   Member* member = member_of(pair);
   if (member == nullptr) return;

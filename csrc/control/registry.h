@@ -48,6 +48,9 @@ class ConnectionSink {
   // A segment of the peer's memory of a GPU. Raises PeerLostError if nobody expects one.
   virtual void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes,
                                  UniqueFd descriptor) = 0;
+  // The peer's kernels can read a segment of this rank's. Raises PeerLostError if it was not
+  // passed.
+  virtual void on_device_segment_mapped(int peer, uint32_t segment) = 0;
 };
 
 class Registry {
@@ -87,6 +90,7 @@ class Registry {
   void channel_arrived(const PairKey& pair, int lane, std::unique_ptr<RecvChannel> channel);
 
   void device_segment_arrived(const PairKey& pair, ControlMessage message);
+  void device_segment_mapped(const PairKey& pair, uint32_t segment);
 
   // kLeave has arrived: the peer leaves, and has opened `opened` channels. Later calls are ignored.
   void leave(const PairKey& pair, uint32_t opened, const std::string& why);

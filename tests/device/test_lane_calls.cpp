@@ -1,6 +1,8 @@
 // Communicators whose collectives kernels carry out: lanes and small all_reduces, as fibers in the
 // streams of pretended GPUs. Ranks are threads here; in test_devices.py they are processes.
+#include <algorithm>
 #include <array>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -102,6 +104,60 @@ TEST(calls_that_kernels_cannot_carry_out_are_driven_by_the_host) {
     CHECK_EQ(launches_of(rank.devices()), before);
     compare(rank, shape_of(Collective::kAllReduce, 5000), true, 4);
     CHECK_EQ(launches_of(rank.devices()), before + 1);
+  });
+}
+
+// The copies that calls enqueue: of `call`, once its peers know the memory of its tensors. Nobody
+// waits for that, so it takes some calls.
+uint64_t copies_in_the_end(GpuRank& rank, const CollectiveCall& call, uint64_t expected) {
+  uint64_t copies = 0;
+  for (int turn = 0; turn < 200; ++turn) {
+    const uint64_t before = traffic_of(rank.devices()).copies;
+    rank.run(call);
+    copies = traffic_of(rank.devices()).copies - before;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (copies == expected && turn > 20) break;
+  }
+  return copies;
+}
+
+// Sums of ones are numbers of ranks, after any number of calls that average.
+TEST(tensors_of_the_heap_are_not_copied) {
+  with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
+    constexpr std::size_t kCount = 5000;
+    std::vector<float> ones(2 * kCount, 1.0F);
+    const auto bytes_of = [](const std::vector<float>& values) {
+      const auto bytes = std::as_bytes(std::span(values));
+      return std::vector<std::byte>(bytes.begin(), bytes.end());
+    };
+    const std::vector<std::byte> before = bytes_of(ones);
+    const int me = rank.communicator().rank();
+    std::byte* const heap = rank.upload(before, true);
+    std::byte* const other = rank.upload(before, true);
+    std::byte* const elsewhere = rank.upload(before, false);
+    CollectiveCall call;
+    call.shape = shape_of(Collective::kAllReduce, kCount);
+    call.shape.reduce_op = ReduceOp::kAvg;
+    call.data = heap;
+    CHECK_EQ(copies_in_the_end(rank, call, 0), 0U);
+    call.data = me == 0 ? heap : elsewhere;  // each rank for itself
+    CHECK_EQ(copies_in_the_end(rank, call, me == 0 ? 0 : 2), me == 0 ? 0U : 2U);
+    call.shape = shape_of(Collective::kReduceScatter, kCount);
+    call.shape.reduce_op = ReduceOp::kAvg;
+    call.input = heap;
+    call.data = other;
+    CHECK_EQ(copies_in_the_end(rank, call, 0), 0U);
+    call.data = heap + static_cast<std::size_t>(me) * kCount * sizeof(float);  // over its input
+    CHECK_EQ(copies_in_the_end(rank, call, 1), 1U);
+    call.shape = shape_of(Collective::kAllGather, kCount);
+    call.input = call.data;
+    call.data = heap;
+    CHECK_EQ(copies_in_the_end(rank, call, 1), 1U);
+    call.input = elsewhere;
+    CHECK_EQ(copies_in_the_end(rank, call, 1), 1U);
+    for (const std::byte* tensor : {heap, other, elsewhere}) {
+      CHECK(rank.download(tensor, before.size()) == before);
+    }
   });
 }
 

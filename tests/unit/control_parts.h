@@ -41,6 +41,9 @@ struct NotingSink : ConnectionSink {
     heard.push_back("segment " + std::to_string(peer) + " " + std::to_string(segment) + " " +
                     std::to_string(size_bytes) + (fd ? "" : " without memory"));
   }
+  void on_device_segment_mapped(int peer, uint32_t segment) override {
+    heard.push_back("mapped " + std::to_string(peer) + " " + std::to_string(segment));
+  }
   std::vector<std::string> heard;
   int suspect = kNoRank;  // of the last failure
 };

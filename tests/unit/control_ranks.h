@@ -37,6 +37,9 @@ class WaitingSink final : public ConnectionSink {
   void on_device_segment(int peer, uint32_t segment, uint64_t size_bytes, UniqueFd fd) override {
     note([&] { noting_.on_device_segment(peer, segment, size_bytes, std::move(fd)); });
   }
+  void on_device_segment_mapped(int peer, uint32_t segment) override {
+    note([&] { noting_.on_device_segment_mapped(peer, segment); });
+  }
 
   // The first note that begins with `start`.
   std::string wait_for(const std::string& start) {

@@ -1,4 +1,5 @@
 #include <string>
+#include <vector>
 
 #include "check.h"
 #include "comm/channel_set.h"
@@ -65,6 +66,29 @@ TEST(a_closed_channel_whose_reason_does_not_come_says_so) {
   CHECK(channels.departed(2));
   CHECK_EQ(channels.departure(2), "closed its connection and gave no reason within 0 ms");
   CHECK_EQ(channels.departure(1), "");
+}
+
+TEST(news_of_gpu_memory_goes_to_who_expects_it) {
+  ChannelSetFixture fixture;
+  const auto pass = [&] { fixture.channels.on_device_segment(1, 7, 4096, UniqueFd()); };
+  const auto confirm = [&] { fixture.channels.on_device_segment_mapped(2, 8); };
+  CHECK_THROWS(pass(), PeerLostError,
+               "rank 1 sent news of a GPU's memory, but this rank has used none");
+  CHECK_THROWS(confirm(), PeerLostError, "rank 2 ");
+  std::vector<std::string> heard;
+  fixture.channels.expect_device_segments(
+      {.take =
+           [&](int peer, uint32_t segment, const SharedSegment& shared) {
+             heard.push_back(std::to_string(peer) + " passed " + std::to_string(segment) + ": " +
+                             std::to_string(shared.size_bytes));
+           },
+       .note_mapped =
+           [&](int peer, uint32_t segment) {
+             heard.push_back(std::to_string(peer) + " mapped " + std::to_string(segment));
+           }});
+  pass();
+  confirm();
+  CHECK(heard == (std::vector<std::string>{"1 passed 7: 4096", "2 mapped 8"}));
 }
 
 TEST(a_lane_is_opened_only_if_it_exists) {

@@ -42,6 +42,17 @@ TEST(a_channel_may_be_opened_before_the_peer_attaches) {
   }
 }
 
+TEST(device_memory_is_passed_and_confirmed) {
+  Rank left(0);
+  Rank right(1);
+  left.attach({{}, right.address(true), {}});
+  right.attach({left.address(true), {}, {}});
+  left.connector.pass_device_segment({{kGroup, 0}, 1}, 3, 4096, duplicate(0, "a file"));
+  CHECK_EQ(right.sink->wait_for("segment 0"), "segment 0 3 4096");
+  right.connector.confirm_device_segment({{kGroup, 1}, 0}, 3);
+  CHECK_EQ(left.sink->wait_for("mapped 1"), "mapped 1 3");
+}
+
 TEST(a_failure_reaches_the_linked_ranks) {
   Rank left(0);
   Rank right(1);

@@ -76,7 +76,8 @@ TEST(the_bytes_are_those_of_wire_md) {
 TEST(every_field_survives_at_its_limits) {
   ControlMessage message = example();
   check_same(decode(encode(message)), message);
-  for (const int kind : {1, 2, 3, 4, 5, 6, 7, 8}) {
+  for (int kind = 1; kind <= 10; ++kind) {
+    if (kind == 9) continue;  // it has a size in place of a sequence
     for (const int failure_kind : {0, 1, 2, 3, 4, 5, 6, 7}) {
       message.kind = static_cast<ControlKind>(kind);
       message.failure.kind = static_cast<ErrorKind>(failure_kind);
@@ -151,7 +152,7 @@ TEST(every_field_beyond_its_limits_is_refused) {
   for (std::size_t at = kMagicAt; at < kKindAt; ++at) {
     check_refused(with(good, at, uint8_t{0xff}));
   }
-  for (const int kind : {0, 10, 128, 255}) {
+  for (const int kind : {0, 11, 128, 255}) {
     check_refused(with(good, kKindAt, static_cast<uint8_t>(kind)));
   }
   for (const int kind : {8, 128, 255}) {

@@ -108,10 +108,11 @@ TEST(a_control_message_is_read_from_the_same_bytes) {
 }
 
 TEST(the_numbers_in_a_control_message_are_fixed) {
-  const std::array kinds = {
-      ControlKind::kHello,  ControlKind::kWelcome, ControlKind::kRing,
-      ControlKind::kStream, ControlKind::kSegment, ControlKind::kLeave,
-      ControlKind::kFail,   ControlKind::kProbe,   ControlKind::kDeviceSegment};
+  const std::array kinds = {ControlKind::kHello,         ControlKind::kWelcome,
+                            ControlKind::kRing,          ControlKind::kStream,
+                            ControlKind::kSegment,       ControlKind::kLeave,
+                            ControlKind::kFail,          ControlKind::kProbe,
+                            ControlKind::kDeviceSegment, ControlKind::kDeviceSegmentMapped};
   for (std::size_t i = 0; i < kinds.size(); ++i)
     CHECK_EQ(static_cast<std::size_t>(kinds[i]), i + 1);
   const std::array errors = {ErrorKind::kInvalidArgument, ErrorKind::kPeerLost,
