@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,8 +36,8 @@ LIMITS = (8 << 20, 3 << 20)  # bytes of smaller buckets
 
 WARM_UP = 3  # passes before anything is measured; torch rebuilds its buckets after the first
 MEASURED = 2  # measured passes of a choice in a round, after one that is not
-ROUNDS = 3
-MEASURED_SIZES = 3  # measured passes of a bucket size: there is one round
+ROUNDS = 5
+SIZE_ROUNDS = 3
 HOPELESS = 1.15  # a choice that takes so many times as long as the fastest is not tried again
 MARGIN = 0.03  # the least gain for which a choice yields to more loss or smaller buckets
 EVERY = 500  # passes after which the chosen codecs are measured again
@@ -213,10 +212,10 @@ class CodecChooser:
         sizes = [choice for choice in self._measured if choice.codecs == best.codecs]
         self._settle(self._best(sizes, before), self._comparison())
 
-    def _try(self, choice: Choice, passes: int = MEASURED) -> Iterator[Choice | None]:
+    def _try(self, choice: Choice) -> Iterator[Choice | None]:
         self._use(choice)
         yield None
-        yield from itertools.repeat(choice, passes)
+        yield from itertools.repeat(choice, MEASURED)
 
     def _try_sizes(self, choice: Choice) -> Iterator[Choice | None]:
         """Tries smaller buckets if they can gain enough: at most the time after backward."""
@@ -224,10 +223,11 @@ class CodecChooser:
         limits = [limit for last, limit in pairs if self._parts(limit) != self._parts(last)]
         if self._given or not limits or self._exposed(choice) <= MARGIN:
             return
-        for limit in [None, *limits]:
-            yield from self._try(choice._replace(limit=limit), MEASURED_SIZES)
+        for _ in range(SIZE_ROUNDS):
+            for limit in [None, *limits]:
+                yield from self._try(choice._replace(limit=limit))
         yield None
-        del self._measured[choice][:-MEASURED_SIZES]  # the link may have changed since
+        del self._measured[choice][: -SIZE_ROUNDS * MEASURED]  # the link may have changed since
 
     def _partly(self, alive: Sequence[Choice]) -> list[Choice]:
         """Returns the fastest choice without codecs in buckets that backward hides anyway."""
@@ -323,8 +323,8 @@ class CodecChooser:
         )
 
     def _time_of(self, choice: Choice) -> float:
-        measured = self._measured.get(choice)
-        return statistics.median(map(_time, measured)) if measured else math.inf
+        measured = sorted(map(_time, self._measured.get(choice, [])))
+        return measured[(len(measured) - 1) // 4] if measured else math.inf
 
     def _median(self, choice: Choice) -> torch.Tensor:
         """Returns when each bucket was started and complete, as medians over passes."""
@@ -351,8 +351,8 @@ class CodecChooser:
         Returns:
             `settled`: False while choices are tried.
             `reason`: Why the choice was made, in words.
-            `pass_s`: By choice of codecs and bucket size, the time of a pass, the median over those
-                that tried it.
+            `pass_s`: By choice of codecs and bucket size, the time of a pass: the lower quartile of
+                those that tried it, because other programs only ever make a pass longer.
             `limit_bytes`: The most bytes of the parts of buckets; None: buckets are not split.
             `break_even_bytes_per_s`: By codec, see `break_even`.
             `buckets`: For each bucket, before it is split, its `parameters`, `codec` and `bytes`;

@@ -22,7 +22,7 @@ from fastgpu_comm import DistributedDataParallel
 
 LARGE = "2.weight"  # the only parameter of net() that a codec may encode
 PART = 8192  # bytes, less than those of LARGE, and more than those of the others together
-SEARCH = 60  # passes in which a choice is made
+SEARCH = 100  # passes in which a choice is made
 
 
 def script(

@@ -18,7 +18,7 @@ MATRIX, BIAS = 8e6, 4e3  # bytes
 BUCKETS = [[0, 1], [2, 3], [4, 5], [6, 7]]  # a matrix and a bias each
 ONE_BUCKET = [[0, 1, 2, 3, 4, 5, 6, 7]]
 READY_S = 0.010  # between the buckets
-SEARCH = 60  # passes in which a choice is made
+SEARCH = 100  # passes in which a choice is made
 
 
 @dataclass
