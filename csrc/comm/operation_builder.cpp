@@ -50,7 +50,6 @@ void check_counts(const CollectiveCall& call, int rank, int world) {
   }
 }
 
-// A GPU's kernels do not divide integers.
 void check_for_gpu(const CollectiveCall& call) {
   const CallShape& shape = call.shape;
   if (shape.codec != Codec::kNone && !has_device_codec(shape.codec)) {
@@ -59,14 +58,6 @@ void check_for_gpu(const CollectiveCall& call) {
   }
   if (call.residual.codes != nullptr) {
     refuse(call, "residuals of 8 bits are for tensors of the CPU only; use 32 bits");
-  }
-  const bool scales = reduces(shape.collective) && (shape.reduce_op == ReduceOp::kAvg ||
-                                                    shape.reduce_op == ReduceOp::kPremulSum);
-  const bool is_integer = shape.dtype >= DType::kInt8 && shape.dtype <= DType::kBool;
-  if (scales && is_integer) {
-    refuse(call, std::string(name_of(shape.reduce_op)) + " of " +
-                     std::string(name_of(shape.dtype)) +
-                     " is not supported for tensors of a GPU; use SUM, and scale the result");
   }
 }
 

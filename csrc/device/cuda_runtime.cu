@@ -208,12 +208,22 @@ void CudaRuntime::reduce(StreamHandle stream, const ReduceLaunch& launch) {
   std::copy(launch.sources.begin(), launch.sources.end(), args.sources.at);
   std::copy(launch.targets.begin(), launch.targets.end(), args.targets.at);
   args.size_bytes = launch.size_bytes;
-  args.factor = launch.factor;
+  const void* const divides = launch.factor == 1 ? nullptr : device::divide_kernel(launch.dtype);
+  args.factor = divides == nullptr ? launch.factor : 1;
   const auto scope = on(stream.device);
-  void* parameters[] = {&args};
-  check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.size_bytes)),
-                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
-             "start a reduction" + of(stream.device));
+  const auto start = [&](const void* started, void* parameter) {
+    void* parameters[] = {parameter};
+    check_cuda(cudaLaunchKernel(started, dim3(blocks_for(stream.device, launch.size_bytes)),
+                                dim3(device::kReduceThreads), parameters, 0, raw(stream)),
+               "start a reduction" + of(stream.device));
+  };
+  start(kernel, &args);
+  if (divides == nullptr) return;
+  for (std::byte* const target : launch.targets) {
+    device::DivideArgs division{target, launch.size_bytes / size_of(launch.dtype),
+                                static_cast<uint64_t>(1 / launch.factor + 0.5)};
+    start(divides, &division);
+  }
 }
 
 [[noreturn]] void refuse_codec(Codec codec) {

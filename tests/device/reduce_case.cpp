@@ -24,8 +24,7 @@ ReduceCase draw_reduce(DType dtype, ReduceOp reduce_op, std::mt19937_64& random)
   drawn.shift = below(3) == 0 ? 1 : 0;
   drawn.apart = below(4) == 0;
   drawn.in_place = below(2) == 0;
-  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
-  if (reduce_op == ReduceOp::kAvg && !is_integer) drawn.factor = 1.0 / drawn.sources;
+  if (reduce_op == ReduceOp::kAvg) drawn.factor = 1.0 / drawn.sources;
   return drawn;
 }
 

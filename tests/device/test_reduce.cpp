@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "check.h"
+#include "kernels/cuda/divide.h"
 #include "kernels/cuda/find_reduction.h"
 #include "kernels/reduce.h"
 #include "reduce_case.h"
@@ -31,7 +32,9 @@ void check_case(const ReduceCase& drawn, uint64_t seed) {
   std::vector<DeviceMemory> targets;
   device::ReduceArgs args{};
   args.size_bytes = size_bytes;
-  args.factor = drawn.factor;
+  const device::DivideKernel divide =
+      drawn.factor == 1 ? nullptr : device::find_divide(drawn.dtype);
+  args.factor = divide == nullptr ? drawn.factor : 1;
   args.sources.count = drawn.sources;
   args.targets.count = drawn.targets;
   for (int i = 0; i < drawn.sources; ++i) {
@@ -47,6 +50,11 @@ void check_case(const ReduceCase& drawn, uint64_t seed) {
   const device::ReduceAllKernel kernel =
       device::find_reduction(drawn.dtype, drawn.reduce_op, FindTested{});
   machine.launch(stream, {.blocks = 2, .threads = 32}, [=] { kernel(args); });
+  for (int i = 0; divide != nullptr && i < drawn.targets; ++i) {
+    const device::DivideArgs division{args.targets.at[i], drawn.count,
+                                      static_cast<uint64_t>(drawn.sources)};
+    machine.launch(stream, {.blocks = 2, .threads = 32}, [=] { divide(division); });
+  }
   machine.synchronize(stream);
   for (int i = 0; i < drawn.targets; ++i) {
     const std::string wrong = first_difference(args.targets.at[i], expected.data(), size_bytes);

@@ -18,7 +18,9 @@ std::string run_reduce(const ReduceCase& reduce_case, unsigned blocks, uint64_t 
   std::vector<GpuMemory> targets;
   device::ReduceArgs args{};
   args.size_bytes = size_bytes;
-  args.factor = reduce_case.factor;
+  const void* const divide =
+      reduce_case.factor == 1 ? nullptr : device::divide_kernel(reduce_case.dtype);
+  args.factor = divide == nullptr ? reduce_case.factor : 1;
   args.sources.count = reduce_case.sources;
   args.targets.count = reduce_case.targets;
   for (int i = 0; i < reduce_case.sources; ++i) {
@@ -32,6 +34,11 @@ std::string run_reduce(const ReduceCase& reduce_case, unsigned blocks, uint64_t 
     args.targets.at[i] = in_place ? sources.front().data() : targets.back().data();
   }
   launch(device::reduce_all_kernel(reduce_case.dtype, reduce_case.reduce_op), blocks, 512, args);
+  for (int i = 0; divide != nullptr && i < reduce_case.targets; ++i) {
+    launch(divide, blocks, 512,
+           device::DivideArgs{args.targets.at[i], reduce_case.count,
+                              static_cast<uint64_t>(reduce_case.sources)});
+  }
   const DeviceMemory expected = reduce_on_cpu(reduce_case, host);
   std::vector<std::byte> found(size_bytes);
   for (int i = 0; i < reduce_case.targets; ++i) {

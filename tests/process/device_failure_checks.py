@@ -47,12 +47,6 @@ def bad_arguments() -> None:
                 group=group,
             ),
         ),
-        (
-            "AVG of int64 is not supported",
-            lambda: dist.all_reduce(
-                torch.ones(2, dtype=torch.int64, device=DEVICE), op=dist.ReduceOp.AVG, group=group
-            ),
-        ),
     ]
     if torch.get_device_module(TYPE).device_count() > 1:
         other = torch.ones(2, device=f"{TYPE}:1")

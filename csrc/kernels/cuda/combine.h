@@ -111,7 +111,7 @@ FASTGPU_DEVICE Pack combine_packs(const Pack& a, const Pack& b) {
 }
 
 // AVG divides sums of floating-point numbers, as scale() of the CPU does: the sum is rounded, and
-// then its product with the factor. Integers are divided elsewhere.
+// then its product with the factor. Integers are divided by divide.h.
 template <typename Element, typename Op>
 inline constexpr bool kScales = false;
 template <typename Number>

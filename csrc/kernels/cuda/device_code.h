@@ -13,5 +13,7 @@ bool available();
 
 // reduce_all(), with ReduceArgs; nullptr if there is none.
 const void* reduce_all_kernel(DType dtype, ReduceOp reduce_op);
+// divide_all(), with DivideArgs; nullptr unless the dtype is an integer.
+const void* divide_kernel(DType dtype);
 
 }  // namespace fastgpu::device

@@ -6,4 +6,6 @@ bool available() { return false; }
 
 const void* reduce_all_kernel(DType, ReduceOp) { return nullptr; }
 
+const void* divide_kernel(DType) { return nullptr; }
+
 }  // namespace fastgpu::device

@@ -1,5 +1,5 @@
-// The parameters of reduce_all(), for device code and for the host that launches it.
-// Threading: plain values.
+// The parameters of reduce_all() and divide_all(), for device code and for the host that launches
+// it. Threading: plain values.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,12 @@ struct ReduceArgs {
   Targets targets;
   uint64_t size_bytes;
   double factor;  // 1, but for averages of floating-point numbers
+};
+
+struct DivideArgs {
+  std::byte* target;
+  uint64_t count;    // of elements
+  uint64_t divisor;  // from 1
 };
 
 // The most threads of a block.
