@@ -1,5 +1,6 @@
 // Messages of tensors on pretended GPUs, through pinned memory.
 #include <atomic>
+#include <latch>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -79,12 +80,14 @@ TEST(a_send_that_its_gpu_never_copies_times_out) {
   });
 }
 
-// A GPU that fails: nobody waits for it.
+// A GPU that fails: nobody waits for it. The group is complete by then: its set-up would fail, too.
 TEST(a_gpu_that_fails_ends_messages) {
   MemoryStore store;
+  std::latch complete(2);
   with_threads(2, [&](int me) {
     GpuRank rank({.fault = me == 0 ? RuntimeFault::kDeviceFails : RuntimeFault::kNone}, Options{},
                  me, 2, store);
+    complete.arrive_and_wait();
     MessageCall call;
     call.peer = 1 - me;
     call.size_bytes = 4000;

@@ -102,18 +102,18 @@ TEST(sums_of_many_ranks_have_the_bits_of_host_memory) {
   }
 }
 
-constexpr std::size_t kCount = 4;
-constexpr std::size_t kSumBytes = kCount * sizeof(float);
+constexpr std::size_t kNumbers = 4;
+constexpr std::size_t kSumBytes = kNumbers * sizeof(float);
 
 // Arrays of device memory: array i has the number 2^i in all places.
 struct Arrays {
   float* operator[](std::size_t array) const {
-    return reinterpret_cast<float*>(memory.base) + array * kCount;
+    return reinterpret_cast<float*>(memory.base) + array * kNumbers;
   }
   std::byte* at(std::size_t array) const { return reinterpret_cast<std::byte*>((*this)[array]); }
   float first(std::size_t array) {
     executor.synchronize();
-    for (std::size_t i = 1; i < kCount; ++i) CHECK_EQ((*this)[array][i], (*this)[array][0]);
+    for (std::size_t i = 1; i < kNumbers; ++i) CHECK_EQ((*this)[array][i], (*this)[array][0]);
     return (*this)[array][0];
   }
   void add(std::size_t target, std::size_t source, bool is_continued,
@@ -125,7 +125,7 @@ struct Arrays {
 
   Arrays() {
     for (std::size_t array = 0; array < 16; ++array) {
-      std::fill_n((*this)[array], kCount, static_cast<float>(1 << array));
+      std::fill_n((*this)[array], kNumbers, static_cast<float>(1 << array));
     }
   }
   ~Arrays() {
@@ -210,7 +210,7 @@ TEST(what_does_not_fit_is_another_sum) {
     CHECK_EQ(arrays.traffic().reductions, uint64_t{4});
     CHECK_EQ(arrays.first(0), 3.0f);
     CHECK_EQ(arrays[2][0], 32.0f);
-    CHECK_EQ(arrays[2][kCount - 1], 16.0f);
+    CHECK_EQ(arrays[2][kNumbers - 1], 16.0f);
   }
   {
     Arrays arrays;  // the sum so far is a source

@@ -2,7 +2,8 @@
 
 Of CPU tensors, and of tensors of the pretended device.
 
-by_host_rank.py HOSTS    the host of every rank, as digits: 00011
+by_host_rank.py HOSTS [train]    HOSTS: the host of every rank, as digits: 00011
+                                 train: also in DistributedDataParallel
 """
 
 from __future__ import annotations
@@ -63,18 +64,20 @@ def only_encoded_bytes_leave(hosts: str) -> None:
 def main() -> None:
     """Runs the checks."""
     torch.set_num_threads(1)
-    hosts = sys.argv[1]
+    hosts, trains = sys.argv[1], sys.argv[2:] == ["train"]
     dist.init_process_group("fastgpu", timeout=timedelta(seconds=90))
     assert os.environ["FASTGPU_ALGORITHM"] == "hierarchical"
     # The device first: autograd counts devices at the first backward pass.
     device_checks.encoded_sums("hierarchical")
-    for codec in ("int8", "fp16"):
-        device_checks.encoded_training(codec, "nearest", None, "hierarchical")
+    if trains:
+        for codec in ("int8", "fp16"):
+            device_checks.encoded_training(codec, "nearest", None, "hierarchical")
     for codec in ("bf16", "int8", "int4"):
         codec_checks.sums(codec)
     codec_checks.not_finite("int8")
     only_encoded_bytes_leave(hosts)
-    ddp_codec_checks.residuals_follow_parameters()
+    if trains:
+        ddp_codec_checks.residuals_follow_parameters()
     print(f"rank {dist.get_rank()} is done")
     dist.destroy_process_group()
 

@@ -1,4 +1,7 @@
-"""One rank on a host of its own: joins as under torchrun, and runs the checks of collectives."""
+"""One rank on a host of its own: joins as under torchrun, and runs the checks of collectives.
+
+namespace_rank.py [few]    few: all_reduce and broadcast alone, for another kind of address
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,21 @@ import fastgpu_comm  # noqa: F401  registers the backend
 
 
 def main() -> None:
-    """Runs every collective on a few dtypes, then a payload that takes many packets."""
+    """Runs collectives on a few dtypes, then a payload that takes many packets."""
+    few = sys.argv[1:] == ["few"]
     torch.set_num_threads(1)
     dist.init_process_group("fastgpu", timeout=timedelta(seconds=90))
-    for dtype in (torch.float32, torch.bfloat16):
-        for check in (
-            checks.all_reduce,
-            checks.reduce,
-            checks.broadcast,
-            checks.all_gather,
-            checks.reduce_scatter,
-            checks.gather_and_scatter,
-            checks.all_to_all,
-        ):
+    every = (
+        checks.all_reduce,
+        checks.broadcast,
+        checks.reduce,
+        checks.all_gather,
+        checks.reduce_scatter,
+        checks.gather_and_scatter,
+        checks.all_to_all,
+    )
+    for dtype in (torch.float32,) if few else (torch.float32, torch.bfloat16):
+        for check in every[:2] if few else every:
             check(dtype)
     large = torch.full((1 << 20,), float(dist.get_rank()))
     dist.all_reduce(large)

@@ -16,13 +16,13 @@ reason = netns.unavailable()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
-@pytest.mark.parametrize("host_of", ["001", "0011"])
-def test_encoded_all_reduce(host_of: str) -> None:
+@pytest.mark.parametrize(("host_of", "arguments"), [("001", ["train"]), ("0011", [])])
+def test_encoded_all_reduce(host_of: str, arguments: list[str]) -> None:
     with netns.hosts(len(set(host_of))) as hosts:
         outputs = netns.run_ranks(
             hosts,
             [int(host) for host in host_of],
-            [str(SCRIPT), host_of],
+            [str(SCRIPT), host_of, *arguments],
             {"FASTGPU_ALGORITHM": "hierarchical"},
         )
     for rank, output in enumerate(outputs):

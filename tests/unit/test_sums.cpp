@@ -8,7 +8,7 @@
 namespace fastgpu::test {
 namespace {
 
-constexpr Region kData{Buffer::kData, 0, 64};
+constexpr Region kSum{Buffer::kData, 0, 64};
 constexpr Region kOther{Buffer::kData, 64, 64};
 constexpr Region kCopy{Buffer::kScratch, 0, 64};
 
@@ -17,11 +17,11 @@ template <typename Then>
 Lane sum_and(Then then) {
   LaneBuilder steps;
   steps.send(0, kOther);
-  steps.copy(kData, kCopy);
-  steps.recv(0, kData);
-  steps.recv_reduce(1, kData);
-  steps.copy_reduce(kCopy, kData);
-  steps.recv_reduce(3, kData);
+  steps.copy(kSum, kCopy);
+  steps.recv(0, kSum);
+  steps.recv_reduce(1, kSum);
+  steps.copy_reduce(kCopy, kSum);
+  steps.recv_reduce(3, kSum);
   then(steps);
   return steps.finish();
 }
@@ -48,9 +48,9 @@ TEST(a_step_is_continued_by_a_reduction_into_its_target) {
 TEST(a_send_or_a_code_or_another_region_ends_a_sum) {
   const auto continues = [](auto between) {
     LaneBuilder steps;
-    steps.recv_reduce(1, kData);
+    steps.recv_reduce(1, kSum);
     between(steps);
-    steps.recv_reduce(1, kData);
+    steps.recv_reduce(1, kSum);
     const Lane lane = steps.finish();
     const auto at = std::ranges::find(lane, Verb::kRecv, &Step::verb);
     return is_continued(lane, static_cast<std::size_t>(at - lane.begin()));
@@ -59,15 +59,15 @@ TEST(a_send_or_a_code_or_another_region_ends_a_sum) {
   CHECK(!continues([](LaneBuilder& steps) { steps.send(1, kOther); }));
   CHECK(!continues([](LaneBuilder& steps) { steps.recv_reduce(1, kOther); }));
   CHECK(!continues([](LaneBuilder& steps) { steps.recv_reduce(1, {Buffer::kData, 0, 32}); }));
-  CHECK(!continues([](LaneBuilder& steps) { steps.recv(1, kData); }));
-  CHECK(!continues([](LaneBuilder& steps) { steps.decode_reduce(kCopy, kData); }));
-  CHECK(!continues([](LaneBuilder& steps) { steps.add_residual(kData); }));
+  CHECK(!continues([](LaneBuilder& steps) { steps.recv(1, kSum); }));
+  CHECK(!continues([](LaneBuilder& steps) { steps.decode_reduce(kCopy, kSum); }));
+  CHECK(!continues([](LaneBuilder& steps) { steps.add_residual(kSum); }));
 }
 
 TEST(a_copy_that_only_the_sum_reads_is_set_aside) {
   CHECK(sets_aside([](LaneBuilder&) {}));
-  CHECK(sets_aside([](LaneBuilder& steps) { steps.send(1, kData); }));
-  CHECK(!sets_aside([](LaneBuilder& steps) { steps.copy_reduce(kCopy, kData); }));
+  CHECK(sets_aside([](LaneBuilder& steps) { steps.send(1, kSum); }));
+  CHECK(!sets_aside([](LaneBuilder& steps) { steps.copy_reduce(kCopy, kSum); }));
   CHECK(!sets_aside([](LaneBuilder& steps) { steps.send(1, kCopy); }));
   CHECK(!sets_aside([](LaneBuilder& steps) { steps.recv_reduce(1, kCopy); }));
   // Written before it is read, wholly or in part.
@@ -92,29 +92,29 @@ TEST(a_copy_that_only_the_sum_reads_is_set_aside) {
 TEST(a_copy_is_set_aside_only_for_a_sum_in_its_place) {
   const auto sets = [](auto build) {
     LaneBuilder steps;
-    steps.copy(kData, kCopy);
+    steps.copy(kSum, kCopy);
     build(steps);
     const Lane lane = steps.finish();
     return is_set_aside(lane, find_copy(lane));
   };
   CHECK(!sets([](LaneBuilder&) {}));
-  CHECK(!sets([](LaneBuilder& steps) { steps.recv(1, kData); }));
+  CHECK(!sets([](LaneBuilder& steps) { steps.recv(1, kSum); }));
   CHECK(!sets([](LaneBuilder& steps) {
     steps.recv(1, kOther);
     steps.copy_reduce(kCopy, kOther);
   }));
   CHECK(!sets([](LaneBuilder& steps) {
-    steps.recv_reduce(1, kData);
-    steps.copy_reduce(kCopy, kData);
+    steps.recv_reduce(1, kSum);
+    steps.copy_reduce(kCopy, kSum);
   }));
   CHECK(!sets([](LaneBuilder& steps) {
-    steps.recv(1, kData);
-    steps.copy_reduce({Buffer::kScratch, 32, 64}, kData);
+    steps.recv(1, kSum);
+    steps.copy_reduce({Buffer::kScratch, 32, 64}, kSum);
   }));
   CHECK(!sets([](LaneBuilder& steps) {
-    steps.recv(1, kData);
+    steps.recv(1, kSum);
     steps.send(1, kOther);
-    steps.copy_reduce(kCopy, kData);
+    steps.copy_reduce(kCopy, kSum);
   }));
 }
 

@@ -15,12 +15,12 @@
 namespace fastgpu {
 namespace {
 
-constexpr std::size_t kHeaderBytes = 4096;  // also what the buffers are aligned to
+constexpr std::size_t kRingHeaderBytes = 4096;  // also what the buffers are aligned to
 constexpr uint32_t kMostSlots = 32;
 static_assert(uint64_t{2} * buffers_of({.slots = kMostSlots}) <= kReturns);
 constexpr uint32_t kMostBytes = 16 << 20;  // the limit for buffers and reply slots
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
-static_assert(sizeof(RingWords) <= kHeaderBytes);
+static_assert(sizeof(RingWords) <= kRingHeaderBytes);
 
 bool possible(const ShmRingConfig& config) {
   return std::has_single_bit(config.slots) && config.slots <= kMostSlots &&
@@ -30,8 +30,8 @@ bool possible(const ShmRingConfig& config) {
 }
 
 std::size_t buffer_offset(const ShmRingConfig& config) {
-  const std::size_t end = kHeaderBytes + config.slots * sizeof(SlotLine);
-  return (end + kHeaderBytes - 1) / kHeaderBytes * kHeaderBytes;
+  const std::size_t end = kRingHeaderBytes + config.slots * sizeof(SlotLine);
+  return (end + kRingHeaderBytes - 1) / kRingHeaderBytes * kRingHeaderBytes;
 }
 
 std::size_t reply_slot_offset(const ShmRingConfig& config) {
@@ -63,7 +63,7 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
               std::to_string(config.reply_slot_bytes) + " bytes");
   }
   UniqueFd fd = make_memory_file("fastgpu-ring", file_bytes(config));
-  std::byte* page = map(fd.get(), kHeaderBytes);
+  std::byte* page = map(fd.get(), kRingHeaderBytes);
   auto* words = reinterpret_cast<RingWords*>(page);
   words->slots = config.slots;
   words->buffer_bytes = config.buffer_bytes;
@@ -71,7 +71,7 @@ UniqueFd create_shm_ring(const ShmRingConfig& config) {
   words->reply_slot_bytes = config.reply_slot_bytes;
   if (config.single_copy) words->mark = ProcessMark::mine();
   words->magic = kRingMagic;
-  ::munmap(page, kHeaderBytes);
+  ::munmap(page, kRingHeaderBytes);
   return fd;
 }
 
@@ -79,7 +79,7 @@ ShmRing::ShmRing(const UniqueFd& fd) {
   struct stat status{};
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
   if (seals < 0 || (seals & kSeals) != kSeals || ::fstat(fd.get(), &status) != 0 ||
-      status.st_size < static_cast<off_t>(kHeaderBytes)) {
+      status.st_size < static_cast<off_t>(kRingHeaderBytes)) {
     raise(ErrorKind::kRendezvous, "a peer passed a file that is not a shared-memory ring");
   }
   mapped_bytes_ = static_cast<std::size_t>(status.st_size);
@@ -95,7 +95,7 @@ ShmRing::ShmRing(const UniqueFd& fd) {
           "same version?");
   }
   mask_ = config_.slots - 1;
-  lines_ = reinterpret_cast<SlotLine*>(base_ + kHeaderBytes);
+  lines_ = reinterpret_cast<SlotLine*>(base_ + kRingHeaderBytes);
   buffers_ = base_ + buffer_offset(config_);
   reply_slots_ = base_ + reply_slot_offset(config_);
 }
