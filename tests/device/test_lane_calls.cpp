@@ -196,15 +196,20 @@ TEST(a_rank_that_never_calls_is_named_by_the_time_out_of_a_kernel) {
   });
 }
 
+// Both calls are small, both have lanes, or one is small: then the kernels are not the same.
 TEST(calls_that_differ_are_named_by_kernels) {
-  for (const std::size_t count : {10, 5000}) {
+  using Counts = std::array<std::size_t, 2>;  // by rank
+  for (const Counts& counts : {Counts{10, 11}, {5000, 5001}, {10, 5000}, {5000, 10}}) {
     with_gpu_ranks(2, by_lanes("direct"), {}, [&](GpuRank& rank) {
       compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+      compare(rank, shape_of(Collective::kAllReduce, 5000), true, 2);
       const auto me = static_cast<std::size_t>(rank.communicator().rank());
       std::byte* const data = rank.upload(drawn_floats(40'000, 1), true);
-      rank.communicator().run(call_of(rank, count + me, data));
-      CHECK_THROWS(call_until_it_fails(rank, data), CollectiveMismatchError,
-                   "all_reduce(count=" + std::to_string(count + 1));
+      rank.communicator().run(call_of(rank, counts[me], data));
+      for (const std::size_t count : counts) {
+        CHECK_THROWS(call_until_it_fails(rank, data), CollectiveMismatchError,
+                     "all_reduce(count=" + std::to_string(count) + ",");
+      }
     });
   }
 }

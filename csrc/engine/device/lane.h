@@ -152,6 +152,7 @@ FASTGPU_DEVICE void run_lane(const LaneArgs& args, unsigned lane_number) {
   FASTGPU_SHARED(lane::Shared, shared);
   const lane::Run run{args, lane_number, (args.operation[lane_number] + 1) << kFrameBits};
   const bool leads = simt::thread_index() == 0;
+  if (lane_number == 0) announce(args.group, args.key);
   if (simt::sync_block_or(leads && is_stopped(args.group))) return tell_host(args.group);
   bool combined = false;  // since the last barrier
   unsigned turn = 0;

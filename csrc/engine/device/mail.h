@@ -6,7 +6,8 @@
 // for two years of operations of 4 microseconds. The number of the operation is in device memory,
 // and the kernel counts it; so a captured graph may be replayed.
 //
-// Every wait ends: by its word, by `stop`, by the host's word, or by its deadline.
+// Every wait ends: by its word, by `stop`, by the host's word, by its deadline, or because the peer
+// that it waits for runs the kernel of another call.
 //
 // Threading: device code; see each function.
 #pragma once
@@ -52,6 +53,8 @@ struct Control {
   uint64_t operation;
   uint64_t mine[2];  // keys; of a mismatch
   uint64_t theirs[2];
+  // What the rank's latest kernel carries out: see announce().
+  alignas(128) uint64_t announced[4];
 };
 
 // What the host writes for its kernels: kStopAll, and a bit for each rank that has left. All that
@@ -118,6 +121,42 @@ FASTGPU_DEVICE void fail_mismatch(const Group& group, FailurePoint failure, uint
   note(group, failure, operation);
 }
 
+// A part of the key, as announce() writes it: below the number of the kernel.
+FASTGPU_DEVICE uint32_t key_part(const uint64_t (&key)[2], int i) {
+  return static_cast<uint32_t>(key[i / 2] >> (i % 2 * 32));
+}
+
+// Every thread of a kernel's first block calls it first, and the last one does it: the others have
+// more to do. The ranks of a group launch as many kernels as each other, so those of one call have
+// the same number. Each word has number and data, and needs no order.
+FASTGPU_DEVICE void announce(const Group& group, const uint64_t (&key)[2]) {
+  if (simt::thread_index() + 1 != simt::block_size()) return;
+  uint64_t* const words = group.control[group.rank]->announced;
+  const uint64_t number = (simt::load_relaxed(words) >> 32) + 1;
+  FASTGPU_UNROLL
+  for (int i = 0; i < 4; ++i) simt::store_relaxed(words + i, number << 32 | key_part(key, i));
+}
+
+// Whether the peer's kernel with the number of this rank's has another key. Then notes the failure.
+FASTGPU_DEVICE_CALL bool runs_another_call(const Group& group, FailurePoint waiting,
+                                           uint64_t operation) {
+  const uint64_t* const mine = group.control[group.rank]->announced;
+  const uint64_t* const theirs = group.control[waiting.peer]->announced;
+  const uint64_t number = simt::load_relaxed(mine) >> 32;
+  Keys keys{};
+  FASTGPU_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t own = simt::load_relaxed(mine + i);
+    const uint64_t other = simt::load_relaxed(theirs + i);
+    if (own >> 32 != number || other >> 32 != number) return false;
+    keys.mine[i / 2] |= (own & 0xffffffff) << (i % 2 * 32);
+    keys.theirs[i / 2] |= (other & 0xffffffff) << (i % 2 * 32);
+  }
+  if (keys.mine[0] == keys.theirs[0] && keys.mine[1] == keys.theirs[1]) return false;
+  fail_mismatch(group, waiting, operation, keys);
+  return true;
+}
+
 // The checks between two looks at a word. Returns false if the wait is over.
 class Patience {
  public:
@@ -134,6 +173,7 @@ class Patience {
         const uint64_t now = simt::now();
         if (begun_ == 0) begun_ = now;
         if (now - begun_ > group.patience) failure.code = FailureCode::kTimeout;
+        if (turns_ % 1024 == 0 && runs_another_call(group, failure, operation)) return false;
       }
       if (failure.code != FailureCode::kNone) {
         if (fails_first(group)) note(group, failure, operation);

@@ -217,6 +217,7 @@ template <typename Element, typename Op>
 FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
   using Storage = typename Element::Storage;
   const small::Run run{args, block, args.operation[block] + 1};
+  if (block == 0) announce(args.group, args.key);
   if (simt::sync_block_or(simt::thread_index() == 0 && is_stopped(args.group))) {
     return tell_host(args.group);
   }
