@@ -25,8 +25,8 @@ namespace fastgpu {
 class ChannelSet : public ChannelSource, public ConnectionSink {
  public:
   using Open = std::function<void(int peer, int lane)>;
-  // What takes the news of segments of GPU memory, on the control thread: one that a peer has
-  // passed, and one of this rank that a peer has mapped.
+  // Called on the control thread: `take` with a segment of GPU memory that a peer has passed, and
+  // `note_mapped` when a peer has mapped a segment of this rank.
   struct DeviceSegments {
     std::function<void(int peer, uint32_t segment, const SharedSegment& shared)> take;
     std::function<void(int peer, uint32_t segment)> note_mapped;
@@ -60,7 +60,7 @@ class ChannelSet : public ChannelSource, public ConnectionSink {
   // process ended", "closed its connection and gave no reason ...". Empty while it is there.
   std::string departure(int peer) const;
   Presence presence(int peer) const override;
-  // Before that, peers may not send such news.
+  // Before that, a peer that passes or maps GPU memory is broken.
   void expect_device_segments(DeviceSegments sink);
   // Hangs up all channels, and every channel that is delivered later.
   void hang_up() noexcept;

@@ -3,8 +3,8 @@
 //
 // It needs 2 to 8 ranks on one host, one GPU for each rank, and access to the memory of peers.
 // set_up() checks that, and tries the kernels. If they do not work, the host drives every call.
-// Peers read a tensor where it is, if it lies in a segment of the heap that their kernels know.
-// Else it passes through staging memory.
+// Peers read a tensor in place if their kernels know its segment of the heap. Every other tensor
+// passes through staging memory.
 //
 // Ownership: the arguments of the constructor outlive it.
 // Threading: plan(), make(), capture() and stop() on any thread; Pollable as it says; set_up() on a

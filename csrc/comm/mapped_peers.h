@@ -61,12 +61,13 @@ class MappedPeers final : public DevicePeers {
   // passed.
   void note_mapped(int peer, uint32_t segment);
 
-  // After set_up(): `take` makes segments of peers known to kernels of this rank, those that have
-  // arrived at once, later ones on the control thread. Its peers hear of each that it has taken.
+  // After set_up(): `take` makes segments of peers known to the kernels of this rank. It is called
+  // at once for those that have arrived, and on the control thread for later ones. The peer is told
+  // when its segment is known.
   using TakeForKernels = std::function<void(int peer, uint32_t segment, const std::byte* base)>;
   void take_for_kernels(const TakeForKernels& take);
-  // Whether the kernels of all ranks of the host can read the segment. Passes it to those that have
-  // not got it. Raises DeviceError if it cannot be passed.
+  // Whether the kernels of all ranks of the host can read the segment. Passes it to the ranks that
+  // lack it. Raises DeviceError if it cannot be passed.
   bool offer(uint32_t segment);
 
   bool maps(int peer) override { return maps_[static_cast<std::size_t>(peer)] != 0; }

@@ -77,7 +77,7 @@ struct ReduceLaunch {
   uint64_t size_bytes = 0;
   DType dtype = DType::kFloat32;
   ReduceOp reduce_op = ReduceOp::kSum;
-  double factor = 1;  // other than 1 only for sums; of integers it is 1 / n, as in scale()
+  double factor = 1;  // other than 1 only for sums; 1 / n for integers, as in scale()
 };
 
 // target = the encoding of source + residual, and the residual is what that loses, as

@@ -352,7 +352,7 @@ class CodecChooser:
             `settled`: False while choices are tried.
             `reason`: Why the choice was made, in words.
             `pass_s`: By choice of codecs and bucket size, the time of a pass: the lower quartile of
-                those that tried it, because other programs only ever make a pass longer.
+                its passes, because other programs can only make a pass longer.
             `limit_bytes`: The most bytes of the parts of buckets; None: buckets are not split.
             `break_even_bytes_per_s`: By codec, see `break_even`.
             `buckets`: For each bucket, before it is split, its `parameters`, `codec` and `bytes`;

@@ -330,7 +330,7 @@ def encoded_sums(algorithm: str = "direct") -> None:
             before = fastgpu_comm.stats(group)["bytes_sent"]
             dist.all_reduce(result, op=op, group=group)
             sent = fastgpu_comm.stats(group)["bytes_sent"] - before
-            # Of `hierarchical`, most bytes stay within a host, and are not encoded.
+            # With `hierarchical` most bytes stay within a host, and are not encoded.
             assert algorithm != "direct" or sent < 4 * len(given) / ratio * 1.5
             assert torch.equal(result.cpu(), expected)
 

@@ -53,7 +53,7 @@ struct Control {
   uint64_t operation;
   uint64_t mine[2];  // keys; of a mismatch
   uint64_t theirs[2];
-  // What the rank's latest kernel carries out: see announce().
+  // The call of the rank's latest kernel: see announce().
   alignas(128) uint64_t announced[4];
 };
 
@@ -126,9 +126,9 @@ FASTGPU_DEVICE uint32_t key_part(const uint64_t (&key)[2], int i) {
   return static_cast<uint32_t>(key[i / 2] >> (i % 2 * 32));
 }
 
-// Every thread of a kernel's first block calls it first, and the last one does it: the others have
-// more to do. The ranks of a group launch as many kernels as each other, so those of one call have
-// the same number. Each word has number and data, and needs no order.
+// Every thread of a kernel's first block calls it first, and the last thread stores: the others
+// have more to do. Every rank of a group launches the same number of kernels, so the kernels of one
+// call have the same number. Each word has number and data, and needs no order.
 FASTGPU_DEVICE void announce(const Group& group, const uint64_t (&key)[2]) {
   if (simt::thread_index() + 1 != simt::block_size()) return;
   uint64_t* const words = group.control[group.rank]->announced;

@@ -1,5 +1,5 @@
-// Divides integers by the number of ranks, after their sum: an average of integers. It is a launch
-// of its own, so that the kernels of sums need no instance for each signed type.
+// Divides sums of integers by the number of ranks: an average. It is a second launch, so that the
+// kernels of sums need no instance for each signed type.
 //
 // Threading: device code; the threads that are given a Share work together.
 #pragma once
