@@ -121,8 +121,8 @@ FASTGPU_DEVICE void fail_mismatch(const Group& group, FailurePoint failure, uint
   note(group, failure, operation);
 }
 
-// A part of the key, as announce() writes it: below the number of the kernel.
-FASTGPU_DEVICE uint32_t key_part(const uint64_t (&key)[2], int i) {
+// The key in four parts, which are sent with a flag or a number above each.
+FASTGPU_DEVICE uint32_t key_part(const uint64_t (&key)[2], unsigned i) {
   return static_cast<uint32_t>(key[i / 2] >> (i % 2 * 32));
 }
 
@@ -134,7 +134,9 @@ FASTGPU_DEVICE void announce(const Group& group, const uint64_t (&key)[2]) {
   uint64_t* const words = group.control[group.rank]->announced;
   const uint64_t number = (simt::load_relaxed(words) >> 32) + 1;
   FASTGPU_UNROLL
-  for (int i = 0; i < 4; ++i) simt::store_relaxed(words + i, number << 32 | key_part(key, i));
+  for (unsigned i = 0; i < 4; ++i) {
+    simt::store_relaxed(words + i, number << 32 | key_part(key, i));
+  }
 }
 
 // Whether the peer's kernel with the number of this rank's has another key. Then notes the failure.

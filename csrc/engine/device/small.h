@@ -95,10 +95,6 @@ FASTGPU_DEVICE bool receive(const Run& run, int from, uint64_t word, uint32_t& d
   return true;
 }
 
-FASTGPU_DEVICE uint32_t own_key_word(const Run& run, unsigned i) {
-  return static_cast<uint32_t>(run.args.key[i / 2] >> (i % 2 * 32));
-}
-
 // Thread i of a block compares word i of the keys.
 FASTGPU_DEVICE bool check_key(const Run& run, unsigned i) {
   const Group& group = run.args.group;
@@ -106,7 +102,7 @@ FASTGPU_DEVICE bool check_key(const Run& run, unsigned i) {
     if (from == group.rank) continue;
     uint32_t word = 0;
     if (!receive(run, from, run.key_word(i), word)) return false;
-    if (word == own_key_word(run, i)) continue;
+    if (word == key_part(run.args.key, i)) continue;
     uint32_t words[kKeyWords];
     FASTGPU_UNROLL
     for (unsigned each = 0; each < kKeyWords; ++each) {
@@ -223,8 +219,7 @@ FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
   }
   bool failed = false;
   if (simt::thread_index() < kKeyWords) {
-    small::send(run, run.key_word(simt::thread_index()),
-                small::own_key_word(run, simt::thread_index()));
+    small::send(run, run.key_word(simt::thread_index()), key_part(args.key, simt::thread_index()));
   }
   for (uint64_t word = run.first(); word < run.words(); word += run.stride()) {
     small::send(run, word, small::load_word<Storage>(args.input, word, args.size_bytes));
