@@ -58,7 +58,7 @@ struct DeviceLanes::Launch {
   uint32_t end;  // the word that says how the kernel has ended
 };
 
-// Where this rank's kernel, and those of its peers, find a tensor.
+// The memory of a tensor for the kernel of this rank, and its location for the kernels of peers.
 struct DeviceLanes::Place {
   std::byte* memory;
   uint64_t location;

@@ -66,8 +66,8 @@ class MappedPeers final : public DevicePeers {
   // when its segment is known.
   using TakeForKernels = std::function<void(int peer, uint32_t segment, const std::byte* base)>;
   void take_for_kernels(const TakeForKernels& take);
-  // Whether the kernels of all ranks of the host can read the segment. Passes it to the ranks that
-  // lack it. Raises DeviceError if it cannot be passed.
+  // Whether the kernels of all ranks of the host can read the segment. Ranks that have not received
+  // the segment get it. Raises DeviceError if this fails.
   bool offer(uint32_t segment);
 
   bool maps(int peer) override { return maps_[static_cast<std::size_t>(peer)] != 0; }
@@ -101,12 +101,12 @@ class MappedPeers final : public DevicePeers {
   std::vector<std::unique_ptr<PeerDeviceSegments>> segments_;  // by rank
 
   struct Peer {
-    bool is_heard = false;       // a segment has arrived
-    bool is_read = false;        // this rank reads its memory in place, and has said so
-    std::string unmapped;        // why a segment could not be mapped
-    std::set<uint32_t> arrived;  // segments that are mapped here
-    std::set<uint32_t> has;      // segments that were shared with it
-    std::set<uint32_t> mapped;   // and of those, the ones that its kernels can read
+    bool is_heard = false;       // a segment of the peer has arrived
+    bool is_read = false;        // this rank has announced that it reads the peer's memory in place
+    std::string unmapped;        // why this rank could not map a segment of the peer
+    std::set<uint32_t> arrived;  // the peer's segments that this rank has mapped
+    std::set<uint32_t> has;      // this rank's segments that were passed to the peer
+    std::set<uint32_t> mapped;   // this rank's segments that the peer's kernels can read
   };
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

@@ -79,7 +79,7 @@ class Connector {
   // reported to the sink.
   void pass_device_segment(const PairKey& pair, uint32_t segment, uint64_t size_bytes,
                            UniqueFd descriptor);
-  // Tells the peer that this rank's kernels can read that segment of its memory.
+  // Answers pass_device_segment() of the peer: the kernels of this rank can read the segment.
   void confirm_device_segment(const PairKey& pair, uint32_t segment);
   // Tells every linked peer that this communicator failed.
   void fail(const MemberKey& key, const Failure& failure);

@@ -1,6 +1,6 @@
 """One rank of test_by_host.py: encoded all_reduces over several hosts with several ranks each.
 
-Of CPU tensors, and of tensors of the pretended device.
+The tensors are on the CPU and on the pretended device.
 
 by_host_rank.py HOSTS [train]    HOSTS: the host of every rank, as digits: 00011
                                  train: also in DistributedDataParallel

@@ -27,9 +27,9 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280)
 
 
-def assert_reported(printed: str, out: Path, gradients: str) -> None:
+def assert_reported(printed: str, out: Path, backend: str, gradients: str) -> None:
     for words in (
-        f"2 over {BACKEND}",
+        f"2 over {backend}",
         "The model writes:",
         "tokens/s",
         "bytes sent",
@@ -50,7 +50,7 @@ def test_it_trains_and_is_resumed_but_not_overwritten(tmp_path: Path) -> None:
     command = [*OWN_RANKS, *COMMAND, BACKEND, "--codec", "int8", "--weighted", "--out", str(out)]
     done = run(command)
     assert done.returncode == 0, done.stderr
-    assert_reported(done.stdout, out, "gradients travel as")
+    assert_reported(done.stdout, out, BACKEND, "gradients travel as")
     again = run(command)
     assert again.returncode == 2
     (line,) = again.stderr.splitlines()
@@ -60,18 +60,25 @@ def test_it_trains_and_is_resumed_but_not_overwritten(tmp_path: Path) -> None:
     assert "steps           3 in" in resumed.stdout
 
 
-def test_it_trains_under_torchrun_and_takes_no_codec_on_one_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "backend"),
+    [
+        ([*OWN_RANKS, *COMMAND, BACKEND, "--codec", "auto", "--weighted"], BACKEND),
+        ([*TORCHRUN, "-m", *COMMAND, "gloo"], "gloo"),
+    ],
+    ids=["auto", "torchrun"],
+)
+def test_it_trains_without_a_codec(command: list[str], backend: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [*TORCHRUN, "-m", *COMMAND, BACKEND, "--codec", "auto", "--weighted"]
     done = run([*command, "--out", str(out)])
     assert done.returncode == 0, done.stderr
-    assert_reported(done.stdout, out, "none, gradients travel uncompressed")
+    assert_reported(done.stdout, out, backend, "none, gradients travel uncompressed")
 
 
 def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
-    """Rank 0 cannot open a file, while rank 1 waits in a collective, here of gloo."""
+    """Rank 0 cannot open a file, while rank 1 waits in a collective."""
     (tmp_path / "metrics.jsonl").mkdir()
-    done = run([*OWN_RANKS, *COMMAND, "gloo", "--out", str(tmp_path)])
+    done = run([*OWN_RANKS, *COMMAND, BACKEND, "--out", str(tmp_path)])
     assert done.returncode == 1
     assert "fastgpu-comm train: rank 0: IsADirectoryError: " in done.stderr
     assert "Traceback" not in done.stderr

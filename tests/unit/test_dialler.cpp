@@ -47,7 +47,7 @@ PeerAddress tcp_address(std::vector<Endpoint> endpoints) {
   return {.shared_memory = false, .unix_name = "", .endpoints = std::move(endpoints)};
 }
 
-// A port that nobody listens on. The socket keeps it, so that no other process can listen there.
+// A port that nobody listens on: a socket is bound to it, so no other process can listen there.
 struct SilentPort {
   explicit SilentPort(const char* address) : endpoint{address, 0} {
     sockaddr_in any{};
