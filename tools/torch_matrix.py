@@ -36,6 +36,7 @@ TESTS = (
     "tests/process/test_collectives.py",
     "tests/process/test_failures.py",
     "tests/process/test_ddp.py",
+    "tests/process/test_devices.py",
     "tests/process/test_fsdp.py",
     "tests/process/test_integrations.py",
     "tests/process/test_newer_torch.py",
@@ -43,6 +44,7 @@ TESTS = (
     "tests/process/test_trainer.py",
     "tests/unit/test_empty.py",
     "tests/unit/test_stub.py",
+    "tests/torch_device",
 )
 HEADER = """# Versions of torch
 
@@ -54,12 +56,12 @@ tests that meet torch ({machine}).
 """
 
 
-def run(command: Sequence[str | Path], log: Path) -> tuple[int, str]:
+def run(command: Sequence[str | Path], log: Path, **variables: str) -> tuple[int, str]:
     """Runs a command, appends what it prints to `log`, and returns its status and output."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,11 +93,18 @@ def must(command: Sequence[str | Path], log: Path) -> str:
     return output
 
 
-def build(folder: Path, python: Path, log: Path) -> int:
-    """Builds and installs the extension; returns the number of the compiler's warnings."""
-    place = f"--config-settings=build-dir={MATRIX.parent / f'extension-{folder.name}'}"
-    options = ("--no-build-isolation", "--no-deps", "--force-reinstall", place)
+def build(place: Path, python: Path, log: Path) -> int:
+    """Builds and installs the extension; returns the number of the compiler's warnings.
+
+    `place` is the build folder. It then has the tests' torch device, too.
+    """
+    to = f"--config-settings=build-dir={place}"
+    options = ("--no-build-isolation", "--no-deps", "--force-reinstall", to)
     output = must([python, "-m", "pip", "install", "--verbose", *options, "."], log)
+    cmake = python.parent / "cmake"
+    must([cmake, "-B", place, "-DFASTGPU_TESTS=ON"], log)
+    output += must([cmake, "--build", place, "--target", "fastgpu_pretended"], log)
+    must([cmake, "-B", place, "-DFASTGPU_TESTS=OFF"], log)
     return len(re.findall(r"\bwarning:", output))
 
 
@@ -120,10 +129,13 @@ def row(version: str, interpreter: str, chosen: Sequence[str], suite: bool) -> t
     log = folder / "log.txt"
     log.write_text("")
     python = make_environment(folder, version, interpreter, log)
-    warnings = build(folder, python, log)
+    place = MATRIX.parent / f"extension-{folder.name}"
+    warnings = build(place, python, log)
+    device = next((place / "tests" / "torch_device").glob("_pretended*.so"))
     say = "import platform, torch; print(torch.__version__, platform.python_version())"
     found = must([python, "-c", say], log).split()
-    tests, output = run([python, "-m", "pytest", "-q", *chosen], log)
+    command = [python, "-m", "pytest", "-q", *chosen]
+    tests, output = run(command, log, PRETENDED_MODULE=str(device))
     tested = last_match(r"((?:\d+ \w+(?:, )?)+) in [\d.]+s", output)
     own, own_tested = 0, "not run"
     if suite:

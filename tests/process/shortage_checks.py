@@ -46,6 +46,28 @@ def without_descriptors(spare: int) -> None:
     check_shortage(resource.RLIMIT_NOFILE, limit, "ran out of file descriptors")
 
 
+def descriptors_of_groups(per_peer: int) -> None:
+    """A further group opens at most `per_peer` descriptors for each peer, whatever it carries."""
+    _, world = me_and_world()
+
+    def use(group: dist.ProcessGroup | None) -> None:
+        small, large = torch.ones(1000), torch.ones(1 << 20)
+        for each in (small, large):
+            dist.all_reduce(each, group=group)
+            dist.all_to_all_single(
+                torch.empty_like(each[: 20 * world]), each[: 20 * world], group=group
+            )
+            dist.broadcast(each, 0, group=group)
+
+    use(None)
+    before = len(os.listdir("/proc/self/fd"))
+    groups = [dist.new_group() for _ in range(5)]
+    for group in groups:
+        use(group)
+    opened = len(os.listdir("/proc/self/fd")) - before
+    assert opened <= len(groups) * per_peer * (world - 1), opened
+
+
 def without_file_sizes() -> None:
     """Rank 1 may not make files as large as a ring."""
     check_shortage(resource.RLIMIT_FSIZE, lambda: 8192, "reached the limit of file sizes")

@@ -23,6 +23,11 @@ def test_descriptors(ranks: Ranks, setting: Setting, spare: int) -> None:
     ranks.kill()
 
 
+@pytest.mark.parametrize(("setting", "per_peer"), [(SHM, 0), (TCP, 2)], ids=["shm", "tcp"])
+def test_descriptors_of_groups(ranks: Ranks, setting: Setting, per_peer: int) -> None:
+    ranks.run(checks.descriptors_of_groups, setting, per_peer)
+
+
 def test_file_sizes(ranks: Ranks) -> None:
     ranks.run(checks.without_file_sizes, SHM)
     ranks.kill()
