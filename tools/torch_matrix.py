@@ -134,7 +134,7 @@ def row(version: str, interpreter: str, chosen: Sequence[str], suite: bool) -> t
     device = next((place / "tests" / "torch_device").glob("_pretended*.so"))
     say = "import platform, torch; print(torch.__version__, platform.python_version())"
     found = must([python, "-c", say], log).split()
-    command = [python, "-m", "pytest", "-q", *chosen]
+    command: list[str | Path] = [python, "-m", "pytest", "-q", *chosen]
     tests, output = run(command, log, PRETENDED_MODULE=str(device))
     tested = last_match(r"((?:\d+ \w+(?:, )?)+) in [\d.]+s", output)
     own, own_tested = 0, "not run"
