@@ -5,7 +5,6 @@
 #include <cstring>
 #include <new>
 #include <set>
-#include <span>
 #include <utility>
 
 #include "base/log.h"
@@ -49,21 +48,6 @@ struct DeviceLanes::PeerSetup {
   uint64_t staging_offset = 0;
 };
 
-struct DeviceLanes::Launch {
-  const LanePlan& plan;
-  const std::byte* input;
-  std::byte* data;
-  Factors factors;
-  uint64_t timeout_ns;
-  uint32_t end;  // the word that says how the kernel has ended
-};
-
-// The memory of a tensor for the kernel of this rank, and its location for the kernels of peers.
-struct DeviceLanes::Place {
-  std::byte* memory;
-  uint64_t location;
-};
-
 DeviceLanes::DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers,
                          DeviceExecutor& executor)
     : runtime_(parts.runtime),
@@ -91,7 +75,8 @@ DeviceLanes::PeerSetup DeviceLanes::prepare() {
   try {
     mine.uuid = runtime_.devices().properties(device_).uuid;
     if (kernels_.copy_lanes() == nullptr) return mine;
-    memory_ = std::make_unique<LaneMemory>(runtime_, device_, rank_, world_);
+    memory_ =
+        std::make_unique<LaneMemory>(runtime_, device_, rank_, world_, kernels_.staging_bytes);
     const LaneMemory::Spans spans = memory_->spans();
     mine.words_segment = spans.words.segment;
     mine.words_offset = spans.words.offset_bytes;
@@ -134,6 +119,7 @@ void DeviceLanes::set_up(Communicator& communicator) {
     return memory_.reset();
   }
   plans_ = std::make_unique<LanePlans>(rank_, world_, options_, kernels_, costs, *memory_);
+  launcher_ = std::make_unique<LaneLauncher>(runtime_.devices(), *memory_, peers_, kernels_);
   peers_.take_for_kernels([this](int peer, uint32_t segment, const std::byte* base) {
     memory_->add_segment(peer, segment, base);
   });
@@ -151,8 +137,8 @@ const LanePlan* DeviceLanes::plan(const CollectiveCall& call, Planner& by_host) 
   }
 }
 
-DeviceLanes::Launch DeviceLanes::launch_of(const CollectiveCall& call, const LanePlan& plan,
-                                           uint32_t end) const {
+LaneLaunch DeviceLanes::launch_of(const CollectiveCall& call, const LanePlan& plan,
+                                  uint32_t end) const {
   return {.plan = plan,
           .input = call.input,
           .data = call.data,
@@ -179,7 +165,7 @@ std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePla
   // Runs when the queue has finished every earlier operation, so kernels launch in call order.
   task.epilogue = [this, launch = launch_of(call, plan, memory_->take_end()),
                    last = std::move(call.epilogue), made = operation.get()] {
-    executor_.enqueue([&](StreamHandle stream) { enqueue(stream, launch); });
+    executor_.enqueue([&](StreamHandle stream) { launcher_->enqueue(stream, launch); });
     watch({.call = made->task.call,
            .op = op_of(made->task),
            .sequence = static_cast<int64_t>(made->sequence),
@@ -192,89 +178,7 @@ std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePla
 
 void DeviceLanes::capture(const CollectiveCall& call, const LanePlan& plan) {
   was_captured_.store(true);
-  enqueue(*call.stream, launch_of(call, plan, LaneMemory::kEndInGraphs));
-}
-
-void DeviceLanes::enqueue(StreamHandle stream, const Launch& launch) {
-  launch.plan.is_small ? enqueue_small(stream, launch) : enqueue_lanes(stream, launch);
-}
-
-// The tensor itself, if all peers know its segment, else `staging_at` in the staging memory.
-DeviceLanes::Place DeviceLanes::place_of(const std::byte* tensor, uint64_t size_bytes,
-                                         uint64_t staging_at) {
-  if (size_bytes > 0) {
-    const auto place = memory_->find(tensor, size_bytes);
-    if (place && peers_.offer(place->segment)) {
-      return {const_cast<std::byte*>(tensor), LaneMemory::location_of(*place)};
-    }
-  }
-  return {memory_->staging() + staging_at, LaneMemory::location_in_staging(staging_at)};
-}
-
-void DeviceLanes::stage(StreamHandle stream, const Launch& launch, std::byte* target,
-                        const std::byte* source, uint64_t size_bytes) {
-  if (size_bytes == 0) return;
-  DeviceRuntime& devices = runtime_.devices();
-  if (launch.factors.before == 1) {
-    if (target != source) devices.copy(stream, target, source, size_bytes);
-    return;
-  }
-  devices.reduce(stream, {.sources = {&source, 1},
-                          .targets = {&target, 1},
-                          .size_bytes = size_bytes,
-                          .dtype = part_of(launch.plan.call.shape.dtype),
-                          .factor = launch.factors.before});
-}
-
-void DeviceLanes::enqueue_small(StreamHandle stream, const Launch& launch) {
-  const LanePlan& plan = launch.plan;
-  stage(stream, launch, launch.data, launch.data, plan.buffers.data_bytes);
-  device::SmallArgs args = memory_->small_args(launch.timeout_ns, launch.end);
-  std::ranges::copy(pack(plan.call), args.key);
-  args.input = launch.data;
-  args.output = launch.data;
-  args.size_bytes = plan.buffers.data_bytes;
-  args.factor = launch.factors.after;
-  const uint64_t words = (args.size_bytes + 3) / 4;
-  const uint64_t blocks = (words + kernels_.threads - 1) / kernels_.threads;
-  runtime_.devices().launch(
-      stream, {.kernel = plan.kernel,
-               .arguments = std::as_bytes(std::span(&args, 1)),
-               .blocks = static_cast<unsigned>(std::min<uint64_t>(blocks, device::kSmallBlocks)),
-               .threads = kernels_.threads});
-}
-
-void DeviceLanes::enqueue_lanes(StreamHandle stream, const Launch& launch) {
-  const LanePlan& plan = launch.plan;
-  const CallBuffers& buffers = plan.buffers;
-  // The caller's input stays as it is, and an output over it must not change what peers still read.
-  const bool overlap = launch.input < launch.data + buffers.data_bytes &&
-                       launch.data < launch.input + buffers.input_bytes;
-  const bool input_stays = launch.factors.before == 1 && !overlap;
-  const std::array<Place, 3> places{
-      place_of(launch.input, input_stays ? buffers.input_bytes : 0, plan.input_at),
-      place_of(launch.data, buffers.data_bytes, plan.data_at),
-      place_of(nullptr, 0, plan.scratch_at)};
-  stage(stream, launch, places[0].memory, launch.input, buffers.input_bytes);
-  if (buffers.reads_data) {
-    stage(stream, launch, places[1].memory, launch.data, buffers.data_bytes);
-  }
-  device::LaneArgs args = memory_->lane_args(launch.timeout_ns, launch.end);
-  std::ranges::copy(pack(plan.call), args.key);
-  args.entries = reinterpret_cast<const device::Entry*>(plan.entries->get());
-  args.first = reinterpret_cast<const uint32_t*>(plan.first->get());
-  args.factor = launch.factors.after;
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    args.buffers[i] = places[i].memory;
-    args.locations[i] = places[i].location;
-  }
-  DeviceRuntime& devices = runtime_.devices();
-  devices.launch(stream, {.kernel = plan.kernel,
-                          .arguments = std::as_bytes(std::span(&args, 1)),
-                          .blocks = plan.lanes,
-                          .threads = kernels_.threads});
-  if (buffers.data_bytes == 0 || places[1].memory == launch.data) return;
-  devices.copy(stream, launch.data, places[1].memory, buffers.data_bytes);
+  launcher_->enqueue(*call.stream, launch_of(call, plan, LaneMemory::kEndInGraphs));
 }
 
 void DeviceLanes::watch(Watched kernel) {

@@ -17,6 +17,7 @@
 
 #include "comm/calls.h"
 #include "comm/device_tuner.h"
+#include "comm/lane_launcher.h"
 #include "comm/lane_memory.h"
 #include "comm/lane_plans.h"
 #include "comm/mapped_peers.h"
@@ -54,8 +55,6 @@ class DeviceLanes final : public Pollable {
 
  private:
   struct PeerSetup;  // what the ranks exchange: device_lanes.cpp
-  struct Launch;
-  struct Place;
   // A kernel that the host watches: the call that it carries out, for errors.
   struct Watched {
     Call call;
@@ -67,13 +66,7 @@ class DeviceLanes final : public Pollable {
 
   bool may_serve() const;
   PeerSetup prepare();
-  Launch launch_of(const CollectiveCall& call, const LanePlan& plan, uint32_t end) const;
-  void enqueue(StreamHandle stream, const Launch& launch);
-  void enqueue_small(StreamHandle stream, const Launch& launch);
-  void enqueue_lanes(StreamHandle stream, const Launch& launch);
-  Place place_of(const std::byte* tensor, uint64_t size_bytes, uint64_t staging_at);
-  void stage(StreamHandle stream, const Launch& launch, std::byte* target, const std::byte* source,
-             uint64_t size_bytes);
+  LaneLaunch launch_of(const CollectiveCall& call, const LanePlan& plan, uint32_t end) const;
   void watch(Watched kernel);
   void report(const Watched& kernel) noexcept;
   Failure failure_of(const Watched& kernel, const device::Control& record) const;
@@ -93,6 +86,7 @@ class DeviceLanes final : public Pollable {
   // Fixed by set_up(); empty if the kernels cannot be used.
   std::unique_ptr<LaneMemory> memory_;
   std::unique_ptr<LanePlans> plans_;
+  std::unique_ptr<LaneLauncher> launcher_;
   std::atomic<bool> is_set_up_{false};  // the kernels can be used
 
   std::atomic<int> pending_{0};  // kernels that are enqueued and not done

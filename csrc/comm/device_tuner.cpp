@@ -9,7 +9,6 @@ namespace fastgpu {
 namespace {
 
 constexpr int kRounds = 8;
-constexpr std::size_t kLargeBytes = 1 << 20;
 constexpr double kLeastUsPerByte = 1e-7;  // 10 TB/s
 
 // A GPU adds while it copies: on top it costs next to nothing.
@@ -41,17 +40,18 @@ Times time_copies(DeviceExecutor& executor, std::byte* target, const std::byte* 
 
 }  // namespace
 
-double measure_us_per_byte(DeviceExecutor& executor, std::byte* target, const std::byte* source) {
+double measure_us_per_byte(DeviceExecutor& executor, std::byte* target, const std::byte* source,
+                           std::size_t size_bytes) {
   const Times small = time_copies(executor, target, source, sizeof(float));
-  const Times large = time_copies(executor, target, source, kLargeBytes);
-  return std::max((large.passed_us - small.passed_us) / static_cast<double>(kLargeBytes),
+  const Times large = time_copies(executor, target, source, size_bytes);
+  return std::max((large.passed_us - small.passed_us) / static_cast<double>(size_bytes),
                   kLeastUsPerByte);
 }
 
 DeviceCosts measure_device_costs(DeviceExecutor& executor, Allocator& heap, Allocator& pinned) {
-  const LentMemory source(heap, kLargeBytes);
-  const LentMemory target(heap, kLargeBytes);
-  const LentMemory chunk(pinned, kLargeBytes);
+  const LentMemory source(heap, kMeasuredBytes);
+  const LentMemory target(heap, kMeasuredBytes);
+  const LentMemory chunk(pinned, kMeasuredBytes);
   const Times small = time_copies(executor, target.get(), source.get(), sizeof(float));
   return {.enqueue_us = small.enqueue_us,
           .passed_us = small.passed_us,

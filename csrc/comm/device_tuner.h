@@ -18,8 +18,11 @@ struct DeviceCosts {
 // Copies for about a millisecond. Raises OutOfResourcesError, and DeviceError.
 DeviceCosts measure_device_costs(DeviceExecutor& executor, Allocator& heap, Allocator& pinned);
 
-// For a copy within the GPU, or from what it maps: of the fastest of several copies of 1 MiB.
-double measure_us_per_byte(DeviceExecutor& executor, std::byte* target, const std::byte* source);
+inline constexpr std::size_t kMeasuredBytes = std::size_t{1} << 20;
+
+// For a copy within the GPU, or from what it maps: of the fastest of several.
+double measure_us_per_byte(DeviceExecutor& executor, std::byte* target, const std::byte* source,
+                           std::size_t size_bytes = kMeasuredBytes);
 
 // The costs of a group. `host` are those of its links through host memory; `in_place` says whether
 // all ranks of a host read each other's memory.

@@ -28,15 +28,16 @@ LaneMemory::Layout::Layout(int world) {
   size_bytes = end;
 }
 
-LaneMemory::LaneMemory(Runtime& runtime, int device, int rank, int world)
+LaneMemory::LaneMemory(Runtime& runtime, int device, int rank, int world, std::size_t staging_bytes)
     : devices_(runtime.devices()),
       heap_(runtime.device_heap(device)),
       rank_(rank),
       world_(world),
       layout_(world),
+      staging_bytes_(staging_bytes),
       pinned_(runtime.pinned_memory(), sizeof(HostWords) + kChunkBytes),
       stream_(devices_, device),
-      staging_(heap_, kStagingBytes),
+      staging_(heap_, staging_bytes),
       block_(heap_.allocate(layout_.size_bytes)) {
   *words() = {};
   // All words must be 0 before a peer writes any: the ranks exchange the places later.
@@ -51,7 +52,7 @@ LaneMemory::LaneMemory(Runtime& runtime, int device, int rank, int world)
 
 LaneMemory::Spans LaneMemory::spans() const {
   return {.words = *heap_.find(block_, layout_.size_bytes),
-          .staging = *heap_.find(staging(), kStagingBytes)};
+          .staging = *heap_.find(staging(), staging_bytes_)};
 }
 
 void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
@@ -69,7 +70,7 @@ void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
       return peers.map(communicator, peer, span, size_bytes);
     };
     blocks_.push_back(is_own ? block_ : map(theirs.words, layout_.size_bytes));
-    stagings_.push_back(is_own ? staging() : map(theirs.staging, kStagingBytes));
+    stagings_.push_back(is_own ? staging() : map(theirs.staging, staging_bytes_));
   }
   std::vector<std::byte*> places(kPlaces * stagings_.size());
   for (std::size_t rank = 0; rank < stagings_.size(); ++rank)
@@ -118,7 +119,7 @@ uint32_t LaneMemory::take_end() noexcept {
 }
 
 std::unique_ptr<LentMemory> LaneMemory::upload(const void* bytes, std::size_t size_bytes) {
-  auto memory = std::make_unique<LentMemory>(heap_, size_bytes);
+  auto memory = lend(size_bytes);
   write(memory->get(), bytes, size_bytes);
   return memory;
 }

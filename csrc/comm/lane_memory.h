@@ -27,14 +27,13 @@ class LaneMemory {
  public:
   static constexpr int kMaxLanes = 16;
   static constexpr uint32_t kSmallWords = 4096;  // of 4 bytes: the most of a small all_reduce
-  static constexpr std::size_t kStagingBytes = std::size_t{64} << 20;
 
   // Buffers begin at multiples of 512 bytes, like blocks of the heap.
   static constexpr std::size_t aligned(std::size_t size_bytes) {
     return (size_bytes + 511) / 512 * 512;
   }
 
-  LaneMemory(Runtime& runtime, int device, int rank, int world);
+  LaneMemory(Runtime& runtime, int device, int rank, int world, std::size_t staging_bytes);
   LaneMemory(const LaneMemory&) = delete;
   LaneMemory& operator=(const LaneMemory&) = delete;
 
@@ -60,6 +59,7 @@ class LaneMemory {
   device::LaneArgs lane_args(uint64_t timeout_ns, uint32_t end) const;
   device::SmallArgs small_args(uint64_t timeout_ns, uint32_t end) const;
   std::byte* staging() const { return staging_.get(); }
+  std::size_t staging_bytes() const { return staging_bytes_; }
   // The location, for peers, of byte `offset_bytes` of the staging memory.
   static uint64_t location_in_staging(std::size_t offset_bytes) { return offset_bytes; }
 
@@ -76,7 +76,11 @@ class LaneMemory {
 
   // Before the first launch of a kernel: see DeviceRuntime::load().
   void load(const void* kernel) { devices_.load(stream_.handle.device, kernel); }
-  // Memory of the GPU with a copy of `bytes`. Blocks until the GPU has it, but waits for no kernel.
+  // Memory of the GPU, for as long as the result lives.
+  std::unique_ptr<LentMemory> lend(std::size_t size_bytes) {
+    return std::make_unique<LentMemory>(heap_, size_bytes);
+  }
+  // The same with a copy of `bytes`. Blocks until the GPU has it, but waits for no kernel.
   std::unique_ptr<LentMemory> upload(const void* bytes, std::size_t size_bytes);
 
   // Ends all waits of this rank's kernels, now and from now on.
@@ -126,6 +130,7 @@ class LaneMemory {
   const int rank_;
   const int world_;
   const Layout layout_;
+  const std::size_t staging_bytes_;
   const LentMemory pinned_;  // HostWords, then a chunk for transfers
   const OwnStream stream_;
   const LentMemory staging_;

@@ -12,6 +12,8 @@ namespace {
 
 // A block of threads that moves less than this is mostly its own latency.
 constexpr uint64_t kLaneBytes = 32 * 1024;
+// Pieces have a multiple of so many elements, so that all are aligned as the tensor is.
+constexpr uint64_t kPieceUnit = 16;
 
 // Every lane pulls at the full rate of the link as far as the model knows: which algorithm is
 // quickest depends on steps and bytes, and the number of lanes only on the size. The model gives
@@ -144,9 +146,8 @@ double LanePlans::small_us_of(uint64_t size_bytes) const {
          us_of(2 * size_bytes * static_cast<uint64_t>(world_ - 1), costs_.peer_us_per_byte);
 }
 
-// Leaves the plan without a kernel if the staging memory is too small for some rank.
-void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel) {
-  const CallShape& shape = plan.call.shape;
+// By rank.
+std::vector<Schedule> LanePlans::schedules_of(const CallShape& shape, const Choice& choice) const {
   PlanRequest request;
   request.collective = shape.collective;
   request.algorithm = choice.algorithm;
@@ -163,31 +164,75 @@ void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* ker
     request.recv_counts = even;
   }
   std::vector<Schedule> schedules;
-  uint64_t most_bytes = 0;
   for (request.rank = 0; request.rank < world_; ++request.rank) {
     schedules.push_back(build(request));
-    const CallBuffers buffers = buffers_of(shape, request.rank, world_);
+  }
+  return schedules;
+}
+
+// The most that a rank stages, if none of its tensors is read in place.
+uint64_t LanePlans::staged_bytes(const CallShape& shape,
+                                 std::span<const Schedule> schedules) const {
+  uint64_t most_bytes = 0;
+  for (int rank = 0; rank < world_; ++rank) {
+    const CallBuffers buffers = buffers_of(shape, rank, world_);
     most_bytes = std::max(most_bytes, LaneMemory::aligned(buffers.input_bytes) +
                                           LaneMemory::aligned(buffers.data_bytes) +
-                                          schedules.back().scratch_bytes);
+                                          schedules[static_cast<std::size_t>(rank)].scratch_bytes);
   }
-  const Schedule& mine = schedules[static_cast<std::size_t>(rank_)];
-  if (most_bytes > LaneMemory::kStagingBytes || mine.lanes.empty()) return;
+  return most_bytes;
+}
+
+// The elements of a piece: as few pieces as the staging memory allows, all but the last of one
+// size. 0 if it is too small for any piece. Whether tensors need the staging memory makes no
+// difference: ranks do not know where tensors of their peers lie.
+uint64_t LanePlans::piece_count(const CallShape& shape, const Choice& choice) const {
+  CallShape piece = shape;
+  const auto needed = [&] { return staged_bytes(piece, schedules_of(piece, choice)); };
+  const uint64_t staging_bytes = memory_.staging_bytes();
+  const uint64_t whole_bytes = needed();
+  if (whole_bytes <= staging_bytes) return shape.count;
+  for (uint64_t pieces = (whole_bytes + staging_bytes - 1) / staging_bytes;; ++pieces) {
+    const uint64_t units = (shape.count + pieces * kPieceUnit - 1) / (pieces * kPieceUnit);
+    piece.count = units * kPieceUnit;
+    if (piece.count < shape.count && needed() <= staging_bytes) return piece.count;
+    if (units == 1) return 0;
+  }
+}
+
+LanePiece LanePlans::make_piece(const CallShape& shape, std::span<const Schedule> schedules) {
+  const CallBuffers buffers = buffers_of(shape, rank_, world_);
   const device::Table table = device::compile(schedules, rank_);
-  plan.entries = memory_.upload(table.entries.data(), table.entries.size() * sizeof(device::Entry));
-  plan.first = memory_.upload(table.first.data(), table.first.size() * sizeof(uint32_t));
+  LanePiece piece;
+  piece.count = shape.count;
+  piece.lanes = static_cast<unsigned>(schedules.front().lanes.size());
+  piece.data_at = LaneMemory::aligned(buffers.input_bytes);
+  piece.scratch_at = piece.data_at + LaneMemory::aligned(buffers.data_bytes);
+  piece.entries =
+      memory_.upload(table.entries.data(), table.entries.size() * sizeof(device::Entry));
+  piece.first = memory_.upload(table.first.data(), table.first.size() * sizeof(uint32_t));
+  return piece;
+}
+
+// Leaves the plan without a kernel if the staging memory is too small for some rank.
+void LanePlans::fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel) {
+  const uint64_t count = plan.call.shape.count;
+  const uint64_t each = piece_count(plan.call.shape, choice);
+  if (each == 0) return;
+  CallShape shape = plan.call.shape;
+  const auto add = [&](uint64_t elements, uint64_t times) {
+    if (elements == 0) return;
+    shape.count = elements;
+    const std::vector<Schedule> schedules = schedules_of(shape, choice);
+    plan.pieces.push_back(make_piece(shape, schedules));
+    const FrameBytes bytes = frame_bytes(schedules[static_cast<std::size_t>(rank_)]);
+    plan.sent_bytes += times * bytes.sent;
+    plan.received_bytes += times * bytes.received;
+  };
+  add(each, count / each);
+  add(count % each, 1);
   plan.call.algorithm = choice.algorithm;
-  plan.call.lanes = static_cast<uint8_t>(mine.lanes.size());
-  plan.lanes = static_cast<unsigned>(mine.lanes.size());
-  plan.input_at = 0;
-  plan.data_at = LaneMemory::aligned(plan.buffers.input_bytes);
-  plan.scratch_at = plan.data_at + LaneMemory::aligned(plan.buffers.data_bytes);
-  for (const Lane& lane : mine.lanes) {
-    for (const Step& step : lane) {
-      if (step.verb == Verb::kSend) plan.sent_bytes += step.source.size_bytes;
-      if (step.verb == Verb::kRecv) plan.received_bytes += step.target.size_bytes;
-    }
-  }
+  plan.call.lanes = static_cast<uint8_t>(plan.pieces.front().lanes);
   plan.kernel = kernel;
 }
 

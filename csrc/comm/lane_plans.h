@@ -2,8 +2,11 @@
 // host drives it. Every rank comes to the same plan, because it decides by what the ranks have
 // agreed on: the call's shape, options and costs.
 //
-// A plan of lanes has its table in memory of the GPU. Plans are kept as long as this: a graph may
-// have captured the table's address.
+// A call that does not fit the staging memory is carried out in pieces, one kernel after another.
+// A piece has the same range of every block of the tensors: see CallBuffers.
+//
+// A plan of lanes has its tables in memory of the GPU. Plans are kept as long as this: a graph may
+// have captured a table's address.
 // Ownership: memory and kernels outlive it. Thread safety: all calls, any thread.
 #pragma once
 
@@ -11,6 +14,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <vector>
 
 #include "comm/calls.h"
 #include "comm/lane_memory.h"
@@ -29,7 +34,8 @@ struct LaneCosts {
   double peer_us_per_byte = 0;  // out of a peer's memory
 };
 
-// The sizes of a call's tensors on one rank, in bytes, and whether the call reads `data`.
+// The sizes of a call's tensors on one rank, in bytes, and whether the call reads `data`. A tensor
+// consists of blocks of the call's count, one or as many as there are ranks.
 struct CallBuffers {
   uint64_t input_bytes = 0;
   uint64_t data_bytes = 0;
@@ -37,18 +43,24 @@ struct CallBuffers {
 };
 CallBuffers buffers_of(const CallShape& shape, int rank, int world);
 
-struct LanePlan {
-  Call call;
-  const void* kernel = nullptr;  // nullptr: the host drives the call
-  bool is_small = false;
-  CallBuffers buffers;
-  // Of lanes. Offsets of the buffers in the staging memory, in bytes.
+// One kernel's part of a call. Offsets of the buffers in the staging memory, in bytes.
+struct LanePiece {
+  uint64_t count = 0;  // elements of each block
   unsigned lanes = 0;
   uint64_t input_at = 0;
   uint64_t data_at = 0;
   uint64_t scratch_at = 0;
   std::unique_ptr<LentMemory> entries;
   std::unique_ptr<LentMemory> first;
+};
+
+struct LanePlan {
+  Call call;
+  const void* kernel = nullptr;  // nullptr: the host drives the call
+  bool is_small = false;
+  CallBuffers buffers;
+  // Of lanes: all pieces but the last, which are alike, and the last one if it is smaller.
+  std::vector<LanePiece> pieces;
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
 };
@@ -75,7 +87,11 @@ class LanePlans {
   const void* lanes_kernel(const CallShape& shape) const;
   const void* small_kernel(const CallShape& shape) const;
   double small_us_of(uint64_t size_bytes) const;
+  std::vector<Schedule> schedules_of(const CallShape& shape, const Choice& choice) const;
+  uint64_t staged_bytes(const CallShape& shape, std::span<const Schedule> schedules) const;
+  uint64_t piece_count(const CallShape& shape, const Choice& choice) const;
   void fill_lanes(LanePlan& plan, const Choice& choice, const void* kernel);
+  LanePiece make_piece(const CallShape& shape, std::span<const Schedule> schedules);
 
   const int rank_;
   const int world_;

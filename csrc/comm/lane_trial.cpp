@@ -15,8 +15,6 @@ namespace {
 
 constexpr int kCalls = 8;
 constexpr uint64_t kTimeoutNs = 5'000'000'000;
-// Offset in the staging memory, for copies that are timed.
-constexpr std::size_t kTargetAt = std::size_t{4} << 20;
 
 // What a rank's staging memory has before the first call; no two ranks' are alike.
 using Sample = std::array<uint32_t, 1024>;
@@ -53,10 +51,12 @@ class Trial {
     executor_.synchronize();
     verdict.latency_us = static_cast<double>(now_ns() - start) / 1000 / (kCalls - 1);
     verdict.works = memory_.ended(end_) == 0 && is_right(value->get()) && reads_stagings();
+    const std::size_t size_bytes = std::min(kMeasuredBytes, memory_.staging_bytes());
+    const auto target = memory_.lend(size_bytes);
     for (int peer = 0; peer < world_; ++peer) {
       if (peer == rank_) continue;
       const double found =
-          measure_us_per_byte(executor_, memory_.staging() + kTargetAt, memory_.staging_of(peer));
+          measure_us_per_byte(executor_, target->get(), memory_.staging_of(peer), size_bytes);
       verdict.peer_us_per_byte = std::max(verdict.peer_us_per_byte, found);
     }
     return verdict;

@@ -126,12 +126,9 @@ std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
   }
   Schedule schedule = build(request);
   if (schedule.lanes.empty()) schedule.lanes.emplace_back();
-  for (const Lane& lane : schedule.lanes) {
-    for (const Step& step : lane) {
-      if (step.verb == Verb::kSend) plan.sent_bytes += step.source.size_bytes;
-      if (step.verb == Verb::kRecv) plan.received_bytes += step.target.size_bytes;
-    }
-  }
+  const FrameBytes bytes = frame_bytes(schedule);
+  plan.sent_bytes = bytes.sent;
+  plan.received_bytes = bytes.received;
   plan.schedule = std::make_shared<const Schedule>(std::move(schedule));
   return std::make_shared<const Plan>(std::move(plan));
 }

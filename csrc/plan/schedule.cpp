@@ -27,6 +27,17 @@ uint64_t copied_bytes(const Step& step) {
   return step.coding == Coding::kDecode ? step.target.size_bytes : step.source.size_bytes;
 }
 
+FrameBytes frame_bytes(const Schedule& schedule) {
+  FrameBytes bytes;
+  for (const Lane& lane : schedule.lanes) {
+    for (const Step& step : lane) {
+      if (step.verb == Verb::kSend) bytes.sent += step.source.size_bytes;
+      if (step.verb == Verb::kRecv) bytes.received += step.target.size_bytes;
+    }
+  }
+  return bytes;
+}
+
 std::string describe(const Step& step) {
   if (step.coding == Coding::kAddResidual) return "add_residual(" + describe(step.target) + ")";
   std::string text = step.coding == Coding::kEncode   ? "encode"

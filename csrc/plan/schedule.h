@@ -90,6 +90,13 @@ struct Schedule {
   bool scratch_shared = false;
 };
 
+// What a schedule's rank sends and receives, without headers.
+struct FrameBytes {
+  uint64_t sent = 0;
+  uint64_t received = 0;
+};
+FrameBytes frame_bytes(const Schedule& schedule);
+
 // "recv_reduce(peer=1 -> data[0, 64))", for messages.
 std::string describe(const Step& step);
 

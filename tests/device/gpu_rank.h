@@ -28,7 +28,9 @@ class GpuRank {
  public:
   GpuRank(const PretendedOptions& options, const Options& group, int rank, int world, Store& store)
       : devices_(make_pretended_runtime(options)), stream_(devices_->make_stream(0)) {
-    runtime_.set_devices(devices_.get(), device::pretended_kernels());
+    device::LaneKernels kernels = device::pretended_kernels();
+    kernels.staging_bytes = options.staging_bytes;
+    runtime_.set_devices(devices_.get(), kernels);
     communicator_ = join_world(rank, world, group, store, runtime_);
   }
   ~GpuRank() {
@@ -72,12 +74,12 @@ class GpuRank {
     devices_->synchronize(stream_);
     return {host, host + size_bytes};
   }
-  // In a group of two: whether the peer reads this rank's memory in place.
-  bool maps_peer() {
-    return communicator_->device()
-        .collectives(stream_, *communicator_)
-        .maps(1 - communicator_->rank());
+  // Sets up the GPUs of the group, if that is still to be done: a collective call.
+  DeviceCollectives& collectives() {
+    return communicator_->device().collectives(stream_, *communicator_);
   }
+  // In a group of two: whether the peer reads this rank's memory in place.
+  bool maps_peer() { return collectives().maps(1 - communicator_->rank()); }
   // Runs the call on the GPU. Later work in the stream runs after the call.
   void run(CollectiveCall call) {
     call.stream = stream_;

@@ -210,7 +210,9 @@ class PretendedRuntime final : public DeviceRuntime {
     const auto kernel = reinterpret_cast<PretendedKernel>(const_cast<void*>(launch.kernel));
     const std::vector arguments(launch.arguments.begin(), launch.arguments.end());
     const simt::Grid grid{.blocks = launch.blocks, .threads = launch.threads};
-    of(stream)->push([kernel, arguments, grid, seed = options_.seed + ++launches_] {
+    const uint64_t number = ++launches_;
+    if (number > last_launch_.load()) return;
+    of(stream)->push([kernel, arguments, grid, seed = options_.seed + number] {
       simt::run_kernel(grid, seed, [&] { kernel(arguments.data()); });
     });
   }
@@ -224,6 +226,7 @@ class PretendedRuntime final : public DeviceRuntime {
   }
 
   uint64_t launches() const { return launches_.load(); }
+  void lose_kernels_after(uint64_t count) { last_launch_.store(launches_.load() + count); }
 
   Traffic traffic() const {
     return {.copies = copies_, .reductions = reductions_, .bytes = bytes_};
@@ -256,6 +259,7 @@ class PretendedRuntime final : public DeviceRuntime {
   std::vector<std::mutex> turns_;
   std::atomic<uint64_t> streams_{0};
   std::atomic<uint64_t> launches_{0};
+  std::atomic<uint64_t> last_launch_{UINT64_MAX};
   std::mutex loaded_mutex_;
   std::set<const void*> loaded_;  // guarded by loaded_mutex_
   std::atomic<uint64_t> copies_{0};
@@ -304,6 +308,10 @@ void replay(StreamHandle stream, const PretendedGraph& graph) {
 
 uint64_t launches_of(const DeviceRuntime& runtime) {
   return static_cast<const PretendedRuntime&>(runtime).launches();
+}
+
+void lose_kernels_after(DeviceRuntime& runtime, uint64_t count) {
+  static_cast<PretendedRuntime&>(runtime).lose_kernels_after(count);
 }
 
 Gate::Gate(StreamHandle stream) {

@@ -38,6 +38,8 @@ struct PretendedOptions {
   bool maps_apart = false;
   // Device k of every runtime and process is the same GPU, so it has the same UUID.
   bool shared_gpu = false;
+  // See device::LaneKernels.
+  std::size_t staging_bytes = std::size_t{64} << 20;
   RuntimeFault fault = RuntimeFault::kNone;
 };
 
@@ -71,6 +73,9 @@ void replay(StreamHandle stream, const PretendedGraph& graph);
 
 // How many kernels were given to streams of the pretended runtime by launch().
 uint64_t launches_of(const DeviceRuntime& runtime);
+
+// Kernels beyond the next `count` do nothing, as if the device had died.
+void lose_kernels_after(DeviceRuntime& runtime, uint64_t count);
 
 // Keeps a stream from its work until it is opened, at the latest by its destructor.
 class Gate {

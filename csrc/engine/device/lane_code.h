@@ -4,6 +4,8 @@
 // Threading: any thread.
 #pragma once
 
+#include <cstddef>
+
 #include "base/dtype.h"
 
 namespace fastgpu::device {
@@ -19,6 +21,9 @@ struct LaneKernels {
   const void* (*copy_lanes)() = nullptr;
   const void* (*small)(DType, ReduceOp) = nullptr;
   unsigned threads = 512;  // of a block
+  // Of a group, for tensors that its peers do not map; the same on every rank. Larger calls take
+  // several launches.
+  std::size_t staging_bytes = std::size_t{64} << 20;
 };
 
 inline LaneKernels built_kernels() { return {lanes_kernel, copy_lanes_kernel, small_kernel}; }
