@@ -76,11 +76,21 @@ void LaneLauncher::copy_in(StreamHandle stream, const LaneLaunch& launch, std::b
   }
 }
 
-void LaneLauncher::copy_out(StreamHandle stream, const std::byte* memory, const Range& range) {
+// Divides on the way if the kernel has left a sum.
+void LaneLauncher::copy_out(StreamHandle stream, const LaneLaunch& launch, const std::byte* memory,
+                            const Range& range) {
   for (uint64_t block = 0; block < range.blocks; ++block) {
     std::byte* const target = range.first + block * range.stride_bytes;
     const std::byte* const source = memory + block * range.size_bytes;
-    if (target != source) devices_.copy(stream, target, source, range.size_bytes);
+    if (launch.plan.divides_later) {
+      devices_.reduce(stream, {.sources = {&source, 1},
+                               .targets = {&target, 1},
+                               .size_bytes = range.size_bytes,
+                               .dtype = launch.plan.call.shape.dtype,
+                               .factor = launch.factors.after});
+    } else if (target != source) {
+      devices_.copy(stream, target, source, range.size_bytes);
+    }
   }
 }
 
@@ -95,7 +105,7 @@ void LaneLauncher::enqueue_small(StreamHandle stream, const LaneLaunch& launch) 
   args.input = launch.data;
   args.output = launch.data;
   args.size_bytes = size_bytes;
-  args.factor = launch.factors.after;
+  args.factor = plan.divides_later ? 1 : launch.factors.after;
   const uint64_t words = (size_bytes + 3) / 4;
   const uint64_t blocks = (words + kernels_.threads - 1) / kernels_.threads;
   devices_.launch(
@@ -103,6 +113,7 @@ void LaneLauncher::enqueue_small(StreamHandle stream, const LaneLaunch& launch) 
                .arguments = std::as_bytes(std::span(&args, 1)),
                .blocks = static_cast<unsigned>(std::min<uint64_t>(blocks, device::kSmallBlocks)),
                .threads = kernels_.threads});
+  copy_out(stream, launch, launch.data, data);
 }
 
 // `first` is the piece's first element in every block.
@@ -125,7 +136,7 @@ void LaneLauncher::enqueue_piece(StreamHandle stream, const LaneLaunch& launch,
   std::ranges::copy(pack(plan.call), args.key);  // of the whole call
   args.entries = reinterpret_cast<const device::Entry*>(piece.entries->get());
   args.first = reinterpret_cast<const uint32_t*>(piece.first->get());
-  args.factor = launch.factors.after;
+  args.factor = plan.divides_later ? 1 : launch.factors.after;
   for (std::size_t i = 0; i < places.size(); ++i) {
     args.buffers[i] = places[i].memory;
     args.locations[i] = places[i].location;
@@ -134,7 +145,7 @@ void LaneLauncher::enqueue_piece(StreamHandle stream, const LaneLaunch& launch,
                            .arguments = std::as_bytes(std::span(&args, 1)),
                            .blocks = piece.lanes,
                            .threads = kernels_.threads});
-  copy_out(stream, places[1].memory, data);
+  copy_out(stream, launch, places[1].memory, data);
 }
 
 }  // namespace fastgpu

@@ -47,7 +47,8 @@ class LaneLauncher {
   Place place_of(const Range& range, uint64_t staging_at);
   void copy_in(StreamHandle stream, const LaneLaunch& launch, std::byte* memory,
                const Range& range);
-  void copy_out(StreamHandle stream, const std::byte* memory, const Range& range);
+  void copy_out(StreamHandle stream, const LaneLaunch& launch, const std::byte* memory,
+                const Range& range);
 
   DeviceRuntime& devices_;
   LaneMemory& memory_;

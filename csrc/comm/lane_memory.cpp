@@ -124,6 +124,21 @@ std::unique_ptr<LentMemory> LaneMemory::upload(const void* bytes, std::size_t si
   return memory;
 }
 
+// By a use: the runtime knows which kernels these are.
+void LaneMemory::load_scaling(DType dtype) {
+  const std::lock_guard lock(transfer_mutex_);
+  const std::size_t size_bytes = size_of(dtype);
+  const std::byte* const source = chunk();
+  std::byte* const target = chunk() + kChunkBytes / 2;
+  std::memset(chunk(), 0, size_bytes);
+  devices_.reduce(stream_.handle, {.sources = {&source, 1},
+                                   .targets = {&target, 1},
+                                   .size_bytes = size_bytes,
+                                   .dtype = dtype,
+                                   .factor = 0.5});
+  devices_.synchronize(stream_.handle);
+}
+
 device::Control LaneMemory::failure_record() {
   device::Control found{};
   // Later kernels still announce their calls, and end at once.

@@ -76,6 +76,9 @@ class LaneMemory {
 
   // Before the first launch of a kernel: see DeviceRuntime::load().
   void load(const void* kernel) { devices_.load(stream_.handle.device, kernel); }
+  // Before the first launch that multiplies or divides numbers: the same for the kernels that do
+  // it.
+  void load_scaling(DType dtype);
   // Memory of the GPU, for as long as the result lives.
   std::unique_ptr<LentMemory> lend(std::size_t size_bytes) {
     return std::make_unique<LentMemory>(heap_, size_bytes);

@@ -34,8 +34,21 @@ int lanes_for(uint64_t size_bytes, int wanted) {
   return static_cast<int>(std::clamp<uint64_t>(size_bytes / kLaneBytes, 1, LaneMemory::kMaxLanes));
 }
 
-ReduceOp summed(ReduceOp reduce_op) {
-  return reduce_op == ReduceOp::kPremulSum ? ReduceOp::kSum : reduce_op;
+bool has_factor(const CallShape& shape) {
+  return reduces(shape.collective) &&
+         (shape.reduce_op == ReduceOp::kAvg || shape.reduce_op == ReduceOp::kPremulSum);
+}
+
+// Kernels multiply averages, and do not divide.
+bool divides_later(const CallShape& shape) {
+  const bool is_integer = shape.dtype >= DType::kInt8 && shape.dtype <= DType::kBool;
+  return reduces(shape.collective) && is_integer && shape.reduce_op == ReduceOp::kAvg;
+}
+
+// The reduction of the kernels. Factors are multiplied apart from the sum.
+ReduceOp kernels_op(const CallShape& shape) {
+  const bool is_sum = shape.reduce_op == ReduceOp::kPremulSum || divides_later(shape);
+  return is_sum ? ReduceOp::kSum : shape.reduce_op;
 }
 
 double us_of(uint64_t size_bytes, double us_per_byte) {
@@ -85,6 +98,7 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
   plan->call.shape = shape;
   if (!has_root(shape.collective)) plan->call.shape.root = kNoRoot;
   plan->buffers = buffers_of(shape, rank_, world_);
+  plan->divides_later = divides_later(shape);
   if (shape.codec != Codec::kNone || shape.collective == Collective::kBarrier || shape.count == 0) {
     return plan;
   }
@@ -111,8 +125,11 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
   const void* const small = small_kernel(shape);
   const double small_us =
       small == nullptr ? std::numeric_limits<double>::infinity() : small_us_of(request.bytes);
+  const double division_us = plan->divides_later ? costs_.enqueue_us : 0;
   const bool is_forced = options_.gpu_engine == GpuEngine::kLanes;
-  if (!is_forced && by_host.predict_us(call) <= std::min(lanes_us, small_us)) return plan;
+  if (!is_forced && by_host.predict_us(call) <= std::min(lanes_us, small_us) + division_us) {
+    return plan;
+  }
   plan->is_small = small_us <= lanes_us;
   if (plan->is_small) {
     plan->kernel = small;
@@ -120,14 +137,15 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
   } else if (const void* const kernel = lanes_kernel(shape)) {
     fill_lanes(*plan, choice, kernel);
   }
-  if (plan->kernel != nullptr) memory_.load(plan->kernel);
+  if (plan->kernel == nullptr) return plan;
+  memory_.load(plan->kernel);
+  if (has_factor(shape)) memory_.load_scaling(part_of(shape.dtype));
   return plan;
 }
 
-// Factors are multiplied apart from the sum.
 const void* LanePlans::lanes_kernel(const CallShape& shape) const {
   if (!reduces(shape.collective)) return kernels_.copy_lanes();
-  return kernels_.lanes(shape.dtype, summed(shape.reduce_op));
+  return kernels_.lanes(shape.dtype, kernels_op(shape));
 }
 
 // nullptr if the call is too large or has none. It combines in rank order, like `direct`.
@@ -137,7 +155,7 @@ const void* LanePlans::small_kernel(const CallShape& shape) const {
   const bool is_small =
       shape.collective == Collective::kAllReduce && is_direct &&
       shape.count * size_of(shape.dtype) <= LaneMemory::kSmallWords * sizeof(uint32_t);
-  return is_small ? kernels_.small(shape.dtype, summed(shape.reduce_op)) : nullptr;
+  return is_small ? kernels_.small(shape.dtype, kernels_op(shape)) : nullptr;
 }
 
 // Every word carries as much flag as data, to every rank.

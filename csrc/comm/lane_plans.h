@@ -58,6 +58,7 @@ struct LanePlan {
   Call call;
   const void* kernel = nullptr;  // nullptr: the host drives the call
   bool is_small = false;
+  bool divides_later = false;  // an average of integers: the kernels leave the sum
   CallBuffers buffers;
   // Of lanes: all pieces but the last, which are alike, and the last one if it is smaller.
   std::vector<LanePiece> pieces;

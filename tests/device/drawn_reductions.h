@@ -13,7 +13,8 @@ template <typename Element, typename Op>
 inline constexpr bool kIsDrawn =
     std::is_same_v<Op, Sum> &&
     (std::is_same_v<Element, Real<float>> || std::is_same_v<Element, Short<BFloat16>> ||
-     std::is_same_v<Element, Short<Float16>> || std::is_same_v<Element, Integer<uint64_t>>);
+     std::is_same_v<Element, Short<Float16>> || std::is_same_v<Element, Integer<uint32_t>> ||
+     std::is_same_v<Element, Integer<uint64_t>>);
 template <>
 inline constexpr bool kIsDrawn<Real<float>, Max> = true;
 template <>

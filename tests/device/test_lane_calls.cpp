@@ -58,6 +58,31 @@ TEST(kernels_multiply_like_the_cpu) {
   });
 }
 
+// int32 of little data takes the small all_reduce.
+TEST(averages_of_integers_are_divided_after_the_kernel) {
+  PretendedOptions options;
+  options.staging_bytes = std::size_t{64} << 10;
+  with_gpu_ranks(3, by_lanes("direct"), options, [](GpuRank& rank) {
+    rank.collectives();  // sets them up
+    uint64_t turn = 1;
+    for (const Collective collective :
+         {Collective::kAllReduce, Collective::kReduce, Collective::kReduceScatter}) {
+      for (const DType dtype : {DType::kInt32, DType::kUInt32, DType::kInt64}) {
+        for (const std::size_t count : {10, 3001, 9001}) {  // the last one in pieces
+          CallShape shape = shape_of(collective, count);
+          shape.dtype = dtype;
+          shape.reduce_op = ReduceOp::kAvg;
+          shape.root = has_root(collective) ? 0 : kNoRoot;
+          const uint64_t before = launches_of(rank.devices());
+          ++turn;
+          compare(rank, shape, turn % 2 == 0, turn);
+          CHECK(launches_of(rank.devices()) > before);
+        }
+      }
+    }
+  });
+}
+
 TEST(calls_that_kernels_cannot_carry_out_are_driven_by_the_host) {
   with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
     compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);

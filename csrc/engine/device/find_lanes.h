@@ -20,7 +20,8 @@ struct FindLanes {
   }
 };
 
-// nullptr if there is none. Averages of integers have none: lanes multiply, and do not divide.
+// nullptr if there is none. Averages of integers have none: lanes multiply, and do not divide. Such
+// a call takes the sum, and a division after it.
 inline LaneKernel find_lanes(DType dtype, ReduceOp reduce_op) {
   const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
   if (is_integer && reduce_op == ReduceOp::kAvg) return nullptr;
