@@ -65,4 +65,17 @@ std::string describe(const Call& call) {
   return text;
 }
 
+std::string describe(const std::array<uint64_t, 2>& key) {
+  Call call;
+  return unpack(key, call) ? describe(call) : "an unknown call";
+}
+
+Failure mismatch_of(int peer, const std::string& theirs, int rank, const std::string& mine) {
+  return make_failure(ErrorKind::kMismatch,
+                      "rank " + std::to_string(peer) + " called " + theirs + ", but rank " +
+                          std::to_string(rank) + " called " + mine +
+                          "; every rank must make the same calls in the same order",
+                      peer);
+}
+
 }  // namespace fastgpu

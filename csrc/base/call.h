@@ -11,6 +11,7 @@
 
 #include "base/codec.h"
 #include "base/dtype.h"
+#include "base/error.h"
 
 namespace fastgpu {
 
@@ -81,5 +82,10 @@ bool unpack(const std::array<uint64_t, 2>& key, Call& call);
 
 // "all_reduce(count=1024, dtype=float32, op=SUM, algorithm=ring, lanes=2)"
 std::string describe(const Call& call);
+// The same of a packed call; "an unknown call" if unpack() knows none.
+std::string describe(const std::array<uint64_t, 2>& key);
+
+// The failure of `rank`, which called `mine` where the peer called `theirs`.
+Failure mismatch_of(int peer, const std::string& theirs, int rank, const std::string& mine);
 
 }  // namespace fastgpu

@@ -35,7 +35,7 @@ DeviceCollectives::DeviceCollectives(const DeviceParts& parts, int device)
                  .peers = peers_,
                  .host_channels = channel_range_},
                 latch_),
-      lanes_(parts, device, peers_, executor_),
+      lanes_(parts, device, peers_, executor_, channels_),
       queue_(channels_, parts.planner.lanes(), latch_) {}
 
 // The parts have the lifetime of the whole: a pass of the engine may hold one a little longer than

@@ -23,6 +23,8 @@ namespace {
 
 // How long to wait for the peer that has stopped the kernels to report its failure.
 constexpr TimeNs kReportLimit = 2 * kSecond;
+// How often to look for a peer whose host drives the call of a kernel here.
+constexpr TimeNs kLookInterval = kSecond / 5;
 // A wait without a limit: centuries.
 constexpr uint64_t kNoLimit = UINT64_MAX / 2;
 
@@ -49,7 +51,7 @@ struct DeviceLanes::PeerSetup {
 };
 
 DeviceLanes::DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers,
-                         DeviceExecutor& executor)
+                         DeviceExecutor& executor, ChannelSource& channels)
     : runtime_(parts.runtime),
       topology_(parts.topology),
       options_(parts.options),
@@ -59,9 +61,10 @@ DeviceLanes::DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peer
       kernels_(parts.runtime.lane_kernels()),
       peers_(peers),
       executor_(executor),
-      channels_(*parts.channels),
+      channels_(channels),
       latch_(parts.latch),
-      no_steps_(schedule_without_steps(parts.planner.lanes())) {}
+      no_steps_(schedule_without_steps(parts.planner.lanes())),
+      launched_(channels, rank_, world_, parts.planner.lanes()) {}
 
 // The same on every rank.
 bool DeviceLanes::may_serve() const {
@@ -181,21 +184,25 @@ void DeviceLanes::capture(const CollectiveCall& call, const LanePlan& plan) {
   launcher_->enqueue(*call.stream, launch_of(call, plan, LaneMemory::kEndInGraphs));
 }
 
-void DeviceLanes::watch(Watched kernel) {
+void DeviceLanes::watch(LaunchedKernel kernel) {
+  if (launched_.empty()) next_look_.store(now_ns() + kLookInterval);
+  launched_.add(std::move(kernel));
   pending_.fetch_add(1);
   try {
-    executor_.when_passed([this, kernel = std::move(kernel)] {
-      if (memory_->ended(kernel.end) != 0) report(kernel);
+    executor_.when_passed([this] {
+      const LaunchedKernel done = launched_.take_first();
+      if (memory_->ended(done.end) != 0) report(done);
       pending_.fetch_sub(1);
     });
   } catch (...) {
+    launched_.drop_last();
     pending_.fetch_sub(1);
     throw;
   }
 }
 
 // Reports the first kernel that has ended by a failure; all later ones end by the same.
-void DeviceLanes::report(const Watched& kernel) noexcept {
+void DeviceLanes::report(const LaunchedKernel& kernel) noexcept {
   if (latch_->failure() != nullptr || stopped_since_.load() != 0) return;
   try {
     const device::Control record = memory_->failure_record();
@@ -211,13 +218,13 @@ void DeviceLanes::report(const Watched& kernel) noexcept {
   }
 }
 
-Failure DeviceLanes::failure_of(const Watched& kernel, const device::Control& record) const {
+Failure DeviceLanes::failure_of(const LaunchedKernel& kernel, const device::Control& record) const {
   const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
   const std::string peer = "rank " + std::to_string(point.peer);
   const bool is_in_graph = kernel.end == LaneMemory::kEndInGraphs;
   const std::string mine = is_in_graph ? "a collective of a graph" : describe(kernel.call);
-  Failure failure;
-  failure.peer = point.peer;
+  Failure failure =
+      mismatch_of(point.peer, describe({record.theirs[0], record.theirs[1]}), rank_, mine);
   failure.op = kernel.op;
   failure.sequence = kernel.sequence;
   if (point.code == device::FailureCode::kTimeout) {
@@ -228,13 +235,6 @@ Failure DeviceLanes::failure_of(const Watched& kernel, const device::Control& re
   } else if (point.code == device::FailureCode::kDeparted) {
     failure.kind = ErrorKind::kPeerLost;
     failure.message = "the connection to " + peer + " is closed";
-  } else {
-    Call theirs;
-    const bool is_known = unpack({record.theirs[0], record.theirs[1]}, theirs);
-    failure.kind = ErrorKind::kMismatch;
-    failure.message = peer + " called " + (is_known ? describe(theirs) : "an unknown call") +
-                      ", but rank " + std::to_string(rank_) + " called " + mine +
-                      "; every rank must make the same calls in the same order";
   }
   return failure;
 }
@@ -251,7 +251,7 @@ bool DeviceLanes::poll() noexcept {
     return false;
   }
   if (was_captured_.load() && memory_->ended(LaneMemory::kEndInGraphs) != 0) {
-    report({.call = {}, .op = "a collective of a graph"});
+    report({.call = {}, .op = "a collective of a graph", .end = LaneMemory::kEndInGraphs});
   }
   for (int peer = 0; wants_idle_poll() && peer < world_; ++peer) {
     if (peer != rank_ && channels_.departed(peer)) memory_->peer_left(peer);
@@ -260,18 +260,29 @@ bool DeviceLanes::poll() noexcept {
 }
 
 TimeNs DeviceLanes::next_deadline() const noexcept {
+  if (has_stopped_.load()) return kNever;
   const TimeNs since = stopped_since_.load();
-  return since == 0 || has_stopped_.load() ? kNever : since + kReportLimit;
+  return since == 0 ? next_look_.load() : since + kReportLimit;
 }
 
 void DeviceLanes::expire(TimeNs now) noexcept {
   if (now < next_deadline() || latch_->failure() != nullptr) return;
+  if (stopped_since_.load() == 0) return report_mismatch();
   const int rank = stopped_by_.load();
   Failure failure = make_failure(
       ErrorKind::kAborted,
       "rank " + std::to_string(rank) + " has stopped the kernels of all ranks, and not said why");
   failure.peer = rank;
   latch_->report(std::move(failure));
+}
+
+void DeviceLanes::report_mismatch() noexcept {
+  next_look_.store(launched_.empty() ? kNever : now_ns() + kLookInterval);
+  try {
+    if (auto failure = launched_.find_mismatch()) latch_->report(std::move(*failure));
+  } catch (const CommError& error) {
+    latch_->report(error.failure());
+  }
 }
 
 }  // namespace fastgpu

@@ -20,6 +20,7 @@
 #include "comm/lane_launcher.h"
 #include "comm/lane_memory.h"
 #include "comm/lane_plans.h"
+#include "comm/launched_kernels.h"
 #include "comm/mapped_peers.h"
 #include "engine/engine.h"
 #include "engine/failure_latch.h"
@@ -31,7 +32,9 @@ struct DeviceParts;
 
 class DeviceLanes final : public Pollable {
  public:
-  DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers, DeviceExecutor& executor);
+  // `channels` are those of device memory.
+  DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers, DeviceExecutor& executor,
+              ChannelSource& channels);
 
   // A collective call, after MappedPeers::set_up().
   void set_up(Communicator& communicator);
@@ -55,21 +58,13 @@ class DeviceLanes final : public Pollable {
 
  private:
   struct PeerSetup;  // what the ranks exchange: device_lanes.cpp
-  // A kernel that the host watches: the call that it carries out, for errors.
-  struct Watched {
-    Call call;
-    std::string op;
-    int64_t sequence = -1;
-    TimeNs timeout_ns = kNever;
-    uint32_t end = LaneMemory::kEndInGraphs;
-  };
-
   bool may_serve() const;
   PeerSetup prepare();
   LaneLaunch launch_of(const CollectiveCall& call, const LanePlan& plan, uint32_t end) const;
-  void watch(Watched kernel);
-  void report(const Watched& kernel) noexcept;
-  Failure failure_of(const Watched& kernel, const device::Control& record) const;
+  void watch(LaunchedKernel kernel);
+  void report(const LaunchedKernel& kernel) noexcept;
+  void report_mismatch() noexcept;
+  Failure failure_of(const LaunchedKernel& kernel, const device::Control& record) const;
 
   Runtime& runtime_;
   const Topology& topology_;
@@ -80,7 +75,7 @@ class DeviceLanes final : public Pollable {
   const device::LaneKernels kernels_;
   MappedPeers& peers_;
   DeviceExecutor& executor_;
-  ChannelSource& channels_;  // of host memory; they know who has left
+  ChannelSource& channels_;
   const std::shared_ptr<FailureLatch> latch_;
   const std::shared_ptr<const Schedule> no_steps_;
   // Fixed by set_up(); empty if the kernels cannot be used.
@@ -89,7 +84,9 @@ class DeviceLanes final : public Pollable {
   std::unique_ptr<LaneLauncher> launcher_;
   std::atomic<bool> is_set_up_{false};  // the kernels can be used
 
-  std::atomic<int> pending_{0};  // kernels that are enqueued and not done
+  LaunchedKernels launched_;               // the polling thread's
+  std::atomic<int> pending_{0};            // as many
+  std::atomic<TimeNs> next_look_{kNever};  // for a peer whose call does not match
   std::atomic<bool> was_captured_{false};
   std::atomic<TimeNs> stopped_since_{0};  // a peer has stopped the kernels, and not said why yet
   std::atomic<int> stopped_by_{kNoRank};

@@ -43,9 +43,7 @@ Io call_channel(int peer, const Operation& operation, Call call) {
 }
 
 std::string describe_frame(const FrameHeader& header) {
-  Call call;
-  if (!unpack(header.key, call)) return "an unknown call";
-  return describe(call) + " as operation " + std::to_string(header.sequence);
+  return describe(header.key) + " as operation " + std::to_string(header.sequence);
 }
 
 }  // namespace
@@ -292,9 +290,8 @@ bool LaneRun::is_posted(const Region& target) const {
 void LaneRun::check(const Step& step, const FrameHeader& header) const {
   const FrameHeader mine = header_of(step, step.target.size_bytes);
   if (header == mine) return;
-  Failure failure;
-  failure.kind = ErrorKind::kMismatch;
-  failure.peer = step.peer;
+  Failure failure =
+      mismatch_of(step.peer, describe_frame(header), operation_->task.rank, describe_own());
   failure.op = op_of(operation_->task);
   failure.sequence = static_cast<int64_t>(operation_->sequence);
   if (header.key == mine.key && header.sequence == mine.sequence) {
@@ -303,10 +300,6 @@ void LaneRun::check(const Step& step, const FrameHeader& header) const {
                       std::to_string(header.size_bytes) + " bytes in " + describe_own() + ", but " +
                       me + " expects " + std::to_string(mine.size_bytes) +
                       "; what a rank sends another and what that one expects must agree";
-  } else {
-    failure.message = "rank " + std::to_string(step.peer) + " called " + describe_frame(header) +
-                      ", but rank " + std::to_string(operation_->task.rank) + " called " +
-                      describe_own() + "; every rank must make the same calls in the same order";
   }
   raise(failure);
 }

@@ -189,6 +189,30 @@ TEST(calls_that_differ_are_named_by_kernels) {
   }
 }
 
+// No kernel has products of float64, so the host drives one rank's call, and a kernel the other's.
+TEST(a_call_of_a_kernel_that_meets_one_of_the_host_is_named) {
+  for (const int by_host : {0, 1}) {
+    for (const std::size_t count : {std::size_t{10}, std::size_t{5000}}) {
+      with_gpu_ranks(2, by_lanes("direct"), {}, [&](GpuRank& rank) {
+        compare(rank, shape_of(Collective::kAllReduce, count), true, 1);
+        std::byte* const data = rank.upload(drawn_floats(40'000, 1), true);
+        CollectiveCall call = call_of(rank, count, data);
+        if (rank.communicator().rank() == by_host) {
+          call.shape.dtype = DType::kFloat64;
+          call.shape.reduce_op = ReduceOp::kProduct;
+        }
+        const auto calls = [&] {
+          rank.communicator().wait(*rank.communicator().run(call), -1);
+          call_until_it_fails(rank, data);
+        };
+        CHECK_THROWS(calls(), CollectiveMismatchError, "dtype=float64, op=PRODUCT");
+        CHECK(rank.communicator().failure()->message.find("dtype=float32, op=SUM") !=
+              std::string::npos);
+      });
+    }
+  }
+}
+
 TEST(a_rank_that_leaves_ends_the_kernels_of_the_others) {
   MemoryStore store;
   with_threads(2, [&](int me) {
