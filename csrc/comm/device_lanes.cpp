@@ -78,9 +78,9 @@ DeviceLanes::PeerSetup DeviceLanes::prepare() {
   try {
     mine.uuid = runtime_.devices().properties(device_).uuid;
     if (kernels_.copy_lanes() == nullptr) return mine;
-    memory_ =
-        std::make_unique<LaneMemory>(runtime_, device_, rank_, world_, kernels_.staging_bytes);
-    const LaneMemory::Spans spans = memory_->spans();
+    memory_ = std::make_unique<LaneMemory>(runtime_, device_, topology_.member, world_,
+                                           kernels_.staging_bytes);
+    const LaneMemory::Spans spans = memory_->announce();
     mine.words_segment = spans.words.segment;
     mine.words_offset = spans.words.offset_bytes;
     mine.staging_segment = spans.staging.segment;
@@ -96,6 +96,8 @@ DeviceLanes::PeerSetup DeviceLanes::prepare() {
 
 void DeviceLanes::set_up(Communicator& communicator) {
   if (!may_serve()) return;
+  RetiredWords& retired = runtime_.retired_words();
+  retired.take(gather<EndedMember>(communicator, retired.told(), kSetUpOfGpus));
   const PeerSetup mine = prepare();
   const std::vector<PeerSetup> all = gather<PeerSetup>(communicator, {&mine, 1}, kSetUpOfGpus);
   std::set<std::array<uint8_t, 16>> gpus;
@@ -119,6 +121,7 @@ void DeviceLanes::set_up(Communicator& communicator) {
   if (!works) {
     log(LogLevel::kWarn, "gpu_lanes_off",
         "reason=\"the kernels of the ranks do not reach each other's memory as they should\"");
+    memory_->keep_words();  // a trial that has failed may have left a kernel
     return memory_.reset();
   }
   plans_ = std::make_unique<LanePlans>(rank_, world_, options_, kernels_, costs, *memory_);
@@ -181,6 +184,7 @@ std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePla
 
 void DeviceLanes::capture(const CollectiveCall& call, const LanePlan& plan) {
   was_captured_.store(true);
+  memory_->keep_words();  // a replay may come at any time
   launcher_->enqueue(*call.stream, launch_of(call, plan, LaneMemory::kEndInGraphs));
 }
 

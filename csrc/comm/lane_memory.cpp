@@ -28,10 +28,13 @@ LaneMemory::Layout::Layout(int world) {
   size_bytes = end;
 }
 
-LaneMemory::LaneMemory(Runtime& runtime, int device, int rank, int world, std::size_t staging_bytes)
+LaneMemory::LaneMemory(Runtime& runtime, int device, const MemberKey& member, int world,
+                       std::size_t staging_bytes)
     : devices_(runtime.devices()),
       heap_(runtime.device_heap(device)),
-      rank_(rank),
+      retired_words_(runtime.retired_words()),
+      member_(member),
+      rank_(member.rank),
       world_(world),
       layout_(world),
       staging_bytes_(staging_bytes),
@@ -48,6 +51,19 @@ LaneMemory::LaneMemory(Runtime& runtime, int device, int rank, int world, std::s
     heap_.free(block_);  // no peer knows it
     throw;
   }
+}
+
+LaneMemory::~LaneMemory() {
+  if (!is_announced_) {
+    heap_.free(block_);
+  } else if (!keeps_words_.load()) {
+    retired_words_.add(member_, world_, heap_, block_);
+  }
+}
+
+LaneMemory::Spans LaneMemory::announce() {
+  is_announced_ = true;
+  return spans();
 }
 
 LaneMemory::Spans LaneMemory::spans() const {

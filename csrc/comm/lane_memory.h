@@ -2,10 +2,11 @@
 // staging memory for tensors, and where this rank maps the staging memory and segments of its
 // peers.
 //
-// The words are one block of the heap, with the same layout on every rank. The block is never
-// freed: a peer's kernel that has not seen a failure yet may still store into it.
+// The words are one block of the heap, with the same layout on every rank. A peer's kernel that has
+// not seen a failure yet may still store into it. So it goes to the RetiredWords of the process.
 //
 // Ownership: owns the rest, a stream and pinned memory for transfers; runtime and peers outlive it.
+// Its destructor comes when this rank's kernels have ended.
 // Threading: set_up() on a caller's thread; then any thread.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "comm/mapped_peers.h"
+#include "comm/retired_words.h"
 #include "device/heap.h"
 #include "engine/device/lane.h"
 #include "engine/device/small.h"
@@ -33,16 +35,19 @@ class LaneMemory {
     return (size_bytes + 511) / 512 * 512;
   }
 
-  LaneMemory(Runtime& runtime, int device, int rank, int world, std::size_t staging_bytes);
+  LaneMemory(Runtime& runtime, int device, const MemberKey& member, int world,
+             std::size_t staging_bytes);
+  ~LaneMemory();
   LaneMemory(const LaneMemory&) = delete;
   LaneMemory& operator=(const LaneMemory&) = delete;
 
-  // The spans of this memory in the heap. The ranks exchange them for set_up().
+  // The spans of this memory in the heap. The ranks exchange them for set_up(). From then on peers
+  // may store into the words.
   struct Spans {
     SegmentSpan words;
     SegmentSpan staging;
   };
-  Spans spans() const;
+  Spans announce();
   void set_up(Communicator& communicator, MappedPeers& peers, const std::vector<Spans>& spans);
 
   // The word that says how a launch has ended, for the host. It is 0 at first. A word is used again
@@ -86,6 +91,10 @@ class LaneMemory {
   // The same with a copy of `bytes`. Blocks until the GPU has it, but waits for no kernel.
   std::unique_ptr<LentMemory> upload(const void* bytes, std::size_t size_bytes);
 
+  // This rank's kernels may run later than this lives. So neither its words nor those of its peers
+  // are freed.
+  void keep_words() noexcept { keeps_words_.store(true); }
+
   // Ends all waits of this rank's kernels, now and from now on.
   void stop() noexcept { tell(device::HostWord::kStopAll); }
   // Ends the waits for a rank that has left, unless what they wait for is there.
@@ -123,6 +132,7 @@ class LaneMemory {
   void tell(uint64_t bits) noexcept { __atomic_fetch_or(&words()->told, bits, __ATOMIC_RELEASE); }
   HostWords* words() const noexcept { return reinterpret_cast<HostWords*>(pinned_.get()); }
   std::byte* chunk() const noexcept { return pinned_.get() + sizeof(HostWords); }
+  Spans spans() const;
   device::Group group(uint64_t timeout_ns, uint32_t end) const;
   // Both pass through the chunk, and wait for the GPU.
   void write(std::byte* target, const void* bytes, std::size_t size_bytes);
@@ -130,6 +140,8 @@ class LaneMemory {
 
   DeviceRuntime& devices_;
   DeviceHeap& heap_;
+  RetiredWords& retired_words_;
+  const MemberKey member_;
   const int rank_;
   const int world_;
   const Layout layout_;
@@ -140,6 +152,8 @@ class LaneMemory {
   std::byte* const block_;     // of words
   std::mutex transfer_mutex_;  // guards the chunk
   std::atomic<uint32_t> launches_{0};
+  std::atomic<bool> keeps_words_{false};
+  bool is_announced_ = false;
   // By rank: where this rank maps them; fixed by set_up().
   std::vector<std::byte*> blocks_;
   std::vector<std::byte*> stagings_;

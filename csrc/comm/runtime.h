@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/retired_words.h"
 #include "device/heap.h"
 #include "engine/device/lane_code.h"
 #include "engine/engine.h"
@@ -55,6 +56,8 @@ class Runtime {
   void set_devices(DeviceRuntime* devices, const device::LaneKernels& kernels);
   // Memory of a GPU that peers can map. It lives as long as this. Raises like devices().
   DeviceHeap& device_heap(int device);
+  // Words in those heaps.
+  RetiredWords& retired_words() noexcept { return retired_words_; }
   // The costs of links and memory as last measured by this process, as text; empty: not measured.
   std::string constants();
   void set_constants(std::string text);
@@ -71,6 +74,7 @@ class Runtime {
   device::LaneKernels lane_kernels_ = device::built_kernels();
   std::unique_ptr<Allocator> pinned_memory_;
   std::map<int, std::unique_ptr<DeviceHeap>> device_heaps_;
+  RetiredWords retired_words_;            // guards itself
   std::unique_ptr<Connector> connector_;  // after engine_: its channels use the engine's poller
 };
 

@@ -58,6 +58,13 @@ std::optional<SegmentSpan> DeviceHeap::find(const std::byte* memory,
   return std::nullopt;
 }
 
+std::size_t DeviceHeap::used_bytes() const {
+  const std::lock_guard lock(mutex_);
+  std::size_t used_bytes = 0;
+  for (const Segment& segment : segments_) used_bytes += segment.ranges.used_bytes();
+  return used_bytes;
+}
+
 SharedSegment DeviceHeap::share(uint32_t segment) const {
   const std::lock_guard lock(mutex_);
   if (segment >= segments_.size()) {

@@ -38,6 +38,8 @@ class DeviceHeap final : public Allocator {
   // The place of [memory, memory + size_bytes), if one segment contains all of it.
   std::optional<SegmentSpan> find(const std::byte* memory, std::size_t size_bytes) const noexcept;
   SharedSegment share(uint32_t segment) const;
+  // What is allocated. The segments have more, and keep it.
+  std::size_t used_bytes() const;
 
  private:
   struct Segment {

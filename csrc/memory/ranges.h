@@ -54,6 +54,12 @@ class Ranges {
     free_[offset] = size_bytes;
   }
 
+  uint64_t used_bytes() const {
+    uint64_t sum = 0;
+    for (const auto& [offset, size_bytes] : used_) sum += size_bytes;
+    return sum;
+  }
+
   // Offset and size of the used range around `offset`.
   std::optional<std::pair<uint64_t, uint64_t>> used_around(uint64_t offset) const {
     const auto after = used_.upper_bound(offset);
