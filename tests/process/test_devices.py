@@ -59,6 +59,10 @@ def test_engine(ranks: Ranks, check: Callable[[], None], engine: dict[str, str])
     ranks.run(check, Setting(2, environment=engine))
 
 
+def test_destroyed_groups(ranks: Ranks) -> None:
+    ranks.run(memory.destroyed_groups, Setting(2, environment=LANES))
+
+
 def test_graphs(ranks: Ranks) -> None:
     ranks.run(graphs.captured_calls, Setting(2, environment=LANES))
 
