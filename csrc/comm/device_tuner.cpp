@@ -61,6 +61,7 @@ DeviceCosts measure_device_costs(DeviceExecutor& executor, Allocator& heap, Allo
 
 Constants constants_with(const DeviceCosts& costs, const Constants& host, bool in_place) {
   Constants constants = host;
+  constants.is_gpu = true;
   constants.copy_us_per_byte = costs.copy_us_per_byte;
   constants.reduce_us_per_byte = costs.copy_us_per_byte * kReduceShare;
   for (LinkCosts* link : {&constants.same_host, &constants.between_hosts}) {

@@ -20,6 +20,7 @@ constexpr uint64_t kPieceUnit = 16;
 // half of the work of a byte to each end, though the receiver has all of it.
 Constants constants_of(const LaneCosts& costs) {
   Constants constants;
+  constants.is_gpu = true;
   constants.same_host = {.alpha_us = costs.latency_us,
                          .beta_us_per_byte = costs.peer_us_per_byte,
                          .overhead_us = 0,
@@ -102,13 +103,8 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
   if (shape.codec != Codec::kNone || shape.collective == Collective::kBarrier || shape.count == 0) {
     return plan;
   }
-  ChooseRequest request;
-  request.collective = shape.collective;
-  request.bytes = shape.count * size_of(shape.dtype);
-  request.placement = placement_of(world_, {});
-  request.forced = options_.algorithm;
+  ChooseRequest request = choose_request_of(shape, placement_of(world_, {}), options_);
   request.lanes = 1;
-  request.deterministic = options_.deterministic;
   CostModel model(constants_of(costs_));
   const Choice choice = choose(request, model);
   const Price price = model.price({.collective = request.collective,
@@ -166,21 +162,8 @@ double LanePlans::small_us_of(uint64_t size_bytes) const {
 
 // By rank.
 std::vector<Schedule> LanePlans::schedules_of(const CallShape& shape, const Choice& choice) const {
-  PlanRequest request;
-  request.collective = shape.collective;
-  request.algorithm = choice.algorithm;
-  request.world = world_;
-  request.count = shape.count;
-  request.element_size = static_cast<uint32_t>(size_of(shape.dtype));
+  PlanRequest request = plan_request_of(shape, choice, world_);
   request.lanes = lanes_for(shape.count * size_of(shape.dtype), options_.lanes);
-  request.chunk_bytes = choice.chunk_bytes;
-  request.shots = choice.shots;
-  request.root = std::max(shape.root, 0);
-  const std::vector<uint64_t> even(static_cast<std::size_t>(world_), shape.count);
-  if (shape.collective == Collective::kAllToAll) {
-    request.send_counts = even;
-    request.recv_counts = even;
-  }
   std::vector<Schedule> schedules;
   for (request.rank = 0; request.rank < world_; ++request.rank) {
     schedules.push_back(build(request));

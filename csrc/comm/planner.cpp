@@ -21,6 +21,33 @@ double codec_us(const CodecWork& work, const CodecCosts& costs) {
 
 }  // namespace
 
+ChooseRequest choose_request_of(const CallShape& shape, const Placement& placement,
+                                const Options& options) {
+  return {.collective = shape.collective,
+          .bytes = shape.count * size_of(shape.dtype),
+          .placement = placement,
+          .forced = options.algorithm,
+          .lanes = options.lanes,
+          .codec = shape.codec,
+          .deterministic = options.deterministic};
+}
+
+PlanRequest plan_request_of(const CallShape& shape, const Choice& choice, int world) {
+  PlanRequest request;
+  request.collective = shape.collective;
+  request.algorithm = choice.algorithm;
+  request.world = world;
+  request.count = shape.count;
+  request.element_size = static_cast<uint32_t>(size_of(shape.dtype));
+  request.lanes = choice.lanes;
+  request.chunk_bytes = choice.chunk_bytes;
+  request.shots = choice.shots;
+  request.codec = shape.codec;
+  request.block_bytes = choice.block_bytes;
+  request.root = std::max(shape.root, 0);
+  return request;
+}
+
 Planner::Planner(int rank, const Topology& topology, const Options& options)
     : rank_(rank),
       world_(static_cast<int>(topology.records.size())),
@@ -49,20 +76,8 @@ std::shared_ptr<const Plan> Planner::plan(const CollectiveCall& call) {
   return plans_.emplace(call.shape, make(call)).first->second;
 }
 
-ChooseRequest Planner::choose_request(const CollectiveCall& call) const {
-  ChooseRequest choice;
-  choice.collective = call.shape.collective;
-  choice.bytes = call.shape.count * size_of(call.shape.dtype);
-  choice.placement = placement_;
-  choice.forced = options_.algorithm;
-  choice.lanes = options_.lanes;
-  choice.deterministic = options_.deterministic;
-  choice.codec = call.shape.codec;
-  return choice;
-}
-
 double Planner::predict_us(const CollectiveCall& call) {
-  ChooseRequest request = choose_request(call);
+  ChooseRequest request = choose_request_of(call.shape, placement_, options_);
   if (!call.send_counts.empty()) {  // a part of the mean size for every peer
     const uint64_t sum =
         std::accumulate(call.send_counts.begin(), call.send_counts.end(), uint64_t{0});
@@ -96,34 +111,15 @@ double Planner::predict_us(const MessageCall& call) {
 }
 
 std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
-  const auto ranks = static_cast<uint64_t>(world_);
   Plan plan;
   plan.shape = call.shape;
   plan.even = call.send_counts.empty();
-  plan.choice = choose(choose_request(call), costs_);
-  // One part for every peer: the same schedule as with every count given.
-  std::vector<uint64_t> even;
-  PlanRequest request;
-  request.collective = call.shape.collective;
-  request.algorithm = plan.choice.algorithm;
+  plan.choice = choose(choose_request_of(call.shape, placement_, options_), costs_);
+  PlanRequest request = plan_request_of(call.shape, plan.choice, world_);
   request.rank = rank_;
-  request.world = world_;
-  request.count = call.shape.count;
-  request.element_size = static_cast<uint32_t>(size_of(call.shape.dtype));
-  request.lanes = plan.choice.lanes;
-  request.chunk_bytes = plan.choice.chunk_bytes;
-  request.shots = plan.choice.shots;
-  request.block_bytes = plan.choice.block_bytes;
-  request.codec = call.shape.codec;
-  request.root = std::max(call.shape.root, 0);
   request.host_of = host_of_;
   request.send_counts = call.send_counts;
   request.recv_counts = call.recv_counts;
-  if (call.shape.collective == Collective::kAllToAll && call.send_counts.empty()) {
-    even.assign(ranks, call.shape.count);
-    request.send_counts = even;
-    request.recv_counts = even;
-  }
   Schedule schedule = build(request);
   if (schedule.lanes.empty()) schedule.lanes.emplace_back();
   const FrameBytes bytes = frame_bytes(schedule);

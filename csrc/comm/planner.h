@@ -27,6 +27,12 @@ struct Plan {
   uint64_t received_bytes = 0;
 };
 
+// What the choice and the schedule of a call follow from. The schedule's rank and hosts are left
+// open, and parts of an all_to_all are even.
+ChooseRequest choose_request_of(const CallShape& shape, const Placement& placement,
+                                const Options& options);
+PlanRequest plan_request_of(const CallShape& shape, const Choice& choice, int world);
+
 class Planner {
  public:
   static constexpr std::size_t kMaxPlans = 4096;  // then the cache starts afresh
@@ -44,7 +50,6 @@ class Planner {
   double predict_us(const MessageCall& call);
 
  private:
-  ChooseRequest choose_request(const CollectiveCall& call) const;
   std::shared_ptr<const Plan> make(const CollectiveCall& call);
 
   const int rank_;

@@ -216,6 +216,26 @@ TEST(blocks_pay_where_hops_are_short) {
   CHECK_EQ(choose(all_reduce(kMostBytes, 4, 1), constants).block_bytes, uint64_t{0});
   constants.between_hosts = {.beta_us_per_byte = 1e-4, .overhead_us = 3, .cpu_us_per_byte = 8e-5};
   CHECK(choose(all_reduce(kMostBytes, 4, 1), constants).block_bytes > 0);
+  constants.is_gpu = true;
+  CHECK_EQ(choose(all_reduce(kMostBytes, 4, 4), constants).block_bytes, uint64_t{0});
+}
+
+// A GPU reads its own part of a sum once, with the others. With dear copies that decides.
+TEST(a_gpu_does_not_pay_for_copies_that_it_does_not_make) {
+  Constants constants;
+  constants.copy_us_per_byte = 10 * constants.same_host.beta_us_per_byte;
+  const PriceRequest direct{.algorithm = Algorithm::kDirect,
+                            .bytes = 16 << 20,
+                            .shots = 2,
+                            .placement = placement_of(4, {})};
+  PriceRequest ring = direct;
+  ring.algorithm = Algorithm::kRing;
+  const double on_cpu = predict_us(direct, constants);
+  const double ring_on_cpu = predict_us(ring, constants);
+  constants.is_gpu = true;
+  const double share = static_cast<double>(direct.bytes) / 4;
+  CHECK(predict_us(direct, constants) < on_cpu - share * constants.copy_us_per_byte);
+  CHECK_EQ(predict_us(ring, constants), ring_on_cpu);
 }
 
 // The dearer a hop is beside a byte, the longer everything in one of them pays.

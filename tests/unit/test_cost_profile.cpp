@@ -74,6 +74,28 @@ double total_sent(const Profile& profile) {
 
 }  // namespace
 
+// The own shard is set aside and added: two copies that a merged sum does not make.
+TEST(merged_sums_copy_nothing) {
+  for (int world = 2; world <= 8; ++world) {
+    ProfileRequest request{.collective = Collective::kAllReduce,
+                           .algorithm = Algorithm::kDirect,
+                           .shots = 2,
+                           .placement = placement_of(world, {})};
+    const double shard = 1.0 / world;
+    const Profile apart = profile_of(request);
+    request.merges_sums = true;
+    const Profile merged = profile_of(request);
+    for (std::size_t i = 0; i < merged.ranks.size(); ++i) {
+      const RankWork& work = merged.ranks[i];
+      check_near(work.same_host.bytes_received, 2 * (1 - shard), world, "bytes received");
+      check_near(work.bytes_copied, 0, world, "bytes copied");
+      CHECK(apart.ranks[i].bytes_copied >= work.bytes_copied);
+    }
+    CHECK_EQ(merged.frames, apart.frames);
+    CHECK_EQ(merged.rounds, apart.rounds);
+  }
+}
+
 TEST(ring_all_reduce) {
   for (int n = 2; n <= kMostRanks; ++n) {
     const Profile ring = all_reduce(Algorithm::kRing, n);

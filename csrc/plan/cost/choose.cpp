@@ -26,7 +26,9 @@ constexpr uint64_t kMostBlocks = 2048;
 constexpr double kMemoryHopUs = 15;
 constexpr double kMemoryByteUs = 3e-4;
 
-uint64_t block_bytes_of(const ChooseRequest& request, const LinkCosts& between_hosts) {
+uint64_t block_bytes_of(const ChooseRequest& request, const Constants& constants) {
+  if (constants.is_gpu) return 0;
+  const LinkCosts& between_hosts = constants.between_hosts;
   uint64_t least = kShardBytes * static_cast<uint64_t>(request.placement.world);
   if (request.placement.hosts > 1) {
     const double hop = between_hosts.alpha_us + 2 * between_hosts.overhead_us;
@@ -170,7 +172,7 @@ Choice choose(const ChooseRequest& request, CostModel& model) {
     if (each.price.us < kWorthIt * best->price.us) best = &each;
   }
   Choice choice = best->choice;
-  choice.block_bytes = block_bytes_of(request, model.constants().between_hosts);
+  choice.block_bytes = block_bytes_of(request, model.constants());
   return choice;
 }
 

@@ -28,6 +28,9 @@ struct Constants {
   double reduce_us_per_byte = 1e-5;  // what reducing a byte costs on top of storing it
   int cores_per_host = 0;            // 0: unknown, taken as enough for all ranks
   double switch_us = 2;              // from one rank to another on the same core; not measured
+  // A GPU does the steps of a sum at once, and keeps its own part where it is (plan/sums.h). A
+  // block costs launches there, and saves none. Not in the text: each rank knows it.
+  bool is_gpu = false;
 
   const LinkCosts& link(bool between) const { return between ? between_hosts : same_host; }
   bool operator==(const Constants&) const = default;

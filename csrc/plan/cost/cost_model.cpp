@@ -49,6 +49,7 @@ const Profile& CostModel::profile(const PriceRequest& request) {
                      .shots = request.shots,
                      .lanes = std::max(1, request.lanes),
                      .codec = request.codec,
+                     .merges_sums = constants_.is_gpu,
                      .placement = request.placement};
   if (request.bytes == 0) {  // every collective without bytes is a barrier
     key.collective = Collective::kBarrier;

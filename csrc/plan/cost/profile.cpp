@@ -6,6 +6,7 @@
 
 #include "plan/build.h"
 #include "plan/cost/step_order.h"
+#include "plan/sums.h"
 
 namespace fastgpu {
 namespace {
@@ -23,6 +24,23 @@ uint64_t count_for(const ProfileRequest& request) {
   if (request.codec != Codec::kNone) return parts * kTopkBlock;  // the largest block of a codec
   const uint64_t equal = parts * std::bit_floor(world);
   return equal <= kMaxCount ? equal : parts;
+}
+
+// The own part of a sum is neither set aside nor added: it is read with the other parts.
+void merge_sums(Schedule& schedule) {
+  for (Lane& lane : schedule.lanes) {
+    for (std::size_t i = 0; i < lane.size();) {
+      if (!is_set_aside(lane, i)) {
+        ++i;
+        continue;
+      }
+      const Region copy = lane[i].target;
+      lane.erase(std::ranges::find_if(
+          lane.begin() + static_cast<std::ptrdiff_t>(i), lane.end(),
+          [&](const Step& step) { return step.verb == Verb::kCopy && step.source == copy; }));
+      lane.erase(lane.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
 }
 
 std::size_t steps_of(const Schedule& schedule) {
@@ -62,7 +80,9 @@ class Profiler {
     plan.chunk_bytes = call_bytes_ / static_cast<uint64_t>(request_.lanes) / chunks;
     plan.shots = request_.shots;
     plan.host_of = host_of_;
-    return build(plan);
+    Schedule schedule = build(plan);
+    if (request_.merges_sums) merge_sums(schedule);
+    return schedule;
   }
   void build_ranks();
   RankWork work_of(const RankSchedule& rank) const;

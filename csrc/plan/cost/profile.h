@@ -29,6 +29,7 @@ struct ProfileRequest {
   int shots = 0;  // as in PlanRequest
   int lanes = 1;
   Codec codec = Codec::kNone;
+  bool merges_sums = false;  // without the copies that merged sums do not make
   Placement placement;
 
   auto operator<=>(const ProfileRequest&) const = default;
