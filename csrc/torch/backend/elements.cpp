@@ -169,7 +169,7 @@ void check_list_size(const std::string& op, const char* list, std::size_t given,
                         " entries, and must have " + std::to_string(wanted) + ", one per " + per);
 }
 
-const at::Tensor& single(const std::string& op, const TensorList& tensors) {
+const at::Tensor& single(const char* op, const TensorList& tensors) {
   if (tensors.size() != 1) {
     raise_invalid(op, "takes a list of one tensor, and this list has " +
                           std::to_string(tensors.size()) + "; call it once per tensor");

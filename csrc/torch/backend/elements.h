@@ -43,7 +43,7 @@ void check_same_dtype(const std::string& op, const at::Tensor& one, const at::Te
 void check_list_size(const std::string& op, const char* list, std::size_t given, std::size_t wanted,
                      const char* per = "rank");
 // The tensor of a list of one. c10d passes a list with one tensor per device of the process.
-const at::Tensor& single(const std::string& op, const TensorList& tensors);
+const at::Tensor& single(const char* op, const TensorList& tensors);
 // `root`, which must be a rank of the group.
 int root_of(const std::string& op, int64_t root, int world);
 
