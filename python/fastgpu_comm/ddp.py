@@ -364,16 +364,15 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         ranks may be another than that of the saved run.
 
         Raises:
-            TypeError: The state is no dict.
+            TypeError: The state or an entry is of another type.
             ValueError: The state lacks an entry, has an unknown parameter or one of another shape,
                 or another rank saved it and there were as many; nothing has changed then.
         """
         keys, made_by = ("residuals", "scale", "bucket_plan"), "reducer_state_dict()"
         saved_states.check(state, keys, made_by, self.process_group)
-        residuals: dict[str, torch.Tensor] = state["residuals"]
         known = self._reduced if self._gradients is not None else []
-        shapes = {name: each.shape for name, each in zip(self._names, known, strict=False)}
-        saved_states.check_residuals(residuals, shapes)
+        reduced.check_state(state, self._names, known)
+        residuals: dict[str, torch.Tensor] = state["residuals"]
         self._follow_scale()
         if state["bucket_plan"] is not None and self._gradients is not None:
             self._set_plan(state["bucket_plan"])

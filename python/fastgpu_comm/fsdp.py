@@ -50,8 +50,8 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
     Attributes:
         residual: What encoding has taken from this rank's gradients so far, in the units of the
             gradient before the division by the number of ranks; None before the first step, and
-            without error feedback. Laid out by rank: the residual of a parameter's n-th part is
-            in the n-th share.
+            without error feedback. Of the shape `residual_shape`: the residual of a parameter's
+            n-th part is in the n-th share.
         bytes_sent: How many bytes this rank has sent.
     """
 
@@ -61,6 +61,12 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         self.residual: torch.Tensor | None = None
         self.bytes_sent = 0
         self._parameters = parameters
+
+    @property
+    def residual_shape(self) -> tuple[int, int]:
+        """The number of shares, and the number of elements in a share."""
+        ranks = _shards(self._parameters[0]) if self._parameters else 1
+        return ranks, sum(_padded(each, ranks) for each in self._parameters) // ranks
 
     def __call__(
         self,
@@ -91,7 +97,7 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         shares = input_tensor.float().view(world, -1)
         errors: Any = [None] * world
         if self.codec.feedback:
-            expected = sum(_padded(parameter, world) for parameter in self._parameters)
+            expected = math.prod(self.residual_shape)
             if input_tensor.numel() != expected:
                 raise ValueError(
                     f"{input_tensor.numel()} of {expected} gradients of an FSDP module are reduced."
@@ -99,8 +105,8 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
                     "set_reduce_scatter_unused_params(True), or give the codec feedback=False"
                 )
             if self.residual is None:
-                self.residual = torch.zeros(expected, dtype=torch.float32)
-            errors = self.residual.view(world, -1)
+                self.residual = torch.zeros(self.residual_shape, dtype=torch.float32)
+            errors = self.residual
         outgoing = [
             self.codec.encode(share, error)
             for peer, (share, error) in enumerate(zip(shares, errors, strict=True))
@@ -209,9 +215,9 @@ class Compressed:
         """Restores what `state_dict` returned on this rank. Modules that it lacks start from zero.
 
         Raises:
-            TypeError: The state is no dict.
-            ValueError: The state lacks an entry, has residuals of a module that has none here, or
-                another rank or another number of ranks saved it; nothing has changed then.
+            TypeError: The state or its `residuals` are no dict, or a residual is no tensor.
+            ValueError: The state lacks an entry, a residual fits no module, or another rank or
+                another number of ranks saved it; nothing has changed then.
         """
         saved_states.check(state, ["residuals", "world_size"], "Compressed.state_dict()")
         world, here = state["world_size"], dist.get_world_size()
@@ -220,12 +226,15 @@ class Compressed:
                 f"the state is of {world} ranks, and here are {here}: its residuals are of other "
                 "shards. To start from residuals of zero, do not load it."
             )
-        unknown = sorted(set(state["residuals"]) - set(self.gradients))
-        if unknown:
-            raise ValueError(f"the state has residuals of {unknown}, which have none here")
+        shapes = {
+            name: each.residual_shape
+            for name, each in self.gradients.items()
+            if each.codec.feedback
+        }
+        saved_states.check_tensors("residual", state["residuals"], shapes)
+        residuals = saved_states.copied(state["residuals"])
         for name, each in self.gradients.items():
-            residual = state["residuals"].get(name)
-            each.residual = None if residual is None else residual.clone()
+            each.residual = residuals.get(name)
 
 
 def _own(module: Any) -> list[Any]:
@@ -234,6 +243,12 @@ def _own(module: Any) -> list[Any]:
     nested.remove(module)
     inner = {id(parameter) for each in nested for parameter in each.parameters()}
     return [each for each in module.parameters() if each.requires_grad and id(each) not in inner]
+
+
+def _shards(parameter: Any) -> int:
+    """Returns how many ranks share a sharded parameter."""
+    sizes = zip(parameter.placements, parameter.device_mesh.shape, strict=True)
+    return math.prod(int(size) for placement, size in sizes if placement.is_shard())
 
 
 def _padded(parameter: Any, world: int) -> int:

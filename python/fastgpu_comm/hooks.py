@@ -87,13 +87,13 @@ class CodecState:
         """Restores what `state_dict` returned. The number of ranks may be another.
 
         Raises:
-            TypeError: The state is no dict.
+            TypeError: The state or its `residuals` are no dict, or a residual is no tensor.
             ValueError: The state lacks `residuals`, one of them fits no parameter, or another rank
                 saved it, in a group of the same size; nothing has changed then.
         """
         saved_states.check(state, ["residuals"], "CodecState.state_dict()", self.group)
-        saved_states.check_residuals(state["residuals"], self._shapes)
-        self.residuals = {name: residual.clone() for name, residual in state["residuals"].items()}
+        saved_states.check_tensors("residual", state["residuals"], self._shapes)
+        self.residuals = saved_states.copied(state["residuals"])
 
     def _compare(self) -> None:
         """Checks, in the first pass, that the ranks have the same codecs. A collective."""

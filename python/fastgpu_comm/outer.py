@@ -112,7 +112,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         """
         result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         self._steps += 1
-        if self._steps == self.every:
+        if self._steps >= self.every:  # a loaded state may have more
             self.outer_step()
         return result
 
@@ -152,6 +152,7 @@ class OuterOptimizer(torch.optim.Optimizer):
             "velocity": self._velocity[: self._count].clone(),
             "residual": None if self._residual is None else self._residual.clone(),
             "steps": self._steps,
+            "shapes": [tuple(parameter.shape) for parameter in self._parameters],
         }
         return state | saved_states.origin(self._group)
 
@@ -161,24 +162,53 @@ class OuterOptimizer(torch.optim.Optimizer):
         With another number of ranks, or another codec, residuals start from zero.
 
         Raises:
-            TypeError: The state is no dict.
+            TypeError: The state or an entry is of another type.
             ValueError: The state lacks an entry, is of another model, or another rank of a group
                 of the same size saved it; nothing has changed then.
         """
         keys = ("optimizer", "start", "velocity", "residual", "steps")
         saved_states.check(state_dict, keys, "OuterOptimizer.state_dict()", self._group)
-        count = state_dict["start"].numel()
-        if count != self._count:
-            raise ValueError(f"the state has {count} elements, and the parameters {self._count}")
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
-        self._start[:count] = state_dict["start"]
-        self._velocity[:count] = state_dict["velocity"]
-        self._steps = state_dict["steps"]
+        saved_states.check_integer(state_dict, "steps")
+        self._check_shapes(state_dict.get("shapes"))  # states of earlier versions have none
+        for key in ("start", "velocity"):
+            self._check_flat(key, state_dict[key], self._count)
         residual = state_dict["residual"]
+        if self._residual is None or not saved_states.same_world(state_dict, self._group):
+            residual = None
+        if residual is not None:
+            self._check_flat("residual", residual, len(self._start))
+        self.optimizer.load_state_dict(state_dict["optimizer"])  # or raises, and changes nothing
+        self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
+        self._start[: self._count] = state_dict["start"]
+        self._velocity[: self._count] = state_dict["velocity"]
+        self._steps = state_dict["steps"]
         if self._residual is not None:
-            fits = residual is not None and residual.numel() == self._residual.numel()
-            self._residual.copy_(residual) if fits else self._residual.zero_()
+            self._residual.zero_() if residual is None else self._residual.copy_(residual)
+
+    def _check_flat(self, key: str, tensor: Any, count: int) -> None:
+        saved_states.check_tensor(f"{key} of the state", tensor)
+        if tensor.shape != (count,):
+            raise ValueError(
+                f"{key} of the state is of shape {tuple(tensor.shape)}; here it is of shape "
+                f"({count},), as the parameters have {self._count} elements"
+            )
+
+    def _check_shapes(self, shapes: Any) -> None:
+        if shapes is None:
+            return
+        if len(shapes) != len(self._parameters):
+            raise ValueError(
+                f"the state has {len(shapes)} parameters, and here there are "
+                f"{len(self._parameters)}"
+            )
+        names = [name for some in self.param_groups for name in some.get("param_names", [])]
+        for index, (parameter, saved) in enumerate(zip(self._parameters, shapes, strict=True)):
+            if tuple(saved) != tuple(parameter.shape):
+                name = repr(names[index]) if names else str(index)
+                raise ValueError(
+                    f"parameter {name} is of shape {tuple(saved)} in the state; here it is of "
+                    f"shape {tuple(parameter.shape)}"
+                )
 
     def _copy_to(self, flat: torch.Tensor) -> None:
         sizes = [each.numel() for each in self._parameters]

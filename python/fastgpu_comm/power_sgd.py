@@ -131,24 +131,19 @@ class PowerSgdState:
         The number of ranks may be another than that of the saved run.
 
         Raises:
-            TypeError: The state is no dict.
+            TypeError: The state or an entry is of another type.
             ValueError: It lacks an entry, is of another model or another rank r, or another member
                 of an equally large group saved it; nothing has changed then.
         """
         keys = ("step", "residuals", "factors")
         saved_states.check(state, keys, "PowerSgdState.state_dict()", self._group)
-        for kind in ("residuals", "factors"):
-            for name, tensor in state[kind].items():
-                rows, columns = self._shapes.get(name, (0, 0))
-                expected = (rows if kind == "residuals" else self._ranks.get(name, 0), columns)
-                if tuple(tensor.shape) != expected:
-                    raise ValueError(
-                        f"the state has {kind} of {name!r} of shape {tuple(tensor.shape)}; here "
-                        f"their shape is {expected if columns else 'none: it is not compressed'}"
-                    )
+        saved_states.check_integer(state, "step")
+        factors = {name: (rank, self._shapes[name][1]) for name, rank in self._ranks.items()}
+        saved_states.check_tensors("residual", state["residuals"], self._shapes)
+        saved_states.check_tensors("factor", state["factors"], factors)
         self.step = state["step"]
-        self._residuals = {name: each.clone() for name, each in state["residuals"].items()}
-        self._factors = {name: each.clone() for name, each in state["factors"].items()}
+        self._residuals = saved_states.copied(state["residuals"])
+        self._factors = saved_states.copied(state["factors"])
 
     def _compare(self) -> None:
         """Checks, in the first pass, that the ranks compress alike. A collective."""

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import arguments
+from fastgpu_comm import arguments, saved_states
 from fastgpu_comm.backend import backend_of
 from fastgpu_comm.codecs import Codec
 from fastgpu_comm.encoded import ALL_GATHER
@@ -177,21 +177,19 @@ def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return flat.view(parameter.shape)
 
 
-def set_plan(reducer: dist.Reducer, names: Sequence[str], plan: Sequence[Sequence[str]]) -> None:
-    """Sets the buckets of a Reducer.
+def check_plan(names: Sequence[str], plan: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Returns a plan with the indices of the parameters.
 
     Args:
-        reducer: The Reducer.
-        names: Its parameters.
+        names: The parameters of a Reducer.
         plan: The names of the parameters in each bucket.
 
     Raises:
         TypeError: The plan is no list of lists.
-        ValueError: A parameter is unknown, missing or in two buckets; nothing has changed then.
+        ValueError: A parameter is unknown, missing or in two buckets, or a bucket is empty.
     """
-    from fastgpu_comm import native
-
-    if not isinstance(plan, (list, tuple)) or any(isinstance(bucket, str) for bucket in plan):
+    is_list = isinstance(plan, (list, tuple))
+    if not is_list or not all(isinstance(bucket, (list, tuple)) for bucket in plan):
         wanted = "a list of lists of parameter names, as the method bucket_plan returns them"
         raise TypeError(f"bucket_plan is {plan!r}; it must be {wanted}")
     indices = {name: index for index, name in enumerate(names)}
@@ -201,7 +199,16 @@ def set_plan(reducer: dist.Reducer, names: Sequence[str], plan: Sequence[Sequenc
             raise ValueError(f"bucket_plan has {name!r}, which is no parameter of this model")
         if planned[name] != 1:
             raise ValueError(f"bucket_plan has {name!r} {planned[name]} times; it must be once")
-    native.set_buckets(reducer, [[indices[name] for name in bucket] for bucket in plan])
+    if not all(plan):
+        raise ValueError("bucket_plan has an empty bucket; each must have a parameter")
+    return [[indices[name] for name in bucket] for bucket in plan]
+
+
+def set_plan(reducer: dist.Reducer, names: Sequence[str], plan: Sequence[Sequence[str]]) -> None:
+    """Sets the buckets of a Reducer, as `check_plan` allows them."""
+    from fastgpu_comm import native
+
+    native.set_buckets(reducer, check_plan(names, plan))
 
 
 def plan_of(reducer: dist.Reducer, names: Sequence[str]) -> list[list[str]]:
@@ -241,6 +248,32 @@ def residuals_of(
             view = in_shape(flat, parameter)
             residuals[name] = view.clone(memory_format=torch.contiguous_format)
     return residuals
+
+
+def check_state(
+    state: Mapping[str, Any], names: Sequence[str], parameters: Sequence[torch.Tensor]
+) -> None:
+    """Refuses the state of a DistributedDataParallel that does not fit.
+
+    Args:
+        state: What is to be loaded, with all its keys.
+        names: The parameters of the Reducer.
+        parameters: These parameters; none if no gradient can have a residual.
+
+    Raises:
+        TypeError: An entry is of another type.
+        ValueError: A residual or the bucket plan fits no parameter, or a number is out of range.
+    """
+    shapes = {name: each.shape for name, each in zip(names, parameters, strict=False)}
+    saved_states.check_tensors("residual", state["residuals"], shapes)
+    if not arguments.is_number(state["scale"]) or state["scale"] <= 0:
+        raise ValueError(
+            f"scale of the state is {state['scale']!r}; it must be a finite number above 0"
+        )
+    if "step" in state:
+        saved_states.check_integer(state, "step")
+    if state["bucket_plan"] is not None:
+        check_plan(names, state["bucket_plan"])
 
 
 def set_residuals(

@@ -7,16 +7,24 @@ often as there are ranks, and those of the other ranks never.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from fastgpu_comm import arguments
+
 
 def origin(group: dist.ProcessGroup | None) -> dict[str, int]:
     """Returns the entries of a state that tell which rank of how many saved it."""
     return {"rank": dist.get_rank(group), "world_size": dist.get_world_size(group)}
+
+
+def same_world(state: Mapping[str, Any], group: dist.ProcessGroup | None) -> bool:
+    """Tells whether as many ranks saved a state. States of earlier versions do not tell."""
+    here = dist.get_world_size(group)
+    return bool(state.get("world_size", here) == here)
 
 
 def is_others(state: Mapping[str, Any], group: dist.ProcessGroup | None) -> bool:
@@ -72,20 +80,42 @@ def check(
         )
 
 
-def check_residuals(
-    residuals: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]
-) -> None:
-    """Raises ValueError if a residual fits no parameter.
+def check_tensors(kind: str, tensors: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuses tensors of a state that fit no parameter or module.
 
     Args:
-        residuals: By name of the parameter.
-        shapes: The shapes that residuals have here, by the same names.
+        kind: What they are, such as "residual"; the plural is the state's key.
+        tensors: What the state has under that key: tensors by name.
+        shapes: The shapes that they must have, by the same names.
+
+    Raises:
+        TypeError: It is no mapping, or has something else than floating-point tensors.
+        ValueError: There is no such name, or the shape is another.
     """
-    for name, residual in residuals.items():
+    if not isinstance(tensors, Mapping):
+        raise arguments.wrong_type(f"{kind}s of the state", tensors, "a dict of tensors by name")
+    for name, tensor in tensors.items():
         if name not in shapes:
-            raise ValueError(f"the state has a residual of {name!r}, which has none here")
-        if residual.shape != shapes[name]:
+            raise ValueError(f"the state has a {kind} of {name!r}, which has none here")
+        check_tensor(f"the {kind} of {name!r}", tensor)
+        if tuple(tensor.shape) != tuple(shapes[name]):
             raise ValueError(
-                f"the residual of {name!r} is of shape {tuple(residual.shape)}; here it is of "
+                f"the {kind} of {name!r} is of shape {tuple(tensor.shape)}; here it is of "
                 f"shape {tuple(shapes[name])}"
             )
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raises TypeError unless an entry of a state is a floating-point tensor."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise arguments.wrong_type(name, value, "a tensor of floating-point numbers")
+
+
+def check_integer(state: Mapping[str, Any], key: str) -> None:
+    """Raises ValueError unless an entry of a state is an integer of at least 0."""
+    arguments.check_integer(f"{key} of the state", state[key], 0)
+
+
+def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns copies in float32 on the CPU, as residuals are kept."""
+    return {name: each.to("cpu", torch.float32, copy=True) for name, each in tensors.items()}

@@ -214,7 +214,11 @@ def bucket_plans() -> None:
             model.zero_grad()
             loss_of(model, inputs(number, rank)).backward()
             same_everywhere(gradients(model))
-    for bad, message in ((plan[1:], "0.weight|2.weight"), ([*plan, ["x.y"]], "x.y")):
+    for bad, message in (
+        (plan[1:], "0.weight|2.weight"),
+        ([*plan, ["x.y"]], "x.y"),
+        ([*plan, []], "empty bucket"),
+    ):
         with pytest.raises(ValueError, match=message):
             DistributedDataParallel(net(), bucket_plan=bad)
 

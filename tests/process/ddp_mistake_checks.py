@@ -1,4 +1,4 @@
-"""Checks of mistakes with codecs, hooks and saved states. Run by test_ddp.py on every rank.
+"""Checks of mistakes with codecs, hooks and pickles. Run by test_ddp.py on every rank.
 
 Errors say what was given and what is allowed, and come on every rank if ranks differ.
 """
@@ -152,64 +152,6 @@ def arguments_of_others() -> None:
         (lambda: fsdp.compress(plain, "auto"), ValueError, "'auto' is for Distributed"),
     ]
     _refused(cases)
-
-
-def _states() -> list[tuple[str, Any, Callable[[Any], None]]]:
-    """Returns the name of each class with residuals, a state, and the function that loads it."""
-    rank, _ = me_and_world()
-    model = DistributedDataParallel(net(), codec="int4")
-    codec_model, power_model = TorchDDP(net()), TorchDDP(net())
-    codec, power = hooks.CodecState(codec_model, "int4"), hooks.PowerSgdState(power_model, 2)
-    codec_model.register_comm_hook(codec, hooks.codec_hook)
-    power_model.register_comm_hook(power, hooks.power_sgd_hook)
-    for each in (model, codec_model, power_model):
-        _backward(each, 0)
-    outer = OuterOptimizer(torch.optim.SGD(net().parameters(), lr=0.1), codec="int4")
-    sharded: Any = nn.Linear(WIDTH, 2 * WIDTH)
-    fully_shard(sharded)
-    compressed = fsdp.compress(sharded, "int4")
-    sharded(torch.ones(2, WIDTH) * (1 + rank)).sum().backward()
-    return [
-        ("reducer_state_dict", model.reducer_state_dict(), model.load_reducer_state_dict),
-        ("CodecState.state_dict", codec.state_dict(), codec.load_state_dict),
-        ("PowerSgdState.state_dict", power.state_dict(), power.load_state_dict),
-        ("OuterOptimizer.state_dict", outer.state_dict(), outer.load_state_dict),
-        ("Compressed.state_dict", compressed.state_dict(), compressed.load_state_dict),
-    ]
-
-
-def states_of_others() -> None:
-    """A state of another rank is refused, and so is what is no state."""
-    rank, world = me_and_world()
-    for name, state, load in _states():
-        assert (state["rank"], state["world_size"]) == (rank, world)
-        load(state)
-        with pytest.raises(ValueError, match=rf"the state lacks '.*; load what {name}\(\)"):
-            load({})
-        with pytest.raises(TypeError, match=f"must be what {name}.* not list"):
-            load([])
-        other = (rank + 1) % world
-        with pytest.raises(ValueError, match=f"rank {other} saved this state, and this is rank"):
-            load(state | {"rank": other})
-        more = state | {"rank": other, "world_size": world + 2}
-        if name.startswith("Compressed"):  # shards are others then
-            with pytest.raises(ValueError, match=f"the state is of {world + 2} ranks"):
-                load(more)
-            load(more | {"residuals": {}})
-        else:
-            load(more)
-            load({key: value for key, value in state.items() if key not in ("rank", "world_size")})
-    dist.barrier()
-
-
-def residuals_that_do_not_fit() -> None:
-    """A hook's residual of an unknown parameter or another shape is refused at once."""
-    _, state, load = _states()[1]
-    assert set(state["residuals"]) == {"2.weight"}
-    with pytest.raises(ValueError, match=r"residual of 'no\.such', which has none here"):
-        load(state | {"residuals": {"no.such": torch.zeros(3)}})
-    with pytest.raises(ValueError, match=r"of shape \(3,\); here it is of shape \(9216,\)"):
-        load(state | {"residuals": {"2.weight": torch.zeros(3)}})
 
 
 def pickle_of_another_rank() -> None:

@@ -53,8 +53,6 @@ TWO_RANKS = (
     mistakes.arguments,
     mistakes.arguments_of_hooks,
     mistakes.arguments_of_others,
-    mistakes.states_of_others,
-    mistakes.residuals_that_do_not_fit,
     mistakes.pickle_of_another_rank,
     mistakes.states_that_differ,
     rounding.another_default_dtype,

@@ -1,0 +1,161 @@
+"""Checks of loading saved states with residuals. Run by test_saved_states.py on every rank.
+
+A state that does not fit is refused when it is loaded, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process.collective_checks import me_and_world
+from tests.process.ddp_models import WIDTH, inputs, loss_of, net
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel as TorchDDP
+
+from fastgpu_comm import DistributedDataParallel, OuterOptimizer, fsdp, hooks
+
+Saved = tuple[str, Callable[[], Any], Callable[[Any], None]]
+
+
+def _backward(model: nn.Module, step: int) -> None:
+    rank, _ = me_and_world()
+    model.zero_grad()
+    loss_of(model, inputs(step, rank)).backward()
+
+
+def _states() -> list[Saved]:
+    """Returns the name of each class with residuals, and the functions that save and load it."""
+    rank, _ = me_and_world()
+    model = DistributedDataParallel(net(), codec="int4")
+    codec_model, power_model = TorchDDP(net()), TorchDDP(net())
+    codec = hooks.CodecState(codec_model, "int4")
+    power = hooks.PowerSgdState(power_model, 2, start_step=0)
+    codec_model.register_comm_hook(codec, hooks.codec_hook)
+    power_model.register_comm_hook(power, hooks.power_sgd_hook)
+    for each in (model, codec_model, power_model):
+        _backward(each, 0)
+    module = net()
+    outer = OuterOptimizer(torch.optim.Adam(module.named_parameters()), codec="int4")
+    _backward(module, 0)
+    outer.step()
+    outer.outer_step()
+    sharded: Any = nn.Linear(WIDTH, 2 * WIDTH)
+    fully_shard(sharded)
+    compressed = fsdp.compress(sharded, "int4")
+    sharded(torch.ones(2, WIDTH) * (1 + rank)).sum().backward()
+    return [
+        ("reducer_state_dict", model.reducer_state_dict, model.load_reducer_state_dict),
+        ("CodecState.state_dict", codec.state_dict, codec.load_state_dict),
+        ("PowerSgdState.state_dict", power.state_dict, power.load_state_dict),
+        ("OuterOptimizer.state_dict", outer.state_dict, outer.load_state_dict),
+        ("Compressed.state_dict", compressed.state_dict, compressed.load_state_dict),
+    ]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+def states_of_others() -> None:
+    """A state of another rank is refused, and so is what is no state."""
+    rank, world = me_and_world()
+    for name, save, load in _states():
+        state = save()
+        assert (state["rank"], state["world_size"]) == (rank, world)
+        load(state)
+        with pytest.raises(ValueError, match=rf"the state lacks '.*; load what {name}\(\)"):
+            load({})
+        with pytest.raises(TypeError, match=f"must be what {name}.* not list"):
+            load([])
+        other = (rank + 1) % world
+        with pytest.raises(ValueError, match=f"rank {other} saved this state, and this is rank"):
+            load(state | {"rank": other})
+        more = state | {"rank": other, "world_size": world + 2}
+        if name.startswith("Compressed"):  # shards are others then
+            with pytest.raises(ValueError, match=f"the state is of {world + 2} ranks"):
+                load(more)
+            load(more | {"residuals": {}})
+        else:
+            load(more)
+            load({key: value for key, value in state.items() if key not in ("rank", "world_size")})
+    dist.barrier()
+
+
+def states_that_do_not_fit() -> None:
+    """An entry of a wrong name, shape or type is named, with what fits, and nothing changes."""
+    _, world = me_and_world()
+    reducer, codec, power, outer, sharded = _states()
+    plan = reducer[1]()["bucket_plan"]
+    short = torch.zeros(3)
+    count = sum(parameter.numel() for parameter in net().parameters())
+    shapes = [tuple(parameter.shape) for parameter in net().parameters()]
+    share = (2 * WIDTH * WIDTH + 2 * WIDTH) // world
+    number = "it must be an integer of at least 0"
+    cases: list[tuple[Saved, dict[str, Any], str]] = [
+        (reducer, {"residuals": {"2.weight": short}}, r"shape \(3,\); here it is .* \(96, 96\)"),
+        (reducer, {"residuals": {"no.such": short}}, r"residual of 'no\.such', which has none"),
+        (reducer, {"residuals": {"2.weight": 3.0}}, "residual of '2.weight' is 3.0; .* a tensor"),
+        (reducer, {"residuals": [short]}, "residuals of the state is of class list; .* a dict"),
+        (reducer, {"scale": 0}, "scale of the state is 0; it must be a finite number above 0"),
+        (reducer, {"scale": None}, "scale of the state is None"),
+        (reducer, {"step": -1}, f"step of the state is -1; {number}"),
+        (reducer, {"step": 7, "bucket_plan": [["2.weight"]]}, "bucket_plan has '0.weight' 0 times"),
+        (reducer, {"scale": "2", "bucket_plan": plan}, "scale of the state is '2'"),
+        (codec, {"residuals": {"no.such": short}}, r"residual of 'no\.such', which has none"),
+        (codec, {"residuals": {"2.weight": short}}, r"\(3,\); here it is of shape \(9216,\)"),
+        (codec, {"residuals": {"2.weight": None}}, "residual of '2.weight' is None"),
+        (
+            power,
+            {"factors": {"2.weight": torch.zeros(3, 96)}},
+            r"factor of '2.weight' is of shape \(3, 96\); here it is of shape \(2, 96\)",
+        ),
+        (power, {"residuals": {"0.weight": short}}, "residual of '0.weight', which has none"),
+        (power, {"step": 1.5}, f"step of the state is 1.5; {number}"),
+        (power, {"step": 9, "factors": None}, "factors of the state is None; it must be a dict"),
+        (
+            outer,
+            {"velocity": torch.zeros(count + 1)},
+            rf"velocity .* is of shape \({count + 1},\); .* \({count},\), as the parameters",
+        ),
+        (outer, {"start": torch.zeros(2, 2)}, r"start of the state is of shape \(2, 2\)"),
+        (outer, {"velocity": None}, "velocity of the state is None; it must be a tensor"),
+        (outer, {"residual": short}, r"residual of the state is of shape \(3,\)"),
+        (outer, {"steps": "1"}, f"steps of the state is '1'; {number}"),
+        (
+            outer,
+            {"shapes": [*shapes[:-1], (9,)]},
+            r"parameter '4.bias' is of shape \(9,\) in the state; here it is of shape \(8,\)",
+        ),
+        (outer, {"shapes": shapes[1:]}, "the state has 5 parameters, and here there are 6"),
+        (outer, {"optimizer": {"state": {}, "param_groups": []}}, "parameter groups"),
+        (sharded, {"residuals": {"no.such": short}}, r"residual of 'no\.such', which has none"),
+        (sharded, {"residuals": {"": torch.zeros(world * share)}}, "residual of '' is of shape"),
+        (
+            sharded,
+            {"residuals": {"": short}},
+            rf"residual of '' is of shape \(3,\); here it is of shape \({world}, {share}\)",
+        ),
+    ]
+    for (name, save, load), changes, message in cases:
+        before = save()
+        with pytest.raises((TypeError, ValueError), match=message):
+            load(before | changes)
+        assert _equal(save(), before), (name, changes)
+    dist.barrier()
+
+
+def outer_state_of_fewer_steps() -> None:
+    """A state with more steps than `every` makes the next step an outer one."""
+    optimizer = OuterOptimizer(torch.optim.SGD(net().parameters(), lr=0.1), every=5)
+    optimizer.load_state_dict(optimizer.state_dict() | {"steps": 7})
+    optimizer.step()
+    assert optimizer.state_dict()["steps"] == 0
