@@ -6,6 +6,7 @@ often as there are ranks, and those of the other ranks never.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -48,6 +49,26 @@ def own(state: dict[str, Any], group: dist.ProcessGroup | None) -> dict[str, Any
             stacklevel=3,
         )
     return state | {"residuals": {}} | origin(group)
+
+
+def for_rank(
+    states: Sequence[dict[str, Any] | None], group: dist.ProcessGroup | None
+) -> dict[str, Any] | None:
+    """Returns what this rank loads of the states that all ranks of a run saved, by rank.
+
+    If there are fewer ranks now, the residuals of those that are gone are added to the others'. If
+    there are more, the new ones load the first state without residuals. So each residual arrives
+    once, and all ranks load a state or none does.
+    """
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    found = [state for state in states if state is not None]
+    mine = found[rank::world]
+    if not found:
+        return None
+    residuals: dict[str, torch.Tensor] = {}
+    for name, residual in itertools.chain(*(each["residuals"].items() for each in mine)):
+        residuals[name] = residuals[name] + residual if name in residuals else residual
+    return (mine or found)[0] | {"residuals": residuals}
 
 
 def check(

@@ -1,23 +1,27 @@
 """Checks of loading saved states with residuals. Run by test_saved_states.py on every rank.
 
-A state that does not fit is refused when it is loaded, and changes nothing.
+A state that does not fit is refused when it is loaded, and changes nothing. A state of another
+number of ranks fits, except for FSDP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
-from tests.process.ddp_models import WIDTH, inputs, loss_of, net
+from tests.process.ddp_models import WIDTH, inputs, loss_of, net, same_everywhere
+from tests.process.trainer_checks import network, train
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
-from fastgpu_comm import DistributedDataParallel, OuterOptimizer, fsdp, hooks
+from fastgpu_comm import DistributedDataParallel, OuterOptimizer, fsdp, hooks, saved_states
+from fastgpu_comm.trainer.metrics import read
 
 Saved = tuple[str, Callable[[], Any], Callable[[Any], None]]
 
@@ -159,3 +163,151 @@ def outer_state_of_fewer_steps() -> None:
     optimizer.load_state_dict(optimizer.state_dict() | {"steps": 7})
     optimizer.step()
     assert optimizer.state_dict()["steps"] == 0
+
+
+def _reducer(group: Any) -> tuple[nn.Module, Any, Any]:
+    model = DistributedDataParallel(net(), codec="int4", process_group=group)
+    return model, model.reducer_state_dict, model.load_reducer_state_dict
+
+
+def _codec_state(group: Any) -> tuple[nn.Module, Any, Any]:
+    model = TorchDDP(net(), process_group=group)
+    state = hooks.CodecState(model, "int4")
+    model.register_comm_hook(state, hooks.codec_hook)
+    return model, state.state_dict, state.load_state_dict
+
+
+def _power_sgd(group: Any) -> tuple[nn.Module, Any, Any]:
+    model = TorchDDP(net(), process_group=group)
+    state = hooks.PowerSgdState(model, start_step=0)
+    model.register_comm_hook(state, hooks.power_sgd_hook)
+    return model, state.state_dict, state.load_state_dict
+
+
+LARGE = "2.weight"  # the one parameter with a residual
+KINDS: dict[str, Callable[[Any], tuple[nn.Module, Any, Any]]] = {
+    "reducer": _reducer,
+    "codec_hook": _codec_state,
+    "power_sgd_hook": _power_sgd,
+}
+
+
+def _train(model: nn.Module, group: Any, steps: range) -> torch.Tensor:
+    """Returns what the ranks still owe of the steps: exact mean gradients minus results."""
+    plain = TorchDDP(net(), process_group=group)
+    owed = torch.zeros(WIDTH, WIDTH)
+    for step in steps:
+        for each, factor in ((plain, 1), (model, -1)):
+            _backward(each, step)
+            gradient = each.get_parameter(f"module.{LARGE}").grad
+            assert gradient is not None
+            owed.add_(gradient, alpha=factor)
+    return owed
+
+
+def _total(save: Callable[[], Any], group: Any) -> torch.Tensor:
+    """Returns the sum of the ranks' residuals."""
+    total: torch.Tensor = save()["residuals"].get(LARGE, torch.zeros(WIDTH * WIDTH)).clone()
+    dist.all_reduce(total, group=group)
+    return total.view(WIDTH, WIDTH)
+
+
+def other_number_of_ranks(kind: str, before: int, after: int) -> None:
+    """Nothing is lost: also what an owner of a share lost of the sum arrives, exactly once.
+
+    Shares are others afterwards. Residuals are in units of the mean, which need no new scale.
+    """
+    rank, world = me_and_world()
+    groups = {n: dist.new_group(list(range(n)), backend="fastgpu") for n in (before, after)}
+    states: list[Any] = [None] * world
+    owed = torch.zeros(WIDTH, WIDTH)
+    state = None
+    if rank < before:
+        model, save, _ = KINDS[kind](groups[before])
+        owed = _train(model, groups[before], range(3))
+        state = save()
+        torch.testing.assert_close(_total(save, groups[before]), owed, rtol=1e-3, atol=1e-6)
+        assert float(owed.abs().max()) > 1e-4
+    dist.all_gather_object(states, state)
+    dist.broadcast(owed, 0)
+    if rank < after:
+        model, save, load = KINDS[kind](groups[after])
+        mine = states[rank] or states[0] | {"residuals": {}}
+        if rank == after - 1:  # takes over the residuals of the ranks that are gone
+            for gone in states[after:before]:
+                theirs = gone["residuals"][LARGE]
+                mine["residuals"][LARGE] = mine["residuals"][LARGE] + theirs
+        load(mine)
+        torch.testing.assert_close(_total(save, groups[after]), owed, rtol=1e-3, atol=1e-6)
+        owed += _train(model, groups[after], range(3, 7))
+        torch.testing.assert_close(_total(save, groups[after]), owed, rtol=1e-3, atol=1e-6)
+    dist.barrier()
+
+
+def outer_with_other_number_of_ranks() -> None:
+    """Its residuals start from zero then, also where they have as many elements."""
+    rank, _ = me_and_world()
+    pair: Any = dist.new_group([0, 1], backend="fastgpu")
+    states: list[Any] = [None] * dist.get_world_size()
+    state = None
+
+    def make(group: Any) -> tuple[nn.Parameter, OuterOptimizer]:
+        weight = nn.Parameter(torch.zeros(96, 96))  # divides by 2 and by 3
+        return weight, OuterOptimizer(
+            torch.optim.SGD([weight], lr=1.0), 1, codec="int4", group=group
+        )
+
+    if rank < 2:
+        weight, outer = make(pair)
+        weight.grad = torch.randn(96, 96)
+        outer.step()
+        state = outer.state_dict()
+        assert bool(state["residual"].any())
+    dist.all_gather_object(states, state)
+    _, outer = make(dist.group.WORLD)
+    outer.load_state_dict(states[0])
+    assert not bool(outer.state_dict()["residual"].any())
+    assert torch.equal(outer.state_dict()["velocity"], states[0]["velocity"])
+
+
+def trainer_with_more_ranks(folder: Path) -> list[float]:
+    """A run of two ranks goes on with three, which reduce in the same buckets.
+
+    Returns the losses.
+    """
+    rank, _ = me_and_world()
+    settings: dict[str, Any] = {"checkpoint_every": 4, "batch_size": 12}
+    pair: Any = dist.new_group([0, 1], backend="fastgpu")
+
+    def wrapped(group: Any) -> nn.Module:
+        return DistributedDataParallel(
+            network(width=300), bucket_cap_mb=0.1, codec="int4", process_group=group
+        )
+
+    if rank < 2:
+        train(wrapped(pair), folder, steps=4, **settings)
+    dist.barrier()
+    model = wrapped(dist.group.WORLD)
+    train(model, folder, steps=7, resume=True, **settings)
+    same_everywhere(list(model.parameters()))
+    return [r["loss"] for r in read(folder / "metrics.jsonl") if r["event"] == "train"]
+
+
+def states_for_ranks() -> None:
+    """The states of fewer or more ranks are shared out so that each residual arrives once."""
+    rank, _ = me_and_world()
+    states: list[Any] = [
+        {"residuals": {"a": torch.ones(2) * 10**each}, "bucket_plan": [], "rank": each}
+        for each in range(5)
+    ]
+    for count, expected in (
+        (0, None),
+        (1, {0: {"a": torch.ones(2)}, 1: {}}[rank]),
+        (2, {"a": torch.ones(2) * (1, 10)[rank]}),
+        (5, {"a": torch.ones(2) * (10101, 1010)[rank]}),
+    ):
+        found = saved_states.for_rank(states[:count], None)
+        assert _equal(found and found["residuals"], expected)
+        assert found is None or found["bucket_plan"] == []
+    assert saved_states.for_rank([None, None, None], None) is None
+    assert _equal(states[0]["residuals"]["a"], torch.ones(2))

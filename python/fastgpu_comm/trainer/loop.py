@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from fastgpu_comm import codecs
+from fastgpu_comm import codecs, saved_states
 from fastgpu_comm.ddp import DistributedDataParallel
 from fastgpu_comm.trainer import parallel, random_state
 from fastgpu_comm.trainer.checkpoint import CheckpointError, CheckpointFolder, decode
@@ -316,7 +316,7 @@ class Trainer:
         state = decode(payload)
         try:
             self._load(state)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint of step {state.get('step')} does not match this run: {error}"
             ) from error
@@ -372,9 +372,11 @@ class Trainer:
         self._early_stop.best, self._early_stop.stale = state["early_stop"]
         self.step = state["step"]
         generators = state["generators"]
-        residuals = dict(enumerate(state.get("residuals", []))).get(self.ranks.rank)
-        if isinstance(self.model, DistributedDataParallel) and residuals is not None:
-            self.model.load_reducer_state_dict(residuals)
+        if isinstance(self.model, DistributedDataParallel):
+            group = self.model.process_group
+            residuals = saved_states.for_rank(state.get("residuals", []), group)
+            if residuals is not None:
+                self.model.load_reducer_state_dict(residuals)
         if len(generators) == self.ranks.world:
             random_state.restore(generators[self.ranks.rank], self._device)
         elif self.ranks.rank == 0:
