@@ -33,10 +33,9 @@ class Codec:
         residual_bits: With 8, a residual is kept in the format of int8 and takes a quarter of the
             memory. For `DistributedDataParallel` only.
         rounding: "nearest", or "stochastic" for int8 and int4: up with the probability of the
-            fraction, so that the mean of many encodings is the number. For `encode` and
-            `DistributedDataParallel` only.
-        seed: Of stochastic rounding. DistributedDataParallel combines it with the rank and the
-            step, so that no two of them have the same random bits.
+            fraction, so that the mean of many encodings is the number. Not for weights.
+        seed: Of stochastic rounding. It is combined with the rank and the step, so that no two of
+            them have the same random bits.
     """
 
     name: str
@@ -278,18 +277,49 @@ def check_chosen(
             )
 
 
-def refuse_options(codec: Codec | None, user: str) -> None:
-    """Raises ValueError if the codec has options that only DistributedDataParallel knows."""
-    if codec is not None and codec.residual_bits != 32:
+def refuse_options(codec: Codec | None, user: str, stochastic: bool = True) -> None:
+    """Raises ValueError if the codec has an option that the user of it does not have.
+
+    Args:
+        codec: The codec.
+        user: The function or class, for the message.
+        stochastic: Whether stochastic rounding is allowed.
+    """
+    if codec is None:
+        return
+    if codec.residual_bits != 32:
         raise ValueError(
-            f"residual_bits={codec.residual_bits} is for fastgpu_comm.DistributedDataParallel, and "
-            f"not for {user}"
+            f"residual_bits is {codec.residual_bits}; {user} allows 32. Leave it out, or use "
+            "fastgpu_comm.DistributedDataParallel"
         )
-    if codec is not None and codec.rounding != "nearest":
+    if codec.rounding != "nearest" and not stochastic:
         raise ValueError(
-            "stochastic rounding is for fastgpu_comm.DistributedDataParallel and Codec.encode, and "
-            f"not for {user}"
+            f"rounding is {codec.rounding!r}; {user} allows 'nearest'. Leave it out: each gathering"
+            " of a weight would round it differently"
         )
+
+
+def refuse_device(device_type: str, user: str) -> None:
+    """Raises ValueError unless parameters are on the CPU, as `user` needs them."""
+    if device_type != "cpu":
+        raise ValueError(
+            f"{user} is for parameters on the CPU, and these are on {device_type}. There, use "
+            f"fastgpu_comm.DistributedDataParallel with codec {', '.join(ON_GPUS)}"
+        )
+
+
+def derived_key(*numbers: int) -> int:
+    """Returns a key of stochastic rounding for each sequence of numbers, of 64 bits each.
+
+    It folds them as GradientReducer does: csrc/codec/random_key.h.
+    """
+    key = 0
+    for number in numbers:
+        key = (key + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
+        key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        key = (key ^ (key >> 27)) * 0x94D049BB133111EB % 2**64
+        key ^= key >> 31
+    return key
 
 
 def _check(name: str, tensor: torch.Tensor) -> None:

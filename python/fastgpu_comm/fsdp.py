@@ -52,12 +52,16 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
             gradient before the division by the number of ranks; None before the first step, and
             without error feedback. Of the shape `residual_shape`: the residual of a parameter's
             n-th part is in the n-th share.
+        sums: How many sums were encoded. With stochastic rounding the number of a sum, and that of
+            the module, decide its random bits.
         bytes_sent: How many bytes this rank has sent.
     """
 
-    def __init__(self, codec: codecs.Codec, parameters: Sequence[Any]) -> None:
-        """Takes the codec, and the sharded parameters whose gradients are reduced."""
+    def __init__(self, codec: codecs.Codec, parameters: Sequence[Any], module: int = 0) -> None:
+        """Takes the codec, the parameters whose gradients are reduced, and the module's number."""
         self.codec = codec
+        self.sums = 0
+        self._module = module
         self.residual: torch.Tensor | None = None
         self.bytes_sent = 0
         self._parameters = parameters
@@ -108,10 +112,13 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
                 self.residual = torch.zeros(self.residual_shape, dtype=torch.float32)
             errors = self.residual
         outgoing = [
-            self.codec.encode(share, error)
+            self.codec.encode(
+                share, error, key=codecs.derived_key(self._module, self.sums, dist.get_rank(), peer)
+            )
             for peer, (share, error) in enumerate(zip(shares, errors, strict=True))
             if peer != rank
         ]
+        self.sums += 1
         length = outgoing[0].numel()
         lengths = [0 if peer == rank else length for peer in range(world)]
         incoming = torch.empty((world - 1) * length, dtype=torch.uint8)
@@ -201,15 +208,16 @@ class Compressed:
         """Returns this rank's state, for a checkpoint. Each rank saves its own.
 
         Returns:
-            `residuals`: copies of the residuals, by module; empty before the first step. `rank` and
-            `world_size`: of the job.
+            `residuals`: copies of the residuals, by module; empty before the first step. `sums`: by
+            module, how many were encoded. `rank` and `world_size`: of the job.
         """
         residuals = {
             name: each.residual.clone()
             for name, each in self.gradients.items()
             if each.residual is not None
         }
-        return {"residuals": residuals} | saved_states.origin(None)
+        sums = {name: each.sums for name, each in self.gradients.items()}
+        return {"residuals": residuals, "sums": sums} | saved_states.origin(None)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned on this rank. Modules that it lacks start from zero.
@@ -233,8 +241,9 @@ class Compressed:
         }
         saved_states.check_tensors("residual", state["residuals"], shapes)
         residuals = saved_states.copied(state["residuals"])
+        sums = saved_states.counters(state, "sums", self.gradients)
         for name, each in self.gradients.items():
-            each.residual = residuals.get(name)
+            each.residual, each.sums = residuals.get(name), sums[name]
 
 
 def _own(module: Any) -> list[Any]:
@@ -280,14 +289,14 @@ def compress(
         RuntimeError: The codecs differ between ranks; raised on all of them.
         TypeError: `model` is no module, or a codec neither a codec nor a name.
         ValueError: No module is wrapped, the codec is unknown or not for weights, it has
-            `residual_bits` or stochastic rounding, or torch refuses custom collectives for a module
-            (one with several meshes).
+            `residual_bits`, or for weights stochastic rounding, parameters are not on the CPU, or
+            torch refuses custom collectives for a module (one with several meshes).
     """
     if not isinstance(model, nn.Module):
         raise arguments.wrong_type("model", model, "a module after fully_shard(model)")
     gradient_codec, weight_codec = codecs.find(gradients), codecs.find(weights)
-    for codec in (gradient_codec, weight_codec):
-        codecs.refuse_options(codec, "fsdp.compress")
+    codecs.refuse_options(gradient_codec, "fsdp.compress(gradients=...)")
+    codecs.refuse_options(weight_codec, "fsdp.compress(weights=...)", stochastic=False)
     if weight_codec is not None and weight_codec.name not in WEIGHT_CODECS:
         raise ValueError(
             f"weights cannot be {weight_codec.name}, which needs error feedback; allowed: "
@@ -306,6 +315,8 @@ def compress(
                 )
     settings = f"gradients={gradient_codec}, weights={weight_codec}"
     meshes = dict.fromkeys(each.device_mesh for each in itertools.chain(*parameters.values()))
+    for mesh in meshes:
+        codecs.refuse_device(mesh.device_type, "fsdp.compress")
     differences = []
     for group in itertools.chain(*(mesh.get_all_groups() for mesh in meshes)):
         try:
@@ -315,9 +326,10 @@ def compress(
     if differences:
         raise differences[0]
     compressed = Compressed()
-    for name, module in wrapped.items():
+    for number, (name, module) in enumerate(wrapped.items()):
         if gradient_codec is not None:
-            compressed.gradients[name] = EncodedReduceScatter(gradient_codec, parameters[name])
+            mine = EncodedReduceScatter(gradient_codec, parameters[name], number)
+            compressed.gradients[name] = mine
             module.set_custom_reduce_scatter(compressed.gradients[name])
         if weight_codec is not None:
             compressed.weights[name] = EncodedAllGather(weight_codec)

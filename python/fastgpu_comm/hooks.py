@@ -45,7 +45,8 @@ class CodecState:
 
         Raises:
             TypeError: The model is not wrapped, or `codec` is none of the above.
-            ValueError: The codec is unknown, or the parameters have different ones.
+            ValueError: The codec is unknown or has `residual_bits`, or the parameters have
+                different ones or are not on the CPU.
         """
         self.names, parameters, _ = reduced.named(model)
         chosen = [
@@ -60,6 +61,7 @@ class CodecState:
             )
         self.codec = used.pop() if used else None
         codecs.refuse_options(self.codec, "codec_hook")
+        codecs.refuse_device(model.device_type, "codec_hook")
         self.encoded = [each is not None for each in chosen]
         self.reducer = model.reducer
         self.group = model.process_group
@@ -71,17 +73,18 @@ class CodecState:
         self._uncompared: list[str] | None = reduced.describe(self.names, parameters, chosen)
         # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
         self.residuals: dict[str, torch.Tensor] = {}
+        self.sums = 0  # how many were encoded; the number of a sum decides its random bits
         self.bytes_sent = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns this rank's state, for a checkpoint. Each rank saves its own.
 
         Returns:
-            `residuals`: copies of the residuals by name of the parameter, flat; `rank` and
-            `world_size`: of the process group.
+            `residuals`: copies of the residuals by name of the parameter, flat; `sums`: how many
+            sums were encoded; `rank` and `world_size`: of the process group.
         """
         residuals = {name: residual.clone() for name, residual in self.residuals.items()}
-        return {"residuals": residuals} | saved_states.origin(self.group)
+        return {"residuals": residuals, "sums": self.sums} | saved_states.origin(self.group)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned. The number of ranks may be another.
@@ -93,6 +96,7 @@ class CodecState:
         """
         saved_states.check(state, ["residuals"], "CodecState.state_dict()", self.group)
         saved_states.check_tensors("residual", state["residuals"], self._shapes)
+        self.sums = saved_states.counter(state, "sums")
         self.residuals = saved_states.copied(state["residuals"])
 
     def _compare(self) -> None:
@@ -164,7 +168,8 @@ def _reduce_encoded(
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat[:count])
     flat.div_(world)
     residual = _gather_residuals(state, named, flat.numel()) if codec.feedback else None
-    total = EncodedSum(flat, codec, state.group, residual)
+    total = EncodedSum(flat, codec, state.group, residual, state.sums)
+    state.sums += 1
     state.bytes_sent += total.bytes_sent
 
     def finish(future: Future[Any]) -> None:

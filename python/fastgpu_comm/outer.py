@@ -77,8 +77,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         self._group = group or dist.distributed_c10d._get_default_group()
         self._parameters = [each for some in self.param_groups for each in some["params"]]
         device = self._parameters[0].device
-        if self._codec is not None and device.type != "cpu":
-            raise ValueError(f"a codec needs parameters on the CPU; they are on {device}")
+        if self._codec is not None:
+            codecs.refuse_device(device.type, "OuterOptimizer with a codec")
         shapes = [f"a parameter of shape {tuple(each.shape)}" for each in self._parameters]
         settings = f"{every=}, {lr=}, {momentum=}, codec={self._codec}"
         reduced.compare_arguments(self._group, [settings, *shapes], "OuterOptimizer")
@@ -94,6 +94,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         feedback = self._codec is not None and self._codec.feedback
         self._residual = torch.zeros_like(self._start) if feedback else None
         self._steps = 0  # since the last outer step
+        self._sums = 0  # how many were encoded; the number of a sum decides its random bits
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Is refused: give the wrapped optimizer all its parameters first."""
@@ -132,7 +133,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         if self._codec is None or self._group.size() == 1:
             dist.all_reduce(difference, group=self._group)
         else:
-            total = EncodedSum(difference, self._codec, self._group, self._residual)
+            total = EncodedSum(difference, self._codec, self._group, self._residual, self._sums)
+            self._sums += 1
             total.work.wait()
             total.finish()
         self._velocity.mul_(self.momentum).add_(difference)
@@ -152,6 +154,7 @@ class OuterOptimizer(torch.optim.Optimizer):
             "velocity": self._velocity[: self._count].clone(),
             "residual": None if self._residual is None else self._residual.clone(),
             "steps": self._steps,
+            "sums": self._sums,
             "shapes": [tuple(parameter.shape) for parameter in self._parameters],
         }
         return state | saved_states.origin(self._group)
@@ -168,7 +171,8 @@ class OuterOptimizer(torch.optim.Optimizer):
         """
         keys = ("optimizer", "start", "velocity", "residual", "steps")
         saved_states.check(state_dict, keys, "OuterOptimizer.state_dict()", self._group)
-        saved_states.check_integer(state_dict, "steps")
+        steps = saved_states.counter(state_dict, "steps")
+        sums = saved_states.counter(state_dict, "sums")
         self._check_shapes(state_dict.get("shapes"))  # states of earlier versions have none
         for key in ("start", "velocity"):
             self._check_flat(key, state_dict[key], self._count)
@@ -181,7 +185,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
         self._start[: self._count] = state_dict["start"]
         self._velocity[: self._count] = state_dict["velocity"]
-        self._steps = state_dict["steps"]
+        self._steps, self._sums = steps, sums
         if self._residual is not None:
             self._residual.zero_() if residual is None else self._residual.copy_(residual)
 

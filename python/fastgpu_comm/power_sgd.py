@@ -73,7 +73,8 @@ class PowerSgdState:
 
         Raises:
             TypeError: The model is not wrapped.
-            ValueError: An argument is out of range, or no number.
+            ValueError: An argument is out of range, or no number, or the parameters are not on
+                the CPU.
         """
         if not callable(rank):
             arguments.check_integer("rank", rank, 1, ", or a function")
@@ -84,6 +85,7 @@ class PowerSgdState:
             raise ValueError(f"min_ratio is {min_ratio!r}; it must be a finite number")
         arguments.check_integer("seed", seed, 0)
         self._names, parameters, sparse = reduced.named(model)
+        codecs.refuse_device(model.device_type, "power_sgd_hook")
         self.step = 0
         self.bytes_sent = 0
         self._model = weakref.ref(model)  # which holds the hook, and so this object
@@ -137,11 +139,11 @@ class PowerSgdState:
         """
         keys = ("step", "residuals", "factors")
         saved_states.check(state, keys, "PowerSgdState.state_dict()", self._group)
-        saved_states.check_integer(state, "step")
+        step = saved_states.counter(state, "step")
         factors = {name: (rank, self._shapes[name][1]) for name, rank in self._ranks.items()}
         saved_states.check_tensors("residual", state["residuals"], self._shapes)
         saved_states.check_tensors("factor", state["factors"], factors)
-        self.step = state["step"]
+        self.step = step
         self._residuals = saved_states.copied(state["residuals"])
         self._factors = saved_states.copied(state["factors"])
 

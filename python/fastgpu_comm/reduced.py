@@ -270,8 +270,7 @@ def check_state(
         raise ValueError(
             f"scale of the state is {state['scale']!r}; it must be a finite number above 0"
         )
-    if "step" in state:
-        saved_states.check_integer(state, "step")
+    saved_states.counter(state, "step")
     if state["bucket_plan"] is not None:
         check_plan(names, state["bucket_plan"])
 

@@ -132,9 +132,28 @@ def check_tensor(name: str, value: Any) -> None:
         raise arguments.wrong_type(name, value, "a tensor of floating-point numbers")
 
 
-def check_integer(state: Mapping[str, Any], key: str) -> None:
-    """Raises ValueError unless an entry of a state is an integer of at least 0."""
-    arguments.check_integer(f"{key} of the state", state[key], 0)
+def counter(state: Mapping[str, Any], key: str) -> int:
+    """Returns an entry of a state that counts; 0 if the state, of an earlier version, lacks it.
+
+    Raises:
+        ValueError: It is no integer of at least 0.
+    """
+    value: int = state.get(key, 0)
+    arguments.check_integer(f"{key} of the state", value, 0)
+    return value
+
+
+def counters(state: Mapping[str, Any], key: str, names: Iterable[str]) -> dict[str, int]:
+    """Returns the counters, by name, that an entry of a state has, as `counter` does.
+
+    Raises:
+        TypeError: The entry is no mapping.
+        ValueError: One is no integer of at least 0.
+    """
+    found = state.get(key, {})
+    if not isinstance(found, Mapping):
+        raise arguments.wrong_type(f"{key} of the state", found, "a dict of integers by name")
+    return {name: counter(found, name) for name in names}
 
 
 def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,52 +2,117 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from tests.process.collective_checks import me_and_world
-from tests.process.ddp_models import gradients, inputs, loss_of, net, same_everywhere
+from tests.process.ddp_models import WIDTH, gradients, inputs, loss_of, net, same_everywhere
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import parallel
 
-from fastgpu_comm import DistributedDataParallel, OuterOptimizer, codecs, hooks
+from fastgpu_comm import DistributedDataParallel, OuterOptimizer, codecs, fsdp, hooks
+
+Step = Callable[[], torch.Tensor]
+Steps = tuple[Step, Callable[[], Any], Callable[[Any], None]]  # and what saves and loads a state
 
 
-def stochastic(name: str) -> None:
+def _row(width: int, rank: int) -> torch.Tensor:
+    return torch.linspace(-1, 1, width) + 0.01 * rank
+
+
+def _linear(width: int) -> nn.Linear:
+    return nn.Linear(width, width, bias=False)
+
+
+def _by_ddp(codec: codecs.Codec) -> Steps:
+    model = DistributedDataParallel(_linear(WIDTH), codec=codec)
+    return _backward_of(model), model.reducer_state_dict, model.load_reducer_state_dict
+
+
+def _by_hook(codec: codecs.Codec) -> Steps:
+    model = parallel.DistributedDataParallel(_linear(WIDTH))
+    state = hooks.CodecState(model, codec)
+    model.register_comm_hook(state, hooks.codec_hook)
+    return _backward_of(model), state.state_dict, state.load_state_dict
+
+
+def _by_fsdp(codec: codecs.Codec) -> Steps:
+    model: Any = _linear(2 * WIDTH)
+    fully_shard(model)
+    compressed = fsdp.compress(model, codec)
+    return _backward_of(model), compressed.state_dict, compressed.load_state_dict
+
+
+def _backward_of(model: nn.Module) -> Step:
+    rank, _ = me_and_world()
+
+    def step() -> torch.Tensor:
+        model.zero_grad()
+        (parameter,) = model.parameters()
+        model(_row(parameter.shape[1], rank).unsqueeze(0)).sum().backward()
+        gradient: Any = parameter.grad
+        full: torch.Tensor = getattr(gradient, "full_tensor", gradient.clone)()
+        return full
+
+    return step
+
+
+def _by_outer(codec: codecs.Codec) -> Steps:
+    rank, _ = me_and_world()
+    weight = nn.Parameter(torch.zeros(WIDTH, WIDTH))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    outer = OuterOptimizer(optimizer, 1, lr=1.0, momentum=0.0, codec=codec)
+
+    def step() -> torch.Tensor:
+        weight.grad = _row(WIDTH, rank).expand(WIDTH, WIDTH).clone()
+        before = weight.detach().clone()
+        outer.step()
+        return before - weight.detach()
+
+    def load(state: Any) -> None:
+        outer.load_state_dict(state)
+        with torch.no_grad():
+            weight.copy_(state["start"].view_as(weight))
+
+    return step, outer.state_dict, load
+
+
+STOCHASTIC = {"ddp": _by_ddp, "hook": _by_hook, "outer": _by_outer, "fsdp": _by_fsdp}
+
+
+def stochastic(way: str, name: str) -> None:
     """All ranks have equal bits. The same seed gives them again, and every step has others."""
-    rank, world = me_and_world()
+    _, world = me_and_world()
     steps = 400
-    row = torch.linspace(-1, 1, 96) + 0.01 * rank
 
     def train(seed: int, number: int, resume: Any = None) -> tuple[list[torch.Tensor], Any]:
         codec = codecs.Codec(name, feedback=False, rounding="stochastic", seed=seed)
-        model = DistributedDataParallel(nn.Linear(96, 96, bias=False), codec=codec)
+        step, save, load = STOCHASTIC[way](codec)
         if resume is not None:
-            model.load_reducer_state_dict(resume)
-        results = []
-        for _ in range(number):
-            model.zero_grad()
-            model(row.unsqueeze(0)).sum().backward()
-            results += gradients(model)
-        return results, model.reducer_state_dict()
+            load(resume)
+        return [step() for _ in range(number)], save()
 
     results, _ = train(1, steps)
-    same_everywhere(results)
+    same_everywhere(results[:9])
     first, state = train(1, 3)
     resumed, _ = train(1, 2, state)
     assert all(map(torch.equal, [*first, *resumed], results))
     assert not torch.equal(results[0], results[1])
     assert not torch.equal(results[0], train(2, 1)[0][0])
-    exact = torch.stack([torch.linspace(-1, 1, 96) + 0.01 * r for r in range(world)]).mean(0)
+    width = results[0].shape[1]
+    exact = torch.stack([_row(width, r) for r in range(world)]).mean(0)
     # A contribution is at most 1.02 / world, and their sum 1.02. A rounding has at most half a step
-    # as its standard deviation, and the world - 1 contributions and the sum are independent.
+    # as its standard deviation, and the world - 1 contributions and the sum are independent. FSDP
+    # does not round sums.
     step = 1.02 / (127 if name == "int8" else 7) * (1 + 2**-7)
-    deviation = 0.5 * step * ((world - 1) / world**2 + 1) ** 0.5
+    deviation = 0.5 * step * ((world - 1) / world**2 + (way != "fsdp")) ** 0.5
     error = (torch.stack(results).mean(0) - exact).abs().max()
     assert error < 6 * deviation / steps**0.5 + 2 * step * 2**-15
     # The rows of the gradient are equal, so ranks or elements with the same bits would show.
     spread = (torch.stack(results) - exact).mean(1).std()
-    assert spread < 2 * deviation / 96**0.5
+    assert spread < 2 * deviation / width**0.5
 
 
 def new_bits_in_eval_mode() -> None:

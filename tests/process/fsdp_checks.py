@@ -245,8 +245,11 @@ def refusals() -> None:
         fsdp.compress(nn.Linear(3, 3))
     with pytest.raises(ValueError, match="topk, which needs error feedback"):
         fsdp.compress(_net(), None, "topk")
-    with pytest.raises(ValueError, match="stochastic"):
-        fsdp.compress(_net(), codecs.Codec("int8", feedback=False, rounding="stochastic"))
+    stochastic = codecs.Codec("int8", feedback=False, rounding="stochastic")
+    with pytest.raises(ValueError, match=r"'stochastic'; .*weights=.* allows 'nearest'"):
+        fsdp.compress(_net(), None, stochastic)
+    with pytest.raises(ValueError, match=r"residual_bits is 8; .*gradients=.* allows 32"):
+        fsdp.compress(_net(), codecs.Codec("int8", feedback=True, residual_bits=8))
     model = _net()
     fsdp.compress(model, "int8")
     for each in (model, model[2]):

@@ -116,6 +116,9 @@ def states_that_do_not_fit() -> None:
         (reducer, {"scale": "2", "bucket_plan": plan}, "scale of the state is '2'"),
         (codec, {"residuals": {"no.such": short}}, r"residual of 'no\.such', which has none"),
         (codec, {"residuals": {"2.weight": short}}, r"\(3,\); here it is of shape \(9216,\)"),
+        (codec, {"sums": -1}, f"sums of the state is -1; {number}"),
+        (sharded, {"sums": {"": None}}, f"of the state is None; {number}"),
+        (sharded, {"sums": 3}, "sums of the state is 3; it must be a dict"),
         (codec, {"residuals": {"2.weight": None}}, "residual of '2.weight' is None"),
         (
             power,

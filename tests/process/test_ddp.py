@@ -175,5 +175,6 @@ def test_memory_of_residuals(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])
-def test_stochastic_rounding(ranks: Ranks, codec: str) -> None:
-    ranks.run(rounding.stochastic, Setting(3), codec)
+@pytest.mark.parametrize("way", rounding.STOCHASTIC)
+def test_stochastic_rounding(ranks: Ranks, way: str, codec: str) -> None:
+    ranks.run(rounding.stochastic, Setting(3), way, codec)

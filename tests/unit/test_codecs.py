@@ -44,7 +44,7 @@ def test_options_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="needs feedback=True"):
         codecs.Codec("int4", feedback=False, residual_bits=8)
     coarse = codecs.Codec("int4", feedback=True, residual_bits=8)
-    with pytest.raises(ValueError, match=r"residual_bits=8 is for .* not for codec_hook"):
+    with pytest.raises(ValueError, match="residual_bits is 8; codec_hook allows 32"):
         codecs.refuse_options(coarse, "codec_hook")
 
 
@@ -74,8 +74,21 @@ def test_stochastic_rounding() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             codecs.Codec(feedback=True, **options)
-    with pytest.raises(ValueError, match="stochastic rounding is for"):
-        codecs.refuse_options(codec, "OuterOptimizer")
+    codecs.refuse_options(codec, "OuterOptimizer")
+    with pytest.raises(ValueError, match="rounding is 'stochastic'; compress allows 'nearest'"):
+        codecs.refuse_options(codec, "compress", stochastic=False)
+
+
+def test_what_needs_the_cpu_names_what_works_elsewhere() -> None:
+    codecs.refuse_device("cpu", "codec_hook")
+    with pytest.raises(ValueError, match=r"codec_hook is for .* these are on cuda\. .*Distributed"):
+        codecs.refuse_device("cuda", "codec_hook")
+
+
+def test_a_sequence_of_numbers_has_a_key_of_its_own() -> None:
+    assert codecs.derived_key(0) == 0xE220A8397B1DCDAF  # SplitMix64 with the seed 0
+    sequences = [(0,), (1,), (0, 0), (0, 1), (1, 0), (2**64 - 1,), (0, 0, 0)]
+    assert len({codecs.derived_key(*numbers) for numbers in sequences}) == len(sequences)
 
 
 def test_names_and_policies() -> None:
