@@ -47,6 +47,21 @@ def weight(value: Any) -> float:
     return found
 
 
+def check_state_of_hook(hook: str, state: Any, wanted: type, given: str) -> None:
+    """Raises TypeError unless the state of a communication hook is of the wanted class.
+
+    Args:
+        hook: The name of the hook.
+        state: What was registered with it.
+        wanted: The class.
+        given: Arguments of the class, for the example in the error.
+    """
+    if not isinstance(state, wanted):
+        name = wanted.__name__
+        example = f"register_comm_hook(hooks.{name}({given}), hooks.{hook})"
+        raise wrong_type(f"the state of {hook}", state, f"a {name}: {example}")
+
+
 def wrong_type(name: str, value: Any, wanted: str) -> TypeError:
     """Returns the error for an object of a wrong class.
 

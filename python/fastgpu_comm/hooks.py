@@ -119,9 +119,7 @@ def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
     """
     from fastgpu_comm import native
 
-    if not isinstance(state, CodecState):
-        wanted = 'register_comm_hook(hooks.CodecState(model, "int8"), hooks.codec_hook)'
-        raise arguments.wrong_type("the state of codec_hook", state, f"a CodecState: {wanted}")
+    arguments.check_state_of_hook("codec_hook", state, CodecState, 'model, "int8"')
     state._compare()
     buffer = bucket.buffer()
     world = state.group.size()

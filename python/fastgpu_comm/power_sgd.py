@@ -215,9 +215,7 @@ def power_sgd_hook(state: PowerSgdState, bucket: GradBucket) -> Future[torch.Ten
         RuntimeError: On all ranks, in the first backward pass: their states differ.
         TypeError: The state is no PowerSgdState.
     """
-    if not isinstance(state, PowerSgdState):
-        wanted = "register_comm_hook(hooks.PowerSgdState(model), hooks.power_sgd_hook)"
-        raise arguments.wrong_type("the state of power_sgd_hook", state, f"one: {wanted}")
+    arguments.check_state_of_hook("power_sgd_hook", state, PowerSgdState, "model")
     return state._reduce(bucket)
 
 

@@ -127,12 +127,12 @@ def arguments_of_hooks() -> None:
         (
             lambda: hooks.codec_hook(NOTHING, NOTHING),
             TypeError,
-            r"is None; .*hooks.CodecState\(model",
+            r"is None; .* a CodecState: register_.*CodecState\(model, .int8.\), hooks.codec_hook\)",
         ),
         (
             lambda: hooks.power_sgd_hook(NOTHING, NOTHING),
             TypeError,
-            r"None; .*hooks.PowerSgdState\(model",
+            r"None; .* a PowerSgdState: register_.*PowerSgdState\(model\), hooks.power_sgd_hook\)",
         ),
     ]
     _refused(cases)
