@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torch.nn import parallel
 
-from fastgpu_comm import arguments, codec_choice, codecs, divergence, reduced, saved_states
+from fastgpu_comm import codec_choice, codecs, divergence, reduced, saved_states
 from fastgpu_comm.loss_scales import LossScales
+from fastgpu_comm.weights import Weights
 
 
 class DistributedDataParallel(parallel.DistributedDataParallel):
@@ -68,8 +69,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._names: list[str] = []  # by the Reducer's index of the parameter
         self._reduced: list[torch.nn.Parameter] = []
         self._codecs: list[codecs.Codec | None] = []
-        self._weight: float | None = None  # of the next forward
-        self._weights = 0.0  # of forwards under no_sync, announced with the next that reduces
+        self._weights = Weights()
         self._plan = bucket_plan
         self._loss_scales: LossScales | None = None
         self._scale = 1.0
@@ -161,7 +161,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:
         reduces = torch.is_grad_enabled() and self.require_backward_grad_sync
         weighs = self._weighted and self.training and torch.is_grad_enabled()
-        if weighs and self._weight is None:
+        if weighs and not self._weights.is_set:
             raise ValueError(f"weighted={self._weighted!r}: call set_weight(n) before each forward")
         self._follow_scale()
         with reduced.names_last(self.logger):
@@ -174,17 +174,16 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._gradients.set_step(self._step)
         if torch.is_grad_enabled():
             self._prepare_buckets()
-        if torch.is_grad_enabled() and self._weight is not None:
-            self._weights, self._weight = self._weights + self._weight, None
-            if reduces:
-                self._gradients.announce_weight(self._weights)
-                self._weights = 0.0
+        if torch.is_grad_enabled() and self._weighted:
+            self._weights.announce(self._gradients, reduces)
         return prepared
 
     def _post_forward(self, output: Any) -> Any:
         output = super()._post_forward(output)
         if self._loss_scales is not None:
             self._loss_scales.check_before_backward(output)
+        if self._weighted:
+            self._weights.check_before_backward(output, self._gradients)
         return output
 
     def _prepare_buckets(self, joined: bool = False) -> None:
@@ -255,7 +254,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """
         if self._weighted is None:
             raise ValueError("set_weight needs DistributedDataParallel(..., weighted='mean'|'sum')")
-        self._weight = arguments.weight(weight) + (self._weight or 0.0)
+        self._weights.set(weight)
 
     def follow_scaler(self, scaler: torch.amp.GradScaler) -> None:
         """Compares the ranks' loss scales in every step, and keeps the residuals right.

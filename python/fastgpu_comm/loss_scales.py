@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel.distributed import _find_tensors
 
-from fastgpu_comm import arguments
+from fastgpu_comm import arguments, reduced
 
 if TYPE_CHECKING:
     from fastgpu_comm.native import GradientReducer
@@ -88,9 +87,8 @@ class LossScales:
     @torch._disable_dynamo(recursive=False)
     def check_before_backward(self, output: Any) -> None:
         """Makes the backward pass of a model's output begin with check()."""
-        for tensor in _find_tensors(output) if self._pending is not None else ():
-            if tensor.requires_grad:
-                tensor.register_hook(self._check_hook)
+        if self._pending is not None:
+            reduced.before_backward(output, self._check_hook)
 
     def _check_hook(self, gradient: torch.Tensor) -> None:
         self.check()

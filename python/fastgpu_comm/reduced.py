@@ -8,12 +8,13 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import parallel
+from torch.nn.parallel.distributed import _find_tensors
 
 from fastgpu_comm import arguments, saved_states
 from fastgpu_comm.backend import backend_of
@@ -289,6 +290,18 @@ def set_residuals(
             gradients.set_residual(index, flat)
         elif gradients.residual(index) is not None:
             gradients.set_residual(index, torch.zeros(parameter.numel(), dtype=torch.float32))
+
+
+def before_backward(output: Any, check: Callable[[torch.Tensor], None]) -> None:
+    """Makes the backward pass of a model's output begin with a check, before any reduction.
+
+    Args:
+        output: The output: tensors, and what torch finds some in.
+        check: Called with a gradient; it may raise.
+    """
+    for tensor in _find_tensors(output):
+        if tensor.requires_grad:
+            tensor.register_hook(check)
 
 
 def spread(flat: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:

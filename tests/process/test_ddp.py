@@ -13,6 +13,7 @@ from tests.process import ddp_codec_checks as checks
 from tests.process import ddp_interplay_checks as interplay
 from tests.process import ddp_mistake_checks as mistakes
 from tests.process import ddp_rounding_checks as rounding
+from tests.process import ddp_weight_checks as weight
 from tests.process.ddp_models import COARSE_CODECS, CODECS
 from tests.process.ranks import Ranks, Setting
 
@@ -55,6 +56,9 @@ TWO_RANKS = (
     mistakes.arguments_of_others,
     mistakes.pickle_of_another_rank,
     mistakes.states_that_differ,
+    weight.weights_that_add_up,
+    weight.weights_without_backward,
+    weight.evaluation_without_a_weight,
     rounding.another_default_dtype,
     rounding.new_bits_in_eval_mode,
     rounding.resumed_residuals_of_8_bits,

@@ -1,0 +1,107 @@
+"""Checks of set_weight: which forward passes a weight counts for. Run by test_ddp.py on every rank.
+
+The gradient of the weight of `_model` is `factor` for each element, so a result is a quotient of
+sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from tests.process.collective_checks import me_and_world
+from tests.process.ddp_models import WIDTH
+from torch import nn
+
+from fastgpu_comm import DistributedDataParallel
+
+
+def _model(weighted: str) -> DistributedDataParallel:
+    return DistributedDataParallel(nn.Linear(WIDTH, WIDTH, bias=False), weighted=weighted)
+
+
+def _loss(model: nn.Module, factor: float) -> torch.Tensor:
+    loss: torch.Tensor = model(torch.full((1, WIDTH), factor)).sum()
+    return loss
+
+
+def _result(model: DistributedDataParallel) -> float:
+    gradient = model.module.weight.grad
+    assert isinstance(gradient, torch.Tensor)
+    assert bool((gradient == gradient[0, 0]).all())
+    return float(gradient[0, 0])
+
+
+def weights_that_add_up() -> None:
+    """All weights since the last reduction count, also those set twice or under no_sync."""
+    rank, world = me_and_world()
+    for weighted in ("sum", "mean"):
+        for micro_batches in (1, 3):
+            model = _model(weighted)
+            for _ in range(2):  # the weights of the first step do not count in the second one
+                model.zero_grad()
+                for number in range(micro_batches):
+                    last = number + 1 == micro_batches
+                    with contextlib.nullcontext() if last else model.no_sync():
+                        model.set_weight(1 + rank)
+                        model.set_weight(2)  # together 3 + rank
+                        _loss(model, (1 + rank) / micro_batches).backward()
+                weights = [micro_batches * (3 + r) for r in range(world)]
+                factors = [1 if weighted == "sum" else weight for weight in weights]
+                total = sum(f * (1 + r) for r, f in enumerate(factors))
+                assert _result(model) == pytest.approx(total / sum(weights), rel=1e-6)
+
+
+def weights_without_backward() -> None:
+    """The weight of a forward pass without a backward one counts in the next reduction."""
+    rank, world = me_and_world()
+    for skipped_under_no_sync in (False, True):
+        model = _model("sum")
+        with model.no_sync() if skipped_under_no_sync else contextlib.nullcontext():
+            model.set_weight(5)
+            with contextlib.suppress(ArithmeticError):
+                _loss(model, 1.0)
+                raise ArithmeticError  # before backward
+        for extra in (5, 0):
+            model.zero_grad()
+            model.set_weight(3 + rank)
+            _loss(model, 1.0).backward()
+            weights = sum(extra + 3 + r for r in range(world))
+            assert _result(model) == pytest.approx(world / weights, rel=1e-6)
+
+
+def evaluation_without_a_weight() -> None:
+    """It needs no weight and leaves that of the next step; its backward pass is refused."""
+    rank, world = me_and_world()
+    model: Any = _model("sum")
+
+    def evaluate() -> None:
+        for training in (False, True):
+            model.train(training)
+            with torch.no_grad():
+                _loss(model, 1.0)
+        model.eval()
+        _loss(model, 1.0)  # with a graph, but without a backward pass
+        model.train()
+
+    for _ in range(2):
+        evaluate()
+        model.zero_grad()
+        model.set_weight(2 + rank)
+        with torch.no_grad():
+            _loss(model, 1.0)
+        _loss(model, 1.0).backward()
+        assert _result(model) == pytest.approx(world / sum(2 + r for r in range(world)), rel=1e-6)
+    with pytest.raises(ValueError, match=r"call set_weight\(n\) before each forward"):
+        _loss(model, 1.0)
+    model.eval()
+    with pytest.raises(ValueError, match=r"call set_weight\(n\) before the forward pass"):
+        _loss(model, 1.0).backward()
+    for training in (False, True):  # goes on, in either mode
+        model.train(training)
+        model.zero_grad()
+        model.set_weight(4)
+        _loss(model, 1.0).backward()
+        assert _result(model) == pytest.approx(1 / 4, rel=1e-6)
