@@ -1,6 +1,8 @@
-"""Checks of the codecs that need error feedback. Run by test_ddp.py on every rank."""
+"""Checks of coarse codecs, and of numbers that are not finite or nearly so. Run by test_ddp.py."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +18,7 @@ from tests.process.ddp_models import (
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
-from fastgpu_comm import DistributedDataParallel
+from fastgpu_comm import DistributedDataParallel, hooks
 from fastgpu_comm.codecs import Codec
 
 
@@ -73,3 +75,54 @@ def not_finite(codec: str | Codec) -> None:
     kept = model.reducer_state_dict()["residuals"]["weight"]
     assert bool(kept.isfinite().all())
     same_everywhere([gradient])
+
+
+def large_numbers(codec: str, way: str) -> None:
+    """Gradients of 1e38, whose mean is finite: docs/compression.md, "Largest numbers"."""
+    rank, world = me_and_world()
+    wrap = DistributedDataParallel if way == "ddp" else TorchDDP
+    options: Any = {"codec": codec} if way == "ddp" else {}
+    model: Any = wrap(_matrix(), **options)
+    exact = TorchDDP(_matrix())
+    if way == "hook":
+        state = hooks.CodecState(model, codec)
+        model.register_comm_hook(state, hooks.codec_hook)
+
+    def step(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        row = torch.linspace(0.5, 1, 96) * factor
+        row[::2] *= -1 if rank == 0 else 1  # opposite signs on the ranks
+        for each in (model, exact):
+            each.zero_grad()
+            each(row.unsqueeze(0)).sum().backward()
+        mine, other = gradients(model)[0], gradients(exact)[0]
+        same_everywhere([mine])
+        assert bool(other.isfinite().all())
+        return mine, other
+
+    mine, other = step(1e38)
+    if codec == "fp16":
+        assert not bool(mine.isfinite().any())
+        assert bool(mine[:, ::2].isnan().any())  # the sum of both infinities
+        assert bool((mine[:, 1::2] == torch.inf).all())
+        return
+    assert bool(mine.isfinite().all())
+    if codec not in ("topk", "1bit"):
+        assert float((mine - other).abs().max()) <= 1.01 * 1e38 * (world - 1 + world) / world / 8
+    later = [step(1e38)[0] for _ in range(8)]
+    if codec != "topk":
+        assert all(bool(each.isfinite().all()) for each in later)
+        return
+    # The residuals of what is not sent grow until a gradient with its residual is no float32.
+    assert bool(later[0].isfinite().all())
+    assert bool(later[-1].isnan().any())
+    assert bool(step(1e30)[0].isnan().any())
+    if way == "ddp":
+        model.load_reducer_state_dict(model.reducer_state_dict() | {"residuals": {}})
+    else:
+        state.load_state_dict(state.state_dict() | {"residuals": {}})
+    assert bool(step(1e30)[0].isfinite().all())
+
+
+def _matrix() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(96, 96, bias=False)

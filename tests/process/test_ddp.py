@@ -111,6 +111,12 @@ def test_numbers_that_are_not_finite(ranks: Ranks, codec: str | Codec) -> None:
     ranks.run(coarse.not_finite, Setting(2), codec)
 
 
+@pytest.mark.parametrize("codec", [*CODECS, *COARSE_CODECS])
+@pytest.mark.parametrize("way", ["ddp", "hook"])
+def test_large_numbers(ranks: Ranks, way: str, codec: str) -> None:
+    ranks.run(coarse.large_numbers, Setting(3), codec, way)
+
+
 @pytest.mark.parametrize("codec", COARSE_CODECS)
 @pytest.mark.parametrize("world", [2, 8])
 def test_coarse_codecs(ranks: Ranks, world: int, codec: str) -> None:
