@@ -297,10 +297,8 @@ class _Reduction:
             finite = bool(matrix.left.isfinite().all())
             matrix.left.copy_(_orthonormal(matrix.left)) if finite else matrix.left.fill_(torch.nan)
             torch.mm(matrix.left.T.contiguous(), matrix.whole, out=matrix.right)
-            if finite:
-                residuals = self._state._residuals
-                residual = residuals.setdefault(matrix.name, torch.empty_like(matrix.whole))
-                torch.addmm(matrix.whole, matrix.left, matrix.right, alpha=-1, out=residual)
+            # What is left of the gradient, until finish() writes its result there.
+            matrix.whole.addmm_(matrix.left, matrix.right, alpha=-1)
         if self._exact:
             torch.cat([gradient.reshape(-1) for gradient in self._exact], out=self._flat)
         self._works.append(self._all_reduce(self._second))
@@ -314,14 +312,23 @@ class _Reduction:
                 self._end_exact(matrix)
         else:
             for matrix in self._matrices:
+                self._keep(matrix)
                 torch.mm(matrix.left, matrix.right, out=matrix.whole)
-                if bool(matrix.right.isfinite().all()):
-                    self._state._factors[matrix.name] = matrix.right.clone()
             reduced.spread(self._flat, self._exact)
         result = self._buffer
         if result.is_sparse:
             result = self._works[0].get_future().wait()[0]
         self.future.set_result(result)
+
+    def _keep(self, matrix: _Matrix) -> None:
+        """Keeps the residual and Q, unless a rank's numbers or products are not finite."""
+        state = self._state
+        if not bool(matrix.right.isfinite().all()):
+            return
+        state._factors[matrix.name] = matrix.right.clone()
+        if all(bool(extreme.isfinite()) for extreme in torch.aminmax(matrix.whole)):
+            residual = state._residuals.setdefault(matrix.name, torch.empty_like(matrix.whole))
+            residual.copy_(matrix.whole)
 
     def _end_exact(self, matrix: _Matrix) -> None:
         """Ends an uncompressed step: the residual was delivered, and the next Q may be needed."""
@@ -335,7 +342,8 @@ class _Reduction:
         for _ in range(_REFRESH_ITERATIONS):  # towards the largest singular vectors
             left = _orthonormal(matrix.whole @ factor.T)
             factor = left.T.contiguous() @ matrix.whole
-        state._factors[matrix.name] = factor
+        if bool(factor.isfinite().all()):
+            state._factors[matrix.name] = factor
 
     def _all_reduce(self, tensor: torch.Tensor) -> Any:
         world = self._group.size()

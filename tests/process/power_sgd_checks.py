@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from typing import Any
 
@@ -178,6 +179,29 @@ def not_finite() -> None:
             for each in (clean, model):
                 backward(each, step)
             assert all(map(torch.equal, gradients(model), gradients(clean)))
+
+
+def too_large() -> None:
+    """Finite gradients whose products are not leave no trace in the next steps either."""
+    rank, _ = me_and_world()
+    matrix = nn.Linear(96, 96, bias=False)
+    (clean, _), (model, state) = (compressed(copy.deepcopy(matrix), start_step=0) for _ in range(2))
+
+    def step(model: nn.Module, number: int) -> torch.Tensor:
+        model.zero_grad()
+        generator = torch.Generator().manual_seed(10 * number + rank)
+        model(torch.rand(4, 96, generator=generator)).square().sum().backward()
+        return gradients(model)[0]
+
+    model(torch.full((1, 96), 1e38)).sum().backward()
+    assert not bool(gradients(model)[0].isfinite().any())
+    state.step -= 1
+    for number in range(3):
+        assert torch.equal(step(model, number), step(clean, number))
+    exact, _ = compressed(matrix, start_step=1)  # the next Q is computed from the first gradient
+    exact(torch.full((1, 96), 1e38)).sum().backward()
+    assert bool(gradients(exact)[0].isfinite().all())
+    assert bool(step(exact, 0).isfinite().all())
 
 
 def follows_parameters() -> None:

@@ -12,6 +12,7 @@ ALWAYS = (checks.nothing_is_lost, checks.low_rank)
 ON_TWO_RANKS = (
     checks.state,
     checks.not_finite,
+    checks.too_large,
     checks.follows_parameters,
     checks.joined,
     checks.sparse,
