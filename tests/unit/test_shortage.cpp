@@ -33,20 +33,20 @@ bool holds(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-struct Step {
+struct Try {
   const char* name;
   std::function<void()> run;
 };
 
-void check_steps(const std::vector<Step>& steps, __rlimit_resource resource, rlim_t limit,
+void check_tries(const std::vector<Try>& tries, __rlimit_resource resource, rlim_t limit,
                  const char* happened, const char* advice) {
-  for (const Step& step : steps) {
+  for (const Try& each : tries) {
     const std::string text = shortage_in_child([&] {
       lower(resource, limit);
-      step.run();
+      each.run();
     });
     if (!text.starts_with(happened) || !holds(text, advice)) {
-      throw Failed(std::string(step.name) + ": " + text);
+      throw Failed(std::string(each.name) + ": " + text);
     }
   }
 }
@@ -54,7 +54,7 @@ void check_steps(const std::vector<Step>& steps, __rlimit_resource resource, rli
 TEST(a_process_without_descriptors_says_so) {
   const UniqueFd listener = listen_unix("fastgpu-shortage-" + std::to_string(::getpid()));
   uint16_t port = 0;
-  check_steps({{"poller", [] { const Poller poller; }},
+  check_tries({{"poller", [] { const Poller poller; }},
                {"doorbell", [] { Doorbell::create(); }},
                {"event loop", [] { const EventLoop loop; }},
                {"engine", [] { const Engine engine; }},
@@ -93,7 +93,7 @@ TEST(a_runtime_short_of_any_descriptor_says_so) {
 
 // SIGXFSZ must not end the process.
 TEST(a_process_whose_files_may_not_grow_says_so) {
-  check_steps({{"doorbell", [] { Doorbell::create(); }},
+  check_tries({{"doorbell", [] { Doorbell::create(); }},
                {"ring", [] { create_shm_ring({}); }},
                {"symmetric memory", [] { SymmetricHeap().allocate(1); }}},
               RLIMIT_FSIZE, 1024, "reached the limit of file sizes: ",
@@ -104,7 +104,7 @@ TEST(a_process_without_memory_says_so) {
   std::ifstream statm("/proc/self/statm");
   rlim_t pages = 0;
   statm >> pages;
-  check_steps({{"symmetric memory", [] { SymmetricHeap().allocate(std::size_t{1} << 40); }}},
+  check_tries({{"symmetric memory", [] { SymmetricHeap().allocate(std::size_t{1} << 40); }}},
               RLIMIT_AS, pages * 4096 + (rlim_t{8} << 20), "ran out of memory: ", "ulimit -v");
 }
 
