@@ -19,7 +19,6 @@ Steps during which other programs used the processors are repeated: see bench/id
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import json
 import os
@@ -29,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ import ddp_plot
 import idle
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from ddp_variants import AUTO, COMPUTE, TIMEOUT, VARIANTS
+from torch import Tensor
 from torch.nn import functional
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,10 +55,7 @@ PAGE = ROOT / "bench" / "results" / "ddp.md"
 PORT = 29500  # free, because the namespaces are new
 SHAPE = GptShape(context=64, layers=8, width=512, heads=8)
 BATCH = 1
-COMPUTE = "compute"
-AUTO = "fastgpu auto"
 CHOICES = ["link", "rounds", "repeated", "disturbed", "auto chose"]
-TIMEOUT = datetime.timedelta(seconds=300)
 
 
 @dataclass(frozen=True)
@@ -87,59 +83,6 @@ LINKS = {
     "10gbit": Link("10gbit", 10e9, "2mb", 3),
     "1gbit": Link("1gbit", 1e9, "256kb", 2),
     "100mbit": Link("100mbit", 1e8, "128kb", 1),
-}
-
-
-def fastgpu(module: nn.Module, codec: str | None) -> nn.Module:
-    """Wraps a module in fastgpu's DistributedDataParallel."""
-    group = dist.new_group(backend="fastgpu", timeout=TIMEOUT)
-    return fastgpu_comm.DistributedDataParallel(module, process_group=group, codec=codec)
-
-
-def power_sgd(module: nn.Module) -> nn.Module:
-    """Wraps a module in fastgpu's DistributedDataParallel, with the hook of this package."""
-    model = fastgpu(module, None)
-    assert isinstance(model, fastgpu_comm.DistributedDataParallel)
-    state = fastgpu_comm.hooks.PowerSgdState(model, rank=2, start_step=2)
-    model.register_comm_hook(state, fastgpu_comm.hooks.power_sgd_hook)
-    return model
-
-
-def gloo(module: nn.Module, hook: str | None) -> nn.Module:
-    """Wraps a module in torch's DistributedDataParallel over gloo, with one of torch's hooks."""
-    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    one_bucket = {"bucket_cap_mb": 1000} if hook == "PowerSGD" else {}
-    model = nn.parallel.DistributedDataParallel(module, process_group=group, **one_bucket)
-    if hook == "fp16":
-        model.register_comm_hook(group, default_hooks.fp16_compress_hook)
-    elif hook == "bf16":
-        # torch refuses the hook itself without NCCL, by the function's name. gloo adds bfloat16.
-        model.register_comm_hook(
-            group, lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket)
-        )
-    elif hook == "PowerSGD":
-        state = powerSGD_hook.PowerSGDState(
-            group, matrix_approximation_rank=2, start_powerSGD_iter=2
-        )
-        model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
-    return model
-
-
-VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    COMPUTE: lambda module: module,
-    "fastgpu": lambda module: fastgpu(module, None),
-    "fastgpu fp16": lambda module: fastgpu(module, "fp16"),
-    "fastgpu bf16": lambda module: fastgpu(module, "bf16"),
-    "fastgpu int8": lambda module: fastgpu(module, "int8"),
-    "fastgpu int4": lambda module: fastgpu(module, "int4"),
-    AUTO: lambda module: fastgpu(module, "auto"),
-    "fastgpu 1bit": lambda module: fastgpu(module, "1bit"),
-    "fastgpu topk": lambda module: fastgpu(module, "topk"),
-    "fastgpu PowerSGD": power_sgd,
-    "gloo": lambda module: gloo(module, None),
-    "gloo fp16 hook": lambda module: gloo(module, "fp16"),
-    "gloo bf16 hook": lambda module: gloo(module, "bf16"),
-    "gloo PowerSGD hook": lambda module: gloo(module, "PowerSGD"),
 }
 
 
@@ -338,7 +281,7 @@ processes.
 step, counted by its interface; `link` is the time of those bytes at the link's rate. The last two
 columns are medians of ratios within a round. The hooks are torch's. Its bf16 hook refuses to run
 without NCCL, so a function here calls it; gloo adds bfloat16 itself. PowerSGD has rank 2, and
-gloo's hook one bucket.
+gloo's hook one bucket. `views` is `gradient_as_bucket_view=True`.
 
 ![seconds of a step on each link](ddp.png)
 
