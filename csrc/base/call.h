@@ -82,7 +82,7 @@ bool unpack(const std::array<uint64_t, 2>& key, Call& call);
 
 // "all_reduce(count=1024, dtype=float32, op=SUM, algorithm=ring, lanes=2)"
 std::string describe(const Call& call);
-// The same of a packed call; "an unknown call" if unpack() knows none.
+// describe() for a packed call; "an unknown call" if unpack() refuses it.
 std::string describe(const std::array<uint64_t, 2>& key);
 
 // The failure of `rank`, which called `mine` where the peer called `theirs`.

@@ -55,15 +55,15 @@ std::shared_ptr<DeviceCollectives> DeviceCollectives::create(const DeviceParts& 
   Engine& engine = parts.runtime.engine();
   engine.add(std::shared_ptr<DeviceChannels>(made, &made->channels_));
   engine.add(std::shared_ptr<CollectiveQueue>(made, &made->queue_));
-  engine.add(std::shared_ptr<DeviceLanes>(made, &made->lanes_));
+  engine.add(std::shared_ptr<KernelWatch>(made, &made->lanes_.watch()));
   return made;
 }
 
 void DeviceCollectives::leave() {
   runtime_.engine().remove(&queue_);
   runtime_.engine().remove(&channels_);
-  runtime_.engine().remove(&lanes_);
-  lanes_.stop();
+  runtime_.engine().remove(&lanes_.watch());
+  lanes_.watch().stop();
   executor_.finish();  // before the memory of peers is unmapped
 }
 

@@ -61,7 +61,7 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
   bool busy() const noexcept { return queue_.busy(); }
   // Whether peers do not know yet what this rank has read, or have not got all that it sent:
   // operations are done earlier.
-  bool has_pending_frames() const noexcept { return channels_.busy() || lanes_.busy(); }
+  bool has_pending_frames() const noexcept { return channels_.busy() || lanes_.watch().busy(); }
   const CollectiveQueue& queue() const noexcept { return queue_; }
   // Takes itself out of the engine, and waits for the GPU. The communicator's latch is closed.
   void leave();

@@ -21,10 +21,6 @@
 namespace fastgpu {
 namespace {
 
-// How long to wait for the peer that has stopped the kernels to report its failure.
-constexpr TimeNs kReportLimit = 2 * kSecond;
-// How often to look for a peer whose host drives the call of a kernel here.
-constexpr TimeNs kLookInterval = kSecond / 5;
 // A wait without a limit: centuries.
 constexpr uint64_t kNoLimit = UINT64_MAX / 2;
 
@@ -61,10 +57,10 @@ DeviceLanes::DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peer
       kernels_(parts.runtime.lane_kernels()),
       peers_(peers),
       executor_(executor),
-      channels_(channels),
       latch_(parts.latch),
       no_steps_(schedule_without_steps(parts.planner.lanes())),
-      launched_(channels, rank_, world_, parts.planner.lanes()) {}
+      watch_(channels, executor, {.mine = rank_, .world = world_, .lanes = parts.planner.lanes()},
+             parts.latch) {}
 
 // The same on every rank.
 bool DeviceLanes::may_serve() const {
@@ -97,7 +93,7 @@ DeviceLanes::PeerSetup DeviceLanes::prepare() {
 void DeviceLanes::set_up(Communicator& communicator) {
   if (!may_serve()) return;
   RetiredWords& retired = runtime_.retired_words();
-  retired.take(gather<EndedMember>(communicator, retired.told(), kSetUpOfGpus));
+  retired.note_ended(gather<MemberKey>(communicator, retired.ended_members(), kSetUpOfGpus));
   const PeerSetup mine = prepare();
   const std::vector<PeerSetup> all = gather<PeerSetup>(communicator, {&mine, 1}, kSetUpOfGpus);
   std::set<std::array<uint8_t, 16>> gpus;
@@ -108,7 +104,10 @@ void DeviceLanes::set_up(Communicator& communicator) {
     spans.push_back(
         {{each.words_segment, each.words_offset}, {each.staging_segment, each.staging_offset}});
   }
-  if (!works) return memory_.reset();
+  if (!works) {
+    if (memory_ != nullptr) memory_->withdraw();  // every rank has seen that they do not work
+    return memory_.reset();
+  }
   memory_->set_up(communicator, peers_, spans);
   const LaneVerdict verdict = try_lanes(runtime_, *memory_, kernels_, executor_, rank_, world_);
   LaneCosts costs{.enqueue_us = peers_.costs().enqueue_us,
@@ -121,7 +120,8 @@ void DeviceLanes::set_up(Communicator& communicator) {
   if (!works) {
     log(LogLevel::kWarn, "gpu_lanes_off",
         "reason=\"the kernels of the ranks do not reach each other's memory as they should\"");
-    memory_->keep_words();  // a trial that has failed may have left a kernel
+    memory_->stop();
+    executor_.finish();  // the trial may have left a kernel
     return memory_.reset();
   }
   plans_ = std::make_unique<LanePlans>(rank_, world_, options_, kernels_, costs, *memory_);
@@ -129,6 +129,7 @@ void DeviceLanes::set_up(Communicator& communicator) {
   peers_.take_for_kernels([this](int peer, uint32_t segment, const std::byte* base) {
     memory_->add_segment(peer, segment, base);
   });
+  watch_.begin(*memory_);
   is_set_up_.store(true);
 }
 
@@ -172,121 +173,20 @@ std::shared_ptr<Operation> DeviceLanes::make(CollectiveCall& call, const LanePla
   task.epilogue = [this, launch = launch_of(call, plan, memory_->take_end()),
                    last = std::move(call.epilogue), made = operation.get()] {
     executor_.enqueue([&](StreamHandle stream) { launcher_->enqueue(stream, launch); });
-    watch({.call = made->task.call,
-           .op = op_of(made->task),
-           .sequence = static_cast<int64_t>(made->sequence),
-           .timeout_ns = made->task.timeout_ns,
-           .end = launch.end});
+    watch_.add({.call = made->task.call,
+                .op = op_of(made->task),
+                .sequence = static_cast<int64_t>(made->sequence),
+                .timeout_ns = made->task.timeout_ns,
+                .end = launch.end});
     if (last) last();
   };
   return operation;
 }
 
 void DeviceLanes::capture(const CollectiveCall& call, const LanePlan& plan) {
-  was_captured_.store(true);
+  watch_.expect_replays();
   memory_->keep_words();  // a replay may come at any time
   launcher_->enqueue(*call.stream, launch_of(call, plan, LaneMemory::kEndInGraphs));
-}
-
-void DeviceLanes::watch(LaunchedKernel kernel) {
-  if (launched_.empty()) next_look_.store(now_ns() + kLookInterval);
-  launched_.add(std::move(kernel));
-  pending_.fetch_add(1);
-  try {
-    executor_.when_passed([this] {
-      const LaunchedKernel done = launched_.take_first();
-      if (memory_->ended(done.end) != 0) report(done);
-      pending_.fetch_sub(1);
-    });
-  } catch (...) {
-    launched_.drop_last();
-    pending_.fetch_sub(1);
-    throw;
-  }
-}
-
-// Reports the first kernel that has ended by a failure; all later ones end by the same.
-void DeviceLanes::report(const LaunchedKernel& kernel) noexcept {
-  if (latch_->failure() != nullptr || stopped_since_.load() != 0) return;
-  try {
-    const device::Control record = memory_->failure_record();
-    const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
-    if (point.code == device::FailureCode::kNone) {  // a peer stopped it, and tells why
-      stopped_by_.store(static_cast<int>(memory_->ended(kernel.end) >> 8) - 1);
-      stopped_since_.store(now_ns());
-    } else if (point.code != device::FailureCode::kStopped) {  // not by stop()
-      latch_->report(failure_of(kernel, record));
-    }
-  } catch (const CommError& error) {  // of this rank's own device
-    latch_->report(error.failure());
-  }
-}
-
-Failure DeviceLanes::failure_of(const LaunchedKernel& kernel, const device::Control& record) const {
-  const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
-  const std::string peer = "rank " + std::to_string(point.peer);
-  const bool is_in_graph = kernel.end == LaneMemory::kEndInGraphs;
-  const std::string mine = is_in_graph ? "a collective of a graph" : describe(kernel.call);
-  Failure failure =
-      mismatch_of(point.peer, describe({record.theirs[0], record.theirs[1]}), rank_, mine);
-  failure.op = kernel.op;
-  failure.sequence = kernel.sequence;
-  if (point.code == device::FailureCode::kTimeout) {
-    failure.kind = ErrorKind::kTimeout;
-    failure.message = (is_in_graph ? "Timed out: " : timed_out_after(kernel.timeout_ns)) + mine +
-                      " waited for " + peer +
-                      ", whose GPU has not come to it, or waits for another rank itself";
-  } else if (point.code == device::FailureCode::kDeparted) {
-    failure.kind = ErrorKind::kPeerLost;
-    failure.message = "the connection to " + peer + " is closed";
-  }
-  return failure;
-}
-
-void DeviceLanes::stop() noexcept {
-  if (is_set_up_.load()) memory_->stop();
-}
-
-// DeviceChannels::poll() runs the callbacks that watch() registers.
-bool DeviceLanes::poll() noexcept {
-  if (!is_set_up_.load()) return false;
-  if (latch_->failure() != nullptr) {
-    if (!has_stopped_.exchange(true)) stop();
-    return false;
-  }
-  if (was_captured_.load() && memory_->ended(LaneMemory::kEndInGraphs) != 0) {
-    report({.call = {}, .op = "a collective of a graph", .end = LaneMemory::kEndInGraphs});
-  }
-  for (int peer = 0; wants_idle_poll() && peer < world_; ++peer) {
-    if (peer != rank_ && channels_.departed(peer)) memory_->peer_left(peer);
-  }
-  return false;
-}
-
-TimeNs DeviceLanes::next_deadline() const noexcept {
-  if (has_stopped_.load()) return kNever;
-  const TimeNs since = stopped_since_.load();
-  return since == 0 ? next_look_.load() : since + kReportLimit;
-}
-
-void DeviceLanes::expire(TimeNs now) noexcept {
-  if (now < next_deadline() || latch_->failure() != nullptr) return;
-  if (stopped_since_.load() == 0) return report_mismatch();
-  const int rank = stopped_by_.load();
-  Failure failure = make_failure(
-      ErrorKind::kAborted,
-      "rank " + std::to_string(rank) + " has stopped the kernels of all ranks, and not said why");
-  failure.peer = rank;
-  latch_->report(std::move(failure));
-}
-
-void DeviceLanes::report_mismatch() noexcept {
-  next_look_.store(launched_.empty() ? kNever : now_ns() + kLookInterval);
-  try {
-    if (auto failure = launched_.find_mismatch()) latch_->report(std::move(*failure));
-  } catch (const CommError& error) {
-    latch_->report(error.failure());
-  }
 }
 
 }  // namespace fastgpu

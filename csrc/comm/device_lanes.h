@@ -7,8 +7,7 @@
 // passes through staging memory.
 //
 // Ownership: the arguments of the constructor outlive it.
-// Threading: plan(), make(), capture() and stop() on any thread; Pollable as it says; set_up() on a
-// caller's, once.
+// Threading: plan(), make() and capture() on any thread; set_up() on a caller's, once.
 #pragma once
 
 #include <atomic>
@@ -17,12 +16,11 @@
 
 #include "comm/calls.h"
 #include "comm/device_tuner.h"
+#include "comm/kernel_watch.h"
 #include "comm/lane_launcher.h"
 #include "comm/lane_memory.h"
 #include "comm/lane_plans.h"
-#include "comm/launched_kernels.h"
 #include "comm/mapped_peers.h"
-#include "engine/engine.h"
 #include "engine/failure_latch.h"
 #include "engine/operation.h"
 
@@ -30,7 +28,7 @@ namespace fastgpu {
 
 struct DeviceParts;
 
-class DeviceLanes final : public Pollable {
+class DeviceLanes {
  public:
   // `channels` are those of device memory.
   DeviceLanes(const DeviceParts& parts, int device, MappedPeers& peers, DeviceExecutor& executor,
@@ -45,26 +43,15 @@ class DeviceLanes final : public Pollable {
   std::shared_ptr<Operation> make(CollectiveCall& call, const LanePlan& plan);
   // Launches it in the call's stream, which is captured in a graph.
   void capture(const CollectiveCall& call, const LanePlan& plan);
-  // Ends the waits of all kernels, now and later.
-  void stop() noexcept;
-
-  bool poll() noexcept override;
-  bool busy() const noexcept override {
-    return !has_stopped_.load() && (pending_.load() > 0 || stopped_since_.load() != 0);
-  }
-  bool wants_idle_poll() const noexcept override { return busy() || was_captured_.load(); }
-  void expire(TimeNs now) noexcept override;
-  TimeNs next_deadline() const noexcept override;
+  KernelWatch& watch() noexcept { return watch_; }
+  const KernelWatch& watch() const noexcept { return watch_; }
 
  private:
   struct PeerSetup;  // what the ranks exchange: device_lanes.cpp
+
   bool may_serve() const;
   PeerSetup prepare();
   LaneLaunch launch_of(const CollectiveCall& call, const LanePlan& plan, uint32_t end) const;
-  void watch(LaunchedKernel kernel);
-  void report(const LaunchedKernel& kernel) noexcept;
-  void report_mismatch() noexcept;
-  Failure failure_of(const LaunchedKernel& kernel, const device::Control& record) const;
 
   Runtime& runtime_;
   const Topology& topology_;
@@ -75,7 +62,6 @@ class DeviceLanes final : public Pollable {
   const device::LaneKernels kernels_;
   MappedPeers& peers_;
   DeviceExecutor& executor_;
-  ChannelSource& channels_;
   const std::shared_ptr<FailureLatch> latch_;
   const std::shared_ptr<const Schedule> no_steps_;
   // Fixed by set_up(); empty if the kernels cannot be used.
@@ -84,13 +70,7 @@ class DeviceLanes final : public Pollable {
   std::unique_ptr<LaneLauncher> launcher_;
   std::atomic<bool> is_set_up_{false};  // the kernels can be used
 
-  LaunchedKernels launched_;               // the polling thread's
-  std::atomic<int> pending_{0};            // as many
-  std::atomic<TimeNs> next_look_{kNever};  // for a peer whose call does not match
-  std::atomic<bool> was_captured_{false};
-  std::atomic<TimeNs> stopped_since_{0};  // a peer has stopped the kernels, and not said why yet
-  std::atomic<int> stopped_by_{kNoRank};
-  std::atomic<bool> has_stopped_{false};  // stop() was called, because the group has failed
+  KernelWatch watch_;
 };
 
 }  // namespace fastgpu

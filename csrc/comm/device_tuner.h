@@ -20,7 +20,7 @@ DeviceCosts measure_device_costs(DeviceExecutor& executor, Allocator& heap, Allo
 
 inline constexpr std::size_t kMeasuredBytes = std::size_t{1} << 20;
 
-// For a copy within the GPU, or from what it maps: of the fastest of several.
+// Microseconds per byte of the fastest of several copies, within the GPU or from what it maps.
 double measure_us_per_byte(DeviceExecutor& executor, std::byte* target, const std::byte* source,
                            std::size_t size_bytes = kMeasuredBytes);
 

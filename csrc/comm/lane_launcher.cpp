@@ -8,16 +8,16 @@ namespace fastgpu {
 
 // A piece's part of a tensor: the same bytes of every block.
 struct LaneLauncher::Range {
-  std::byte* first = nullptr;  // of the first block
+  std::byte* begin = nullptr;  // of the first block's part
   uint64_t blocks = 0;
   uint64_t size_bytes = 0;    // of each block's part
   uint64_t stride_bytes = 0;  // from one block to the next
 
   static Range of(const std::byte* tensor, uint64_t tensor_bytes, const CallShape& shape,
-                  const LanePiece& piece, uint64_t first) {
+                  const LanePiece& piece, uint64_t first_element) {
     if (tensor_bytes == 0) return {};
     const uint64_t element = size_of(shape.dtype);
-    Range range{.first = const_cast<std::byte*>(tensor) + first * element,
+    Range range{.begin = const_cast<std::byte*>(tensor) + first_element * element,
                 .blocks = tensor_bytes / (shape.count * element),
                 .size_bytes = piece.count * element,
                 .stride_bytes = shape.count * element};
@@ -39,20 +39,20 @@ void LaneLauncher::enqueue(StreamHandle stream, const LaneLaunch& launch) {
   const LanePlan& plan = launch.plan;
   if (plan.is_small) return enqueue_small(stream, launch);
   const uint64_t count = plan.call.shape.count;
-  for (uint64_t first = 0; first < count;) {
-    const bool is_whole = first + plan.pieces.front().count <= count;
+  for (uint64_t first_element = 0; first_element < count;) {
+    const bool is_whole = first_element + plan.pieces.front().count <= count;
     const LanePiece& piece = is_whole ? plan.pieces.front() : plan.pieces.back();
-    enqueue_piece(stream, launch, piece, first);
-    first += piece.count;
+    enqueue_piece(stream, launch, piece, first_element);
+    first_element += piece.count;
   }
 }
 
 // The tensor itself, if all peers know its segment, else `staging_at` in the staging memory.
 LaneLauncher::Place LaneLauncher::place_of(const Range& range, uint64_t staging_at) {
   if (range.blocks == 1) {
-    const auto place = memory_.find(range.first, range.size_bytes);
+    const auto place = memory_.find(range.begin, range.size_bytes);
     if (place && peers_.offer(place->segment)) {
-      return {range.first, LaneMemory::location_of(*place)};
+      return {range.begin, LaneMemory::location_of(*place)};
     }
   }
   return {memory_.staging() + staging_at, LaneMemory::location_in_staging(staging_at)};
@@ -62,7 +62,7 @@ LaneLauncher::Place LaneLauncher::place_of(const Range& range, uint64_t staging_
 void LaneLauncher::copy_in(StreamHandle stream, const LaneLaunch& launch, std::byte* memory,
                            const Range& range) {
   for (uint64_t block = 0; block < range.blocks; ++block) {
-    const std::byte* const source = range.first + block * range.stride_bytes;
+    const std::byte* const source = range.begin + block * range.stride_bytes;
     std::byte* const target = memory + block * range.size_bytes;
     if (launch.factors.before != 1) {
       devices_.reduce(stream, {.sources = {&source, 1},
@@ -80,7 +80,7 @@ void LaneLauncher::copy_in(StreamHandle stream, const LaneLaunch& launch, std::b
 void LaneLauncher::copy_out(StreamHandle stream, const LaneLaunch& launch, const std::byte* memory,
                             const Range& range) {
   for (uint64_t block = 0; block < range.blocks; ++block) {
-    std::byte* const target = range.first + block * range.stride_bytes;
+    std::byte* const target = range.begin + block * range.stride_bytes;
     const std::byte* const source = memory + block * range.size_bytes;
     if (launch.plan.divides_later) {
       devices_.reduce(stream, {.sources = {&source, 1},
@@ -98,7 +98,7 @@ void LaneLauncher::enqueue_small(StreamHandle stream, const LaneLaunch& launch) 
   const LanePlan& plan = launch.plan;
   const uint64_t size_bytes = plan.buffers.data_bytes;
   const Range data{
-      .first = launch.data, .blocks = 1, .size_bytes = size_bytes, .stride_bytes = size_bytes};
+      .begin = launch.data, .blocks = 1, .size_bytes = size_bytes, .stride_bytes = size_bytes};
   copy_in(stream, launch, launch.data, data);
   device::SmallArgs args = memory_.small_args(launch.timeout_ns, launch.end);
   std::ranges::copy(pack(plan.call), args.key);
@@ -116,14 +116,14 @@ void LaneLauncher::enqueue_small(StreamHandle stream, const LaneLaunch& launch) 
   copy_out(stream, launch, launch.data, data);
 }
 
-// `first` is the piece's first element in every block.
+// `first_element` of the piece is its number in every block.
 void LaneLauncher::enqueue_piece(StreamHandle stream, const LaneLaunch& launch,
-                                 const LanePiece& piece, uint64_t first) {
+                                 const LanePiece& piece, uint64_t first_element) {
   const LanePlan& plan = launch.plan;
   const CallBuffers& buffers = plan.buffers;
   const CallShape& shape = plan.call.shape;
-  const Range input = Range::of(launch.input, buffers.input_bytes, shape, piece, first);
-  const Range data = Range::of(launch.data, buffers.data_bytes, shape, piece, first);
+  const Range input = Range::of(launch.input, buffers.input_bytes, shape, piece, first_element);
+  const Range data = Range::of(launch.data, buffers.data_bytes, shape, piece, first_element);
   // The caller's input stays as it is, and an output over it must not change what peers still read.
   const bool overlap = launch.input < launch.data + buffers.data_bytes &&
                        launch.data < launch.input + buffers.input_bytes;

@@ -6,7 +6,7 @@
 // has read what it needs of this rank's.
 //
 // Ownership: the arguments of the constructor outlive it, a plan every launch of it.
-// Threading: any thread; calls that launch in one stream, one after another.
+// Threading: any thread; calls for one stream must not overlap.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +43,7 @@ class LaneLauncher {
 
   void enqueue_small(StreamHandle stream, const LaneLaunch& launch);
   void enqueue_piece(StreamHandle stream, const LaneLaunch& launch, const LanePiece& piece,
-                     uint64_t first);
+                     uint64_t first_element);
   Place place_of(const Range& range, uint64_t staging_at);
   void copy_in(StreamHandle stream, const LaneLaunch& launch, std::byte* memory,
                const Range& range);

@@ -34,7 +34,6 @@ LaneMemory::LaneMemory(Runtime& runtime, int device, const MemberKey& member, in
       heap_(runtime.device_heap(device)),
       retired_words_(runtime.retired_words()),
       member_(member),
-      rank_(member.rank),
       world_(world),
       layout_(world),
       staging_bytes_(staging_bytes),
@@ -54,15 +53,13 @@ LaneMemory::LaneMemory(Runtime& runtime, int device, const MemberKey& member, in
 }
 
 LaneMemory::~LaneMemory() {
-  if (!is_announced_) {
-    heap_.free(block_);
-  } else if (!keeps_words_.load()) {
-    retired_words_.add(member_, world_, heap_, block_);
-  }
+  const Reach reach = reach_.load();
+  if (reach == Reach::kOwn) heap_.free(block_);
+  if (reach == Reach::kPeers) retired_words_.add(member_, world_, heap_, block_);
 }
 
 LaneMemory::Spans LaneMemory::announce() {
-  is_announced_ = true;
+  reach_.store(Reach::kPeers);
   return spans();
 }
 
@@ -75,12 +72,12 @@ void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
                         const std::vector<Spans>& spans) {
   const Spans mine = this->spans();
   for (int peer = 0; peer < world_; ++peer) {
-    if (peer == rank_) continue;
+    if (peer == member_.rank) continue;
     peers.share(peer, mine.words.segment);
     peers.share(peer, mine.staging.segment);
   }
   for (int peer = 0; peer < world_; ++peer) {
-    const bool is_own = peer == rank_;
+    const bool is_own = peer == member_.rank;
     const Spans& theirs = spans[static_cast<std::size_t>(peer)];
     const auto map = [&](const SegmentSpan& span, std::size_t size_bytes) {
       return peers.map(communicator, peer, span, size_bytes);
@@ -164,7 +161,7 @@ device::Control LaneMemory::failure_record() {
 
 device::Group LaneMemory::group(uint64_t timeout_ns, uint32_t end) const {
   device::Group group{};
-  group.rank = rank_;
+  group.rank = member_.rank;
   group.world = world_;
   group.patience = timeout_ns;
   group.host_word = &words()->told;

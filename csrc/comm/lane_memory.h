@@ -2,11 +2,12 @@
 // staging memory for tensors, and where this rank maps the staging memory and segments of its
 // peers.
 //
-// The words are one block of the heap, with the same layout on every rank. A peer's kernel that has
-// not seen a failure yet may still store into it. So it goes to the RetiredWords of the process.
+// The words are one block of the heap, with the same layout on every rank. A peer's kernel may
+// still store into it, so the destructor hands it to RetiredWords, which frees it once every peer
+// has reported that its kernels have ended.
 //
 // Ownership: owns the rest, a stream and pinned memory for transfers; runtime and peers outlive it.
-// Its destructor comes when this rank's kernels have ended.
+// The destructor may run only after this rank's kernels have ended.
 // Threading: set_up() on a caller's thread; then any thread.
 #pragma once
 
@@ -41,13 +42,15 @@ class LaneMemory {
   LaneMemory(const LaneMemory&) = delete;
   LaneMemory& operator=(const LaneMemory&) = delete;
 
-  // The spans of this memory in the heap. The ranks exchange them for set_up(). From then on peers
+  // The spans of this memory in the heap, which the ranks exchange for set_up(). From now on peers
   // may store into the words.
   struct Spans {
     SegmentSpan words;
     SegmentSpan staging;
   };
   Spans announce();
+  // No peer has called set_up(), and none will.
+  void withdraw() noexcept { reach_.store(Reach::kOwn); }
   void set_up(Communicator& communicator, MappedPeers& peers, const std::vector<Spans>& spans);
 
   // The word that says how a launch has ended, for the host. It is 0 at first. A word is used again
@@ -81,8 +84,7 @@ class LaneMemory {
 
   // Before the first launch of a kernel: see DeviceRuntime::load().
   void load(const void* kernel) { devices_.load(stream_.handle.device, kernel); }
-  // Before the first launch that multiplies or divides numbers: the same for the kernels that do
-  // it.
+  // Loads the scaling kernels, before the first launch that multiplies or divides numbers.
   void load_scaling(DType dtype);
   // Memory of the GPU, for as long as the result lives.
   std::unique_ptr<LentMemory> lend(std::size_t size_bytes) {
@@ -91,9 +93,8 @@ class LaneMemory {
   // The same with a copy of `bytes`. Blocks until the GPU has it, but waits for no kernel.
   std::unique_ptr<LentMemory> upload(const void* bytes, std::size_t size_bytes);
 
-  // This rank's kernels may run later than this lives. So neither its words nor those of its peers
-  // are freed.
-  void keep_words() noexcept { keeps_words_.store(true); }
+  // Kernels of this rank may outlive this object, so no rank frees its words.
+  void keep_words() noexcept { reach_.store(Reach::kLaterKernels); }
 
   // Ends all waits of this rank's kernels, now and from now on.
   void stop() noexcept { tell(device::HostWord::kStopAll); }
@@ -118,6 +119,8 @@ class LaneMemory {
     std::size_t operations, small_operations, places;  // this rank's
     std::size_t size_bytes;
   };
+  // Which kernels may use the words.
+  enum class Reach : uint8_t { kOwn, kPeers, kLaterKernels };
   struct OwnStream {
     OwnStream(DeviceRuntime& runtime, int device)
         : devices(runtime), handle(runtime.make_stream(device)) {}
@@ -142,7 +145,6 @@ class LaneMemory {
   DeviceHeap& heap_;
   RetiredWords& retired_words_;
   const MemberKey member_;
-  const int rank_;
   const int world_;
   const Layout layout_;
   const std::size_t staging_bytes_;
@@ -152,8 +154,7 @@ class LaneMemory {
   std::byte* const block_;     // of words
   std::mutex transfer_mutex_;  // guards the chunk
   std::atomic<uint32_t> launches_{0};
-  std::atomic<bool> keeps_words_{false};
-  bool is_announced_ = false;
+  std::atomic<Reach> reach_{Reach::kOwn};
   // By rank: where this rank maps them; fixed by set_up().
   std::vector<std::byte*> blocks_;
   std::vector<std::byte*> stagings_;

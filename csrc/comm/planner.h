@@ -27,8 +27,8 @@ struct Plan {
   uint64_t received_bytes = 0;
 };
 
-// What the choice and the schedule of a call follow from. The schedule's rank and hosts are left
-// open, and parts of an all_to_all are even.
+// The inputs of choose() and build() for a call. The caller sets the rank and the hosts of the
+// latter. Parts of an all_to_all are even.
 ChooseRequest choose_request_of(const CallShape& shape, const Placement& placement,
                                 const Options& options);
 PlanRequest plan_request_of(const CallShape& shape, const Choice& choice, int world);

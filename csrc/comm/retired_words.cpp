@@ -1,32 +1,36 @@
 #include "comm/retired_words.h"
 
+#include <new>
+
 namespace fastgpu {
 
-void RetiredWords::add(const MemberKey& member, int world, Allocator& heap, std::byte* words) {
+void RetiredWords::add(const MemberKey& member, int world, Allocator& heap,
+                       std::byte* words) noexcept {
   const std::lock_guard lock(mutex_);
+  ended_members_[next_slot_++ % kMostReported] = member;
   const uint64_t all = (uint64_t{1} << world) - 1;
-  words_.push_back({.member = member,
-                    .heap = &heap,
-                    .memory = words,
-                    .running = all & ~(uint64_t{1} << member.rank)});
-  told_[next_++ % kMostTold] = {
-      .communicator = member.communicator, .generation = member.generation, .rank = member.rank};
+  try {
+    words_.push_back({.owner = member,
+                      .heap = &heap,
+                      .memory = words,
+                      .running = all & ~(uint64_t{1} << member.rank)});
+  } catch (const std::bad_alloc&) {  // these words are kept
+  }
 }
 
-RetiredWords::Told RetiredWords::told() const {
+RetiredWords::EndedMembers RetiredWords::ended_members() const {
   const std::lock_guard lock(mutex_);
-  return told_;
+  return ended_members_;
 }
 
-void RetiredWords::take(std::span<const EndedMember> ended) {
+void RetiredWords::note_ended(std::span<const MemberKey> members) {
   const std::lock_guard lock(mutex_);
-  for (const EndedMember& each : ended) {
-    if (each.rank < 0 || each.rank >= 64) continue;
+  for (const MemberKey& member : members) {
+    if (member.rank < 0 || member.rank >= 64) continue;
     for (Words& words : words_) {
-      if (words.member.communicator != each.communicator) continue;
-      if (words.member.generation == each.generation) {
-        words.running &= ~(uint64_t{1} << each.rank);
-      }
+      const bool is_of_group = words.owner.communicator == member.communicator &&
+                               words.owner.generation == member.generation;
+      if (is_of_group) words.running &= ~(uint64_t{1} << member.rank);
     }
   }
   std::erase_if(words_, [](const Words& words) {

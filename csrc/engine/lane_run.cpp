@@ -290,17 +290,21 @@ bool LaneRun::is_posted(const Region& target) const {
 void LaneRun::check(const Step& step, const FrameHeader& header) const {
   const FrameHeader mine = header_of(step, step.target.size_bytes);
   if (header == mine) return;
-  Failure failure =
-      mismatch_of(step.peer, describe_frame(header), operation_->task.rank, describe_own());
+  const int rank = operation_->task.rank;
+  Failure failure;
+  if (header.key == mine.key && header.sequence == mine.sequence) {
+    const std::string me = "rank " + std::to_string(rank);
+    failure = make_failure(ErrorKind::kMismatch,
+                           "rank " + std::to_string(step.peer) + " sends " + me + " " +
+                               std::to_string(header.size_bytes) + " bytes in " + describe_own() +
+                               ", but " + me + " expects " + std::to_string(mine.size_bytes) +
+                               "; what a rank sends another and what that one expects must agree",
+                           step.peer);
+  } else {
+    failure = mismatch_of(step.peer, describe_frame(header), rank, describe_own());
+  }
   failure.op = op_of(operation_->task);
   failure.sequence = static_cast<int64_t>(operation_->sequence);
-  if (header.key == mine.key && header.sequence == mine.sequence) {
-    const std::string me = "rank " + std::to_string(operation_->task.rank);
-    failure.message = "rank " + std::to_string(step.peer) + " sends " + me + " " +
-                      std::to_string(header.size_bytes) + " bytes in " + describe_own() + ", but " +
-                      me + " expects " + std::to_string(mine.size_bytes) +
-                      "; what a rank sends another and what that one expects must agree";
-  }
   raise(failure);
 }
 
