@@ -213,6 +213,22 @@ TEST(a_call_of_a_kernel_that_meets_one_of_the_host_is_named) {
   }
 }
 
+TEST(a_peer_that_has_mapped_what_nobody_passed_is_lost) {
+  with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
+    compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+    if (rank.communicator().rank() == 1) {
+      const PairKey pair{rank.communicator().topology().member, 0};
+      rank.runtime().connector().confirm_device_segment(pair, 999);
+    }
+    std::byte* const data = rank.upload(drawn_floats(40, 1), true);
+    if (rank.communicator().rank() == 0) {
+      CHECK_THROWS(call_until_it_fails(rank, data), PeerLostError, "has mapped segment 999");
+    } else {
+      CHECK_THROWS(call_until_it_fails(rank, data), CommError, "rank 0");
+    }
+  });
+}
+
 TEST(a_rank_that_leaves_ends_the_kernels_of_the_others) {
   MemoryStore store;
   with_threads(2, [&](int me) {
