@@ -12,6 +12,11 @@ constexpr TimeNs kReportLimit = 2 * kSecond;
 // How often to check whether a peer's host drives a call that a kernel runs here.
 constexpr TimeNs kMismatchCheckInterval = kSecond / 5;
 
+Failure lost(int peer) {
+  return make_failure(ErrorKind::kPeerLost,
+                      "the connection to rank " + std::to_string(peer) + " is closed", peer);
+}
+
 }  // namespace
 
 void KernelWatch::add(LaunchedKernel kernel) {
@@ -58,7 +63,7 @@ Failure KernelWatch::failure_of(const LaunchedKernel& kernel, const device::Cont
                                mine + " waited for " + peer +
                                ", whose GPU has not come to it, or waits for another rank itself");
   } else if (point.code == device::FailureCode::kDeparted) {
-    failure = make_failure(ErrorKind::kPeerLost, "the connection to " + peer + " is closed");
+    failure = lost(point.peer);
   } else {
     const std::string theirs = describe({record.theirs[0], record.theirs[1]});
     failure = mismatch_of(point.peer, theirs, ranks_.mine, mine);
@@ -119,7 +124,11 @@ bool KernelWatch::poll() noexcept {
     latch_failure_of([&] { report_end_of({.call = {}, .op = "a collective of a graph"}); });
   }
   for (int peer = 0; wants_idle_poll() && peer < ranks_.world; ++peer) {
-    if (peer != ranks_.mine && channels_.departed(peer)) memory->peer_left(peer);
+    if (peer == ranks_.mine || !channels_.departed(peer)) continue;
+    memory->peer_left(peer);
+    // It has stopped the kernels, and can no longer say why.
+    const bool stopped = stopped_since_.load() != 0 && stopped_by_.load() == peer;
+    if (stopped) latch_failure_of([&] { latch_->report(lost(peer)); });
   }
   return false;
 }
