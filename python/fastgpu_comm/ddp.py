@@ -136,6 +136,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
+        self._weights.restart()
         if self._automatic:
             self._chooser = codec_choice.CodecChooser(
                 self._gradients, self.reducer, self._names, self._reduced, self._codecs

@@ -30,6 +30,11 @@ class Weights:
         """Whether the next forward pass has a weight."""
         return self._next is not None
 
+    def restart(self) -> None:
+        """Forgets what was announced. Called for each new GradientReducer, whose passes are 0."""
+        self._announced = -1
+        self._missing = False
+
     def set(self, weight: Any) -> None:
         """Sets the weight of the next forward pass, or adds to it.
 

@@ -7,6 +7,8 @@ sums.
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -105,3 +107,19 @@ def evaluation_without_a_weight() -> None:
         model.set_weight(4)
         _loss(model, 1.0).backward()
         assert _result(model) == pytest.approx(1 / 4, rel=1e-6)
+
+
+def copies_before_backward() -> None:
+    """A copy has its own reducer, so the weight announced before the copy does not count in it."""
+    model: Any = _model("sum")
+    model.set_weight(5)
+    _loss(model, 1.0)  # without a backward pass
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        copied.eval()
+        with pytest.raises(ValueError, match=r"call set_weight\(n\) before the forward pass"):
+            _loss(copied, 1.0).backward()
+        copied.train()
+        copied.zero_grad()
+        copied.set_weight(4)
+        _loss(copied, 1.0).backward()
+        assert _result(copied) == pytest.approx(1 / 4, rel=1e-6)
