@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -239,11 +239,26 @@ class Compressed:
             for name, each in self.gradients.items()
             if each.codec.feedback
         }
-        saved_states.check_tensors("residual", state["residuals"], shapes)
-        residuals = saved_states.copied(state["residuals"])
+        unflattened = _unflattened(state["residuals"], shapes)
+        saved_states.check_tensors("residual", unflattened, shapes)
+        residuals = saved_states.copied(unflattened)
         sums = saved_states.counters(state, "sums", self.gradients)
         for name, each in self.gradients.items():
             each.residual, each.sums = residuals.get(name), sums[name]
+
+
+def _unflattened(residuals: Any, shapes: Mapping[str, tuple[int, int]]) -> Any:
+    """Returns residuals of a state with the flat ones, of earlier versions, in their shapes."""
+    if not isinstance(residuals, Mapping):
+        return residuals
+
+    def in_shape(name: str, residual: Any) -> Any:
+        shape = shapes.get(name)
+        is_flat = isinstance(residual, torch.Tensor) and residual.dim() == 1
+        fits = is_flat and shape is not None and residual.numel() == math.prod(shape)
+        return residual.reshape(shape) if fits else residual
+
+    return {name: in_shape(name, residual) for name, residual in residuals.items()}
 
 
 def _own(module: Any) -> list[Any]:

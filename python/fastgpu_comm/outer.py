@@ -162,7 +162,7 @@ class OuterOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; the model's parameters are restored apart.
 
-        With another number of ranks, or another codec, residuals start from zero.
+        With another number of ranks, or a state without residuals, residuals start from zero.
 
         Raises:
             TypeError: The state or an entry is of another type.
@@ -179,8 +179,12 @@ class OuterOptimizer(torch.optim.Optimizer):
         residual = state_dict["residual"]
         if self._residual is None or not saved_states.same_world(state_dict, self._group):
             residual = None
-        if residual is not None:
+        if residual is not None and "world_size" in state_dict:
             self._check_flat("residual", residual, len(self._start))
+        elif residual is not None:
+            saved_states.check_tensor("residual of the state", residual)
+            if residual.shape != self._start.shape:  # of an earlier version and another world
+                residual = None
         self.optimizer.load_state_dict(state_dict["optimizer"])  # or raises, and changes nothing
         self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
         self._start[: self._count] = state_dict["start"]

@@ -187,7 +187,7 @@ def losses() -> dict[str, float]:
 
 
 def state() -> None:
-    """The residuals survive a checkpoint."""
+    """The residuals survive a checkpoint, also a flat one of an earlier version."""
     rank, _ = me_and_world()
 
     def step(model: Any, number: int) -> dict[str, torch.Tensor]:
@@ -195,14 +195,18 @@ def state() -> None:
         _loss(model, _inputs(number, rank)).backward()
         return _shards(model)
 
-    model, resumed, fresh = _net(), _net(), _net()
+    model, resumed, older, fresh = (_net() for _ in range(4))
     compressed = fsdp.compress(model, "int4")
     for number in range(2):
         step(model, number)
-    others = [fsdp.compress(each, "int4") for each in (resumed, fresh)]
-    others[0].load_state_dict(compressed.state_dict())
-    expected, same, other = (step(each, 2) for each in (model, resumed, fresh))
+    others = [fsdp.compress(each, "int4") for each in (resumed, older, fresh)]
+    saved = compressed.state_dict()
+    flat = {name: residual.flatten() for name, residual in saved["residuals"].items()}
+    others[0].load_state_dict(saved)
+    others[1].load_state_dict(saved | {"residuals": flat})
+    expected, same, same_too, other = (step(each, 2) for each in (model, resumed, older, fresh))
     assert all(torch.equal(same[name], shard) for name, shard in expected.items())
+    assert all(torch.equal(same_too[name], shard) for name, shard in expected.items())
     assert not all(torch.equal(other[name], shard) for name, shard in expected.items())
     with pytest.raises(ValueError, match=r"no\.such"):
         compressed.load_state_dict(
