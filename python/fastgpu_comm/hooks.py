@@ -96,8 +96,9 @@ class CodecState:
         """
         saved_states.check(state, ["residuals"], "CodecState.state_dict()", self.group)
         saved_states.check_tensors("residual", state["residuals"], self._shapes)
-        self.sums = saved_states.counter(state, "sums")
-        self.residuals = saved_states.copied(state["residuals"])
+        sums = saved_states.counter(state, "sums")
+        residuals = saved_states.copied(state["residuals"])
+        self.sums, self.residuals = sums, residuals
 
     def _compare(self) -> None:
         """Checks, in the first pass, that the ranks have the same codecs. A collective."""

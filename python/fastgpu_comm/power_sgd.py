@@ -140,12 +140,12 @@ class PowerSgdState:
         keys = ("step", "residuals", "factors")
         saved_states.check(state, keys, "PowerSgdState.state_dict()", self._group)
         step = saved_states.counter(state, "step")
-        factors = {name: (rank, self._shapes[name][1]) for name, rank in self._ranks.items()}
+        shapes = {name: (rank, self._shapes[name][1]) for name, rank in self._ranks.items()}
         saved_states.check_tensors("residual", state["residuals"], self._shapes)
-        saved_states.check_tensors("factor", state["factors"], factors)
-        self.step = step
-        self._residuals = saved_states.copied(state["residuals"])
-        self._factors = saved_states.copied(state["factors"])
+        saved_states.check_tensors("factor", state["factors"], shapes)
+        residuals = saved_states.copied(state["residuals"])
+        factors = saved_states.copied(state["factors"])
+        self.step, self._residuals, self._factors = step, residuals, factors
 
     def _compare(self) -> None:
         """Checks, in the first pass, that the ranks compress alike. A collective."""
