@@ -62,13 +62,13 @@ def for_rank(
     """
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     found = [state for state in states if state is not None]
-    mine = found[rank::world]
+    mine = [state for state in states[rank::world] if state is not None]
     if not found:
         return None
     residuals: dict[str, torch.Tensor] = {}
     for name, residual in itertools.chain(*(each["residuals"].items() for each in mine)):
         residuals[name] = residuals[name] + residual if name in residuals else residual
-    return (mine or found)[0] | {"residuals": residuals}
+    return (mine or found)[0] | {"residuals": residuals} | origin(group)
 
 
 def check(

@@ -326,4 +326,11 @@ def states_for_ranks() -> None:
         assert _equal(found and found["residuals"], expected)
         assert found is None or found["bucket_plan"] == []
     assert saved_states.for_rank([None, None, None], None) is None
+    # The place in the list is the rank, also where another rank has no state.
+    for some in ([None, *states[1:3]], [None, states[1]]):
+        found = saved_states.for_rank(some, None)
+        assert found is not None
+        assert found["rank"] == rank
+        expected = {"a": torch.ones(2) * (100, 10)[rank]} if len(some) + rank > 2 else {}
+        assert _equal(found["residuals"], expected)
     assert _equal(states[0]["residuals"]["a"], torch.ones(2))
