@@ -207,11 +207,11 @@ def _train(model: nn.Module, group: Any, steps: range) -> torch.Tensor:
     return owed
 
 
-def _total(save: Callable[[], Any], group: Any) -> torch.Tensor:
+def _total(save: Callable[[], Any], group: Any, width: int = WIDTH) -> torch.Tensor:
     """Returns the sum of the ranks' residuals."""
-    total: torch.Tensor = save()["residuals"].get(LARGE, torch.zeros(WIDTH * WIDTH)).clone()
+    total: torch.Tensor = save()["residuals"].get(LARGE, torch.zeros(width * width)).clone()
     dist.all_reduce(total, group=group)
-    return total.view(WIDTH, WIDTH)
+    return total.view(width, width)
 
 
 def other_number_of_ranks(kind: str, before: int, after: int) -> None:
@@ -285,15 +285,17 @@ def trainer_with_more_ranks(folder: Path) -> list[float]:
 
     Returns the losses.
     """
+    width = 300
     rank, _ = me_and_world()
     settings: dict[str, Any] = {"checkpoint_every": 4, "batch_size": 12}
     pair: Any = dist.new_group([0, 1], backend="fastgpu")
 
-    def wrapped(group: Any) -> nn.Module:
+    def wrapped(group: Any) -> DistributedDataParallel:
         return DistributedDataParallel(
-            network(width=300), bucket_cap_mb=0.1, codec="int4", process_group=group
+            network(width=width), bucket_cap_mb=0.1, codec="int4", process_group=group
         )
 
+    before = None
     if rank < 2:
         model = wrapped(pair)
         train(model, folder, steps=4, **settings)
