@@ -57,11 +57,11 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
         bytes_sent: How many bytes this rank has sent.
     """
 
-    def __init__(self, codec: codecs.Codec, parameters: Sequence[Any], module: int = 0) -> None:
+    def __init__(self, codec: codecs.Codec, parameters: Sequence[Any], module_index: int) -> None:
         """Takes the codec, the parameters whose gradients are reduced, and the module's number."""
         self.codec = codec
         self.sums = 0
-        self._module = module
+        self._module_index = module_index
         self.residual: torch.Tensor | None = None
         self.bytes_sent = 0
         self._parameters = parameters
@@ -111,10 +111,10 @@ class EncodedReduceScatter(_Allocates, ReduceScatter):
             if self.residual is None:
                 self.residual = torch.zeros(self.residual_shape, dtype=torch.float32)
             errors = self.residual
+        # The global rank: replicas of HSDP share the rank within the group.
+        numbers = self._module_index, self.sums, dist.get_rank()
         outgoing = [
-            self.codec.encode(
-                share, error, key=codecs.derived_key(self._module, self.sums, dist.get_rank(), peer)
-            )
+            self.codec.encode(share, error, key=codecs.derived_key(*numbers, peer))
             for peer, (share, error) in enumerate(zip(shares, errors, strict=True))
             if peer != rank
         ]
@@ -343,9 +343,9 @@ def compress(
     compressed = Compressed()
     for number, (name, module) in enumerate(wrapped.items()):
         if gradient_codec is not None:
-            mine = EncodedReduceScatter(gradient_codec, parameters[name], number)
-            compressed.gradients[name] = mine
-            module.set_custom_reduce_scatter(compressed.gradients[name])
+            reduce_scatter = EncodedReduceScatter(gradient_codec, parameters[name], index)
+            compressed.gradients[name] = reduce_scatter
+            module.set_custom_reduce_scatter(reduce_scatter)
         if weight_codec is not None:
             compressed.weights[name] = EncodedAllGather(weight_codec)
             module.set_custom_all_gather(compressed.weights[name])
