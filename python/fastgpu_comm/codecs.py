@@ -277,13 +277,13 @@ def check_chosen(
             )
 
 
-def refuse_options(codec: Codec | None, user: str, stochastic: bool = True) -> None:
-    """Raises ValueError if the codec has an option that the user of it does not have.
+def refuse_options(codec: Codec | None, user: str, allows_stochastic: bool = True) -> None:
+    """Raises ValueError if the codec has an option that `user` does not support.
 
     Args:
         codec: The codec.
         user: The function or class, for the message.
-        stochastic: Whether stochastic rounding is allowed.
+        allows_stochastic: Whether stochastic rounding is allowed.
     """
     if codec is None:
         return
@@ -292,7 +292,7 @@ def refuse_options(codec: Codec | None, user: str, stochastic: bool = True) -> N
             f"residual_bits is {codec.residual_bits}; {user} allows 32. Leave it out, or use "
             "fastgpu_comm.DistributedDataParallel"
         )
-    if codec.rounding != "nearest" and not stochastic:
+    if codec.rounding != "nearest" and not allows_stochastic:
         raise ValueError(
             f"rounding is {codec.rounding!r}; {user} allows 'nearest'. Leave it out: each gathering"
             " of a weight would round it differently"

@@ -311,7 +311,7 @@ def compress(
         raise arguments.wrong_type("model", model, "a module after fully_shard(model)")
     gradient_codec, weight_codec = codecs.find(gradients), codecs.find(weights)
     codecs.refuse_options(gradient_codec, "fsdp.compress(gradients=...)")
-    codecs.refuse_options(weight_codec, "fsdp.compress(weights=...)", stochastic=False)
+    codecs.refuse_options(weight_codec, "fsdp.compress(weights=...)", allows_stochastic=False)
     if weight_codec is not None and weight_codec.name not in WEIGHT_CODECS:
         raise ValueError(
             f"weights cannot be {weight_codec.name}, which needs error feedback; allowed: "
@@ -341,12 +341,13 @@ def compress(
     if differences:
         raise differences[0]
     compressed = Compressed()
-    for number, (name, module) in enumerate(wrapped.items()):
+    for index, (name, module) in enumerate(wrapped.items()):
         if gradient_codec is not None:
             reduce_scatter = EncodedReduceScatter(gradient_codec, parameters[name], index)
             compressed.gradients[name] = reduce_scatter
             module.set_custom_reduce_scatter(reduce_scatter)
         if weight_codec is not None:
-            compressed.weights[name] = EncodedAllGather(weight_codec)
-            module.set_custom_all_gather(compressed.weights[name])
+            all_gather = EncodedAllGather(weight_codec)
+            compressed.weights[name] = all_gather
+            module.set_custom_all_gather(all_gather)
     return compressed

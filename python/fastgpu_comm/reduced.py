@@ -257,7 +257,7 @@ def check_state(
     """Refuses the state of a DistributedDataParallel that does not fit.
 
     Args:
-        state: What is to be loaded, with all its keys.
+        state: The state to load, with all its keys.
         names: The parameters of the Reducer.
         parameters: These parameters; none if no gradient can have a residual.
 

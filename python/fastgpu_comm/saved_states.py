@@ -105,7 +105,7 @@ def check_tensors(kind: str, tensors: Any, shapes: Mapping[str, Sequence[int]]) 
     """Refuses tensors of a state that fit no parameter or module.
 
     Args:
-        kind: What they are, such as "residual"; the plural is the state's key.
+        kind: The singular noun for errors, such as "residual"; the plural is the state's key.
         tensors: What the state has under that key: tensors by name.
         shapes: The shapes that they must have, by the same names.
 
@@ -114,7 +114,8 @@ def check_tensors(kind: str, tensors: Any, shapes: Mapping[str, Sequence[int]]) 
         ValueError: There is no such name, or the shape is another.
     """
     if not isinstance(tensors, Mapping):
-        raise arguments.wrong_type(f"{kind}s of the state", tensors, "a dict of tensors by name")
+        wanted = "a dict of tensors by name"
+        raise arguments.wrong_type(f"entry '{kind}s' of the state", tensors, wanted)
     for name, tensor in tensors.items():
         if name not in shapes:
             raise ValueError(f"the state has a {kind} of {name!r}, which has none here")

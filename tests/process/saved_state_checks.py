@@ -109,7 +109,7 @@ def states_that_do_not_fit() -> None:
         (reducer, {"residuals": {"2.weight": short}}, r"shape \(3,\); here it is .* \(96, 96\)"),
         (reducer, {"residuals": {"no.such": short}}, r"residual of 'no\.such', which has none"),
         (reducer, {"residuals": {"2.weight": 3.0}}, "residual of '2.weight' is 3.0; .* a tensor"),
-        (reducer, {"residuals": [short]}, "residuals of the state is of class list; .* a dict"),
+        (reducer, {"residuals": [short]}, "entry 'residuals' of the state is of class list;"),
         (reducer, {"scale": 0}, "scale of the state is 0; it must be a finite number above 0"),
         (reducer, {"scale": None}, "scale of the state is None"),
         (reducer, {"step": -1}, f"step of the state is -1; {number}"),
@@ -130,7 +130,7 @@ def states_that_do_not_fit() -> None:
         ),
         (power, {"residuals": {"0.weight": short}}, "residual of '0.weight', which has none"),
         (power, {"step": 1.5}, f"step of the state is 1.5; {number}"),
-        (power, {"step": 9, "factors": None}, "factors of the state is None; it must be a dict"),
+        (power, {"step": 9, "factors": None}, "entry 'factors' of the state is None; it must"),
         (
             outer,
             {"velocity": torch.zeros(count + 1)},
@@ -281,7 +281,7 @@ def outer_with_other_number_of_ranks() -> None:
 
 
 def trainer_with_more_ranks(folder: Path) -> list[float]:
-    """A run of two ranks goes on with three, which reduce in the same buckets.
+    """A run of two ranks goes on with three, with the same residuals and in the same buckets.
 
     Returns the losses.
     """

@@ -1,4 +1,4 @@
-"""States with residuals: what is refused, and what another number of ranks makes of them."""
+"""Tests that a state that does not fit is refused, and that others load on more or fewer ranks."""
 
 from __future__ import annotations
 

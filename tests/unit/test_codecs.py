@@ -76,7 +76,7 @@ def test_stochastic_rounding() -> None:
             codecs.Codec(feedback=True, **options)
     codecs.refuse_options(codec, "OuterOptimizer")
     with pytest.raises(ValueError, match="rounding is 'stochastic'; compress allows 'nearest'"):
-        codecs.refuse_options(codec, "compress", stochastic=False)
+        codecs.refuse_options(codec, "compress", allows_stochastic=False)
 
 
 def test_what_needs_the_cpu_names_what_works_elsewhere() -> None:
