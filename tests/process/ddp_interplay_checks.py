@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import warnings
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.ddp_models import WIDTH, gradients, inputs, loss_of, net, same_everywhere
 from torch import nn
@@ -266,3 +268,38 @@ def nothing_to_compress() -> None:
         warnings.simplefilter("error")
         DistributedDataParallel(net(), codec="int8")
         DistributedDataParallel(nn.Linear(4, 4), codec=lambda *_: None)
+
+
+def complex_parameters() -> None:
+    """Complex gradients are averaged, in torch's class and in ours, with a codec and weights."""
+
+    class Rotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = nn.Parameter(torch.randn(3, 5, dtype=torch.complex64))
+            self.wide = nn.Linear(64, 64)
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.wide(value).sum() * (self.turn * self.turn).sum().abs()
+            return result
+
+    rank, _ = me_and_world()
+    gloo = dist.new_group(backend="gloo")
+    torch.manual_seed(0)
+    plain = Rotated()
+    value = torch.randn(4, 64, generator=torch.Generator().manual_seed(rank))
+    expected = TorchDDP(copy.deepcopy(plain), process_group=gloo)
+    expected(value).backward()
+    for views, codec in itertools.product((False, True), (None, "int8")):
+        options: dict[str, Any] = {"gradient_as_bucket_view": views}
+        weighted = DistributedDataParallel(
+            copy.deepcopy(plain), codec=codec, weighted="mean", **options
+        )
+        weighted.set_weight(1)
+        models: list[Any] = [weighted, TorchDDP(copy.deepcopy(plain), **options)]
+        models.append(DistributedDataParallel(copy.deepcopy(plain), codec=codec, **options))
+        for model in models:
+            model(value).backward()
+            torch.testing.assert_close(model.module.turn.grad, expected.module.turn.grad)
+            same_everywhere([torch.view_as_real(model.module.turn.grad)])
+    dist.destroy_process_group(gloo)

@@ -58,6 +58,23 @@ def sender_leaves_first() -> None:
         events.set("received")
 
 
+def receiver_leaves_first() -> None:
+    """A rank that leaves with a receive that nobody matched does not fail the others' barrier."""
+    rank, _ = me_and_world()
+    events = Events()
+    for turn in range(20):
+        group = dist.new_group()
+        if rank == 0:
+            dist.irecv(torch.ones(4), 1, group=group)
+        dist.barrier(group=group)
+        if rank > 0:  # else the receive would fail first, and with it the group
+            events.wait(f"left {turn}")
+        dist.destroy_process_group(group)
+        if rank == 0:
+            events.set(f"left {turn}")
+    dist.barrier()
+
+
 def unmatched_messages() -> None:
     """A message that is asked for arrives after thousands that nobody asks for yet."""
     rank, _ = me_and_world()

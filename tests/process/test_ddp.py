@@ -28,6 +28,7 @@ TWO_RANKS = (
     kept.differing_models,
     kept.unused,
     interplay.activation_checkpoints,
+    interplay.complex_parameters,
     interplay.scaled_half_precision,
     interplay.resumed_with_a_scaler,
     interplay.nothing_to_compress,

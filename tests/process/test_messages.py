@@ -12,7 +12,12 @@ from tests.process.ranks import Ranks, Setting
 SHM = Setting(3)
 TCP = Setting(3, environment={"FASTGPU_TRANSPORT": "tcp"})
 BOTH = pytest.mark.parametrize("setting", [SHM, TCP], ids=["shm", "tcp"])
-CHECKS = (checks.sender_leaves_first, checks.unmatched_messages, checks.idle_messages)
+CHECKS = (
+    checks.sender_leaves_first,
+    checks.receiver_leaves_first,
+    checks.unmatched_messages,
+    checks.idle_messages,
+)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: str(check.__name__))

@@ -161,13 +161,16 @@ c10::intrusive_ptr<c10d::Backend> TorchBackend::split(
 }
 
 // Falls back on ordinary memory: a limit on files must not keep torch's own class from training.
+// torch's Reducer asks for a bucket of complex numbers, and then uses it as one of real numbers.
 at::Tensor TorchBackend::allocateTensor(long size, at::TensorOptions options) {
+  const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
+  const int64_t count = c10::isComplexType(dtype) ? 2 * size : size;
+  const at::ScalarType real = c10::toRealValueType(dtype);
   try {
-    const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
-    if (options.device().is_cpu()) return symmetric_tensor({static_cast<int64_t>(size)}, dtype);
-    return device_tensor({static_cast<int64_t>(size)}, dtype, options.device());
+    if (options.device().is_cpu()) return symmetric_tensor({count}, real);
+    return device_tensor({count}, real, options.device());
   } catch (const CommError&) {
-    return at::empty({static_cast<int64_t>(size)}, options);
+    return at::empty({count}, options.dtype(real));
   }
 }
 
