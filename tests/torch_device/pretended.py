@@ -101,6 +101,7 @@ def _device_module(native: ModuleType) -> ModuleType:
         "device_count": lambda: native.device_count,
         "is_available": lambda: True,
         "is_initialized": lambda: True,
+        "_lazy_init": lambda: None,  # until torch 2.11 has called it, nothing is synchronised there
         "_is_in_bad_fork": lambda: os.getpid() != owner,
         "current_device": torch.accelerator.current_device_index,
         "set_device": lambda device: torch.accelerator.set_device_index(_index(device)),
