@@ -2,6 +2,8 @@
 
 #include <new>
 
+#include "base/log.h"
+
 namespace fastgpu {
 
 void RetiredWords::add(const MemberKey& member, int world, Allocator& heap,
@@ -14,7 +16,8 @@ void RetiredWords::add(const MemberKey& member, int world, Allocator& heap,
                       .heap = &heap,
                       .memory = words,
                       .running = all & ~(uint64_t{1} << member.rank)});
-  } catch (const std::bad_alloc&) {  // these words are kept
+  } catch (const std::bad_alloc&) {
+    log(LogLevel::kInfo, "gpu_words_kept", "reason=\"out of memory\"");
   }
 }
 
