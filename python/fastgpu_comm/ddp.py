@@ -365,8 +365,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         Raises:
             TypeError: The state or an entry is of another type.
-            ValueError: The state lacks an entry, has an unknown parameter or one of another shape,
-                or another rank saved it and there were as many; nothing has changed then.
+            ValueError: The state lacks an entry, has a residual of an unknown parameter, another
+                shape or no finite numbers, or another rank saved it and there were as many; nothing
+                has changed then.
         """
         keys, made_by = ("residuals", "scale", "bucket_plan"), "reducer_state_dict()"
         saved_states.check(state, keys, made_by, self.process_group)

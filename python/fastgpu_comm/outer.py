@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -166,8 +166,9 @@ class OuterOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: The state or an entry is of another type.
-            ValueError: The state lacks an entry, is of another model, or another rank of a group
-                of the same size saved it; nothing has changed then.
+            ValueError: The state lacks an entry, is of another model or optimizer, has a residual
+                that is not finite, or another rank of a group of the same size saved it; nothing
+                has changed then.
         """
         keys = ("optimizer", "start", "velocity", "residual", "steps")
         saved_states.check(state_dict, keys, "OuterOptimizer.state_dict()", self._group)
@@ -185,13 +186,47 @@ class OuterOptimizer(torch.optim.Optimizer):
             saved_states.check_tensor("residual of the state", residual)
             if residual.shape != self._start.shape:  # of an earlier version and another world
                 residual = None
-        self.optimizer.load_state_dict(state_dict["optimizer"])  # or raises, and changes nothing
-        self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
+        if residual is not None:
+            self._check_residual(residual)
+        self._load_wrapped(state_dict["optimizer"])
         self._start[: self._count] = state_dict["start"]
         self._velocity[: self._count] = state_dict["velocity"]
         self._steps, self._sums = steps, sums
         if self._residual is not None:
             self._residual.zero_() if residual is None else self._residual.copy_(residual)
+
+    def _load_wrapped(self, state: Any) -> None:
+        """Loads the state of the wrapped optimizer, or raises and changes nothing."""
+        optimizer = self.optimizer
+        name = type(optimizer).__name__
+        if not isinstance(state, Mapping):
+            wanted = f"what the wrapped {name}.state_dict() returned"
+            raise arguments.wrong_type("entry 'optimizer' of the state", state, wanted)
+        before = optimizer.state, optimizer.param_groups
+        try:
+            optimizer.load_state_dict(dict(state))
+        except Exception as error:
+            # Adam, for one, looks at the entries of a parameter after it has replaced its state.
+            optimizer.state, optimizer.param_groups = before
+            if not isinstance(error, (AttributeError, KeyError, TypeError)):
+                raise  # an error in words
+            raise ValueError(
+                f"the wrapped {name} cannot load entry 'optimizer' of the state "
+                f"({type(error).__name__}: {error}); it must be what {name}.state_dict() returned"
+            ) from error
+        self.state, self.param_groups = optimizer.state, optimizer.param_groups
+
+    def _check_residual(self, residual: torch.Tensor) -> None:
+        sizes = [each.numel() for each in self._parameters]
+        for index, part in enumerate(residual[: self._count].split(sizes)):
+            name = f"residual of the state, of parameter {self._name_of(index)},"
+            saved_states.check_finite(name, part, "state | {'residual': None}")
+        saved_states.check_finite("residual of the state", residual, "state | {'residual': None}")
+
+    def _name_of(self, index: int) -> str:
+        """Returns a parameter's name, quoted, if the wrapped optimizer has names; or its index."""
+        names = [name for some in self.param_groups for name in some.get("param_names", [])]
+        return repr(names[index]) if names else str(index)
 
     def _check_flat(self, key: str, tensor: Any, count: int) -> None:
         saved_states.check_tensor(f"{key} of the state", tensor)
@@ -204,18 +239,21 @@ class OuterOptimizer(torch.optim.Optimizer):
     def _check_shapes(self, shapes: Any) -> None:
         if shapes is None:
             return
+        is_list = isinstance(shapes, Sequence) and not isinstance(shapes, str)
+        if not (is_list and all(isinstance(each, Sequence) for each in shapes)):
+            raise arguments.wrong_type(
+                "shapes of the state", shapes, "a list of tuples of integers"
+            )
         if len(shapes) != len(self._parameters):
             raise ValueError(
                 f"the state has {len(shapes)} parameters, and here there are "
                 f"{len(self._parameters)}"
             )
-        names = [name for some in self.param_groups for name in some.get("param_names", [])]
         for index, (parameter, saved) in enumerate(zip(self._parameters, shapes, strict=True)):
             if tuple(saved) != tuple(parameter.shape):
-                name = repr(names[index]) if names else str(index)
                 raise ValueError(
-                    f"parameter {name} is of shape {tuple(saved)} in the state; here it is of "
-                    f"shape {tuple(parameter.shape)}"
+                    f"parameter {self._name_of(index)} is of shape {tuple(saved)} in the "
+                    f"state; here it is of shape {tuple(parameter.shape)}"
                 )
 
     def _copy_to(self, flat: torch.Tensor) -> None:

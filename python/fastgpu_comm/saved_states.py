@@ -84,21 +84,46 @@ def check(
 
     Raises:
         TypeError: It is no mapping.
-        ValueError: It lacks a key, or another rank saved it, in a group of the same size.
+        ValueError: It lacks a key, an object of another class saved it, or another rank did, in a
+            group of the same size.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"the state must be what {made_by} returned, not {type(state).__name__}")
-    missing = [key for key in keys if key not in state]
+    found = _maker_of(state)
+    if found not in (None, made_by):
+        raise ValueError(f"the state is what {found} returned; load what {made_by} returned")
+    # States of earlier versions have neither.
+    both = ("rank", "world_size") if "rank" in state or "world_size" in state else ()
+    missing = [key for key in dict.fromkeys((*keys, *both)) if key not in state]
     if missing:
         raise ValueError(
             f"the state lacks {', '.join(map(repr, missing))}; load what {made_by} returned"
         )
+    if both:
+        arguments.check_integer("rank of the state", state["rank"], 0)
+        arguments.check_integer("world_size of the state", state["world_size"], 1)
     if is_others(state, group):
         rank = dist.get_rank(group)
         raise ValueError(
             f"rank {state['rank']} saved this state, and this is rank {rank}. Each rank must load "
             f"its own. If the ranks have been renumbered, load state | {{'rank': {rank}}}."
         )
+
+
+def _maker_of(state: Mapping[str, Any]) -> str | None:
+    """Returns the method that made a state, by keys that only it uses; None: not known."""
+    for key, maker in (
+        ("bucket_plan", "reducer_state_dict()"),
+        ("factors", "PowerSgdState.state_dict()"),
+        ("velocity", "OuterOptimizer.state_dict()"),
+    ):
+        if key in state:
+            return maker
+    if "residuals" in state and isinstance(state.get("sums"), int):
+        return "CodecState.state_dict()"
+    if "residuals" in state and isinstance(state.get("sums"), Mapping):
+        return "Compressed.state_dict()"
+    return None
 
 
 def check_tensors(kind: str, tensors: Any, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -111,26 +136,53 @@ def check_tensors(kind: str, tensors: Any, shapes: Mapping[str, Sequence[int]]) 
 
     Raises:
         TypeError: It is no mapping, or has something else than floating-point tensors.
-        ValueError: There is no such name, or the shape is another.
+        ValueError: There is no such name, the shape is another, or a number is not finite.
     """
     if not isinstance(tensors, Mapping):
         wanted = "a dict of tensors by name"
         raise arguments.wrong_type(f"entry '{kind}s' of the state", tensors, wanted)
+    without = f"state | {{'{kind}s': {{}}}}"
+    if kind == "factor":  # PowerSGD's Q, which all ranks must have alike
+        without += " on all ranks"
     for name, tensor in tensors.items():
         if name not in shapes:
-            raise ValueError(f"the state has a {kind} of {name!r}, which has none here")
+            raise ValueError(
+                f"the state has a {kind} of {name!r}, which has none here; use the model and codec "
+                f"of the saved run, or load {without}"
+            )
         check_tensor(f"the {kind} of {name!r}", tensor)
         if tuple(tensor.shape) != tuple(shapes[name]):
             raise ValueError(
                 f"the {kind} of {name!r} is of shape {tuple(tensor.shape)}; here it is of "
                 f"shape {tuple(shapes[name])}"
             )
+        check_finite(f"the {kind} of {name!r}", tensor, without)
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Raises TypeError unless an entry of a state is a floating-point tensor."""
+    """Raises TypeError unless an entry of a state is a floating-point tensor, with numbers."""
+    wanted = "a tensor of floating-point numbers"
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        raise arguments.wrong_type(name, value, "a tensor of floating-point numbers")
+        raise arguments.wrong_type(name, value, wanted)
+    if value.is_meta:
+        raise TypeError(f"{name} is a meta tensor, without numbers; it must be {wanted}")
+
+
+def check_finite(name: str, tensor: torch.Tensor, without: str) -> None:
+    """Raises ValueError if a tensor of a state has a NaN or an infinity, in float32.
+
+    Saved residuals have none: encoding leaves a residual alone rather than make it infinite.
+
+    Args:
+        name: What the tensor is, for the error.
+        tensor: The tensor.
+        without: An expression for the state without it, for the error.
+    """
+    if not bool(tensor.to(torch.float32).isfinite().all()):
+        raise ValueError(
+            f"{name} has numbers that are not finite; load what was saved, or, to leave it out, "
+            f"{without}"
+        )
 
 
 def counter(state: Mapping[str, Any], key: str) -> int:

@@ -32,7 +32,7 @@ def _backward(model: nn.Module, step: int) -> None:
     loss_of(model, inputs(step, rank)).backward()
 
 
-def _states() -> list[Saved]:
+def states() -> list[Saved]:
     """Returns the name of each class with residuals, and the functions that save and load it."""
     rank, _ = me_and_world()
     model = DistributedDataParallel(net(), codec="int4")
@@ -61,18 +61,19 @@ def _states() -> list[Saved]:
     ]
 
 
-def _equal(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
+    """Tells whether two states are equal, with the bits of their tensors."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     return bool(one == other)
 
 
 def states_of_others() -> None:
     """A state of another rank is refused, and so is what is no state."""
     rank, world = me_and_world()
-    for name, save, load in _states():
+    for name, save, load in states():
         state = save()
         assert (state["rank"], state["world_size"]) == (rank, world)
         load(state)
@@ -91,13 +92,18 @@ def states_of_others() -> None:
         else:
             load(more)
             load({key: value for key, value in state.items() if key not in ("rank", "world_size")})
+        for key in ("rank", "world_size"):
+            with pytest.raises(ValueError, match=rf"the state lacks '{key}'; load what {name}\(\)"):
+                load({each: value for each, value in state.items() if each != key})
+            with pytest.raises(ValueError, match=f"{key} of the state is None; it must be an int"):
+                load(state | {key: None})
     dist.barrier()
 
 
 def states_that_do_not_fit() -> None:
     """An entry of a wrong name, shape or type is named, with what fits, and nothing changes."""
     _, world = me_and_world()
-    reducer, codec, power, outer, sharded = _states()
+    reducer, codec, power, outer, sharded = states()
     plan = reducer[1]()["bucket_plan"]
     short = torch.zeros(3)
     no_data = torch.empty(WIDTH, WIDTH, device="meta")
@@ -119,7 +125,7 @@ def states_that_do_not_fit() -> None:
         (codec, {"residuals": {"2.weight": short}}, r"\(3,\); here it is of shape \(9216,\)"),
         (codec, {"sums": -1}, f"sums of the state is -1; {number}"),
         (sharded, {"sums": {"": None}}, f"of the state is None; {number}"),
-        (sharded, {"sums": 3}, "sums of the state is 3; it must be a dict"),
+        (sharded, {"sums": "3"}, "sums of the state is '3'; it must be a dict"),
         (codec, {"residuals": {"2.weight": None}}, "residual of '2.weight' is None"),
         (codec, {"sums": 9, "residuals": {"2.weight": no_data.flatten()}}, "meta tensor"),
         (power, {"step": 9, "residuals": {"2.weight": no_data}}, "meta tensor"),
@@ -155,7 +161,7 @@ def states_that_do_not_fit() -> None:
         before = save()
         with pytest.raises((TypeError, ValueError, NotImplementedError), match=message):
             load(before | changes)
-        assert _equal(save(), before), (name, changes)
+        assert equal(save(), before), (name, changes)
     dist.barrier()
 
 
@@ -325,7 +331,7 @@ def states_for_ranks() -> None:
         (5, {"a": torch.ones(2) * (10101, 1010)[rank]}),
     ):
         found = saved_states.for_rank(states[:count], None)
-        assert _equal(found and found["residuals"], expected)
+        assert equal(found and found["residuals"], expected)
         assert found is None or found["bucket_plan"] == []
     assert saved_states.for_rank([None, None, None], None) is None
     # The place in the list is the rank, also where another rank has no state.
@@ -334,5 +340,5 @@ def states_for_ranks() -> None:
         assert found is not None
         assert found["rank"] == rank
         expected = {"a": torch.ones(2) * (100, 10)[rank]} if len(some) + rank > 2 else {}
-        assert _equal(found["residuals"], expected)
-    assert _equal(states[0]["residuals"]["a"], torch.ones(2))
+        assert equal(found["residuals"], expected)
+    assert equal(states[0]["residuals"]["a"], torch.ones(2))

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.process import saved_state_checks as checks
+from tests.process import unfit_state_checks as unfit
 from tests.process.ranks import Ranks, Setting
 
 TWO_RANKS = (
     checks.states_of_others,
     checks.states_that_do_not_fit,
+    unfit.states_of_other_classes,
+    unfit.residuals_that_are_not_finite,
+    unfit.outer_state_of_another_optimizer,
     checks.outer_state_of_fewer_steps,
     checks.states_for_ranks,
 )
