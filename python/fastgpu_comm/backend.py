@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Backend as TorchBackend
 
-from fastgpu_comm import names
+from fastgpu_comm import arguments, names
 
 if TYPE_CHECKING:
     from fastgpu_comm._native import Backend, Options
@@ -132,7 +132,9 @@ def stats(group: dist.ProcessGroup | None = None) -> dict[str, float]:
 
 
 def monitored_barrier(
-    group: dist.ProcessGroup | None = None, timeout: timedelta | None = None
+    group: dist.ProcessGroup | None = None,
+    timeout: timedelta | None = None,
+    wait_all_ranks: bool = True,
 ) -> None:
     """Waits for every rank, and names the ranks that do not arrive.
 
@@ -143,11 +145,13 @@ def monitored_barrier(
         group: A process group of the backend `fastgpu`; by default the default group.
         timeout: How long to wait; by default the group's time-out. With zero, rank 0 only looks
             who is there.
+        wait_all_ranks: As in torch, for programs that pass it. Rank 0 waits for all ranks and names
+            all missing ones in either case; False only changes the words of the message.
 
     Raises:
         CollectiveTimeoutError: Some ranks did not arrive. Every rank that arrived raises it, and
             the message names all missing ranks. The group stays usable.
-        TypeError: `group` is no process group, or `timeout` no timedelta.
+        TypeError: `group` is no process group, `timeout` no timedelta, or `wait_all_ranks` no bool.
         ValueError: There is no process group, or it has another backend.
     """
     if timeout is None:
@@ -156,7 +160,9 @@ def monitored_barrier(
         raise TypeError(
             f"timeout must be a datetime.timedelta, such as timedelta(seconds=30), not {timeout!r}"
         )
-    backend_of(group).monitored_barrier(timeout, wait_all_ranks=True)
+    if not isinstance(wait_all_ranks, bool):
+        raise arguments.wrong_type("wait_all_ranks", wait_all_ranks, "True or False")
+    backend_of(group).monitored_barrier(timeout, wait_all_ranks)
 
 
 def empty(

@@ -345,7 +345,7 @@ def monitored_barrier(missing: tuple[int, ...]) -> None:
     rank, world = me_and_world()
     events = Events()
     group = dist.new_group(list(range(world)))
-    fastgpu_comm.monitored_barrier(group)
+    fastgpu_comm.monitored_barrier(group, wait_all_ranks=True)
     if rank in missing:
         events.wait(*(f"failed {peer}" for peer in range(world) if peer not in missing))
         return

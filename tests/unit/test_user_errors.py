@@ -91,6 +91,11 @@ ALLOWED_TIMEOUT = r"must be a datetime\.timedelta, such as timedelta\(seconds=30
             TypeError,
             rf"timeout {ALLOWED_TIMEOUT}5",
         ),
+        (
+            lambda: fastgpu_comm.monitored_barrier(wait_all_ranks=1),  # type: ignore[arg-type]
+            TypeError,
+            "wait_all_ranks is 1; it must be True or False",
+        ),
     ],
 )
 def test_mistakes_are_answered_in_words(
