@@ -176,7 +176,8 @@ def _replaced_backend(request: Mapping[str, Any]) -> str:
     if verdict.why_not:
         _log_once(rank, "gloo_kept", verdict.why_not)
     else:
-        _log_once(rank, "gloo_replaced", f"a program asked for {asked}: it gets {verdict.backend}")
+        named = "named no backend" if asked == c10d.Backend.UNDEFINED else f"asked for {asked}"
+        _log_once(rank, "gloo_replaced", f"a program {named}: it gets {verdict.backend}")
     return verdict.backend
 
 

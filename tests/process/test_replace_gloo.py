@@ -98,6 +98,12 @@ def test_by_the_environment(tmp_path: Path) -> None:
     ]
 
 
+def test_a_program_may_name_no_backend(tmp_path: Path) -> None:
+    result = run_two(ASKS_FOR.format((None,)), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'reason="a program named no backend: it gets cpu:fastgpu"' in result.stderr
+
+
 def test_a_wrong_value_in_the_environment_is_said() -> None:
     result = subprocess.run(
         [sys.executable, "-c", "import torch"],
