@@ -6,8 +6,10 @@ TypeError.
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 
@@ -29,7 +31,10 @@ def check_integer(name: str, value: Any, least: int, otherwise: str = "") -> Non
 def is_number(value: Any) -> bool:
     """Tells whether `value` is a finite real number."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    try:
+        return is_real and math.isfinite(value)
+    except OverflowError:  # an integer above the largest float
+        return False
 
 
 def weight(value: Any) -> float:
@@ -41,10 +46,35 @@ def weight(value: Any) -> float:
     """
     if not hasattr(value, "__float__") or getattr(value, "numel", lambda: 1)() != 1:
         raise wrong_type("the weight", value, "a number of samples or tokens")
-    found = float(value)
+    allowed = "it must be a finite number of at least 0"
+    try:
+        found = float(value)
+    except OverflowError:
+        raise ValueError(f"the weight is too large for a float; {allowed}") from None
     if not 0 <= found < math.inf:
-        raise ValueError(f"the weight is {found}; it must be a finite number of at least 0")
+        raise ValueError(f"the weight is {found}; {allowed}")
     return found
+
+
+def check_policy(name: str, policy: Callable[..., Any]) -> None:
+    """Raises TypeError unless a function can be called with a parameter's name, shape and dtype.
+
+    Args:
+        name: The name of the argument.
+        policy: The function.
+    """
+    try:
+        signature = inspect.signature(policy)
+    except (TypeError, ValueError):  # of some functions in C
+        return
+    try:
+        signature.bind("", (), None)
+    except TypeError:
+        given = getattr(policy, "__qualname__", type(policy).__qualname__)
+        raise TypeError(
+            f"{name} is {given}{signature}, which cannot be called with three arguments; it must "
+            "be a function (name, shape, dtype)"
+        ) from None
 
 
 def check_state_of_hook(hook: str, state: Any, wanted: type, given: str) -> None:

@@ -48,9 +48,10 @@ def find(codec: codecs.Codec | str | codecs.Policy | None) -> codecs.Codec | cod
     """Returns what DistributedDataParallel's argument stands for; `POLICY` for "auto".
 
     Raises:
-        TypeError: It is neither a codec, a name nor a function.
+        TypeError: It is neither a codec, a name nor a function of three arguments.
         ValueError: There is no codec of that name; the message lists those that there are.
     """
+    codecs.check_argument(codec)
     if callable(codec):
         return codec
     return POLICY if codec == AUTO else codecs.find(codec, others=(AUTO,))

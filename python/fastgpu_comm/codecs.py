@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -20,6 +20,8 @@ from fastgpu_comm import arguments, names
 
 # Smaller parameters are reduced uncompressed: they add nothing to the traffic.
 LEAST_ELEMENTS = 4096
+
+_BY_CODEC: Any = None  # stands for the default, which depends on the name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +31,17 @@ class Codec:
     Attributes:
         name: "fp16", "bf16", "int8", "int4", "topk" or "1bit".
         feedback: Error feedback: every rank keeps what encoding took from its gradients, and adds
-            it to the gradients of the next step. 1bit always has it.
+            it to the gradients of the next step. By default all but fp16 and bf16 do; 1bit must.
         residual_bits: With 8, a residual is kept in the format of int8 and takes a quarter of the
             memory. For `DistributedDataParallel` only.
         rounding: "nearest", or "stochastic" for int8 and int4: up with the probability of the
             fraction, so that the mean of many encodings is the number. Not for weights.
-        seed: Of stochastic rounding. It is combined with the rank and the step, so that no two of
-            them have the same random bits.
+        seed: Of stochastic rounding, refused without. It is combined with the rank and the step, so
+            that no two of them have the same random bits.
     """
 
     name: str
-    feedback: bool
+    feedback: bool = _BY_CODEC
     residual_bits: int = 32
     rounding: str = "nearest"
     seed: int = 0
@@ -48,6 +50,8 @@ class Codec:
         """Refuses an unknown name, and options that do not fit the codec."""
         if self.name not in NAMES:
             raise _unknown(self.name, NAMES)
+        if self.feedback is _BY_CODEC:
+            object.__setattr__(self, "feedback", self.name not in ("fp16", "bf16"))
         if self.name == "1bit" and not self.feedback:
             raise ValueError("1bit does not train without error feedback; set feedback=True")
         if not isinstance(self.feedback, bool):
@@ -62,6 +66,8 @@ class Codec:
             raise ValueError(f"only int8 and int4 round stochastically, not {self.name}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {self.seed!r}; it must be an integer from 0 to 2**64 - 1")
+        if self.seed and self.rounding == "nearest":
+            raise ValueError(f"seed is {self.seed}; only rounding='stochastic' allows one")
 
     @property
     def random_seed(self) -> int | None:
@@ -125,12 +131,12 @@ NAMES = ("fp16", "bf16", "int8", "int4", "topk", "1bit")
 AUTO = "auto"  # which DistributedDataParallel and Trainer know: see codec_choice
 
 # The 16-bit codecs lose less than the gradient's own noise, and never round a small number to zero.
-fp16 = Codec("fp16", feedback=False)
-bf16 = Codec("bf16", feedback=False)
-int8 = Codec("int8", feedback=True)
-int4 = Codec("int4", feedback=True)
-topk = Codec("topk", feedback=True)  # the largest 1.6%
-one_bit = Codec("1bit", feedback=True)  # for SGD, with or without momentum; not for Adam
+fp16 = Codec("fp16")
+bf16 = Codec("bf16")
+int8 = Codec("int8")
+int4 = Codec("int4")
+topk = Codec("topk")  # the largest 1.6%
+one_bit = Codec("1bit")  # for SGD, with or without momentum; not for Adam
 
 _BY_NAME = {codec.name: codec for codec in (fp16, bf16, int8, int4, topk, one_bit)}
 
@@ -174,10 +180,10 @@ def find(codec: Codec | str | None, others: Sequence[str] = ()) -> Codec | None:
     if codec is None or codec == "none" or isinstance(codec, Codec):
         return None if codec == "none" else codec  # type: ignore[return-value]
     if not isinstance(codec, str):
-        raise TypeError(
-            f"codec must be a name or a Codec, not {codec!r}; only DistributedDataParallel and "
-            "hooks.CodecState take a policy function"
-        )
+        wanted = "a name or a codecs.Codec"
+        if callable(codec):
+            wanted += ": only DistributedDataParallel and hooks.CodecState take a function"
+        raise arguments.wrong_type("codec", codec, wanted)
     if codec not in _BY_NAME:
         raise _unknown(codec, (*NAMES, *others))
     return _BY_NAME[codec]
@@ -217,10 +223,20 @@ def for_matrices(codec: Codec | str) -> Policy:
     return policy
 
 
+def check_argument(codec: Any) -> None:
+    """Raises TypeError if `codec` is neither a name, a codec, None nor a policy function."""
+    if callable(codec):
+        arguments.check_policy("codec", codec)
+    elif not (codec is None or isinstance(codec, (str, Codec))):
+        wanted = "a name, a codecs.Codec, or a function (name, shape, dtype)"
+        raise arguments.wrong_type("codec", codec, wanted)
+
+
 def choose(codec: Codec | str | Policy | None, name: str, parameter: torch.Tensor) -> Codec | None:
     """Returns the codec of one parameter. Only float32 gradients are ever encoded."""
     if codec is None:
         return None
+    check_argument(codec)
     policy = codec if callable(codec) else for_matrices(codec)
     chosen = policy(name, parameter.shape, parameter.dtype)
     if not (chosen is None or isinstance(chosen, (str, Codec))):

@@ -72,12 +72,14 @@ class PowerSgdState:
             seed: Seeds the first Q, which is random if `start_step` is 0.
 
         Raises:
-            TypeError: The model is not wrapped.
+            TypeError: The model is not wrapped, or the function takes other arguments.
             ValueError: An argument is out of range, or no number, or the parameters are not on
                 the CPU.
         """
         if not callable(rank):
             arguments.check_integer("rank", rank, 1, ", or a function")
+        else:
+            arguments.check_policy("rank", rank)
         arguments.check_integer("start_step", start_step, 0)
         if refresh_every is not None:
             arguments.check_integer("refresh_every", refresh_every, 2, ", or None")

@@ -199,7 +199,7 @@ def refusals() -> None:
     gloo = dist.new_group(backend="gloo")
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"codec": "int7"}, ValueError, "int7.*int8"),
-        ({"codec": 8}, TypeError, "codec must be"),
+        ({"codec": 8}, TypeError, "codec is 8; it must be"),
         ({"weighted": "median"}, ValueError, "median"),
         ({"codec": "int8", "process_group": gloo}, ValueError, "fastgpu_comm.hooks"),
         ({"codec": "int8", "mixed_precision": object()}, ValueError, "mixed_precision"),

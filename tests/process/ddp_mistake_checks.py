@@ -25,6 +25,16 @@ NOTHING: Any = None
 Case = tuple[Callable[[], object], type[Exception], str]
 
 
+def _of_name(name: str) -> str:
+    raise AssertionError(name)
+
+
+ONE_ARGUMENT = (
+    r"_of_name\(name: '?str'?\) -> '?str'?, which cannot be called with three arguments; it must "
+    r"be a function \(name, shape, dtype\)$"
+)
+
+
 def _wrong(value: object) -> Any:
     """Returns an argument of a type that is not allowed."""
     return value
@@ -54,6 +64,16 @@ def arguments() -> None:
             r"no codec 'atuo'; there are fp16, .*1bit, auto\. Did you mean 'auto'",
         ),
         (
+            lambda: DistributedDataParallel(net(), codec=_wrong(8)),
+            TypeError,
+            r"codec is 8; it must be a name, a codecs\.Codec, or a function \(name, shape, dtype\)",
+        ),
+        (
+            lambda: DistributedDataParallel(net(), codec=_wrong(_of_name)),
+            TypeError,
+            rf"codec is {ONE_ARGUMENT}",
+        ),
+        (
             lambda: DistributedDataParallel(net(), codec=lambda *_: _wrong(8)),
             TypeError,
             "the policy's result for '0.weight' is 8; it must be a name, a Codec or None",
@@ -80,6 +100,7 @@ def arguments() -> None:
         ),
         (lambda: model.set_weight(_wrong("3")), TypeError, "the weight is '3'; it must be"),
         (lambda: model.set_weight(_wrong(torch.ones(2))), TypeError, "is of class Tensor"),
+        (lambda: model.set_weight(10**400), ValueError, "too large for a float; it must be"),
     ]
     _refused(cases)
 
@@ -96,6 +117,21 @@ def arguments_of_hooks() -> None:
             lambda: hooks.CodecState(_wrong(plain), "int8"),
             TypeError,
             "model is of class Sequential; it must be the wrapped model: torch.nn.parallel",
+        ),
+        (
+            lambda: hooks.CodecState(wrapped, _wrong(8)),
+            TypeError,
+            r"codec is 8; it must be a name, a codecs\.Codec, or a function \(name, shape, dtype\)",
+        ),
+        (
+            lambda: hooks.CodecState(wrapped, _wrong(_of_name)),
+            TypeError,
+            rf"codec is {ONE_ARGUMENT}",
+        ),
+        (
+            lambda: hooks.PowerSgdState(wrapped, rank=_wrong(_of_name)),
+            TypeError,
+            rf"rank is {ONE_ARGUMENT}",
         ),
         (lambda: hooks.CodecState(wrapped, "auto"), ValueError, "'auto' is for Distributed"),
         (lambda: hooks.PowerSgdState(_wrong(plain)), TypeError, "model is of class Sequential"),
@@ -145,6 +181,7 @@ def arguments_of_others() -> None:
         (lambda: OuterOptimizer(_wrong(plain)), TypeError, "optimizer is of class Sequential"),
         (lambda: OuterOptimizer(inner, every=_wrong("9")), ValueError, "every is '9'"),
         (lambda: OuterOptimizer(inner, lr=_wrong("1")), ValueError, "lr is '1'; it must be"),
+        (lambda: OuterOptimizer(inner, lr=10**400), ValueError, "it must be a finite number above"),
         (lambda: OuterOptimizer(inner, momentum=NOTHING), ValueError, "momentum is None"),
         (lambda: OuterOptimizer(inner, codec="auto"), ValueError, "'auto' is for Distributed"),
         (lambda: OuterOptimizer(inner, group=_wrong("world")), TypeError, "group is 'world'"),

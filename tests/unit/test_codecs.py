@@ -43,9 +43,20 @@ def test_options_that_do_not_fit() -> None:
         codecs.Codec("int4", feedback=True, residual_bits=16)
     with pytest.raises(ValueError, match="needs feedback=True"):
         codecs.Codec("int4", feedback=False, residual_bits=8)
+    with pytest.raises(ValueError, match=r"seed is 1; only rounding='stochastic' allows one"):
+        codecs.Codec("int8", seed=1)
     coarse = codecs.Codec("int4", feedback=True, residual_bits=8)
     with pytest.raises(ValueError, match="residual_bits is 8; codec_hook allows 32"):
         codecs.refuse_options(coarse, "codec_hook")
+
+
+def test_error_feedback_is_the_default_of_all_but_the_16_bit_codecs() -> None:
+    for name in codecs.NAMES:
+        codec = codecs.Codec(name)
+        assert codec.feedback is (name not in ("fp16", "bf16"))
+        assert codec == codecs.find(name)
+    with pytest.raises(ValueError, match="residual_bits=8 needs feedback=True"):
+        codecs.Codec("bf16", residual_bits=8)
 
 
 def test_stochastic_rounding() -> None:
@@ -97,8 +108,11 @@ def test_names_and_policies() -> None:
     with pytest.raises(ValueError, match=r"no codec 'int9'; there are fp16.*Did you mean 'int8'"):
         codecs.find("int9")
     nothing: Any = 8
-    with pytest.raises(TypeError, match="codec must be"):
+    with pytest.raises(TypeError, match=r"codec is 8; it must be a name or a codecs\.Codec$"):
         codecs.find(nothing)
+    by_name: Any = lambda name, shape, dtype: "int8"  # noqa: E731
+    with pytest.raises(TypeError, match=r"only DistributedDataParallel and hooks\.CodecState take"):
+        codecs.find(by_name)
     chosen = [
         codecs.choose("int8", "weight", torch.zeros(shape, dtype=dtype))
         for shape, dtype in (
