@@ -281,7 +281,8 @@ processes.
 step, counted by its interface; `link` is the time of those bytes at the link's rate. The last two
 columns are medians of ratios within a round. The hooks are torch's. Its bf16 hook refuses to run
 without NCCL, so a function here calls it; gloo adds bfloat16 itself. PowerSGD has rank 2, and
-gloo's hook one bucket. `views` is `gradient_as_bucket_view=True`.
+gloo's hook one bucket. `views` is `gradient_as_bucket_view=True`. Rows of links that the last
+run did not measure are those of earlier runs, whose machine may have been another.
 
 ![seconds of a step on each link](ddp.png)
 
