@@ -10,8 +10,8 @@ namespace fastgpu {
 struct LaneLauncher::Range {
   std::byte* begin = nullptr;  // of the first block's part
   uint64_t blocks = 0;
-  uint64_t size_bytes = 0;    // of each block's part
-  uint64_t stride_bytes = 0;  // from one block to the next
+  uint64_t size_bytes = 0;    // size of each block's part
+  uint64_t stride_bytes = 0;  // distance between the starts of two blocks
 
   static Range of(const std::byte* tensor, uint64_t tensor_bytes, const CallShape& shape,
                   const LanePiece& piece, uint64_t first_element) {

@@ -45,7 +45,7 @@ class RetiredWords {
   mutable std::mutex mutex_;  // guards what follows
   std::vector<Words> words_;
   EndedMembers ended_members_;
-  std::size_t next_slot_ = 0;  // of ended_members_, which is written in turn
+  std::size_t next_slot_ = 0;  // the next entry of ended_members_ to overwrite
 };
 
 }  // namespace fastgpu

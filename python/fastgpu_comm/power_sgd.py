@@ -299,7 +299,7 @@ class _Reduction:
             finite = bool(matrix.left.isfinite().all())
             matrix.left.copy_(_orthonormal(matrix.left)) if finite else matrix.left.fill_(torch.nan)
             torch.mm(matrix.left.T.contiguous(), matrix.whole, out=matrix.right)
-            # What is left of the gradient, until finish() writes its result there.
+            # The rest of the gradient stays here until finish() writes its result.
             matrix.whole.addmm_(matrix.left, matrix.right, alpha=-1)
         if self._exact:
             torch.cat([gradient.reshape(-1) for gradient in self._exact], out=self._flat)

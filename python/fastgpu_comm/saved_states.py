@@ -132,7 +132,7 @@ def check_tensors(kind: str, tensors: Any, shapes: Mapping[str, Sequence[int]]) 
     Args:
         kind: The singular noun for errors, such as "residual"; the plural is the state's key.
         tensors: What the state has under that key: tensors by name.
-        shapes: The shapes that they must have, by the same names.
+        shapes: The allowed shape of each tensor, by name.
 
     Raises:
         TypeError: It is no mapping, or has something else than floating-point tensors.

@@ -20,10 +20,10 @@ class Weights:
 
     def __init__(self) -> None:
         """Starts without a weight."""
-        self._next: float | None = None  # of the next forward pass
-        self._sum = 0.0  # of forward passes under no_sync, announced with the next that reduces
-        self._announced = -1  # how many reductions there had been at the last announcement
-        self._missing = False  # whether the last forward pass reduces and had no weight
+        self._next: float | None = None  # weight of the next forward pass
+        self._sum = 0.0  # sum of the weights under no_sync, until a pass that reduces
+        self._announced = -1  # number of reductions at the last announcement
+        self._missing = False  # the last forward pass reduces, and had no weight
 
     @property
     def is_set(self) -> bool:

@@ -1,4 +1,4 @@
-// Calls that exceed the staging memory: kernels carry them out in pieces, one after another.
+// Tests calls that exceed the staging memory: consecutive kernels carry out a piece each.
 #include <array>
 #include <span>
 #include <string>

@@ -22,7 +22,7 @@ class Member {
   Member(const Member&) = delete;
   Member& operator=(const Member&) = delete;
 
-  // A group that has called collectives, so that it has memory.
+  // Returns a group that has memory, because it has called collectives.
   std::shared_ptr<Communicator> make_group() {
     auto group = join_world(rank_, 2, by_lanes("direct"), store_, runtime_);
     run(*group);

@@ -59,7 +59,7 @@ def lifetimes() -> None:
 
 
 def destroyed_groups() -> None:
-    """Groups that are destroyed give back the memory that their kernels used."""
+    """A destroyed group frees the memory of its kernels."""
     if TYPE != "pretended":
         pytest.skip("ranks that share a GPU have no lanes, so groups have no memory for them")
     start()

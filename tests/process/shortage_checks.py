@@ -47,7 +47,7 @@ def without_descriptors(spare: int) -> None:
 
 
 def descriptors_of_groups(per_peer: int) -> None:
-    """A further group opens at most `per_peer` descriptors for each peer, whatever it carries."""
+    """Each additional group opens at most `per_peer` descriptors for a peer."""
     _, world = me_and_world()
 
     def use(group: dist.ProcessGroup | None) -> None:

@@ -29,8 +29,8 @@ def wrap(model: nn.Module, codec: str | None, weighted: bool) -> nn.Module:
         return model
     if not dist.is_initialized():
         return model
-    # Nothing here keeps a gradient beyond its step, so gradients may lie in the buckets: that saves
-    # two copies of all of them in each step.
+    # The trainer keeps no gradient beyond its step, so gradients may lie in the buckets. This saves
+    # two copies of every gradient in each step.
     weights = "sum" if weighted else None
     return DistributedDataParallel(
         model, codec=codec, weighted=weights, gradient_as_bucket_view=True
