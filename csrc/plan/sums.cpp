@@ -57,4 +57,20 @@ bool is_set_aside(const Lane& lane, std::size_t index) {
   return readers == 1 && !is_read(lane, at + 1, copy.target);
 }
 
+void leave_out_set_aside(Schedule& schedule) {
+  for (Lane& lane : schedule.lanes) {
+    for (std::size_t i = 0; i < lane.size();) {
+      if (!is_set_aside(lane, i)) {
+        ++i;
+        continue;
+      }
+      const Region copy = lane[i].target;
+      lane.erase(std::ranges::find_if(
+          lane.begin() + static_cast<std::ptrdiff_t>(i), lane.end(),
+          [&](const Step& step) { return step.verb == Verb::kCopy && step.source == copy; }));
+      lane.erase(lane.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+}
+
 }  // namespace fastgpu

@@ -132,6 +132,7 @@ class Constants:
     reduce_us_per_byte: float
     cores_per_host: int
     switch_us: float
+    is_gpu: bool
     def text(self) -> str: ...
     @staticmethod
     def from_text(text: str) -> Constants: ...

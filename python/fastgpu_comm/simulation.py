@@ -107,6 +107,7 @@ def use_gpus(constants: Constants, link: str) -> None:
         constants: What to change; the costs between hosts stay.
         link: A name of GPU_LINKS.
     """
+    constants.is_gpu = True
     inside = constants.same_host
     inside.alpha_us = GPU_TRIP_US
     inside.beta_us_per_byte = 1e-3 / GPU_LINKS[link]

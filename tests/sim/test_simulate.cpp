@@ -123,6 +123,19 @@ TEST(prices_hold_on_one_host) {
   }
 }
 
+// Each pays for a copy of its own shard on a processor, and on a GPU for none.
+TEST(prices_of_gpus_hold) {
+  Machine machine;
+  machine.constants.copy_us_per_byte = 10 * machine.constants.same_host.beta_us_per_byte;
+  PlanRequest request = all_reduce(Algorithm::kDirect, 8, kMiB);
+  request.shots = 2;
+  const double on_processors = simulate(request, machine).end_us();
+  machine.constants.is_gpu = true;
+  const double copy_us = static_cast<double>(kMiB / 8) * machine.constants.copy_us_per_byte;
+  CHECK(simulate(request, machine).end_us() < on_processors - copy_us);
+  check_close(request, machine, 0.05);
+}
+
 TEST(prices_hold_over_hosts) {
   for (const int world : {16, 64}) {
     const Machine machine = on_hosts(world, 8);

@@ -26,23 +26,6 @@ uint64_t count_for(const ProfileRequest& request) {
   return equal <= kMaxCount ? equal : parts;
 }
 
-// The own part of a sum is neither set aside nor added: it is read with the other parts.
-void merge_sums(Schedule& schedule) {
-  for (Lane& lane : schedule.lanes) {
-    for (std::size_t i = 0; i < lane.size();) {
-      if (!is_set_aside(lane, i)) {
-        ++i;
-        continue;
-      }
-      const Region copy = lane[i].target;
-      lane.erase(std::ranges::find_if(
-          lane.begin() + static_cast<std::ptrdiff_t>(i), lane.end(),
-          [&](const Step& step) { return step.verb == Verb::kCopy && step.source == copy; }));
-      lane.erase(lane.begin() + static_cast<std::ptrdiff_t>(i));
-    }
-  }
-}
-
 std::size_t steps_of(const Schedule& schedule) {
   std::size_t steps = 0;
   for (const Lane& lane : schedule.lanes) steps += lane.size();
@@ -81,7 +64,7 @@ class Profiler {
     plan.shots = request_.shots;
     plan.host_of = host_of_;
     Schedule schedule = build(plan);
-    if (request_.merges_sums) merge_sums(schedule);
+    if (request_.merges_sums) leave_out_set_aside(schedule);
     return schedule;
   }
   void build_ranks();

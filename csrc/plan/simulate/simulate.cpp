@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "plan/simulate/program.h"
 #include "plan/simulate/simulated_parts.h"
+#include "plan/sums.h"
 
 namespace fastgpu {
 namespace {
@@ -367,7 +368,11 @@ Simulated simulate(int world, const ScheduleOf& schedule_of, const Machine& mach
   require_size(machine.rank_slowness.size(), world, "rank_slowness");
   require_size(machine.start_us.size(), world, "start_us");
   Program program;
-  for (int rank = 0; rank < world; ++rank) program.add(rank, schedule_of(rank));
+  for (int rank = 0; rank < world; ++rank) {
+    Schedule schedule = schedule_of(rank);
+    if (machine.constants.is_gpu) leave_out_set_aside(schedule);
+    program.add(rank, schedule);
+  }
   return Simulation(world, program, machine).run();
 }
 

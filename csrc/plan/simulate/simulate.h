@@ -8,6 +8,7 @@
 //     while the channel has room. The rest leaves when the receiver waits for the frame.
 //   - Three things serve one request at a time, in the order of arrival: the processor of a rank
 //     (for all its lanes and peers), a channel, and each direction of a host's network interface.
+//   - A GPU does not set aside its own part of a sum (plan/sums.h).
 //   - If a machine has more ranks than cores, the ranks share the cores. A core takes time to
 //     switch to another rank.
 //

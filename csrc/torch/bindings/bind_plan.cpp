@@ -205,6 +205,7 @@ void bind_costs(py::module_& module) {
       .def_readwrite("reduce_us_per_byte", &Constants::reduce_us_per_byte)
       .def_readwrite("cores_per_host", &Constants::cores_per_host)
       .def_readwrite("switch_us", &Constants::switch_us)
+      .def_readwrite("is_gpu", &Constants::is_gpu)
       .def("text", [](const Constants& constants) { return to_text(constants); })
       .def_static("from_text", &constants_from_text, py::arg("text"));
 }
