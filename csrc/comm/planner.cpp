@@ -113,7 +113,8 @@ double Planner::predict_us(const MessageCall& call) {
 std::shared_ptr<const Plan> Planner::make(const CollectiveCall& call) {
   Plan plan;
   plan.shape = call.shape;
-  plan.even = call.send_counts.empty();
+  plan.send_counts = call.send_counts;
+  plan.recv_counts = call.recv_counts;
   plan.choice = choose(choose_request_of(call.shape, placement_, options_), costs_);
   PlanRequest request = plan_request_of(call.shape, plan.choice, world_);
   request.rank = rank_;

@@ -19,8 +19,10 @@
 namespace fastgpu {
 
 struct Plan {
-  CallShape shape;   // the key of a kept plan; plans whose counts differ by rank are not kept
-  bool even = true;  // false: made for counts that differ by rank
+  // What it was made for. The planner keeps plans by shape, and those without counts only.
+  CallShape shape;
+  std::vector<uint64_t> send_counts;
+  std::vector<uint64_t> recv_counts;
   Choice choice;
   std::shared_ptr<const Schedule> schedule;
   uint64_t sent_bytes = 0;

@@ -12,8 +12,8 @@ std::size_t PreparedCalls::slot_of(const CallShape& shape) noexcept {
 }
 
 bool PreparedCalls::Slot::fits(const CollectiveCall& call) const {
-  return plan != nullptr && plan->even && plan->shape == call.shape && call.send_counts.empty() &&
-         call.recv_counts.empty();
+  return plan != nullptr && plan->shape == call.shape && plan->send_counts == call.send_counts &&
+         plan->recv_counts == call.recv_counts;
 }
 
 bool PreparedCalls::Slot::is_idle() const {

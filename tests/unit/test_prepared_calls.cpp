@@ -2,6 +2,7 @@
 #include <array>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "check.h"
 #include "comm/prepared_calls.h"
@@ -58,6 +59,22 @@ TEST(calls_of_another_shape_are_not_mixed_up) {
       CHECK(operation->task.key == pack(operation->task.call));
     }
   }
+}
+
+TEST(counts_of_an_all_to_all_are_not_mixed_up) {
+  PreparedFixture fixture;
+  const auto prepared = [&](std::vector<uint64_t> send_counts, std::vector<uint64_t> recv_counts) {
+    CollectiveCall call = fixture.call(0);
+    call.shape.collective = Collective::kAllToAll;
+    call.send_counts = std::move(send_counts);
+    call.recv_counts = std::move(recv_counts);
+    return fixture.prepare(std::move(call))->task.schedule;
+  };
+  const auto first = prepared({1, 2}, {1, 3});
+  CHECK(prepared({1, 2}, {1, 3}) == first);
+  CHECK_EQ(frame_bytes(*prepared({1, 2}, {1, 4})).received, uint64_t{16});
+  CHECK_EQ(frame_bytes(*prepared({1, 5}, {1, 4})).sent, uint64_t{20});
+  CHECK_EQ(frame_bytes(*prepared({}, {})).sent, uint64_t{0});
 }
 
 TEST(an_operation_that_somebody_holds_is_not_used_again) {
