@@ -52,10 +52,9 @@ std::string describe(const Call& call) {
   std::string text(name_of(call.shape.collective));
   if (call.shape.collective == Collective::kBarrier) return text + "()";
   text += '(';
-  // Each pair of ranks has a count of its own in an all_to_all.
-  if (call.shape.collective != Collective::kAllToAll) {
-    text += "count=" + std::to_string(call.shape.count) + ", ";
-  }
+  // Each pair of ranks may have a count of its own in an all_to_all.
+  const bool by_rank = call.shape.collective == Collective::kAllToAll && call.shape.count == 0;
+  text += by_rank ? "count=by rank, " : "count=" + std::to_string(call.shape.count) + ", ";
   text += "dtype=" + std::string(name_of(call.shape.dtype));
   if (reduces(call.shape.collective)) text += ", op=" + std::string(name_of(call.shape.reduce_op));
   if (call.shape.root != kNoRoot) text += ", root=" + std::to_string(call.shape.root);

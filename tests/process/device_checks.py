@@ -149,7 +149,10 @@ def _all_to_all(tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.
     whole = torch.cat([tensor.flatten()[:1]] * sum(counts) or [tensor.flatten()[:0]])
     result = torch.zeros_like(whole)
     dist.all_to_all_single(result, whole, counts, counts, group=group)
-    return result
+    parts = torch.stack([tensor.flatten() + rank for _ in range(world)])
+    even = torch.zeros_like(parts)
+    dist.all_to_all_single(even, parts, group=group)
+    return torch.cat([result, even.flatten()])
 
 
 def _lists(tensor: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:

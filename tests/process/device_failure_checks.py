@@ -61,9 +61,9 @@ def bad_arguments() -> None:
     same(tensor.cpu(), torch.full((3,), float(sum(range(1, world + 1)))))
 
 
-def all_reduce_until_it_fails(tensor: torch.Tensor, group: dist.ProcessGroup) -> None:
+def call_until_it_fails(call: Callable[[], Any], group: dist.ProcessGroup) -> None:
     """Makes the call, then small ones, because a kernel fails later than its call."""
-    dist.all_reduce(tensor, group=group)
+    call()
     small = torch.ones(1, device=DEVICE)
     for _ in range(2000):
         dist.all_reduce(small, group=group)
@@ -76,14 +76,24 @@ def mismatch() -> None:
     So do a tensor of a GPU and one of the CPU, in the first call on a GPU.
     """
     start()
-    rank, _ = me_and_world()
+    rank, world = me_and_world()
     mixed = new_group()
     with pytest.raises(fastgpu_comm.CollectiveMismatchError, match="all_reduce"):
         dist.all_reduce(torch.ones(2, device=DEVICE if rank == 0 else "cpu"), group=mixed)
     group = new_group()
     dist.all_reduce(torch.ones(2, device=DEVICE), group=group)
     with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"count=(4|5)"):
-        all_reduce_until_it_fails(torch.ones(4 + (rank == 0), device=DEVICE), group)
+        call_until_it_fails(
+            lambda: dist.all_reduce(torch.ones(4 + (rank == 0), device=DEVICE), group=group), group
+        )
+    group = new_group()
+    sent = torch.ones(3 * world, device=DEVICE)
+    splits = [3] * world if rank == 0 else None
+    received = torch.zeros_like(sent)
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"count=(by rank|3)"):
+        call_until_it_fails(
+            lambda: dist.all_to_all_single(received, sent, splits, splits, group=group), group
+        )
 
 
 def time_out() -> None:
@@ -98,7 +108,9 @@ def time_out() -> None:
         return
     began = time.monotonic()
     with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match="Timed out after 1") as caught:
-        all_reduce_until_it_fails(torch.ones(300_000, device=DEVICE), group)
+        call_until_it_fails(
+            lambda: dist.all_reduce(torch.ones(300_000, device=DEVICE), group=group), group
+        )
     assert time.monotonic() - began < 30
     assert caught.value.op == "all_reduce"
     if rank == 0:
@@ -121,7 +133,7 @@ def lost_rank() -> None:
     events.set(f"rank {rank} has its result")
     named = rf"rank {world - 1} \(host {re.escape(socket.gethostname())}"
     with pytest.raises(fastgpu_comm.PeerLostError, match=named):
-        all_reduce_until_it_fails(tensor, group)
+        call_until_it_fails(lambda: dist.all_reduce(tensor, group=group), group)
 
 
 def unknown_codecs() -> None:

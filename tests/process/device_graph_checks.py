@@ -21,6 +21,7 @@ def captured_calls() -> None:
     group = new_group()
     small, large = torch.zeros(7, device=DEVICE), torch.zeros(9000, device=DEVICE)
     parts = torch.zeros(world, 500, device=DEVICE)
+    swapped = torch.zeros_like(parts)
     device.begin_capture()
     with pytest.raises(fastgpu_comm.InvalidArgumentError, match="one call before the capture"):
         dist.all_reduce(small, group=group)
@@ -31,6 +32,9 @@ def captured_calls() -> None:
     work = dist.all_reduce(large, group=group, async_op=True)
     work.wait()
     dist.all_gather_into_tensor(parts, parts[rank], group=group)
+    dist.all_to_all_single(swapped, parts, group=group)
+    with pytest.raises(fastgpu_comm.InvalidArgumentError, match="cannot be captured in a graph"):
+        dist.all_to_all_single(swapped, parts, [1] * world, [1] * world, group=group)
     with pytest.raises(fastgpu_comm.InvalidArgumentError, match="cannot be captured in a graph"):
         dist.all_gather(list(parts), parts[rank], group=group)
     graph = device.end_capture()
@@ -42,4 +46,5 @@ def captured_calls() -> None:
         same(small.cpu(), torch.full((7,), float(sum(rank + turn for rank in range(world)))))
         same(large.cpu(), torch.full((9000,), float(sum(rank - turn for rank in range(world)))))
         same(parts[:, 0].cpu(), torch.arange(float(world)))
+        same(swapped[:, 0].cpu(), torch.full((world,), float(rank)))
         dist.all_reduce(large, group=group)

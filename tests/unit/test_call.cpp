@@ -19,7 +19,7 @@ TEST(a_call_is_described_as_it_was_made) {
   CHECK_EQ(describe(call), "broadcast(count=1024, dtype=float32, root=3, algorithm=ring, lanes=2)");
   CHECK_EQ(describe({.shape = {.collective = Collective::kAllToAll, .dtype = DType::kFloat32},
                      .algorithm = Algorithm::kDirect}),
-           "all_to_all(dtype=float32, algorithm=direct, lanes=1)");
+           "all_to_all(count=by rank, dtype=float32, algorithm=direct, lanes=1)");
   CHECK_EQ(describe({.shape = {.collective = Collective::kBarrier}}), "barrier()");
 }
 

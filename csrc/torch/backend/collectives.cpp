@@ -219,6 +219,13 @@ TorchBackend::WorkPtr TorchBackend::alltoall_base(at::Tensor& output, at::Tensor
   const uint64_t units_per_element = input.element_size() / size_of(elements.dtype);
   for (uint64_t& count : call.send_counts) count *= units_per_element;
   for (uint64_t& count : call.recv_counts) count *= units_per_element;
+  // Kernels carry out an all_to_all of even parts only. So all ranks give splits there, or none.
+  const bool gives_splits = !input_splits.empty() || !output_splits.empty();
+  if (is_on_device(input) && !gives_splits && call.send_counts == call.recv_counts) {
+    call.shape.count = call.send_counts.front();
+    call.send_counts.clear();
+    call.recv_counts.clear();
+  }
   call.data = builder.packed().write(output);
   call.input = builder.packed().read(input);
   if (overlap(call.input, input.nbytes(), call.data, output.nbytes())) {
