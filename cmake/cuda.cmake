@@ -1,5 +1,5 @@
 # Whether device code is built: sets FASTGPU_HAS_CUDA. Without it stubs take its place
-# (csrc/kernels/cuda/device_code.h), and everything else is the same.
+# (csrc/kernels/cuda/reduce_code.h), and everything else is the same.
 #
 # AUTO builds it for a CUDA build of torch if there is a compiler: then somebody may use it, and the
 # compiler's 20 seconds of processor time for each architecture are well spent.

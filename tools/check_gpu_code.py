@@ -42,7 +42,7 @@ ORDER = ("ld.acquire.sys.global.u64", "st.release.sys.global.u64")
 # What the PTX of a source must contain. Words of the small all_reduce carry their data: no order.
 NEEDED: dict[str, tuple[str, ...]] = {
     "csrc/kernels/cuda/codec_code.cu": WIDE,
-    "csrc/kernels/cuda/device_code.cu": WIDE,
+    "csrc/kernels/cuda/reduce_code.cu": WIDE,
     "csrc/device/cuda_driver.cu": (),  # host code
     "csrc/device/cuda_memory.cu": (),
     "csrc/device/cuda_runtime.cu": (),

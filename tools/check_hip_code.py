@@ -47,7 +47,7 @@ ORDER = {"gfx90a": ("buffer_invl2", "buffer_wbl2"), "gfx1030": ("buffer_gl1_inv"
 # By source with kernels: what their code must match. All others have host code only.
 NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
     "csrc/kernels/cuda/codec_code.cu": dict.fromkeys(WAVEFRONT, WIDE),
-    "csrc/kernels/cuda/device_code.cu": dict.fromkeys(WAVEFRONT, WIDE),
+    "csrc/kernels/cuda/reduce_code.cu": dict.fromkeys(WAVEFRONT, WIDE),
     "csrc/engine/device/lane_code.cu": {name: WIDE + ORDER[name] for name in WAVEFRONT},
     "csrc/engine/device/small_code.cu": dict.fromkeys(WAVEFRONT, RELAXED),
 }

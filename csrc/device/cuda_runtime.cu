@@ -9,8 +9,8 @@
 #include "device/cuda_runtime.h"
 #include "kernels/cuda/codec_args.h"
 #include "kernels/cuda/codec_code.h"
-#include "kernels/cuda/device_code.h"
 #include "kernels/cuda/reduce_args.h"
+#include "kernels/cuda/reduce_code.h"
 
 namespace fastgpu {
 namespace {
@@ -82,8 +82,8 @@ class CudaRuntime final : public DeviceRuntime {
             std::size_t size_bytes) override;
   void reduce(StreamHandle stream, const ReduceLaunch& launch) override;
   void encode(StreamHandle stream, const EncodeLaunch& launch) override;
-  void add_residual(StreamHandle stream, const ResidualLaunch& launch) override;
   void decode(StreamHandle stream, const DecodeLaunch& launch) override;
+  void add_residual(StreamHandle stream, const ResidualLaunch& launch) override;
   void launch(StreamHandle stream, const KernelLaunch& launch) override;
   void load(int device, const void* kernel) override;
 
@@ -100,6 +100,16 @@ class CudaRuntime final : public DeviceRuntime {
   }
   static std::string of(int device) { return " of GPU " + std::to_string(device); }
   unsigned blocks_for(int device, uint64_t size_bytes);
+  // Starts a kernel of csrc/kernels/cuda on a region of `size_bytes`. `what` completes "start ".
+  template <typename Args>
+  void start(StreamHandle stream, const void* kernel, Args args, uint64_t size_bytes,
+             const char* what) {
+    const auto scope = on(stream.device);
+    void* parameters[] = {&args};
+    check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, size_bytes)),
+                                dim3(device::kBlockThreads), parameters, 0, raw(stream)),
+               std::string("start ") + what + of(stream.device));
+  }
 
   const int count_;
   const CudaDriver driver_;
@@ -187,7 +197,7 @@ void CudaRuntime::copy(StreamHandle stream, std::byte* target, const std::byte* 
 unsigned CudaRuntime::blocks_for(int device, uint64_t size_bytes) {
   std::atomic<int>& known = multiprocessors_[static_cast<std::size_t>(device)];
   if (known.load() == 0) known.store(properties(device).multiprocessors);
-  constexpr uint64_t kBlockBytes = uint64_t{16} * device::kReduceThreads;
+  constexpr uint64_t kBlockBytes = uint64_t{16} * device::kBlockThreads;
   const uint64_t wanted = (size_bytes + kBlockBytes - 1) / kBlockBytes;
   return static_cast<unsigned>(std::min<uint64_t>(wanted, 2 * static_cast<uint64_t>(known.load())));
 }
@@ -210,21 +220,14 @@ void CudaRuntime::reduce(StreamHandle stream, const ReduceLaunch& launch) {
   args.size_bytes = launch.size_bytes;
   const void* const divides = launch.factor == 1 ? nullptr : device::divide_kernel(launch.dtype);
   args.factor = divides == nullptr ? launch.factor : 1;
-  const auto scope = on(stream.device);
-  const auto start = [&](const void* started, void* parameter) {
-    void* parameters[] = {parameter};
-    check_cuda(cudaLaunchKernel(started, dim3(blocks_for(stream.device, launch.size_bytes)),
-                                dim3(device::kReduceThreads), parameters, 0, raw(stream)),
-               "start a reduction" + of(stream.device));
-  };
   const bool only_divides = divides != nullptr && launch.sources.size() == 1 &&
                             launch.targets.size() == 1 && launch.sources[0] == launch.targets[0];
-  if (!only_divides) start(kernel, &args);
+  if (!only_divides) start(stream, kernel, args, launch.size_bytes, "a reduction");
   if (divides == nullptr) return;
   for (std::byte* const target : launch.targets) {
-    device::DivideArgs division{target, launch.size_bytes / size_of(launch.dtype),
-                                static_cast<uint64_t>(1 / launch.factor + 0.5)};
-    start(divides, &division);
+    const device::DivideArgs division{target, launch.size_bytes / size_of(launch.dtype),
+                                      static_cast<uint64_t>(1 / launch.factor + 0.5)};
+    start(stream, divides, division, launch.size_bytes, "a division");
   }
 }
 
@@ -238,13 +241,9 @@ void CudaRuntime::encode(StreamHandle stream, const EncodeLaunch& launch) {
   const void* const kernel = device::encode_kernel(
       launch.codec, {.feedback = launch.residual != nullptr, .stochastic = launch.key.has_value()});
   if (kernel == nullptr) refuse_codec(launch.codec);
-  device::EncodeArgs args{launch.source, launch.residual, launch.target, launch.count,
-                          launch.key.value_or(0)};
-  const auto scope = on(stream.device);
-  void* parameters[] = {&args};
-  check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.count * sizeof(float))),
-                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
-             "start an encoding" + of(stream.device));
+  const device::EncodeArgs args{launch.source, launch.residual, launch.target, launch.count,
+                                launch.key.value_or(0)};
+  start(stream, kernel, args, launch.count * sizeof(float), "an encoding");
 }
 
 void CudaRuntime::decode(StreamHandle stream, const DecodeLaunch& launch) {
@@ -259,22 +258,13 @@ void CudaRuntime::decode(StreamHandle stream, const DecodeLaunch& launch) {
   args.target = launch.target;
   args.count = launch.count;
   args.factor = launch.factor;
-  const auto scope = on(stream.device);
-  void* parameters[] = {&args};
-  check_cuda(cudaLaunchKernel(kernel, dim3(blocks_for(stream.device, launch.count * sizeof(float))),
-                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
-             "start a decoding" + of(stream.device));
+  start(stream, kernel, args, launch.count * sizeof(float), "a decoding");
 }
 
 void CudaRuntime::add_residual(StreamHandle stream, const ResidualLaunch& launch) {
   if (launch.count == 0) return;
-  device::ResidualArgs args{launch.values, launch.residual, launch.count};
-  const auto scope = on(stream.device);
-  void* parameters[] = {&args};
-  check_cuda(cudaLaunchKernel(device::residual_kernel(),
-                              dim3(blocks_for(stream.device, launch.count * sizeof(float))),
-                              dim3(device::kReduceThreads), parameters, 0, raw(stream)),
-             "start an addition" + of(stream.device));
+  const device::ResidualArgs args{launch.values, launch.residual, launch.count};
+  start(stream, device::residual_kernel(), args, launch.count * sizeof(float), "an addition");
 }
 
 void require_kernel(const void* kernel) {

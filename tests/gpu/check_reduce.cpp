@@ -5,8 +5,8 @@
 #include "checks.h"
 #include "device/reduce_case.h"
 #include "gpu.h"
-#include "kernels/cuda/device_code.h"
 #include "kernels/cuda/reduce.h"
+#include "kernels/cuda/reduce_code.h"
 
 namespace fastgpu::test {
 namespace {

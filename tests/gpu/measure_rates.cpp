@@ -6,7 +6,7 @@
 
 #include "checks.h"
 #include "gpu_lanes.h"
-#include "kernels/cuda/device_code.h"
+#include "kernels/cuda/reduce_code.h"
 #include "ranks.h"
 #include "rates.h"
 #include "sim/schedule_cases.h"

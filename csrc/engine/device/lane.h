@@ -186,14 +186,15 @@ FASTGPU_DEVICE void run_lane(const LaneArgs& args, unsigned lane_number) {
 
 // The grid has a block for each lane.
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) run_lanes(FASTGPU_PARAMETER(LaneArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1) run_lanes(FASTGPU_PARAMETER(LaneArgs) args) {
   run_lane<Element, Op>(args, simt::block_index());
 }
 
 // Several ranks of one process on one GPU. They wait for each other, so all blocks must be
 // resident: a cooperative launch with `lanes` blocks for each rank.
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) run_ranks(const LaneArgs* ranks, unsigned lanes) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    run_ranks(const LaneArgs* ranks, unsigned lanes) {
   run_lane<Element, Op>(ranks[simt::block_index() / lanes], simt::block_index() % lanes);
 }
 

@@ -21,6 +21,7 @@
 
 #include "engine/device/mail.h"
 #include "kernels/cuda/combine.h"
+#include "kernels/cuda/reduce_args.h"
 
 namespace fastgpu::device {
 
@@ -237,13 +238,14 @@ FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
 }
 
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) all_reduce_small(FASTGPU_PARAMETER(SmallArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    all_reduce_small(FASTGPU_PARAMETER(SmallArgs) args) {
   run_small<Element, Op>(args, simt::block_index());
 }
 
 // Several ranks of one process on one GPU, in a cooperative launch with `blocks` for each rank.
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1)
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
     all_reduce_small_ranks(const SmallArgs* ranks, unsigned blocks) {
   run_small<Element, Op>(ranks[simt::block_index() / blocks], simt::block_index() % blocks);
 }

@@ -183,7 +183,8 @@ FASTGPU_DEVICE void decode_share(const DecodeArgs& args, Share share) {
 
 // Blocks of whole warps.
 template <typename Format>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) decode_blocks(FASTGPU_PARAMETER(DecodeArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    decode_blocks(FASTGPU_PARAMETER(DecodeArgs) args) {
   decode_share<Format>(args, share_of_grid());
 }
 

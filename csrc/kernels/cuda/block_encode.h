@@ -168,7 +168,8 @@ FASTGPU_DEVICE void encode_share(const EncodeArgs& args, Share share) {
 
 // Blocks of whole warps.
 template <typename Format, typename Rounding, bool kFeedback>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) encode_blocks(FASTGPU_PARAMETER(EncodeArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    encode_blocks(FASTGPU_PARAMETER(EncodeArgs) args) {
   encode_share<Format, Rounding, kFeedback>(args, share_of_grid());
 }
 

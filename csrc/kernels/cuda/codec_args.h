@@ -39,14 +39,10 @@ struct ResidualArgs {
 // Of several sources, so many are loaded at once: with their sum they fit into registers.
 inline constexpr int kDecodeAhead = 4;
 
-// A number of the target from the sum.
+// The number to store: the sum, times the factor of an average.
 FASTGPU_DEVICE float finished(const DecodeArgs& args, float sum) {
   const bool scales = args.factor != 1;
   return Real<float>::store(scales ? sum * static_cast<float>(args.factor) : sum);
-}
-
-FASTGPU_DEVICE bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % kPackBytes == 0;
 }
 
 }  // namespace fastgpu::device

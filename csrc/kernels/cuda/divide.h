@@ -18,7 +18,8 @@ FASTGPU_DEVICE void divide_share(const DivideArgs& args, Share share) {
 }
 
 template <typename Number>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) divide_all(FASTGPU_PARAMETER(DivideArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    divide_all(FASTGPU_PARAMETER(DivideArgs) args) {
   divide_share<Number>(args, share_of_grid());
 }
 

@@ -17,6 +17,11 @@ struct alignas(kPackBytes) Pack {
   uint32_t word[4];
 };
 
+// Whether packs may be accessed there.
+FASTGPU_DEVICE bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % kPackBytes == 0;
+}
+
 FASTGPU_DEVICE Pack load_pack(const std::byte* source) { return simt::load<Pack>(source); }
 
 FASTGPU_DEVICE void store_pack(std::byte* target, const Pack& pack) { simt::store(target, pack); }

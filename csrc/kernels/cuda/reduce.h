@@ -200,7 +200,7 @@ FASTGPU_DEVICE void reduce_share(const Sources& sources, const Targets& targets,
 }
 
 template <typename Element, typename Op>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kReduceThreads, (kIsCommon<Element, Op> ? 1 : 2))
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, (kIsCommon<Element, Op> ? 1 : 2))
     reduce_all(FASTGPU_PARAMETER(ReduceArgs) args) {
   reduce_share<Element, Op>(args.sources, args.targets, args.size_bytes, args.factor,
                             share_of_grid());

@@ -1,5 +1,5 @@
 // The parameters of reduce_all() and divide_all(), for device code and for the host that launches
-// it. Threading: plain values.
+// them. Threading: plain values.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,7 @@ struct DivideArgs {
   uint64_t divisor;  // from 1
 };
 
-// The most threads of a block.
-inline constexpr unsigned kReduceThreads = 512;
+// The most threads of a block, of any kernel; the library launches blocks of this size.
+inline constexpr unsigned kBlockThreads = 512;
 
 }  // namespace fastgpu::device

@@ -57,7 +57,8 @@ FASTGPU_DEVICE void add_residual_share(const ResidualArgs& args, Share share) {
   }
 }
 
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) add_residual(FASTGPU_PARAMETER(ResidualArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    add_residual(FASTGPU_PARAMETER(ResidualArgs) args) {
   add_residual_share(args, share_of_grid());
 }
 

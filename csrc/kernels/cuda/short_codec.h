@@ -219,12 +219,14 @@ FASTGPU_DEVICE void decode_short_share(const DecodeArgs& args, Share share) {
 
 // Blocks of whole warps.
 template <typename Format, bool kFeedback>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) encode_short(FASTGPU_PARAMETER(EncodeArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    encode_short(FASTGPU_PARAMETER(EncodeArgs) args) {
   encode_short_share<Format, kFeedback>(args, share_of_grid());
 }
 
 template <typename Format>
-FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(512, 1) decode_short(FASTGPU_PARAMETER(DecodeArgs) args) {
+FASTGPU_KERNEL FASTGPU_LAUNCH_BOUNDS(kBlockThreads, 1)
+    decode_short(FASTGPU_PARAMETER(DecodeArgs) args) {
   decode_short_share<Format>(args, share_of_grid());
 }
 

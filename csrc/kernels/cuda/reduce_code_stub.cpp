@@ -1,8 +1,6 @@
-#include "kernels/cuda/device_code.h"
+#include "kernels/cuda/reduce_code.h"
 
 namespace fastgpu::device {
-
-bool available() { return false; }
 
 const void* reduce_all_kernel(DType, ReduceOp) { return nullptr; }
 

@@ -1,13 +1,8 @@
-#include "kernels/cuda/device_code.h"
 #include "kernels/cuda/divide.h"
 #include "kernels/cuda/find_reduce_all.h"
+#include "kernels/cuda/reduce_code.h"
 
 namespace fastgpu::device {
-
-bool available() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-}
 
 const void* reduce_all_kernel(DType dtype, ReduceOp reduce_op) {
   return reinterpret_cast<const void*>(find_reduce_all(dtype, reduce_op));

@@ -1,5 +1,5 @@
-// The kernels of this folder as the CUDA runtime launches them. A build without nvcc has none:
-// device_code_stub.cpp takes the place of device_code.cu.
+// The n-way reduction and the division as the CUDA runtime launches them. A build without nvcc has
+// none: reduce_code_stub.cpp takes the place of reduce_code.cu.
 //
 // Threading: any thread.
 #pragma once
@@ -7,9 +7,6 @@
 #include "base/dtype.h"
 
 namespace fastgpu::device {
-
-// Whether this build has device code, and this machine a GPU with a driver that runs it.
-bool available();
 
 // reduce_all(), with ReduceArgs; nullptr if there is none.
 const void* reduce_all_kernel(DType dtype, ReduceOp reduce_op);
