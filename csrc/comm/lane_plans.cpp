@@ -40,10 +40,9 @@ bool has_factor(const CallShape& shape) {
          (shape.reduce_op == ReduceOp::kAvg || shape.reduce_op == ReduceOp::kPremulSum);
 }
 
-// Kernels multiply averages, and do not divide.
+// Whether the kernels leave a sum, which is divided afterwards.
 bool divides_later(const CallShape& shape) {
-  const bool is_integer = shape.dtype >= DType::kInt8 && shape.dtype <= DType::kBool;
-  return reduces(shape.collective) && is_integer && shape.reduce_op == ReduceOp::kAvg;
+  return reduces(shape.collective) && device::is_integer_average(shape.dtype, shape.reduce_op);
 }
 
 // The reduction of the kernels. Factors are multiplied apart from the sum.

@@ -46,8 +46,7 @@ struct FindPretendedSmall {
 // As find_lanes() and find_small() do it.
 template <typename Find>
 const void* find(DType dtype, ReduceOp reduce_op, Find find) {
-  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
-  if (is_integer && reduce_op == ReduceOp::kAvg) return nullptr;
+  if (is_integer_average(dtype, reduce_op)) return nullptr;
   return reinterpret_cast<const void*>(find_reduction(dtype, reduce_op, find));
 }
 

@@ -1,10 +1,11 @@
-// The instances of run_lanes(). Each is large, so they are made for common reductions only; all
-// other calls take the engine that the host drives.
+// The instances of run_lanes(). Each is large, so they are made for common reductions only. The
+// host drives all other calls.
 //
 // Threading: pure functions.
 #pragma once
 
 #include "engine/device/lane.h"
+#include "engine/device/lane_code.h"
 #include "kernels/cuda/find_reduction.h"
 
 namespace fastgpu::device {
@@ -20,11 +21,9 @@ struct FindLanes {
   }
 };
 
-// nullptr if there is none. Averages of integers have none: lanes multiply, and do not divide. Such
-// a call takes the sum, and a division after it.
+// nullptr if there is none.
 inline LaneKernel find_lanes(DType dtype, ReduceOp reduce_op) {
-  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
-  if (is_integer && reduce_op == ReduceOp::kAvg) return nullptr;
+  if (is_integer_average(dtype, reduce_op)) return nullptr;
   return find_reduction(dtype, reduce_op, FindLanes{});
 }
 

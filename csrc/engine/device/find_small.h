@@ -3,6 +3,7 @@
 // Threading: pure functions.
 #pragma once
 
+#include "engine/device/lane_code.h"
 #include "engine/device/small.h"
 #include "kernels/cuda/find_reduction.h"
 
@@ -19,10 +20,9 @@ struct FindSmall {
   }
 };
 
-// nullptr if there is none. Averages of integers have none.
+// nullptr if there is none.
 inline SmallKernel find_small(DType dtype, ReduceOp reduce_op) {
-  const bool is_integer = dtype >= DType::kInt8 && dtype <= DType::kBool;
-  if (is_integer && reduce_op == ReduceOp::kAvg) return nullptr;
+  if (is_integer_average(dtype, reduce_op)) return nullptr;
   return find_reduction(dtype, reduce_op, FindSmall{});
 }
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "base/dtype.h"
+#include "kernels/cuda/reduce_args.h"
 
 namespace fastgpu::device {
 
@@ -15,12 +16,18 @@ const void* lanes_kernel(DType dtype, ReduceOp reduce_op);  // run_lanes(), with
 const void* copy_lanes_kernel();  // the same, for collectives that do not reduce
 const void* small_kernel(DType dtype, ReduceOp reduce_op);  // all_reduce_small(), with SmallArgs
 
+// Averages of integers have no kernel here: lanes and the small all_reduce multiply, and do not
+// divide. Such a call takes the kernel of the sum, and a division after it.
+inline bool is_integer_average(DType dtype, ReduceOp reduce_op) {
+  return reduce_op == ReduceOp::kAvg && dtype >= DType::kInt8 && dtype <= DType::kBool;
+}
+
 // A set of these kernels. Tests have another set, which runs on the CPU.
 struct LaneKernels {
   const void* (*lanes)(DType, ReduceOp) = nullptr;
   const void* (*copy_lanes)() = nullptr;
   const void* (*small)(DType, ReduceOp) = nullptr;
-  unsigned threads = 512;  // of a block
+  unsigned threads = kBlockThreads;  // of a block
   // Of a group, for tensors that its peers do not map; the same on every rank. Larger calls take
   // several launches.
   std::size_t staging_bytes = std::size_t{64} << 20;
