@@ -29,8 +29,8 @@ struct LaneLauncher::Range {
   }
 };
 
-// The memory of a tensor for the kernel of this rank, and its location for the kernels of peers.
-struct LaneLauncher::Place {
+// Where the kernels find a tensor: its memory for that of this rank, its location for the peers'.
+struct LaneLauncher::KernelBuffer {
   std::byte* memory;
   uint64_t location;
 };
@@ -48,11 +48,11 @@ void LaneLauncher::enqueue(StreamHandle stream, const LaneLaunch& launch) {
 }
 
 // The tensor itself, if all peers know its segment, else `staging_at` in the staging memory.
-LaneLauncher::Place LaneLauncher::place_of(const Range& range, uint64_t staging_at) {
+LaneLauncher::KernelBuffer LaneLauncher::buffer_for(const Range& range, uint64_t staging_at) {
   if (range.blocks == 1) {
-    const auto place = memory_.find(range.begin, range.size_bytes);
-    if (place && peers_.offer(place->segment)) {
-      return {range.begin, LaneMemory::location_of(*place)};
+    const auto span = memory_.find(range.begin, range.size_bytes);
+    if (span && peers_.offer(span->segment)) {
+      return {range.begin, LaneMemory::location_of(*span)};
     }
   }
   return {memory_.staging() + staging_at, LaneMemory::location_in_staging(staging_at)};
@@ -128,24 +128,25 @@ void LaneLauncher::enqueue_piece(StreamHandle stream, const LaneLaunch& launch,
   const bool overlap = launch.input < launch.data + buffers.data_bytes &&
                        launch.data < launch.input + buffers.input_bytes;
   const bool input_stays = launch.factors.before == 1 && !overlap;
-  const std::array<Place, 3> places{place_of(input_stays ? input : Range{}, piece.input_at),
-                                    place_of(data, piece.data_at), place_of({}, piece.scratch_at)};
-  copy_in(stream, launch, places[0].memory, input);
-  if (buffers.reads_data) copy_in(stream, launch, places[1].memory, data);
+  const std::array<KernelBuffer, 3> kernel_buffers{
+      buffer_for(input_stays ? input : Range{}, piece.input_at), buffer_for(data, piece.data_at),
+      buffer_for({}, piece.scratch_at)};
+  copy_in(stream, launch, kernel_buffers[0].memory, input);
+  if (buffers.reads_data) copy_in(stream, launch, kernel_buffers[1].memory, data);
   device::LaneArgs args = memory_.lane_args(launch.timeout_ns, launch.end);
   std::ranges::copy(pack(plan.call), args.key);  // of the whole call
   args.entries = reinterpret_cast<const device::Entry*>(piece.entries->get());
   args.first = reinterpret_cast<const uint32_t*>(piece.first->get());
   args.factor = plan.divides_later ? 1 : launch.factors.after;
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    args.buffers[i] = places[i].memory;
-    args.locations[i] = places[i].location;
+  for (std::size_t i = 0; i < kernel_buffers.size(); ++i) {
+    args.buffers[i] = kernel_buffers[i].memory;
+    args.locations[i] = kernel_buffers[i].location;
   }
   devices_.launch(stream, {.kernel = plan.kernel,
                            .arguments = std::as_bytes(std::span(&args, 1)),
                            .blocks = piece.lanes,
                            .threads = kernels_.threads});
-  copy_out(stream, launch, places[1].memory, data);
+  copy_out(stream, launch, kernel_buffers[1].memory, data);
 }
 
 }  // namespace fastgpu

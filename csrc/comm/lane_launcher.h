@@ -5,7 +5,7 @@
 // contiguous. A piece uses the staging memory of the one before: when a kernel ends, every peer
 // has read what it needs of this rank's.
 //
-// Ownership: the arguments of the constructor outlive it, a plan every launch of it.
+// Ownership: the arguments of the constructor outlive it, and a plan outlives its launches.
 // Threading: any thread; calls for one stream must not overlap.
 #pragma once
 
@@ -26,7 +26,7 @@ struct LaneLaunch {
   std::byte* data;
   Factors factors;
   uint64_t timeout_ns;
-  uint32_t end;  // the word that says how the kernels have ended
+  uint32_t end;  // of LaneMemory::take_end()
 };
 
 class LaneLauncher {
@@ -39,12 +39,12 @@ class LaneLauncher {
 
  private:
   struct Range;
-  struct Place;
+  struct KernelBuffer;
 
   void enqueue_small(StreamHandle stream, const LaneLaunch& launch);
   void enqueue_piece(StreamHandle stream, const LaneLaunch& launch, const LanePiece& piece,
                      uint64_t first_element);
-  Place place_of(const Range& range, uint64_t staging_at);
+  KernelBuffer buffer_for(const Range& range, uint64_t staging_at);
   void copy_in(StreamHandle stream, const LaneLaunch& launch, std::byte* memory,
                const Range& range);
   void copy_out(StreamHandle stream, const LaneLaunch& launch, const std::byte* memory,

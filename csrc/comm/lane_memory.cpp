@@ -24,7 +24,7 @@ LaneMemory::Layout::Layout(int world) {
   cleared = take(sizeof(uint64_t) * device::kSmallBlocks * ranks);
   operations = take(sizeof(uint64_t) * kMaxLanes);
   small_operations = take(sizeof(uint64_t) * device::kSmallBlocks);
-  places = take(sizeof(std::byte*) * kPlaces * ranks);
+  segments = take(sizeof(std::byte*) * kSegments * ranks);
   size_bytes = end;
 }
 
@@ -42,7 +42,7 @@ LaneMemory::LaneMemory(Runtime& runtime, int device, const MemberKey& member, in
       staging_(heap_, staging_bytes),
       block_(heap_.allocate(layout_.size_bytes)) {
   *words() = {};
-  // All words must be 0 before a peer writes any: the ranks exchange the places later.
+  // All words must be 0 before a peer writes any: the ranks exchange the spans later.
   const std::vector<std::byte> zeros(layout_.size_bytes);
   try {
     write(block_, zeros.data(), zeros.size());
@@ -85,27 +85,28 @@ void LaneMemory::set_up(Communicator& communicator, MappedPeers& peers,
     blocks_.push_back(is_own ? block_ : map(theirs.words, layout_.size_bytes));
     stagings_.push_back(is_own ? staging() : map(theirs.staging, staging_bytes_));
   }
-  std::vector<std::byte*> places(kPlaces * stagings_.size());
-  for (std::size_t rank = 0; rank < stagings_.size(); ++rank)
-    places[rank * kPlaces] = stagings_[rank];
-  const auto bytes = std::as_bytes(std::span(places));
-  write(block_ + layout_.places, bytes.data(), bytes.size());
+  std::vector<std::byte*> segments(kSegments * stagings_.size());
+  for (std::size_t rank = 0; rank < stagings_.size(); ++rank) {
+    segments[rank * kSegments] = stagings_[rank];
+  }
+  const auto bytes = std::as_bytes(std::span(segments));
+  write(block_ + layout_.segments, bytes.data(), bytes.size());
 }
 
 void LaneMemory::add_segment(int peer, uint32_t segment, const std::byte* base) {
-  if (segment + 1 >= kPlaces) {
+  if (segment + 1 >= kSegments) {
     raise(ErrorKind::kInvalidArgument, "kernels find segments below " +
-                                           std::to_string(kPlaces - 1) + ", and this one is " +
+                                           std::to_string(kSegments - 1) + ", and this one is " +
                                            std::to_string(segment));
   }
-  const std::size_t number = static_cast<std::size_t>(peer) * kPlaces + segment + 1;
+  const std::size_t number = static_cast<std::size_t>(peer) * kSegments + segment + 1;
   const auto bytes = std::as_bytes(std::span(&base, 1));
-  write(block_ + layout_.places + number * sizeof base, bytes.data(), bytes.size());
+  write(block_ + layout_.segments + number * sizeof base, bytes.data(), bytes.size());
 }
 
 std::optional<SegmentSpan> LaneMemory::find(const std::byte* tensor, std::size_t size_bytes) const {
-  const auto place = heap_.find(tensor, size_bytes);
-  return place && place->segment + 1 < kPlaces ? place : std::nullopt;
+  const auto span = heap_.find(tensor, size_bytes);
+  return span && span->segment + 1 < kSegments ? span : std::nullopt;
 }
 
 void LaneMemory::write(std::byte* target, const void* bytes, std::size_t size_bytes) {
@@ -137,7 +138,7 @@ std::unique_ptr<LentMemory> LaneMemory::upload(const void* bytes, std::size_t si
   return memory;
 }
 
-// By a use: the runtime knows which kernels these are.
+// By a call: only the runtime knows which kernels these are.
 void LaneMemory::load_scaling(DType dtype) {
   const std::lock_guard lock(transfer_mutex_);
   const std::size_t size_bytes = size_of(dtype);
@@ -176,9 +177,9 @@ device::LaneArgs LaneMemory::lane_args(uint64_t timeout_ns, uint32_t end) const 
   device::LaneArgs args{};
   args.group = group(timeout_ns, end);
   args.operation = reinterpret_cast<uint64_t*>(block_ + layout_.operations);
-  auto* const places = reinterpret_cast<std::byte**>(block_ + layout_.places);
+  auto* const segments = reinterpret_cast<std::byte**>(block_ + layout_.segments);
   for (std::size_t rank = 0; rank < blocks_.size(); ++rank) {
-    args.segments[rank] = places + rank * kPlaces;
+    args.segments[rank] = segments + rank * kSegments;
     args.mail[rank] = reinterpret_cast<device::Mail*>(blocks_[rank] + layout_.mail);
   }
   return args;

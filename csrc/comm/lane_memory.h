@@ -53,8 +53,8 @@ class LaneMemory {
   void withdraw() noexcept { reach_.store(Reach::kOwn); }
   void set_up(Communicator& communicator, MappedPeers& peers, const std::vector<Spans>& spans);
 
-  // The word that says how a launch has ended, for the host. It is 0 at first. A word is used again
-  // after kEnds launches.
+  // The number of the word that says how a launch has ended, for the host. The word is 0 at first.
+  // Numbers come again after kEnds launches.
   uint32_t take_end() noexcept;
   // The word of all launches that graphs have captured.
   static constexpr uint32_t kEndInGraphs = 0;
@@ -74,10 +74,11 @@ class LaneMemory {
   // From now on this rank's kernels find the peer's segment there. Raises InvalidArgumentError if
   // its number is too large for them.
   void add_segment(int peer, uint32_t segment, const std::byte* base);
-  // The place of a tensor, if it lies in one segment of the heap, whose number is not too large.
+  // The span of a tensor, if it lies in one segment of the heap that peers' kernels can find.
   std::optional<SegmentSpan> find(const std::byte* tensor, std::size_t size_bytes) const;
-  static uint64_t location_of(const SegmentSpan& place) {
-    return (uint64_t{place.segment} + 1) << device::Location::kSegmentShift | place.offset_bytes;
+  // Its location for peers.
+  static uint64_t location_of(const SegmentSpan& span) {
+    return (uint64_t{span.segment} + 1) << device::Location::kSegmentShift | span.offset_bytes;
   }
   // The peer's staging memory, as this rank maps it.
   const std::byte* staging_of(int peer) const { return stagings_[static_cast<std::size_t>(peer)]; }
@@ -93,7 +94,7 @@ class LaneMemory {
   // The same with a copy of `bytes`. Blocks until the GPU has it, but waits for no kernel.
   std::unique_ptr<LentMemory> upload(const void* bytes, std::size_t size_bytes);
 
-  // Kernels of this rank may outlive this object, so no rank frees its words.
+  // Kernels of this rank may run after the destructor, so no rank may free the group's words.
   void keep_words() noexcept { reach_.store(Reach::kLaterKernels); }
 
   // Ends all waits of this rank's kernels, now and from now on.
@@ -106,8 +107,8 @@ class LaneMemory {
  private:
   static constexpr uint32_t kEnds = 1024;
   static constexpr std::size_t kChunkBytes = 64 * 1024;
-  // Per rank: the staging memory, then segments by number.
-  static constexpr std::size_t kPlaces = 256;
+  // Segments that kernels find of a rank: its staging memory, then those of its heap by number.
+  static constexpr std::size_t kSegments = 256;
   struct HostWords {
     uint64_t told;  // device::HostWord
     uint64_t ended[kEnds];
@@ -115,8 +116,8 @@ class LaneMemory {
   // Offsets in the block of words.
   struct Layout {
     explicit Layout(int world);
-    std::size_t mail, slots, cleared;                  // peers write here, and the control at 0
-    std::size_t operations, small_operations, places;  // this rank's
+    std::size_t mail, slots, cleared;                    // peers write here, and the control at 0
+    std::size_t operations, small_operations, segments;  // this rank's
     std::size_t size_bytes;
   };
   // Which kernels may use the words.

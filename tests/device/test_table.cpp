@@ -1,4 +1,4 @@
-// Tables: which steps fold, what stands in groups, and what compile() refuses.
+// Tables: which steps fold, which entries form batches, and what compile() refuses.
 #include <algorithm>
 
 #include "base/error.h"
@@ -87,15 +87,15 @@ TEST(an_inner_rank_of_a_tree_adds_both_children_at_once) {
   CHECK_EQ(std::ranges::max(sources_of(table_of(tree, 1, false))), 2);
 }
 
-TEST(posts_and_awaits_stand_in_groups) {
+TEST(posts_and_awaits_form_batches) {
   const device::Table table = table_of(direct_of(6, 1), 0);
-  const auto group_of = [&](device::EntryKind kind) {
+  const auto batch_of = [&](device::EntryKind kind) {
     const auto first = std::ranges::find(table.entries, kind, &device::Entry::kind);
     return int{first->count};
   };
-  CHECK_EQ(group_of(device::EntryKind::kPost), 5);
-  CHECK_EQ(group_of(device::EntryKind::kTaken), 5);
-  CHECK_EQ(group_of(device::EntryKind::kAwait), 5);
+  CHECK_EQ(batch_of(device::EntryKind::kPost), 5);
+  CHECK_EQ(batch_of(device::EntryKind::kTaken), 5);
+  CHECK_EQ(batch_of(device::EntryKind::kAwait), 5);
 }
 
 TEST(receives_onto_one_target_fold) {

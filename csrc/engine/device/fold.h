@@ -19,8 +19,8 @@ namespace fastgpu::device {
 
 // Frame `frame` - 1 of `peer`, or a region of this rank if `frame` is 0.
 struct FoldSource {
-  Region region;  // in the peer's memory or in mine
-  bool relative = false;
+  Region region;          // in the peer's memory or in mine
+  bool relative = false;  // see Place::kRelative
   int peer = -1;
   uint32_t frame = 0;
 

@@ -2,10 +2,10 @@
 // share nothing.
 //
 // A send is one word in the receiver's memory: "my frames up to this one may be read". A receive
-// waits for the word and reads the sender's memory: nothing is staged, and nobody but its rank
-// writes a buffer. The proof of a schedule says that no step writes a region whose send is pending,
+// waits for the word and reads the sender's memory: nothing is staged, and only its own rank writes
+// a buffer. `verify` proves for every schedule that no step writes a region whose send is pending,
 // even if a send leaves only as its receiver takes it. So a sender need not wait before it goes on.
-// A lane ends when every peer has told that it has read the last frame. Then the buffers are the
+// A lane ends when every peer has said that it has read the last frame. Then the buffers are the
 // caller's again.
 //
 // Order of memory: data is written by all threads of a block, then comes a barrier, then one thread
@@ -13,7 +13,7 @@
 // threads read. docs/cuda.md has the argument.
 //
 // Threading: device code; all threads of a block call run_lane() together. A block has at least
-// kMaxGroup threads.
+// kMaxBatch threads.
 #pragma once
 
 #include "engine/device/mail.h"
@@ -22,7 +22,7 @@
 
 namespace fastgpu::device {
 
-static_assert(kMaxSources <= kMaxGroup);
+static_assert(kMaxSources <= kMaxBatch);
 
 struct LaneArgs {
   Group group;
@@ -39,7 +39,7 @@ struct LaneArgs {
 
 namespace lane {
 
-// What the threads of a block know of a step, for two steps in turn.
+// The sources and targets of a step, as all threads of a block use them; two sets take turns.
 struct Shared {
   Sources sources[2];
   Targets targets[2];
@@ -54,8 +54,9 @@ struct Run {
     const auto world = static_cast<unsigned>(args.group.world);
     return args.mail[owner] + lane * world + static_cast<unsigned>(from);
   }
-  FASTGPU_DEVICE Mail* from(int peer) const { return mail(args.group.rank, peer); }
-  FASTGPU_DEVICE Mail* at(int peer) const { return mail(peer, args.group.rank); }
+  // The peer's words in this rank's memory, and this rank's words in the peer's.
+  FASTGPU_DEVICE Mail* mail_from(int peer) const { return mail(args.group.rank, peer); }
+  FASTGPU_DEVICE Mail* mail_to(int peer) const { return mail(peer, args.group.rank); }
   FASTGPU_DEVICE FailurePoint waiting(const Entry& entry, uint32_t number) const {
     return {FailureCode::kNone, entry.peer, static_cast<uint16_t>(lane), number};
   }
@@ -63,25 +64,26 @@ struct Run {
 
 // Once for each operation and channel; the words are released by the post that follows.
 FASTGPU_DEVICE void fill_mail(const Run& run, const Entry& entry) {
-  Mail* const mail = run.at(entry.peer);
+  Mail* const mail = run.mail_to(entry.peer);
   for (int i = 0; i < 2; ++i) simt::store_relaxed(&mail->key[i], run.args.key[i]);
-  for (int i = 0; i < 3; ++i) simt::store_relaxed(&mail->places[i], run.args.locations[i]);
+  for (int i = 0; i < 3; ++i) simt::store_relaxed(&mail->locations[i], run.args.locations[i]);
   simt::store_relaxed(&mail->offset, entry.place & Place::kOffset);
 }
 
 FASTGPU_DEVICE void post(const Run& run, const Entry& entry) {
   if (entry.opens) fill_mail(run, entry);
-  simt::store_release(&run.at(entry.peer)->posted, run.operation + entry.frame);
+  simt::store_release(&run.mail_to(entry.peer)->posted, run.operation + entry.frame);
 }
 
 FASTGPU_DEVICE std::byte* own_memory(const Run& run, uint64_t place) {
   return run.args.buffers[place >> Place::kBufferShift] + (place & Place::kOffset);
 }
 
-// Where this rank maps what the mail says.
+// Where this rank maps the frame, by the location in the mail.
 FASTGPU_DEVICE const std::byte* peer_memory(const Run& run, const Entry& source) {
-  const Mail* const mail = run.from(source.peer);
-  const uint64_t location = simt::load_relaxed(&mail->places[source.place >> Place::kBufferShift]);
+  const Mail* const mail = run.mail_from(source.peer);
+  const uint64_t location =
+      simt::load_relaxed(&mail->locations[source.place >> Place::kBufferShift]);
   uint64_t offset_bytes = (location & Location::kOffset) + (source.place & Place::kOffset);
   if ((source.place & Place::kRelative) != 0) offset_bytes += simt::load_relaxed(&mail->offset);
   return run.args.segments[source.peer][location >> Location::kSegmentShift] + offset_bytes;
@@ -95,7 +97,7 @@ FASTGPU_DEVICE bool find_source(const Run& run, const Entry& source, uint32_t nu
     return true;
   }
   const Group& group = run.args.group;
-  const Mail* const mail = run.from(source.peer);
+  const Mail* const mail = run.mail_from(source.peer);
   const FailurePoint waiting = run.waiting(source, number);
   if (!wait_for(group, &mail->posted, run.operation + source.frame, waiting)) return false;
   if (simt::load_relaxed(&mail->key[0]) != run.args.key[0] ||
@@ -109,15 +111,15 @@ FASTGPU_DEVICE bool find_source(const Run& run, const Entry& source, uint32_t nu
   return true;
 }
 
-// One thread's share of a group of posts, or of another kind. Returns false on failure.
+// One thread's entry of a batch. Returns false on failure.
 FASTGPU_DEVICE bool do_one(const Run& run, uint32_t number) {
   const Entry entry = run.args.entries[number];
   if (entry.kind == EntryKind::kPost) {
     post(run, entry);
   } else if (entry.kind == EntryKind::kTaken) {
-    simt::store_release(&run.at(entry.peer)->taken, run.operation + entry.frame);
+    simt::store_release(&run.mail_to(entry.peer)->taken, run.operation + entry.frame);
   } else {
-    return wait_for(run.args.group, &run.from(entry.peer)->taken, run.operation + entry.frame,
+    return wait_for(run.args.group, &run.mail_from(entry.peer)->taken, run.operation + entry.frame,
                     run.waiting(entry, number));
   }
   return true;
@@ -137,8 +139,8 @@ FASTGPU_DEVICE bool combine(const Run& run, const Entry& entry, uint32_t number,
     targets.at[0] = own_memory(run, entry.place);
     targets.count = 1;
   }
-  // From here on the sources are known to every thread, the frames are there, and what other
-  // threads did in earlier entries is done.
+  // After the barrier every thread knows the sources, the frames are there, and all threads have
+  // done the earlier entries.
   if (simt::sync_block_or(failed)) return false;
   const double factor = entry.completes ? run.args.factor : 1;
   reduce_share<Element, Op>(sources, targets, entry.size_bytes, factor, share_of_block());
@@ -160,7 +162,7 @@ FASTGPU_DEVICE void run_lane(const LaneArgs& args, unsigned lane_number) {
   for (uint32_t number = args.first[lane_number]; number < end;) {
     const Entry entry = args.entries[number];
     if (entry.kind == EntryKind::kCombine) {
-      // A thread may still read the last step's pointers, but not those before.
+      // Threads may still read the pointers of the last step, but no earlier ones.
       const unsigned set = turn++ % 2;
       if (!lane::combine<Element, Op>(run, entry, number, shared.sources[set],
                                       shared.targets[set])) {

@@ -22,8 +22,8 @@ struct Mail {
   // Written by the peer before the first frame of an operation, then released by `posted`.
   alignas(128) uint64_t posted;  // the latest frame that may be read
   uint64_t key[2];               // the peer's call (base/call.h)
-  uint64_t places[3];            // of the peer's input, data and scratch: see Location
-  uint64_t offset;               // of the first frame in its buffer
+  uint64_t locations[3];         // of the peer's input, data and scratch: see Location
+  uint64_t offset;               // of its first frame in its buffer; see Place::kRelative
   alignas(128) uint64_t taken;   // the latest frame of mine that the peer has read
 };
 
@@ -48,7 +48,7 @@ static_assert(sizeof(FailurePoint) == sizeof(uint64_t));
 struct Control {
   alignas(128) uint64_t stop;  // (1 + rank that failed) << 8 | code
   alignas(128) uint64_t claimed;
-  // The first failure that this rank found itself. The host words the error from it.
+  // The first failure that this rank found itself. The host makes the error's message from it.
   uint64_t failure;  // a FailurePoint
   uint64_t operation;
   uint64_t mine[2];  // keys; of a mismatch
@@ -57,8 +57,8 @@ struct Control {
   alignas(128) uint64_t announced[4];
 };
 
-// What the host writes for its kernels: kStopAll, and a bit for each rank that has left. All that
-// such a rank's kernels have stored is there by then.
+// What the host writes for its kernels: kStopAll, and a bit for each rank that has left. A rank's
+// bit is set only once everything that its kernels have stored has arrived.
 struct HostWord {
   static constexpr uint64_t kStopAll = uint64_t{1} << 63;
   static constexpr uint64_t departed(int rank) { return uint64_t{1} << rank; }
@@ -77,13 +77,13 @@ FASTGPU_DEVICE bool is_stopped(const Group& group) {
   return simt::load_relaxed(&group.control[group.rank]->stop) != 0;
 }
 
-// Whether this is the rank's first failure. Then the caller notes it.
+// Whether this is the rank's first failure. If so, the caller must note it.
 FASTGPU_DEVICE bool fails_first(const Group& group) {
   return !is_stopped(group) && simt::claim(&group.control[group.rank]->claimed);
 }
 
-// All threads of a block that gives up call it, after a barrier. A block may get here before `stop`
-// is set; the block that notes the failure never does.
+// All threads of a block that gives up call it, after a barrier. `stop` may not be set yet, but it
+// is for the block that has noted the failure.
 FASTGPU_DEVICE void tell_host(const Group& group) {
   if (simt::thread_index() != 0) return;
   const uint64_t stop = simt::load_relaxed(&group.control[group.rank]->stop);
@@ -126,9 +126,10 @@ FASTGPU_DEVICE uint32_t key_part(const uint64_t (&key)[2], unsigned i) {
   return static_cast<uint32_t>(key[i / 2] >> (i % 2 * 32));
 }
 
-// Every thread of a kernel's first block calls it first, and the last thread stores: the others
-// have more to do. Every rank of a group launches the same number of kernels, so the kernels of one
-// call have the same number. Each word has number and data, and needs no order.
+// Tells the peers which call this kernel belongs to. Every thread of its first block calls it
+// first; the last thread stores, because the others have more to do. Every rank of a group launches
+// the same number of kernels, so the kernels of one call have the same number. Each word has number
+// and data, and needs no order.
 FASTGPU_DEVICE void announce(const Group& group, const uint64_t (&key)[2]) {
   if (simt::thread_index() + 1 != simt::block_size()) return;
   uint64_t* const words = group.control[group.rank]->announced;
@@ -159,9 +160,10 @@ FASTGPU_DEVICE_CALL bool runs_another_call(const Group& group, FailurePoint wait
   return true;
 }
 
-// The checks between two looks at a word. Returns false if the wait is over.
+// The checks of a wait, between two reads of its word.
 class Patience {
  public:
+  // Returns false if the wait has failed.
   FASTGPU_DEVICE bool pause(const Group& group, FailurePoint failure, uint64_t operation) {
     if (is_stopped(group)) return false;
     if (++turns_ % 64 == 0) {
@@ -170,7 +172,7 @@ class Patience {
         failure.code = FailureCode::kStopped;
       } else if ((told >> failure.peer & 1) != 0) {
         if (departed_) failure.code = FailureCode::kDeparted;
-        departed_ = true;  // one more look at the word
+        departed_ = true;  // the word is read once more
       } else {
         const uint64_t now = simt::now();
         if (begun_ == 0) begun_ = now;

@@ -12,9 +12,10 @@
 // older than that. So one in 2^20 operations of each set sets the slots that it does not use to 0.
 // Its ranks then wait for each other, so that no clearing can follow a later store of a peer.
 //
-// Block b of any grid does words b * n, ..., b * n + n - 1 of each run of kSmallBlocks * n words, n
-// being its threads, and counts its own operations. So blocks share nothing, and a smaller grid
-// leaves the others as they are. All ranks launch the same grid, always with blocks of one size.
+// Blocks: with n threads in a block, block b has words b * n to b * n + n - 1 of each run of
+// kSmallBlocks * n words, whatever the size of the grid. It counts its own operations. So blocks
+// share nothing, and a smaller grid leaves the words and counts of the other blocks as they are.
+// All ranks launch the same grid, always with blocks of one size.
 //
 // Threading: device code.
 #pragma once
@@ -36,13 +37,13 @@ struct SmallArgs {
   std::byte* output;
   uint64_t size_bytes;
   double factor;                 // of averages; else 1
-  uint32_t capacity;             // words of 4 bytes that a slot row has for data
+  uint32_t capacity;             // words of 4 bytes that a row of slots has for data
   uint64_t* operation;           // by block: how many have ended; this rank's own
   uint64_t* slots[kMaxRanks];    // by rank: [set][from][slots_of(capacity)]
   uint64_t* cleared[kMaxRanks];  // by rank: [block * world + from]
 };
 
-// Data and the key of each block.
+// The slots of a row: the data, and the key of each block.
 FASTGPU_DEVICE uint64_t slots_of(uint32_t capacity) {
   return uint64_t{capacity} + kSmallBlocks * kKeyWords;
 }
@@ -191,7 +192,7 @@ FASTGPU_DEVICE void clear_unused(const Run& run) {
 }
 
 // Waits until this block of every rank has cleared. Thread i talks with rank i.
-FASTGPU_DEVICE bool meet(const Run& run) {
+FASTGPU_DEVICE bool wait_for_all(const Run& run) {
   const Group& group = run.args.group;
   const auto world = static_cast<unsigned>(group.world);
   const auto peer = static_cast<int>(simt::thread_index());
@@ -232,7 +233,7 @@ FASTGPU_DEVICE void run_small(const SmallArgs& args, unsigned block) {
   if (simt::sync_block_or(failed)) return tell_host(args.group);
   if (run.operation % kClearEvery < 2) {
     small::clear_unused(run);
-    if (!small::meet(run)) return tell_host(args.group);
+    if (!small::wait_for_all(run)) return tell_host(args.group);
   }
   if (simt::thread_index() == 0) args.operation[block] += 1;
 }

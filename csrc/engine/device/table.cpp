@@ -12,7 +12,7 @@
 namespace fastgpu::device {
 namespace {
 
-// Where the frames of a channel lie in the sender's memory, by sender and ordinal.
+// Finds the frame that a receive takes, in the sender's memory.
 using FindFrame = std::function<FoldSource(const Step&)>;
 
 [[noreturn]] void refuse(const std::string& why) { raise(ErrorKind::kInvalidArgument, why); }
@@ -70,12 +70,12 @@ class LaneWriter {
   }
 
  private:
-  // A post of a frame tells of all earlier ones, so a group has at most one for each peer.
+  // A post of a frame tells of all earlier ones, so a batch has at most one for each peer.
   void write_post(const FoldStep& step) {
     const bool opens = !posted_.contains(step.peer);
     posted_[step.peer] = step.frame;
-    if (group_ < entries_.size() && entries_[group_].kind == EntryKind::kPost) {
-      for (std::size_t i = group_; i < entries_.size(); ++i) {
+    if (batch_ < entries_.size() && entries_[batch_].kind == EntryKind::kPost) {
+      for (std::size_t i = batch_; i < entries_.size(); ++i) {
         if (entries_[i].peer != step.peer) continue;
         entries_[i].frame = step.frame;
         return;
@@ -89,7 +89,7 @@ class LaneWriter {
   }
 
   void write_combine(const FoldStep& step, std::size_t number) {
-    group_ = entries_.size() + 1 + step.sources.size();
+    batch_ = entries_.size() + 1 + step.sources.size();
     entries_.push_back({.place = place_of(step.region),
                         .size_bytes = step.region.size_bytes,
                         .kind = EntryKind::kCombine,
@@ -102,7 +102,7 @@ class LaneWriter {
            .peer = static_cast<uint8_t>(std::max(source.peer, 0)),
            .kind = EntryKind::kSource});
     }
-    // After the last receive of a step's peers: a group without gaps.
+    // One for each peer from which no later step receives, as one batch.
     std::map<int, uint32_t> taken;
     for (const FoldSource& source : step.sources) {
       if (!source.is_local() && last_received_.at(source.peer) == number) {
@@ -114,19 +114,19 @@ class LaneWriter {
     }
   }
 
-  // Adds to the group at the end, or begins one.
+  // Adds to the batch at the end, or begins one.
   void append(const Entry& entry) {
-    if (group_ < entries_.size() && entries_[group_].kind == entry.kind &&
-        entries_.size() - group_ < kMaxGroup) {
-      ++entries_[group_].count;
+    if (batch_ < entries_.size() && entries_[batch_].kind == entry.kind &&
+        entries_.size() - batch_ < kMaxBatch) {
+      ++entries_[batch_].count;
     } else {
-      group_ = entries_.size();
+      batch_ = entries_.size();
     }
     entries_.push_back(entry);
   }
 
   std::vector<Entry>& entries_;
-  std::size_t group_ = SIZE_MAX;              // where the group at the end begins
+  std::size_t batch_ = SIZE_MAX;              // where the batch at the end begins
   std::map<int, uint32_t> posted_;            // by peer: the latest frame
   std::map<int, std::size_t> last_received_;  // by peer: number of the step
 };

@@ -24,29 +24,29 @@ enum class EntryKind : uint8_t {
   kAwait,    // waits until `peer` has taken the channel's last frame, `frame`
 };
 
-// Offset in a buffer; the buffer's number is in the top bits. `relative`: the offset counts from
-// the one that the sender puts into the mail.
+// A place in a buffer: the buffer's number in the top bits, then kRelative, then the offset. With
+// kRelative the offset counts from Mail::offset, which the sender writes.
 struct Place {
   static constexpr int kBufferShift = 62;
   static constexpr uint64_t kRelative = uint64_t{1} << 61;
   static constexpr uint64_t kOffset = kRelative - 1;
 };
 
-// Independent entries of one kind form a group, and each thread of a block does one of them. The
-// first entry of a group has its size.
+// Independent entries of one kind that follow one another form a batch, and each thread of a block
+// does one of them. The first entry of a batch has its size.
 struct alignas(32) Entry {
   uint64_t place = 0;       // kCombine: target; kSource: source; kPost: of the frame, in my memory
   uint64_t size_bytes = 0;  // of a kCombine
   uint32_t frame = 0;       // 1 + ordinal
   uint8_t peer = 0;
   EntryKind kind = EntryKind::kPost;
-  uint8_t count = 1;       // of the group; of a kCombine: of its sources
+  uint8_t count = 1;       // of the batch; of a kCombine: of its sources
   bool opens = false;      // a kPost: the channel's first, which fills the mail
   bool completes = false;  // a kCombine: its results are multiplied by LaneArgs::factor
 };
 
 inline constexpr int kFrameBits = 20;  // frames of a channel in one operation
-inline constexpr std::size_t kMaxGroup = 32;
+inline constexpr std::size_t kMaxBatch = 32;
 
 struct Table {
   std::vector<Entry> entries;
