@@ -53,7 +53,7 @@ void look_up(const char* name, unsigned version, Function& function) {
 
 void check_cuda(cudaError_t error, const std::string& asked) {
   if (error == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());  // else a later call of somebody else reports it again
+  static_cast<void>(cudaGetLastError());  // else a later call, by any code, reports it again
   raise_cuda(error, "cannot " + asked + ": CUDA says \"" + cudaGetErrorString(error) + "\" (" +
                         cudaGetErrorName(error) + ")");
 }
@@ -87,7 +87,7 @@ void CudaDriver::check(CUresult result, const std::string& asked) const {
   const std::string text = "cannot " + asked + ": CUDA says \"" +
                            (words == nullptr ? "unknown error" : words) + "\" (" +
                            (name == nullptr ? std::to_string(result) : name) + ")";
-  // Their numbers are the same in the driver and in the runtime.
+  // The driver and the runtime number errors alike.
   raise_cuda(static_cast<cudaError_t>(result), text);
 }
 

@@ -46,8 +46,8 @@ class CudaDriver {
   PFN_cuMemImportFromShareableHandle_v10020 import_handle = nullptr;
 };
 
-// The primary contexts of the devices, which torch uses, too. They are retained from the first use
-// on, until the process ends.
+// The primary contexts of the devices, which torch uses, too. Each is retained from its first use
+// until the process ends.
 class CudaContexts {
  public:
   CudaContexts(const CudaDriver& driver, int count)
@@ -63,11 +63,13 @@ class CudaContexts {
   mutable std::vector<Entry> entries_;  // by device
 };
 
-// Makes a device current for the calling thread, and afterwards what was current before, also
-// nothing. cudaSetDevice() would leave a context on a device that the thread never used.
+// Makes a device current for the calling thread. The destructor restores what was current before,
+// even if that was no device. cudaSetDevice() would leave a context on a device that the thread
+// never used.
 //
-// Meanwhile the thread may call everything, although another one captures a stream in the mode
-// "global", which would otherwise forbid cudaEventQuery() and cudaMalloc(), and end with an error.
+// It also sets the thread's mode of stream captures to "relaxed". Otherwise, while another thread
+// captures a stream in the mode "global", cudaEventQuery() and cudaMalloc() would be forbidden, and
+// would end that capture with an error.
 class CudaDeviceScope {
  public:
   CudaDeviceScope(const CudaDriver& driver, CUcontext context);

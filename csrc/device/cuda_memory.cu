@@ -10,7 +10,7 @@
 namespace fastgpu {
 namespace {
 
-// What a peer finds in a descriptor that is a file: everything else is CUDA's own descriptor.
+// What a shared descriptor holds if it is a file. Any other descriptor is CUDA's own.
 struct IpcRecord {
   uint64_t magic = 0;
   uint64_t size_bytes = 0;

@@ -1,7 +1,7 @@
 // Device memory that peers can map, by CUDA's virtual memory management, or by cudaMalloc and an
 // IPC handle where the device lacks that. Only CUDA sources include it.
 //
-// Ownership: cuda_runtime.h. Threading: any thread.
+// Ownership: as in device/runtime.h; the driver outlives it. Threading: any thread.
 #pragma once
 
 #include <map>

@@ -91,7 +91,8 @@ class CudaRuntime final : public DeviceRuntime {
   static constexpr int kPinnedBy = 0;  // the device through which memory is pinned; all may use it
 
   CudaDeviceScope on(int device) const { return {driver_, contexts_.of(device)}; }
-  // A device that has failed, or CUDA that is shut down, has nothing to give back.
+  // Calls free(). Its failure is ignored: if the device has failed or CUDA is shut down, there is
+  // nothing left to free.
   template <typename Free>
   void give_back(int device, Free free) const noexcept try {
     const auto scope = on(device);
@@ -178,7 +179,7 @@ bool CudaRuntime::passed(EventHandle event) {
   const auto scope = on(event.device);
   const cudaError_t error = cudaEventQuery(raw(event));
   if (error == cudaErrorNotReady) {
-    static_cast<void>(cudaGetLastError());  // it is no error
+    static_cast<void>(cudaGetLastError());  // else a later call reports it as an error
     return false;
   }
   check_cuda(error, "finish work" + of(event.device));

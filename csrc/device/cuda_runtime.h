@@ -1,5 +1,5 @@
 // The DeviceRuntime of NVIDIA GPUs. The CUDA runtime is linked statically, and the driver is looked
-// for at the first call, so that a machine without one loads the library as any other.
+// up at the first call, so the library loads on a machine without one.
 //
 // Memory: CUDA's virtual memory management with POSIX file descriptors. A device that lacks it gets
 // cudaMalloc, and its shared descriptor is a memfd that holds the IPC handle.
@@ -17,7 +17,7 @@ struct FoundRuntime {
   std::string why_not;               // why there is none, and what to do
 };
 
-// Never raises. The answer is found once and stays.
+// Looks once in a process; later calls return the same.
 const FoundRuntime& find_cuda_runtime() noexcept;
 
 }  // namespace fastgpu

@@ -80,7 +80,7 @@ PeerDeviceSegments::~PeerDeviceSegments() {
 
 void PeerDeviceSegments::add(uint32_t segment, const SharedSegment& shared) {
   const std::lock_guard lock(mutex_);
-  if (mapped_.contains(segment)) return;  // each channel of the peer passes it once
+  if (mapped_.contains(segment)) return;  // each channel of the peer shares it once
   mapped_[segment] = runtime_.map(device_, shared);
 }
 

@@ -1,8 +1,8 @@
 // Memory of one device in segments that peers on this host map, and the segments that peers have
-// passed. Both do for devices what SymmetricHeap and PeerSegments do for shared host memory.
+// shared. Both do for devices what SymmetricHeap and PeerSegments do for shared host memory.
 //
-// Freed memory may be allocated again at once. The caller must first wait until no stream and no
-// peer uses the memory (DeviceExecutor::when_passed()).
+// Freed memory may be allocated again at once. So the caller frees it only when no stream and no
+// peer uses it any more (DeviceExecutor::when_passed()).
 // Ownership: both own their mappings, and the runtime outlives them. Thread safety: all calls, any
 // thread.
 #pragma once
@@ -38,7 +38,7 @@ class DeviceHeap final : public Allocator {
   // The place of [memory, memory + size_bytes), if one segment contains all of it.
   std::optional<SegmentSpan> find(const std::byte* memory, std::size_t size_bytes) const noexcept;
   SharedSegment share(uint32_t segment) const;
-  // What is allocated. The segments have more, and keep it.
+  // The bytes that are allocated. The segments have more, and keep it.
   std::size_t used_bytes() const;
 
  private:

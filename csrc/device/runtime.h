@@ -3,7 +3,7 @@
 // (cuda_runtime.h), and in tests a pretended machine does.
 //
 // Words: a *stream* runs what it is given in order, later than the call. An *event* is recorded in
-// a stream, and has passed once the stream has done everything that it was given before.
+// a stream, and has passed once the stream has done everything that it was given before the record.
 //
 // Errors: every call raises a CommError that says what was asked, in the runtime's own words what
 // went wrong, and what to do. A device reports the failure of earlier work in a later call.
@@ -80,8 +80,8 @@ struct ReduceLaunch {
   double factor = 1;  // other than 1 only for sums; 1 / n for integers, as in scale()
 };
 
-// target = the encoding of source + residual, and the residual is what that loses, as
-// CodecKernels::encode_feedback() leaves it. Without a residual, of the source alone. Arrays do not
+// target = the encoding of source + residual. The residual becomes what the encoding loses, as with
+// CodecKernels::encode_feedback(). Without a residual: the encoding of the source. Arrays do not
 // overlap.
 struct EncodeLaunch {
   Codec codec = Codec::kNone;
@@ -126,7 +126,7 @@ class DeviceRuntime {
 
   // Not cleared. Raises OutOfResourcesError.
   virtual DeviceSegment allocate(int device, std::size_t size_bytes) = 0;
-  // Waits until the device has done its work, as far as the runtime needs that.
+  // May wait until the device has done all its work.
   virtual void free(const DeviceSegment& segment) noexcept = 0;
   virtual SharedSegment share(const DeviceSegment& segment) = 0;
   // Maps a peer's segment for `device`. The segment may be on any device of this host.
@@ -164,7 +164,7 @@ class DeviceRuntime {
   virtual void encode(StreamHandle stream, const EncodeLaunch& launch) = 0;
   virtual void decode(StreamHandle stream, const DecodeLaunch& launch) = 0;
   virtual void add_residual(StreamHandle stream, const ResidualLaunch& launch) = 0;
-  // Raises InvalidArgumentError if there is no kernel, that is nullptr.
+  // Raises InvalidArgumentError if the kernel is nullptr.
   virtual void launch(StreamHandle stream, const KernelLaunch& launch) = 0;
   // Loads the kernel's code, which may need an idle GPU: a kernel that waits for peers keeps it
   // busy. Raises InvalidArgumentError as launch() does.

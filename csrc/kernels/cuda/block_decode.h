@@ -14,7 +14,7 @@ namespace fastgpu::device {
 
 namespace block {
 
-// What a thread reads of an encoded array: 16 bytes of codes, and the scale of its block.
+// What a thread loads of an encoded array: 16 bytes of codes, and the scale of its block.
 struct Fetched {
   Pack codes;
   uint32_t scale;
@@ -29,7 +29,7 @@ FASTGPU_DEVICE uint32_t load_scale(const std::byte* source) {
   return high << 24 | low << 16;
 }
 
-// A whole group whose codes are aligned.
+// Of a whole group whose codes are aligned. fetch_any() takes any group at any address.
 template <typename Format>
 FASTGPU_DEVICE Fetched fetch(const std::byte* source, uint64_t count, const GroupPart& part) {
   return {load_pack(source + scales_bytes_of<Format>(count) + code_offset_of(part)),
@@ -44,7 +44,7 @@ FASTGPU_DEVICE Fetched fetch_any(const std::byte* source, uint64_t count, const 
           has_block<Format>(part) ? load_scale(source + scale_offset_of<Format>(part)) : 0};
 }
 
-// Code i of a piece; `word` has the piece's block.
+// Code i of a piece; `word` has the codes of the piece.
 template <typename Format>
 FASTGPU_DEVICE float code_of(uint32_t word, unsigned piece, unsigned i) {
   if constexpr (Groups<Format>::kPacked) {
@@ -54,7 +54,7 @@ FASTGPU_DEVICE float code_of(uint32_t word, unsigned piece, unsigned i) {
   }
 }
 
-// A code of 0 adds 0 with some sign: to the initial +0 that makes +0.
+// The sum begins as +0, so a code of 0 gives +0, whatever the sign of the scale.
 template <typename Format>
 FASTGPU_DEVICE void add_decoded(const Fetched& fetched, unsigned thread,
                                 typename Groups<Format>::Values& sum) {
@@ -90,8 +90,8 @@ FASTGPU_DEVICE void finish(const DecodeArgs& args, typename Groups<Format>::Valu
   for (unsigned i = 0; i < 4 * Groups<Format>::kPieces; ++i) sum[i] = finished(args, sum[i]);
 }
 
-// Whole groups, aligned. kSources sources are loaded before the first is needed: on a GPU, bytes in
-// flight are bandwidth.
+// A whole group, aligned. kSources sources are loaded before the first is needed: on a GPU, bytes
+// in flight are bandwidth.
 template <typename Format, int kSources>
 FASTGPU_DEVICE void decode_ahead(const DecodeArgs& args, const GroupPart& part) {
   typename Groups<Format>::Values sum{};
@@ -161,6 +161,8 @@ FASTGPU_DEVICE bool is_aligned(const DecodeArgs& args) {
 }  // namespace block
 
 // The arguments are in memory that a variable can index: a kernel's parameters, or shared memory.
+// If the arrays are aligned, warps that have whole groups load several sources ahead. All else
+// takes one source after the other.
 template <typename Format>
 FASTGPU_DEVICE void decode_share(const DecodeArgs& args, Share share) {
   const uint64_t whole =

@@ -11,8 +11,9 @@
 
 namespace fastgpu::device {
 
-// How quotients are rounded. shift() changes that of an element before it is rounded to nearest;
-// the element counts in its group, whose random words begin with `first_word`.
+// How quotients are rounded. shift() changes the quotient of an element before it is rounded to
+// nearest. `element` counts from the beginning of its group, whose random words begin with
+// `first_word`.
 struct RoundToNearest {
   FASTGPU_DEVICE explicit RoundToNearest(uint64_t) {}
   template <typename Format>
@@ -38,7 +39,7 @@ struct RoundStochastically {
   uint32_t high;
 };
 
-// A product that is exact, plus a number.
+// a * b + c. Where the product is exact, one rounding or two give the same bits.
 FASTGPU_DEVICE float multiply_add(float a, float b, float c) {
 #if defined(FASTGPU_GPU)
   return __fmaf_rn(a, b, c);
@@ -49,9 +50,9 @@ FASTGPU_DEVICE float multiply_add(float a, float b, float c) {
 
 namespace block {
 
-// Returns to a thread the extreme of its block: the value of largest magnitude, the negative one of
-// two. Rotated by one bit, the larger unsigned integer is the one to take; NaN is above all
-// numbers.
+// Returns to a thread the extreme of its block: the value of largest magnitude, and of two such the
+// negative one. Rotated left by one bit, a float has its magnitude on top and its sign below. So
+// the largest unsigned integer is the extreme, and NaN is above all numbers.
 template <typename Format>
 FASTGPU_DEVICE uint32_t extreme_of(const typename Groups<Format>::Values& values, unsigned thread) {
   using G = Groups<Format>;

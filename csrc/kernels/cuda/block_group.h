@@ -35,14 +35,14 @@ struct Groups {
   using Scales = uint32_t[kBlocks];
 };
 
-// What a thread has of an array.
+// A thread's part of a group.
 struct GroupPart {
   uint64_t group;
   unsigned thread;  // in the quad
   unsigned count;   // of the group's elements; 0 behind the end
 };
 
-// `number` counts threads from the first group on.
+// The part of thread `number`, counted from the first group on.
 template <typename Format>
 FASTGPU_DEVICE GroupPart part_of(uint64_t number, uint64_t count) {
   constexpr unsigned kElements = Groups<Format>::kElements;
@@ -98,7 +98,7 @@ FASTGPU_DEVICE bool moves_packs(const float* array, const GroupPart& part) {
   return part.count == Groups<Format>::kElements && is_aligned(array);
 }
 
-// Of a whole group, aligned.
+// Of a whole group, in aligned packs.
 template <typename Format>
 FASTGPU_DEVICE void load_packs(const float* array, const GroupPart& part,
                                typename Groups<Format>::Values& values) {
@@ -167,7 +167,7 @@ FASTGPU_DEVICE uint64_t scales_bytes_of(uint64_t count) {
   return (count + Format::kBlock - 1) / Format::kBlock * kScaleBytes;
 }
 
-// Of the thread's 16 bytes of codes, those that there are.
+// How many of the thread's 16 bytes of codes the group has.
 template <typename Format>
 FASTGPU_DEVICE unsigned code_bytes_of(const GroupPart& part) {
   const unsigned all = Groups<Format>::kPacked ? (part.count + 1) / 2 : part.count;
@@ -180,7 +180,8 @@ FASTGPU_DEVICE uint64_t code_offset_of(const GroupPart& part) {
   return part.group * kGroupCodeBytes + part.thread * kPackBytes;
 }
 
-// The block of a thread: of four of int4 the one with its number; that of int8 is its quad's.
+// The block whose scale a thread handles: of the four of int4 the one with its number; of int8 the
+// only one.
 template <typename Format>
 FASTGPU_DEVICE unsigned block_of(const GroupPart& part) {
   return Groups<Format>::kPacked ? part.thread : 0;

@@ -36,7 +36,7 @@ struct ResidualArgs {
   uint64_t count;
 };
 
-// Of several sources, so many are loaded at once: with their sum they fit into registers.
+// This many of several sources are loaded at once: with their sum they fit into registers.
 inline constexpr int kDecodeAhead = 4;
 
 // The number to store: the sum, times the factor of an average.

@@ -1,7 +1,7 @@
 // One operation on elements and on packs of them, with the bits of kernels/arithmetic.h.
 //
-// GPUs have an instruction for two conversions to bfloat16 or float16, where the portable ones of
-// short_float.h take 10 to 40. It rounds alike; only its NaN differs, and is replaced here.
+// GPUs convert two floats to bfloat16 or float16 by one instruction, where the portable conversions
+// of short_float.h take 10 to 40. It rounds alike; only its NaN differs, and is replaced here.
 //
 // Threading: device code; any thread.
 #pragma once
@@ -110,8 +110,9 @@ FASTGPU_DEVICE Pack combine_packs(const Pack& a, const Pack& b) {
   }
 }
 
-// AVG divides sums of floating-point numbers, as scale() of the CPU does: the sum is rounded, and
-// then its product with the factor. Integers are divided by divide.h.
+// Whether results may be multiplied by a factor: sums of floating-point numbers. As with scale() of
+// the CPU, the sum is rounded, and then its product with the factor. Integers are divided by
+// divide.h.
 template <typename Element, typename Op>
 inline constexpr bool kScales = false;
 template <typename Number>

@@ -37,7 +37,8 @@ FASTGPU_DEVICE void store_element(std::byte* target, const Storage& element) {
   simt::store(target, element);
 }
 
-// Up to 16 bytes at any address, in the widest units that it allows; of fewer the rest is 0.
+// Up to 16 bytes at any address, in the widest units that the address allows. Bytes of the pack
+// beyond `size_bytes` are 0.
 FASTGPU_DEVICE Pack load_bytes(const std::byte* source, unsigned size_bytes) {
   const auto address = reinterpret_cast<uintptr_t>(source);
   const bool whole = size_bytes == kPackBytes;

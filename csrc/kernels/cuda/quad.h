@@ -12,7 +12,7 @@ inline constexpr unsigned kQuad = 4;
 
 FASTGPU_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
-// Exchanges `upper` of the lower thread and `lower` of the upper one, of two that are `mask` apart.
+// Exchanges `upper` of the lower thread and `lower` of the upper one. The two are `mask` apart.
 FASTGPU_DEVICE void exchange(uint32_t& lower, uint32_t& upper, bool is_upper, unsigned mask) {
   const uint32_t other = simt::shuffle_xor(is_upper ? lower : upper, mask);
   lower = is_upper ? other : lower;
@@ -28,8 +28,8 @@ FASTGPU_DEVICE Pack transpose(Pack words, unsigned thread) {
   return words;
 }
 
-// With one value: returns the largest of the quad. With four: returns to thread r the largest of
-// the quad's values[r].
+// With one value a thread: returns the largest of the quad. With four: returns to thread r the
+// largest of the quad's values[r].
 FASTGPU_DEVICE uint32_t quad_maximum(const uint32_t (&values)[1], unsigned) {
   const uint32_t pair = larger(values[0], simt::shuffle_xor(values[0], 1));
   return larger(pair, simt::shuffle_xor(pair, 2));
@@ -44,7 +44,8 @@ FASTGPU_DEVICE uint32_t quad_maximum(const uint32_t (&values)[kQuad], unsigned t
   return larger(even, odd);
 }
 
-// The inverse: with four, all[r] becomes the value of thread r. With one, every thread has it.
+// The way back: all[r] becomes the value of thread r. If the quad has one value, each thread has it
+// already.
 FASTGPU_DEVICE void quad_gather(uint32_t mine, unsigned, uint32_t (&all)[1]) { all[0] = mine; }
 FASTGPU_DEVICE void quad_gather(uint32_t mine, unsigned thread, uint32_t (&all)[kQuad]) {
   const uint32_t beside = simt::shuffle_xor(mine, 1);

@@ -41,14 +41,14 @@ FASTGPU_DEVICE float residual_of(float value, float decoded, float residual) {
   return (bits_of(decoded) & kFloatMagnitude) < kFloatInfinity ? value - decoded : residual;
 }
 
-// Between 4 elements of either half and 8 of one; its own inverse.
+// From 4 codes of each half of a group to 8 of one half, and back: it is its own inverse.
 FASTGPU_DEVICE Pack exchange_halves(Pack codes, uint64_t number) {
   exchange(codes.word[0], codes.word[2], number % 2 != 0, 1);
   exchange(codes.word[1], codes.word[3], number % 2 != 0, 1);
   return codes;
 }
 
-// Of a thread's `number` and a half: its first element.
+// The first element that thread `number` has in a half of its group.
 FASTGPU_DEVICE uint64_t first_of(uint64_t number, unsigned half) {
   return number / 2 * kGroup + half * (kGroup / 2) + number % 2 * 4;
 }
@@ -185,7 +185,7 @@ FASTGPU_DEVICE bool are_aligned(const DecodeArgs& args) {
   return aligned;
 }
 
-// How many threads of whole warps have 16 elements for each two.
+// How many threads have a whole group for each two, in whole warps.
 FASTGPU_DEVICE uint64_t whole_threads(uint64_t count) {
   return count / kGroup * 2 / simt::kWarpSize * simt::kWarpSize;
 }

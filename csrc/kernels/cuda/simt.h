@@ -93,7 +93,7 @@ FASTGPU_DEVICE void store_release(uint64_t* word, uint64_t value) {
   }
 }
 
-// Atomic in 8 bytes, of system scope, without order.
+// Atomic accesses of 8 bytes, of system scope; they order no memory.
 FASTGPU_DEVICE uint64_t load_relaxed(const uint64_t* word) {
   uint64_t value;
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word));
@@ -103,7 +103,7 @@ FASTGPU_DEVICE void store_relaxed(uint64_t* word, uint64_t value) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value));
 }
 
-// Changes the word from 0 to 1; returns whether this call did. Without order; of device scope.
+// Changes the word from 0 to 1; returns whether this call did. Of device scope; orders no memory.
 FASTGPU_DEVICE bool claim(uint64_t* word) {
   uint64_t before;
   asm volatile("atom.relaxed.gpu.global.cas.b64 %0, [%1], 0, 1;" : "=l"(before) : "l"(word));
@@ -131,7 +131,7 @@ FASTGPU_DEVICE void store(std::byte* target, const Type& value) {
   }
 }
 
-// Rounded to nearest; the code of NaN is any. `lower` goes to the lower half.
+// Rounded to nearest; NaN may become any code of NaN. `lower` goes to the lower half.
 FASTGPU_DEVICE uint32_t to_bfloat16_pair(float lower, float upper) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));

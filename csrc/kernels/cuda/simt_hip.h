@@ -12,7 +12,7 @@
 #define FASTGPU_DEVICE __device__ __forceinline__
 #define FASTGPU_DEVICE_CALL FASTGPU_DEVICE  // a call would need a stack
 #define FASTGPU_KERNEL __global__ void
-// HIP's second number is not that of blocks.
+// HIP's second parameter is not the number of blocks.
 #define FASTGPU_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads)
 #define FASTGPU_PARAMETER(type) const type
 #define FASTGPU_SHARED(type, name) __shared__ type name
