@@ -38,8 +38,8 @@ DeviceCollectives::DeviceCollectives(const DeviceParts& parts, int device)
       lanes_(parts, device, peers_, executor_, channels_),
       queue_(channels_, parts.planner.lanes(), latch_) {}
 
-// The parts have the lifetime of the whole: a pass of the engine may hold one a little longer than
-// this is in use.
+// The engine gets aliasing pointers, which keep the whole alive: it may still poll a part just
+// after leave().
 std::shared_ptr<DeviceCollectives> DeviceCollectives::create(const DeviceParts& parts, int device) {
   const auto made = std::make_shared<DeviceCollectives>(parts, device);
   const std::weak_ptr<DeviceCollectives> weak = made;
@@ -94,7 +94,7 @@ std::shared_ptr<Operation> DeviceCollectives::push(CollectiveCall call) {
     };
     call.keep_alive = executor->keep(std::move(call.keep_alive));
     operation = by_kernels != nullptr ? lanes_.make(call, *by_kernels) : make_host_driven(call);
-  } catch (const DeviceError& error) {  // the peers need not wait for this rank's part
+  } catch (const DeviceError& error) {  // so that the peers do not wait for this rank
     latch_->report(error.failure());
     throw;
   }

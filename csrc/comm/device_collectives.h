@@ -1,5 +1,5 @@
 // The collectives of a communicator on tensors of one GPU: a stream, channels of device memory on
-// top of those of host memory, and a queue.
+// top of those of host memory, a queue, and the kernels that need no host (DeviceLanes).
 //
 // set_up() is a collective call, made before the first collective: the ranks exchange the abilities
 // and the costs of their GPUs (mapped_peers.h).
@@ -59,11 +59,12 @@ class DeviceCollectives : public std::enable_shared_from_this<DeviceCollectives>
   std::shared_ptr<std::byte> scratch(std::size_t size_bytes) const;
 
   bool busy() const noexcept { return queue_.busy(); }
-  // Whether peers do not know yet what this rank has read, or have not got all that it sent:
-  // operations are done earlier.
+  // Whether frames or acknowledgements are still under way, which may outlast their operations, or
+  // kernels have not ended.
   bool has_pending_frames() const noexcept { return channels_.busy() || lanes_.watch().busy(); }
   const CollectiveQueue& queue() const noexcept { return queue_; }
-  // Takes itself out of the engine, and waits for the GPU. The communicator's latch is closed.
+  // Takes itself out of the engine, and waits for the GPU. The communicator's latch must be closed
+  // by then.
   void leave();
 
  private:

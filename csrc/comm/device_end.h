@@ -1,5 +1,5 @@
-// Where the work of an operation ends on its GPU. The Work of the operation is done earlier: when
-// all of its work is enqueued. By then the end is set.
+// Where the work of an operation ends on its GPU. The operation's Work object is done earlier, when
+// all of that is enqueued. By then the end is set.
 // Thread safety: all calls, any thread.
 #pragma once
 

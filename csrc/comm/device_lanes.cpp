@@ -21,7 +21,7 @@
 namespace fastgpu {
 namespace {
 
-// A wait without a limit: centuries.
+// In nanoseconds: centuries.
 constexpr uint64_t kNoLimit = UINT64_MAX / 2;
 
 uint64_t limit_of(TimeNs timeout_ns) {
@@ -42,7 +42,7 @@ struct DeviceLanes::PeerSetup {
   uint32_t words_segment = 0;
   uint64_t words_offset = 0;
   uint32_t staging_segment = 0;
-  uint32_t unused = 0;
+  uint32_t unused = 0;  // where the compiler would leave a gap
   uint64_t staging_offset = 0;
 };
 
@@ -105,7 +105,7 @@ void DeviceLanes::set_up(Communicator& communicator) {
         {{each.words_segment, each.words_offset}, {each.staging_segment, each.staging_offset}});
   }
   if (!works) {
-    if (memory_ != nullptr) memory_->withdraw();  // every rank has seen that they do not work
+    if (memory_ != nullptr) memory_->withdraw();  // no rank will set up its memory
     return memory_.reset();
   }
   memory_->set_up(communicator, peers_, spans);
@@ -121,7 +121,7 @@ void DeviceLanes::set_up(Communicator& communicator) {
     log(LogLevel::kWarn, "gpu_lanes_off",
         "reason=\"the kernels of the ranks do not reach each other's memory as they should\"");
     memory_->stop();
-    executor_.finish();  // the trial may have left a kernel
+    executor_.finish();  // a kernel of the trial may still run
     return memory_.reset();
   }
   plans_ = std::make_unique<LanePlans>(rank_, world_, options_, kernels_, costs, *memory_);
@@ -138,7 +138,7 @@ const LanePlan* DeviceLanes::plan(const CollectiveCall& call, Planner& by_host) 
   try {
     const LanePlan& plan = plans_->plan(call, by_host);
     return plan.kernel == nullptr ? nullptr : &plan;
-  } catch (const CommError& error) {  // the peers need not wait for this rank's part
+  } catch (const CommError& error) {  // so that the peers do not wait for this rank
     latch_->report(error.failure());
     throw;
   }

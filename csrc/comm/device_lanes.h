@@ -36,18 +36,18 @@ class DeviceLanes {
 
   // A collective call, after MappedPeers::set_up().
   void set_up(Communicator& communicator);
-  // nullptr: the host drives the call, as planned by `by_host`. All ranks get the same answer.
+  // nullptr if the host should drive the call, as planned by `by_host`; the same on every rank.
   const LanePlan* plan(const CollectiveCall& call, Planner& by_host);
   // An operation that launches the plan's kernel when all earlier operations are enqueued. Moves
   // the hooks out of the call.
   std::shared_ptr<Operation> make(CollectiveCall& call, const LanePlan& plan);
-  // Launches it in the call's stream, which is captured in a graph.
+  // Launches the plan's kernels in the call's stream, which a graph captures.
   void capture(const CollectiveCall& call, const LanePlan& plan);
   KernelWatch& watch() noexcept { return watch_; }
   const KernelWatch& watch() const noexcept { return watch_; }
 
  private:
-  struct PeerSetup;  // what the ranks exchange: device_lanes.cpp
+  struct PeerSetup;  // a rank's part of the exchange: device_lanes.cpp
 
   bool may_serve() const;
   PeerSetup prepare();

@@ -11,7 +11,7 @@ namespace {
 constexpr int kRounds = 8;
 constexpr double kLeastUsPerByte = 1e-7;  // 10 TB/s
 
-// A GPU adds while it copies: on top it costs next to nothing.
+// The cost of a reduction beside that of a copy: a GPU adds while it copies, for next to nothing.
 constexpr double kReduceShare = 0.05;
 
 double us_since(TimeNs start) { return static_cast<double>(now_ns() - start) / 1000; }

@@ -14,8 +14,8 @@ constexpr TimeNs kFramesLimit = 2 * kSecond;
 
 }  // namespace
 
-// The caller holds the lock.
-void GroupDevice::require(StreamHandle stream) {
+// Raises unless the group can use the stream's GPU. The caller holds the lock.
+void GroupDevice::require_device(StreamHandle stream) {
   DeviceRuntime& devices = parts_.runtime.devices();
   if (stream.device < 0 || stream.device >= devices.device_count()) {
     raise(ErrorKind::kInvalidArgument,
@@ -40,7 +40,7 @@ DeviceCollectives& GroupDevice::collectives(StreamHandle stream, Communicator& c
   try {
     const std::lock_guard lock(mutex_);
     made = collectives_;
-    require(stream);
+    require_device(stream);
     if ((made == nullptr || !made->is_set_up()) && is_captured(stream)) {
       raise(ErrorKind::kInvalidArgument,
             "a group's first collective on tensors of GPUs sets it up, and cannot be captured in a "
@@ -60,13 +60,13 @@ DeviceCollectives& GroupDevice::collectives(StreamHandle stream, Communicator& c
   }
   if (!why_not.empty()) MappedPeers::decline(communicator, parts_.topology, why_not);
   made->set_up(communicator);
-  return *made;  // it stays
+  return *made;  // collectives_ keeps it
 }
 
 StagedMessages& GroupDevice::messages(StreamHandle stream) {
   const std::lock_guard lock(mutex_);
-  require(stream);
-  if (is_captured(stream)) {  // the host, which waits for the peer, takes no part in a replay
+  require_device(stream);
+  if (is_captured(stream)) {  // the host carries messages, and takes no part in a replay
     raise(ErrorKind::kInvalidArgument,
           "send and recv cannot be captured in a graph; make the call outside of the capture");
   }

@@ -27,7 +27,7 @@ class GroupDevice {
   // Raises InvalidArgumentError likewise, and for any captured stream.
   StagedMessages& messages(StreamHandle stream);
 
-  // Whether what the stream is given becomes part of a graph.
+  // Whether a graph captures the stream.
   bool is_captured(StreamHandle stream) const;
 
   // Operations and sends that are not done.
@@ -44,7 +44,7 @@ class GroupDevice {
   void leave();
 
  private:
-  void require(StreamHandle stream);
+  void require_device(StreamHandle stream);
   std::shared_ptr<DeviceCollectives> made_collectives() const;
 
   const DeviceParts parts_;

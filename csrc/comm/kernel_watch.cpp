@@ -43,7 +43,7 @@ void KernelWatch::report_end_of(const LaunchedKernel& kernel) {
   if (end == 0 || latch_->failure() != nullptr || stopped_since_.load() != 0) return;
   const device::Control record = memory.failure_record();
   const auto point = __builtin_bit_cast(device::FailurePoint, record.failure);
-  if (point.code == device::FailureCode::kNone) {  // a peer stopped it, and tells why
+  if (point.code == device::FailureCode::kNone) {  // a peer stopped it, and will report why
     stopped_by_.store(static_cast<int>(end >> 8) - 1);
     stopped_since_.store(now_ns());
   } else if (point.code != device::FailureCode::kStopped) {  // not by stop()
@@ -126,7 +126,7 @@ bool KernelWatch::poll() noexcept {
   for (int peer = 0; wants_idle_poll() && peer < ranks_.world; ++peer) {
     if (peer == ranks_.mine || !channels_.departed(peer)) continue;
     memory->peer_left(peer);
-    // It has stopped the kernels, and can no longer say why.
+    // A peer that has stopped the kernels and left will not report why.
     const bool stopped = stopped_since_.load() != 0 && stopped_by_.load() == peer;
     if (stopped) latch_failure_of([&] { latch_->report(lost(peer)); });
   }

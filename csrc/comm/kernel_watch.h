@@ -26,7 +26,7 @@
 
 namespace fastgpu {
 
-// A kernel, or the kernels of one call, and that call, for errors.
+// The kernels of one call, and the call itself for error messages.
 struct LaunchedKernel {
   Call call;
   std::string op;
@@ -47,11 +47,11 @@ class KernelWatch final : public Pollable {
               std::shared_ptr<FailureLatch> latch)
       : channels_(channels), executor_(executor), ranks_(ranks), latch_(std::move(latch)) {}
 
-  // The words of the kernels, before the first add().
+  // Gives it the words of the kernels. Comes before the first add().
   void begin(LaneMemory& memory) noexcept { memory_.store(&memory); }
-  // A kernel was launched in the executor's stream.
+  // Must follow a launch in the executor's stream.
   void add(LaunchedKernel kernel);
-  // From now on kernels may run that nobody adds, because a graph has captured them.
+  // From now on kernels may run without an add(), because a graph has captured them.
   void expect_replays() noexcept { expects_replays_.store(true); }
   // Ends the waits of all kernels, now and later.
   void stop() noexcept;
@@ -78,11 +78,11 @@ class KernelWatch final : public Pollable {
   const std::shared_ptr<FailureLatch> latch_;
   std::atomic<LaneMemory*> memory_{nullptr};
 
-  std::deque<LaunchedKernel> launched_;  // and not done, in order; the polling thread's
-  std::atomic<int> pending_{0};          // as many
+  std::deque<LaunchedKernel> launched_;  // not ended yet, in order; used by the polling thread
+  std::atomic<int> pending_{0};          // the size of launched_
   std::atomic<bool> expects_replays_{false};
   std::atomic<TimeNs> next_mismatch_check_{kNever};
-  std::atomic<TimeNs> stopped_since_{0};  // a peer has stopped the kernels, and not said why yet
+  std::atomic<TimeNs> stopped_since_{0};  // when a peer was found to have stopped the kernels
   std::atomic<int> stopped_by_{kNoRank};
   std::atomic<bool> has_stopped_{false};  // stop() was called, because the group has failed
 };

@@ -26,7 +26,7 @@ struct LaneLaunch {
   std::byte* data;
   Factors factors;
   uint64_t timeout_ns;
-  uint32_t end;  // of LaneMemory::take_end()
+  uint32_t end;  // of take_end(), or kEndInGraphs (LaneMemory)
 };
 
 class LaneLauncher {

@@ -12,7 +12,7 @@ namespace {
 
 // A block of threads that moves less than this is mostly its own latency.
 constexpr uint64_t kLaneBytes = 32 * 1024;
-// Pieces have a multiple of so many elements, so that all are aligned as the tensor is.
+// The elements of a piece are a multiple of this, so that all are aligned as the tensor is.
 constexpr uint64_t kPieceUnit = 16;
 
 // Every lane pulls at the full rate of the link as far as the model knows: which algorithm is
@@ -112,7 +112,7 @@ std::unique_ptr<LanePlan> LanePlans::make(const CollectiveCall& call, Planner& b
                                    .shots = choice.shots,
                                    .chunk_bytes = choice.chunk_bytes,
                                    .placement = request.placement});
-  // By the most that a rank stages: the root's share is larger than the others'.
+  // The costs of the rank that stages most: a root's tensors are larger than the others'.
   const CallBuffers most = buffers_of(shape, std::max(shape.root, 0), world_);
   const int enqueued = 1 + (most.input_bytes > 0 ? 1 : 0) + (most.reads_data ? 2 : 1);
   const double lanes_us = enqueued * costs_.enqueue_us + price.us +
@@ -143,7 +143,8 @@ const void* LanePlans::lanes_kernel(const CallShape& shape) const {
   return kernels_.lanes(shape.dtype, kernels_op(shape));
 }
 
-// nullptr if the call is too large or has none. It combines in rank order, like `direct`.
+// nullptr if the call is too large, or there is no kernel for it. The kernel combines in rank
+// order, like `direct`.
 const void* LanePlans::small_kernel(const CallShape& shape) const {
   const bool is_direct =
       options_.algorithm == Algorithm::kAuto || options_.algorithm == Algorithm::kDirect;
@@ -153,7 +154,7 @@ const void* LanePlans::small_kernel(const CallShape& shape) const {
   return is_small ? kernels_.small(shape.dtype, kernels_op(shape)) : nullptr;
 }
 
-// Every word carries as much flag as data, to every rank.
+// Every rank receives all words of every peer, and a word is half flag, half data.
 double LanePlans::small_us_of(uint64_t size_bytes) const {
   return costs_.enqueue_us + costs_.latency_us +
          us_of(2 * size_bytes * static_cast<uint64_t>(world_ - 1), costs_.peer_us_per_byte);

@@ -1,6 +1,6 @@
-// How a group's kernels carry out a call: in one step (small), by lanes, or not at all, so that the
-// host drives it. Every rank comes to the same plan, because it decides by what the ranks have
-// agreed on: the call's shape, options and costs.
+// How a group's kernels carry out a call: by the small all_reduce, by lanes, or not at all, so that
+// the host drives it. Every rank makes the same plan, because all decide by the same shape, options
+// and costs.
 //
 // A call that does not fit the staging memory is carried out in pieces, one kernel after another.
 // A piece has the same range of every block of the tensors: see CallBuffers.
@@ -43,14 +43,14 @@ struct CallBuffers {
 };
 CallBuffers buffers_of(const CallShape& shape, int rank, int world);
 
-// One kernel's part of a call. Offsets of the buffers in the staging memory, in bytes.
+// One kernel's part of a call. `_at` are offsets of the buffers in the staging memory, in bytes.
 struct LanePiece {
   uint64_t count = 0;  // elements of each block
   unsigned lanes = 0;
   uint64_t input_at = 0;
   uint64_t data_at = 0;
   uint64_t scratch_at = 0;
-  std::unique_ptr<LentMemory> entries;
+  std::unique_ptr<LentMemory> entries;  // of the device::Table, in memory of the GPU
   std::unique_ptr<LentMemory> first;
 };
 
@@ -60,7 +60,7 @@ struct LanePlan {
   bool is_small = false;
   bool divides_later = false;  // an average of integers: the kernels leave the sum
   CallBuffers buffers;
-  // Of lanes: all pieces but the last, which are alike, and the last one if it is smaller.
+  // For lanes: one entry for all pieces of the full size, then one for a smaller last piece.
   std::vector<LanePiece> pieces;
   uint64_t sent_bytes = 0;
   uint64_t received_bytes = 0;
@@ -79,8 +79,8 @@ class LanePlans {
         costs_(costs),
         memory_(memory) {}
 
-  // `by_host` says what the call costs if the host drives it. A shape's first call blocks until its
-  // table is on the GPU.
+  // `by_host` predicts the cost of the call if the host drives it. A shape's first call blocks
+  // until its table is on the GPU.
   const LanePlan& plan(const CollectiveCall& call, Planner& by_host);
 
  private:

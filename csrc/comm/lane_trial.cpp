@@ -16,7 +16,7 @@ namespace {
 constexpr int kCalls = 8;
 constexpr uint64_t kTimeoutNs = 5'000'000'000;
 
-// What a rank's staging memory has before the first call; no two ranks' are alike.
+// The content of a rank's staging memory before the first call; it differs between ranks.
 using Sample = std::array<uint32_t, 1024>;
 Sample sample_of(int rank) {
   Sample sample;
@@ -44,7 +44,7 @@ class Trial {
     const auto value = memory_.upload(&mine, sizeof mine);
     const void* const kernel = kernels_.small(DType::kFloat32, ReduceOp::kSum);
     executor_.load(kernel);
-    add_up(kernel, value->get());  // its time has waits for ranks that come later
+    add_up(kernel, value->get());  // not timed: it waits for ranks that come later
     executor_.synchronize();
     const TimeNs start = now_ns();
     for (int call = 1; call < kCalls; ++call) add_up(kernel, value->get());
@@ -98,7 +98,8 @@ class Trial {
     return found == expected;
   }
 
-  // After a call, so that every peer has filled its own.
+  // Whether this rank reads every peer's sample. Comes after a call, so that peers have filled
+  // theirs.
   bool reads_stagings() {
     const LentMemory pinned(runtime_.pinned_memory(), sizeof(Sample));
     for (int peer = 0; peer < world_; ++peer) {

@@ -42,7 +42,7 @@ Page page_of(int rank, uint64_t group) {
 struct MappedPeers::Record {
   uint8_t is_usable = 0;
   uint8_t shares = 0;                 // the page can be passed to other processes
-  std::array<char, kWhyBytes> why{};  // it is not usable
+  std::array<char, kWhyBytes> why{};  // why it is not usable
   uint32_t segment = 0;               // of the page
   uint64_t offset_bytes = 0;
   DeviceCosts costs;
@@ -63,7 +63,7 @@ MappedPeers::MappedPeers(Runtime& runtime, const Topology& topology, int device,
   }
 }
 
-bool MappedPeers::is_near(int peer) const {
+bool MappedPeers::is_on_my_host(int peer) const {
   const int me = topology_.member.rank;
   return peer != me && topology_.host_of[static_cast<std::size_t>(peer)] ==
                            topology_.host_of[static_cast<std::size_t>(me)];
@@ -120,11 +120,11 @@ MappedPeers::Record MappedPeers::prepare(DeviceExecutor& executor, std::byte* pa
   Record mine;
   mine.is_usable = 1;
   mine.costs = measure_device_costs(executor, heap_, runtime_.pinned_memory());
-  if (const auto place = heap_.find(page, kPageBytes)) {
-    mine.segment = place->segment;
-    mine.offset_bytes = place->offset_bytes;
+  if (const auto span = heap_.find(page, kPageBytes)) {
+    mine.segment = span->segment;
+    mine.offset_bytes = span->offset_bytes;
     try {
-      static_cast<void>(heap_.share(place->segment));
+      static_cast<void>(heap_.share(span->segment));
       mine.shares = 1;
     } catch (const CommError& error) {
       log(LogLevel::kInfo, "gpu_memory_not_shared", "reason=" + in_quotes(error.what()));
@@ -139,8 +139,8 @@ void MappedPeers::conclude(const std::vector<Record>& records, const std::vector
   reads_in_place_ = true;
   for (std::size_t peer = 0; peer < world; ++peer) {
     for (std::size_t other = 0; other < world; ++other) {
-      const bool near = peer != other && topology_.host_of[peer] == topology_.host_of[other];
-      if (near && read[peer * world + other] == 0) reads_in_place_ = false;
+      const bool same_host = peer != other && topology_.host_of[peer] == topology_.host_of[other];
+      if (same_host && read[peer * world + other] == 0) reads_in_place_ = false;
     }
     maps_[peer] = read[peer * world + static_cast<std::size_t>(topology_.member.rank)];
     const DeviceCosts& costs = records[peer].costs;
@@ -157,17 +157,17 @@ std::vector<uint8_t> MappedPeers::read_pages(Communicator& communicator, DeviceE
   const auto world = static_cast<int>(records.size());
   const Record& mine = records[static_cast<std::size_t>(topology_.member.rank)];
   for (int peer = 0; peer < world; ++peer) {
-    if (is_near(peer) && mine.shares != 0) share(peer, mine.segment);
+    if (is_on_my_host(peer) && mine.shares != 0) share(peer, mine.segment);
   }
   std::vector<uint8_t> read(records.size());
   const LentMemory pinned(runtime_.pinned_memory(), kPageBytes);
   for (int peer = 0; peer < world; ++peer) {
     const auto index = static_cast<std::size_t>(peer);
-    if (!is_near(peer) || records[index].shares == 0) continue;
+    if (!is_on_my_host(peer) || records[index].shares == 0) continue;
     await(communicator, peer, [&] { return peers_[index].is_heard; });
     if (!reads_page(peer, records[index], executor, pinned.get())) continue;
     read[index] = 1;
-    std::string unmapped;  // another segment, meanwhile
+    std::string unmapped;  // another segment may have failed meanwhile
     {
       const std::lock_guard lock(mutex_);
       peers_[index].is_read = true;
@@ -215,11 +215,11 @@ void MappedPeers::await(Communicator& communicator, int peer,
   }
 }
 
-std::byte* MappedPeers::map(Communicator& communicator, int peer, const SegmentSpan& place,
+std::byte* MappedPeers::map(Communicator& communicator, int peer, const SegmentSpan& span,
                             std::size_t size_bytes) {
   const std::byte* memory = nullptr;
   await(communicator, peer, [&] {
-    memory = segments(peer).at(place, size_bytes);
+    memory = segments(peer).at(span, size_bytes);
     return memory != nullptr;
   });
   return const_cast<std::byte*>(memory);
@@ -250,7 +250,7 @@ void MappedPeers::take_segment(int peer, uint32_t segment, const SharedSegment& 
   }
   if (take) tell_kernels(peer, segment, take);
   changed_.notify_all();
-  runtime_.engine().wake();  // channels that wait for the segment look again
+  runtime_.engine().wake();  // channels that wait for the segment try again
   if (is_read && !cause.empty()) report_unmapped(peer, cause);
 }
 
@@ -268,7 +268,7 @@ void MappedPeers::take_for_kernels(const TakeForKernels& take) {
   }
 }
 
-// If it fails, the peer gets no answer, and copies its tensors to where kernels can read them.
+// If it fails, the peer is told nothing, and goes on passing its tensors through staging memory.
 void MappedPeers::tell_kernels(int peer, uint32_t segment, const TakeForKernels& take) {
   try {
     take(peer, segment, segments(peer).at({.segment = segment, .offset_bytes = 0}, 0));
@@ -282,7 +282,7 @@ void MappedPeers::tell_kernels(int peer, uint32_t segment, const TakeForKernels&
 void MappedPeers::note_mapped(int peer, uint32_t segment) {
   const std::lock_guard lock(mutex_);
   Peer& by = peers_[static_cast<std::size_t>(peer)];
-  if (!by.has.contains(segment)) {
+  if (!by.shared.contains(segment)) {
     raise_violation("rank " + std::to_string(peer) + " says that it has mapped segment " +
                     std::to_string(segment) + " of a GPU, which was not passed to it");
   }
@@ -292,7 +292,7 @@ void MappedPeers::note_mapped(int peer, uint32_t segment) {
 bool MappedPeers::offer(uint32_t segment) {
   bool is_known = true;
   for (int peer = 0; peer < static_cast<int>(peers_.size()); ++peer) {
-    if (!is_near(peer)) continue;
+    if (!is_on_my_host(peer)) continue;
     share(peer, segment);
     const std::lock_guard lock(mutex_);
     is_known = is_known && peers_[static_cast<std::size_t>(peer)].mapped.contains(segment);
@@ -309,7 +309,7 @@ void MappedPeers::report_unmapped(int peer, const std::string& cause) {
 void MappedPeers::share(int peer, uint32_t segment) {
   {
     const std::lock_guard lock(mutex_);
-    if (!peers_[static_cast<std::size_t>(peer)].has.insert(segment).second) return;
+    if (!peers_[static_cast<std::size_t>(peer)].shared.insert(segment).second) return;
   }
   try {
     SharedSegment shared = heap_.share(segment);
@@ -317,7 +317,7 @@ void MappedPeers::share(int peer, uint32_t segment) {
                                              std::move(shared.fd));
   } catch (...) {
     const std::lock_guard lock(mutex_);
-    peers_[static_cast<std::size_t>(peer)].has.erase(segment);
+    peers_[static_cast<std::size_t>(peer)].shared.erase(segment);
     throw;
   }
 }

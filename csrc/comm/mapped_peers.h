@@ -1,4 +1,4 @@
-// Decides which ranks of a host read GPU memory of others in place, and maps the memory.
+// Decides which ranks of a host read each other's GPU memory in place, and maps it.
 //
 // set_up() tests it: ranks of a host share a page of their GPUs' memory and compare its bytes,
 // because a driver may report access that does not work. Other ranks get payloads through pinned
@@ -46,19 +46,20 @@ class MappedPeers final : public DevicePeers {
     return constants_with(costs_, host, reads_in_place_);
   }
 
-  // After set_up(), if this rank reads the peer's memory: where it maps a place that the peer has
-  // passed by share(). Waits for the peer; raises like a collective call.
-  std::byte* map(Communicator& communicator, int peer, const SegmentSpan& place,
+  // After set_up(), if this rank reads the peer's memory: where it maps a span that the peer has
+  // shared. Waits for the peer; raises like a collective call.
+  std::byte* map(Communicator& communicator, int peer, const SegmentSpan& span,
                  std::size_t size_bytes);
   // Whether all ranks of a host read each other's memory; the same on every rank.
   bool reads_in_place() const noexcept { return reads_in_place_; }
 
   const DeviceCosts& costs() const noexcept { return costs_; }  // the slowest rank's
 
-  // Maps it. Fails the group if it cannot, and the peer relies on it.
+  // Maps a segment that the peer has shared. If that is impossible, and the peer relies on it, the
+  // group fails.
   void take_segment(int peer, uint32_t segment, const SharedSegment& shared);
-  // The peer's kernels can read a segment of this rank's. Raises PeerLostError if it was not
-  // passed.
+  // The peer's kernels can read a segment of this rank's. Raises PeerLostError if the segment was
+  // not shared with it.
   void note_mapped(int peer, uint32_t segment);
 
   // After set_up(): `take` makes segments of peers known to the kernels of this rank. It is called
@@ -88,7 +89,7 @@ class MappedPeers final : public DevicePeers {
   void await(Communicator& communicator, int peer, const std::function<bool()>& is_there);
   void report_unmapped(int peer, const std::string& cause);
   void tell_kernels(int peer, uint32_t segment, const TakeForKernels& take);
-  bool is_near(int peer) const;
+  bool is_on_my_host(int peer) const;
 
   Runtime& runtime_;
   const Topology& topology_;
@@ -105,7 +106,7 @@ class MappedPeers final : public DevicePeers {
     bool is_read = false;        // this rank has announced that it reads the peer's memory in place
     std::string unmapped;        // why this rank could not map a segment of the peer
     std::set<uint32_t> arrived;  // the peer's segments that this rank has mapped
-    std::set<uint32_t> has;      // this rank's segments that were passed to the peer
+    std::set<uint32_t> shared;   // this rank's segments that were sent to the peer
     std::set<uint32_t> mapped;   // this rank's segments that the peer's kernels can read
   };
   std::mutex mutex_;  // guards what follows

@@ -22,8 +22,8 @@ namespace fastgpu {
 
 class RetiredWords {
  public:
-  // A process reports the groups that it has left last. If it leaves more between two set-ups,
-  // peers keep the words of the others.
+  // A process reports only the last groups that it has left. If it leaves more between two set-ups,
+  // peers never free their words of the older ones.
   static constexpr std::size_t kMostReported = 64;
   using EndedMembers = std::array<MemberKey, kMostReported>;  // unused entries have kNoRank
 

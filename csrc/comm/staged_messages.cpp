@@ -9,7 +9,7 @@ namespace {
 
 constexpr TimeNs kPollNs = 20'000;  // nothing rings when a GPU has done its work
 
-// There is no empty block.
+// Not empty, also for an empty message: the pool has no empty blocks.
 std::shared_ptr<Scratch> block_of(const std::shared_ptr<ScratchPool>& pool, uint64_t size_bytes) {
   return std::make_shared<Scratch>(pool, std::max<uint64_t>(size_bytes, 1));
 }
@@ -23,7 +23,7 @@ StagedMessages::StagedMessages(DeviceRuntime& runtime, int device, Allocator& pi
       latch_(std::move(latch)),
       post_(std::move(post)) {}
 
-// The stream does nothing else, so that it may wait for the caller's at once.
+// The executor's stream has nothing but messages, so it may wait for the caller's stream at once.
 void StagedMessages::send(MessagePtr message, const MessageCall& call) {
   const auto block = block_of(pinned_, message->size_bytes);
   const std::lock_guard lock(mutex_);

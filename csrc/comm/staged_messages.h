@@ -34,7 +34,7 @@ class StagedMessages final : public Pollable {
 
   void send(MessagePtr message, const MessageCall& call);
   void recv(const MessagePtr& message, const MessageCall& call);
-  // Waits for the GPU, and releases all memory. No message is under way.
+  // Waits for the GPU, and releases all memory. No message may be under way.
   void finish() noexcept { executor_->finish(); }
 
   bool poll() noexcept override;
@@ -57,7 +57,7 @@ class StagedMessages final : public Pollable {
   const std::shared_ptr<FailureLatch> latch_;
   const Post post_;
   std::atomic<bool> device_failed_{false};
-  std::atomic<int> unposted_{0};  // the number of sends_
+  std::atomic<int> unposted_{0};  // sends_, and the one that is being posted
   std::mutex mutex_;              // guards sends_, and keeps them in the order of the copies
   std::deque<Send> sends_;
 };

@@ -23,10 +23,11 @@ StreamHandle handle_of(const c10::impl::VirtualGuardImpl& guard, const c10::Stre
   return {guard.getStreamNativeHandle(stream), stream.device_index()};
 }
 
-// A GPU's heap. Freed memory is reused only after its stream's work.
+// A GPU's heap whose freed memory is reused only when the stream that was current then, or that the
+// caller names, has done its work.
 class StreamOrderedHeap {
  public:
-  // The heaps live as long as the process, as do tensors that nobody drops.
+  // The heaps live as long as the process, because tensors may.
   static StreamOrderedHeap& of(int device) {
     static std::mutex mutex;
     static std::map<int, StreamOrderedHeap*> heaps;
@@ -61,7 +62,7 @@ class StreamOrderedHeap {
       : heap_(Runtime::shared().device_heap(device)), waits_(Runtime::shared().devices(), device) {}
 
   DeviceHeap& heap_;
-  DeviceExecutor waits_;
+  DeviceExecutor waits_;  // its stream does nothing but wait for others
 };
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace fastgpu {
 namespace {
 
-constexpr TimeNs kLookAgainNs = 20'000;
+constexpr TimeNs kPollNs = 20'000;  // nothing rings when a device has done its work
 
 }  // namespace
 
@@ -77,14 +77,14 @@ bool DeviceChannels::pump(ByRoute<Channel>& channels) {
   return moved;
 }
 
-// Payloads are the callers' again, who may free them: nothing more is copied from there.
+// Stops all copies from payloads: they belong to the callers again, who may free them.
 void DeviceChannels::drop() noexcept {
   for (const auto& [route, channel] : senders_) channel->hang_up();
   for (const auto& [route, channel] : receivers_) channel->hang_up();
   group_.pending.store(0);
 }
 
-// Work that was enqueued before the failure still runs, and ends.
+// Goes on releasing memory: work that was enqueued before the failure still runs, and ends.
 void DeviceChannels::release_kept() noexcept {
   try {
     if (!device_failed_.load()) group_.executor.run_due();
@@ -94,7 +94,7 @@ void DeviceChannels::release_kept() noexcept {
 }
 
 TimeNs DeviceChannels::next_deadline() const noexcept {
-  return busy() ? now_ns() + kLookAgainNs : kNever;
+  return busy() ? now_ns() + kPollNs : kNever;
 }
 
 }  // namespace fastgpu

@@ -3,7 +3,7 @@
 // may go out after its step, and an acknowledgement after its operation.
 //
 // An operation is complete for the host when all of its work is enqueued, and peers have read its
-// frames. The work itself may still run: who uses the results waits for the stream
+// frames. The work itself may still run: a user of the results orders its stream after it
 // (DeviceExecutor::finish_before()). Failures of such work are latched when they are found.
 //
 // Ownership: everything that the constructor takes outlives the channels. Threading: the polling
@@ -49,7 +49,6 @@ class DeviceChannels final : public ChannelSource, public Pollable {
     return group_.pending.load() > 0 || (!device_failed_.load() && group_.executor.has_calls());
   }
   void expire(TimeNs /*now*/) noexcept override {}
-  // Nothing rings when a device has done its work, so the engine looks again soon.
   TimeNs next_deadline() const noexcept override;
 
  private:

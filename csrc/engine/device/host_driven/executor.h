@@ -1,5 +1,5 @@
 // Runs the copies and reductions of operations in one stream of one device, and tells the host how
-// far the stream is.
+// far the stream has come.
 //
 // A *mark* is a place in the stream; marks are numbered from 1, and pass in order. All lanes of a
 // group share the stream, so that the order of the calls is the order of the work. Only the steps
@@ -76,14 +76,14 @@ class DeviceExecutor final : public Executor {
   void when_passed(std::function<void()> call);
   // Runs the calls that are due, in order. By one thread at a time.
   void run_due();
-  // Whether there are calls, so that somebody must go on with run_due().
+  // Whether calls are left, so that run_due() must be called again.
   bool has_calls() const noexcept { return waiting_calls_.load(std::memory_order_acquire) > 0; }
-  // Memory that work uses which was, or will be, enqueued while the result lives: `memory` is
-  // released once that work is done.
+  // Keeps `memory` while the result lives, and then until all work that was enqueued by that time
+  // is done.
   std::shared_ptr<void> keep(std::shared_ptr<void> memory);
   // Blocks the calling thread until everything that was enqueued is done.
   void synchronize();
-  // The same as far as the device can, as after a failure; then runs all calls, due or not.
+  // The same, but ignores a device that has failed; then runs all calls, due or not.
   void finish() noexcept;
 
  private:
@@ -103,7 +103,7 @@ class DeviceExecutor final : public Executor {
   std::atomic<int> waiting_calls_{0};  // of calls_, or about to run
   std::mutex mutex_;                   // guards what follows
   HeldSum held_;
-  bool owes_mark_ = false;  // the next mark, behind held_, was given out
+  bool owes_mark_ = false;  // mark_later() has returned the mark behind held_
   bool marks_end_ = true;   // nothing was enqueued since the last mark
   uint64_t marked_ = 0;
   uint64_t passed_ = 0;

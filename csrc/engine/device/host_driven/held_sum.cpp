@@ -55,7 +55,7 @@ bool HeldSum::add(std::byte* target, const std::byte* source, std::size_t size_b
   return true;
 }
 
-// Whether the source is memory that this sum still has to write.
+// Whether the source is memory that this sum will write.
 bool HeldSum::overwrites(const std::byte* source) const {
   return overlap(source, count_ > 0 ? target_ : original_, size_bytes_) ||
          (aside_ != nullptr && overlap(source, aside_, size_bytes_));

@@ -20,8 +20,8 @@ class HeldSum {
   bool empty() const noexcept { return size_bytes_ == 0; }
   bool full() const noexcept { return count_ == kMostReduced; }
 
-  // copy = original, which the sum will overwrite. If the sum adds the copy, it reads the original
-  // instead, and nothing is copied. Precondition: empty().
+  // copy = original, before the sum overwrites the original. If the sum adds the copy, it reads the
+  // original instead, and nothing is copied. Precondition: empty().
   void set_aside(std::byte* copy, const std::byte* original, std::size_t size_bytes);
   // target = source, as the first step of a sum. start() and add() return false, and do nothing, if
   // the step does not continue the held sum. An empty sum takes any step.
@@ -39,8 +39,8 @@ class HeldSum {
   std::size_t size_bytes_ = 0;
   std::array<const std::byte*, kMostReduced> sources_{};
   std::size_t count_ = 0;                // of sources_
-  Reduction reduction_;                  // if there are several
-  std::byte* aside_ = nullptr;           // a copy that is still to be made, or added
+  Reduction reduction_;                  // if there are several sources
+  std::byte* aside_ = nullptr;           // the copy of set_aside(), until it is made or added
   const std::byte* original_ = nullptr;  // of aside_
 };
 

@@ -1,8 +1,7 @@
 // The pinned chunks of one channel, through which payloads pass between a device and a channel of
 // host memory. They take turns: chunk n of a channel is in place n mod kChunks.
 //
-// Ownership: owns its memory, which it allocates at first use; runtime and executor
-// outlive it.
+// Ownership: owns its memory, which it allocates at first use; runtime and executor outlive it.
 // Threading: the polling thread.
 #pragma once
 
@@ -14,7 +13,7 @@
 
 namespace fastgpu {
 
-// Copy, wire and reduction each work on one.
+// One for the copy, one on the wire, one for the reduction.
 inline constexpr std::size_t kChunks = 3;
 inline constexpr uint64_t kMostChunkBytes = uint64_t{4} << 20;
 

@@ -1,5 +1,5 @@
-// What a sender of device memory tells its receiver about a frame, over a channel of host memory:
-// the payload of the frame there, 16 bytes, which every channel carries inline.
+// What a sender of device memory tells its receiver about a frame. It is the payload, 16 bytes, of
+// a frame in a channel of host memory; every channel carries so few bytes inline.
 // Threading: plain values.
 #pragma once
 
@@ -11,7 +11,7 @@ namespace fastgpu {
 
 enum class PostKind : uint8_t {
   kEmpty,   // there is no payload
-  kMapped,  // it lies in a segment that the receiver maps; the receiver acknowledges its read
+  kMapped,  // it lies in a segment that the receiver maps, reads and acknowledges
   kBytes,   // it follows, in frames of at most piece_bytes each
 };
 
@@ -29,7 +29,7 @@ struct Post {
     return {.where = uint64_t{2} << kKindShift | piece_bytes, .size_bytes = size_bytes};
   }
 
-  // Of a peer that may be broken: also values that are no kind.
+  // May be a value that is no PostKind, since the peer may be broken.
   PostKind kind() const { return static_cast<PostKind>(where >> kKindShift); }
   SegmentSpan span() const {
     return {.segment = static_cast<uint32_t>(where >> kSegmentShift & kMostSegments),

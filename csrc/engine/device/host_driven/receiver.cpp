@@ -12,10 +12,10 @@ DeviceReceiver::DeviceReceiver(const Route& route)
     : route_(route), chunks_(route.group.runtime, route.group.executor, kMostChunkBytes) {}
 
 DeviceReceiver::~DeviceReceiver() {
-  count(-static_cast<int64_t>(due_.size()) - (in_bytes_ ? 1 : 0));
+  change_pending(-static_cast<int64_t>(due_.size()) - (in_bytes_ ? 1 : 0));
 }
 
-void DeviceReceiver::count(int64_t change) const {
+void DeviceReceiver::change_pending(int64_t change) const {
   route_.group.pending.fetch_add(change, std::memory_order_relaxed);
 }
 
@@ -98,7 +98,7 @@ Io DeviceReceiver::take_mapped(Incoming& incoming) {
   due.mark = route_.group.executor.mark_later();
   due.frame.header = header_;
   due.frame.header.size_bytes = 0;
-  count(1);
+  change_pending(1);
   incoming.advance(incoming.size_bytes);
   in_frame_ = false;
   return Io::kMoved;
@@ -111,7 +111,7 @@ Io DeviceReceiver::take_bytes(Incoming& incoming) {
   if (channel == nullptr) return Io::kBlocked;
   DeviceExecutor& executor = route_.group.executor;
   bool moved = false;
-  if (!in_bytes_) count(1);
+  if (!in_bytes_) change_pending(1);
   in_bytes_ = true;
   while (!incoming.done) {
     if (executor.passed() < marks_[next_chunk_ % kChunks]) break;
@@ -140,7 +140,7 @@ Io DeviceReceiver::take_bytes(Incoming& incoming) {
     incoming.advance(piece_in_.size_bytes);
   }
   if (incoming.done) {
-    count(-1);
+    change_pending(-1);
     in_bytes_ = in_frame_ = false;
   }
   return moved ? Io::kMoved : Io::kBlocked;
@@ -175,7 +175,7 @@ Io DeviceReceiver::pump() {
     moved |= io == Io::kMoved;
     if (!due_.front().frame.done) break;
     due_.pop_front();
-    count(-1);
+    change_pending(-1);
   }
   return moved ? Io::kMoved : Io::kBlocked;
 }

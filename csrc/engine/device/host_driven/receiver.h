@@ -1,7 +1,7 @@
 // The receiving end of a device channel. try_recv() enqueues the copy or the reduction that reads
 // the payload, in the peer's mapped memory or in a pinned chunk, and the frame is then done for the
-// engine: what is enqueued later finds its bytes. The peer gets an acknowledgement when that work
-// has passed.
+// engine: work that is enqueued later finds its bytes. The peer gets an acknowledgement when the
+// stream has read the payload.
 //
 // Ownership: the Route's parts outlive it. Threading: channel.h.
 #pragma once
@@ -36,7 +36,7 @@ class DeviceReceiver final : public RecvChannel {
     Outgoing frame;
   };
 
-  void count(int64_t change) const;
+  void change_pending(int64_t change) const;
   Io take(Incoming& incoming);
   Io take_post();
   void check_post() const;

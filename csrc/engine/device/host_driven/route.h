@@ -1,8 +1,8 @@
 // How the frames of one lane reach one peer, and what both ends of a device channel share.
 //
 // A device channel stands on two channels of host memory, of whatever kind connects the ranks: lane
-// 2k carries what the sender of lane k says, and lane 2k + 1, the other way, what its receiver has
-// read. So connections, doorbells, time-outs and lost peers are theirs.
+// 2k carries the posts of lane k's sender, and lane 2k + 1 the acknowledgements of its receiver. So
+// these channels take care of connections, doorbells, time-outs and lost peers.
 // Ownership: everything it refers to outlives the channels. Threading: the polling thread.
 #pragma once
 
@@ -21,10 +21,10 @@ class DevicePeers {
   virtual ~DevicePeers() = default;
   // Whether `peer` can map this rank's segments. If not, payloads pass through pinned memory.
   virtual bool maps(int peer) = 0;
-  // Sends the segment's descriptor to the peer, which passes it to PeerDeviceSegments::add(). Is
-  // called before the first frame from the segment, once for each channel.
+  // Sends the segment's descriptor to the peer, which calls PeerDeviceSegments::add(). Each channel
+  // calls it once, before its first frame from the segment.
   virtual void share(int peer, uint32_t segment) = 0;
-  // What the peer has passed.
+  // The segments that the peer has shared.
   virtual const PeerDeviceSegments& segments(int peer) = 0;
 };
 
@@ -37,13 +37,13 @@ struct DeviceGroup {
   ChannelSource& host_channels;
   FailureLatch& latch;
   uint64_t chunk_bytes;
-  // Frames that were not sent to the end, or acknowledged; receives whose work is not done, or that
-  // may wait for a chunk.
+  // Frames that are not sent to the end or not acknowledged, and receives whose work is not done or
+  // that may wait for a chunk.
   std::atomic<int64_t> pending{0};
 };
 
-// Latches a failure of this rank's own device. The engine would blame the peer for what a channel
-// raises.
+// Latches a failure of this rank's own device. If the channel raised it, the engine would blame the
+// peer.
 template <typename Call>
 Io latch_device_failure(DeviceGroup& group, Call call) {
   try {

@@ -38,7 +38,7 @@ void DeviceSender::add(const Outgoing& frame) {
   Frame added;
   added.header = frame.header;
   added.payload = frame.payload;
-  added.post = place(frame);
+  added.post = post_for(frame);
   // Bytes are copied by the same stream, after the work that makes them.
   if (added.post.kind() != PostKind::kBytes) added.mark = route_.group.executor.mark();
   frames_.push_back(added);
@@ -50,7 +50,7 @@ void DeviceSender::add(const Outgoing& frame) {
   route_.group.pending.fetch_add(1, std::memory_order_relaxed);
 }
 
-Post DeviceSender::place(const Outgoing& frame) {
+Post DeviceSender::post_for(const Outgoing& frame) {
   const uint64_t size_bytes = frame.header.size_bytes;
   DeviceGroup& group = route_.group;
   if (size_bytes == 0) return Post::empty();
@@ -142,7 +142,7 @@ Io DeviceSender::send_bytes(Frame& frame) {
   return moved ? Io::kMoved : Io::kBlocked;
 }
 
-// An acknowledgement is for the oldest frame in a segment that has none.
+// Acknowledgements come in order: each is for the oldest frame in a segment that has none yet.
 Io DeviceSender::read_acknowledgements() {
   bool moved = false;
   for (Frame& frame : frames_) {

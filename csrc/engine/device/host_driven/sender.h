@@ -29,11 +29,11 @@ class DeviceSender final : public SendChannel {
   Io try_send(Outgoing& frame) override;
   void hang_up() noexcept override { closed_.store(true, std::memory_order_release); }
 
-  // Moves what was begun, also after the operation has ended.
+  // Goes on with frames under way, also after their operation has ended.
   Io pump();
 
  private:
-  // At most so many frames are under way.
+  // The most frames under way at a time.
   static constexpr std::size_t kMostFrames = 64;
 
   struct Piece {
@@ -53,7 +53,7 @@ class DeviceSender final : public SendChannel {
 
   Io send(Outgoing& frame);
   void add(const Outgoing& frame);
-  Post place(const Outgoing& frame);
+  Post post_for(const Outgoing& frame);
   bool is_announced(const Frame& frame) const { return frame.announcement.done; }
   bool is_sent(const Frame& frame) const;
   Io announce(Frame& frame);
@@ -66,7 +66,7 @@ class DeviceSender final : public SendChannel {
 
   const Route route_;
   std::atomic<bool> closed_{false};
-  std::vector<uint32_t> shared_;  // segments that the peer was told of
+  std::vector<uint32_t> shared_;  // segments that were shared with the peer
   std::deque<Frame> frames_;      // under way, in order
   uint64_t added_ = 0;            // frames, since the channel began
   PinnedChunks chunks_;
