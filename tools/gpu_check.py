@@ -258,7 +258,7 @@ def run_all(
 
 
 def output_of(*command: str) -> str:
-    """Returns the first line that a command prints, or an empty string."""
+    """Returns the last line that a command prints, or an empty string."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

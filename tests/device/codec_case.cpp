@@ -25,7 +25,7 @@ std::size_t scales_bytes(Codec codec, std::size_t count) {
 
 float* floats(const DeviceMemory& memory) { return reinterpret_cast<float*>(memory.data()); }
 
-// With a guard behind arrays that are written.
+// An array of drawn numbers, with `guard_bytes` behind it.
 DeviceMemory make_numbers(const CodecCase& codec_case, float most, std::size_t guard_bytes,
                           std::mt19937_64& random) {
   DeviceMemory numbers(codec_case.count * sizeof(float) + guard_bytes,
@@ -38,7 +38,7 @@ DeviceMemory make_numbers(const CodecCase& codec_case, float most, std::size_t g
   return numbers;
 }
 
-// Which the kernels of the CPU may use, at a border of 16 bytes.
+// At a border of 16 bytes, as the kernels of the CPU need it.
 DeviceMemory copy_of(const DeviceMemory& memory) {
   DeviceMemory copy(memory.size_bytes());
   std::memcpy(copy.data(), memory.data(), memory.size_bytes());

@@ -44,20 +44,21 @@ inline bool is_block_codec(Codec codec) { return codec == Codec::kInt8 || codec 
 CodecCase draw_codec_case(Codec codec, uint64_t seed);
 
 // Fills an array with runs of numbers of one kind: normal, huge, largest, tiny, subnormal, zero,
-// constant, any bits, -0 beside a positive number, and normal ones with an infinity or a NaN. Not
-// `most` or larger, if they are finite.
+// constant, any bits, -0 beside a positive number, and normal ones with an infinity or a NaN.
+// Finite ones are smaller than `most` in magnitude.
 void fill_numbers(float* values, std::size_t count, float most, std::mt19937_64& random);
 void fill_negative_zeros(float* values, std::size_t count);
 
 std::string describe(const CodecCase& codec_case);
 
 // Float arrays begin `shift` floats, and encoded ones `encoded_shift` bytes, behind a border of 16
-// bytes; those that are expected lie at the border. Behind what kernels write are bytes that stay.
+// bytes; expected ones begin at the border. Arrays that kernels write end with guard bytes, which
+// must stay as they are.
 struct EncodeData {
   DeviceMemory source;
   DeviceMemory residual;
   uint64_t key;
-  std::size_t size_bytes;  // of the encoding, with the bytes that stay
+  std::size_t size_bytes;  // of the encoding, with its guard bytes
   DeviceMemory expected;
   DeviceMemory expected_residual;
 };

@@ -59,13 +59,13 @@ class DeviceRank : public DevicePeers {
     segments_[static_cast<std::size_t>(peer)]->add(segment, shared);
   }
 
-  // Enqueues on the caller's stream: fill the tensors. Then adds the operation, which starts after
-  // that, and before what the caller's stream gets next.
+  // Fills the tensors in the caller's stream. Then adds the operation, which runs after that, and
+  // before whatever the caller's stream is given next.
   std::shared_ptr<Work> start(const Schedule& schedule, const HostBuffers& buffers);
   // The same with the call of another case.
   std::shared_ptr<Work> start(const Schedule& schedule, const HostBuffers& buffers,
                               const ExchangeCase& call);
-  // Enqueues on the caller's stream: keep the result.
+  // Keeps the result, in the order of the caller's stream.
   void read_back();
   // Results of all turns, once the caller's stream is done.
   std::vector<std::vector<std::byte>> results();

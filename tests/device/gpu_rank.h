@@ -14,9 +14,6 @@
 
 namespace fastgpu::test {
 
-// Ranks tell each other of frames through rings and sockets, in which the thread sanitizer sees no
-// order. So each rank has the others' memory at addresses of its own; test_exchanges.cpp has
-// channels that the sanitizer understands.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 inline constexpr bool kSanitizer = true;
 #else
@@ -104,6 +101,9 @@ class GpuRank {
   std::shared_ptr<Communicator> communicator_;
 };
 
+// Runs body(GpuRank&) for every rank. Each has the others' memory at addresses of its own, because
+// the thread sanitizer sees no order in the rings and sockets between them, and would report races.
+// test_exchanges.cpp has channels that it understands.
 template <typename Body>
 void with_gpu_ranks(int world, const Options& group, PretendedOptions options, Body body) {
   MemoryStore store;

@@ -40,8 +40,9 @@ inline void call_until_it_fails(GpuRank& rank, std::byte* data) {
   }
 }
 
-// Whether the call enqueues so many copies on this rank, once the peers know the memory of its
-// tensors. No call waits for that, so the ranks call until all have seen it, or too often.
+// Whether the call enqueues `expected` copies on this rank, once the peers know the memory of its
+// tensors. No call waits for that, so two ranks repeat the call until both have seen it, or for too
+// long.
 inline bool copies_in_the_end(GpuRank& rank, const CollectiveCall& call, uint64_t expected) {
   bool is_seen = false;
   float ranks_done = 0;

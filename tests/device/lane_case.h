@@ -53,7 +53,7 @@ struct RankBuffers {
   }
 };
 
-// How far behind a border of 16 bytes a rank's buffers begin, and their sizes.
+// How far behind a border of 16 bytes a rank's buffers begin, and the sizes of the buffers.
 std::size_t shift_of(const LaneCase& lane_case, int rank);
 std::array<std::size_t, 3> buffer_bytes(const LaneCase& lane_case, const Schedule& schedule);
 RankBuffers make_buffers(const LaneCase& lane_case, const Schedule& schedule, int rank);
@@ -82,7 +82,7 @@ double factor_of(const LaneCase& lane_case);
 
 // A case with everything drawn from the seed.
 LaneCase draw_case(uint64_t seed);
-// The same, of a given builder. `number` decides what the request leaves open.
+// A case of one collective, algorithm and world; the rest is drawn from `number`.
 LaneCase case_of(Collective collective, Algorithm algorithm, int world, uint64_t number);
 
 }  // namespace fastgpu::test

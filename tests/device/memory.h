@@ -1,4 +1,4 @@
-// Memory of a pretended GPU, and how a fill or comparison of it is drawn from a seed.
+// Memory of a pretended GPU: aligned as a test wants it, filled from a seed, and compared.
 #pragma once
 
 #include <cstddef>
@@ -42,8 +42,8 @@ class DeviceMemory {
   std::size_t size_bytes_;
 };
 
-// "byte 12 is 3f, expected 3e", with up to 8 bytes from the first wrong one on; "" if there is
-// none.
+// "from byte 12 on 3f00, expected 3e00", with up to 8 bytes from the first wrong one on; "" if
+// there is none.
 inline std::string first_difference(const std::byte* found, const std::byte* expected,
                                     std::size_t size_bytes) {
   std::size_t at = 0;

@@ -24,7 +24,7 @@ struct SmallCase {
   uint64_t seed = 1;
   // Plant faults, to test the tests.
   bool has_one_set = false;
-  uint32_t first_slot_flag = 0;  // of every slot: an operation of long ago
+  uint32_t first_slot_flag = 0;  // of all slots at first, as an operation of long ago left them
 };
 
 std::string describe(const SmallCase& small_case);

@@ -30,7 +30,7 @@ class SmallWorld {
   const SmallCase& case_;
   uint64_t patience_ = 3'000'000;
   uint64_t host_word_ = 0;
-  mutable uint64_t ended_ = 0;  // written by kernels
+  uint64_t ended_ = 0;  // written by kernels
   std::vector<std::vector<uint64_t>> slots_;
   std::vector<std::vector<uint64_t>> cleared_;
   std::vector<std::vector<uint64_t>> operations_;

@@ -1,4 +1,4 @@
-// What cases say of wrong results, which only show on a GPU.
+// The messages of cases about wrong results, which otherwise only show on a GPU.
 #include <array>
 
 #include "check.h"

@@ -12,7 +12,7 @@
 namespace fastgpu::test {
 namespace {
 
-// test_lane_calls.cpp has those of kernels, whose failures come with a later call.
+// For calls that kernels carry out see test_lane_calls.cpp; their failures come with a later call.
 Options by_host(const char* algorithm, const char* transport) {
   Options options = options_of(algorithm, transport);
   options.gpu_engine = GpuEngine::kHost;
@@ -21,7 +21,7 @@ Options by_host(const char* algorithm, const char* transport) {
 
 TEST(collectives_leave_the_bits_of_cpu_tensors) {
   for (const uint64_t seed : seeds()) {
-    // The choice depends on what was measured, and another order of a sum has other bits.
+    // Not `auto`, which depends on measured costs: another algorithm may sum in another order.
     for (const auto& [algorithm, transport] :
          {std::pair{"direct", "auto"}, {"ring", "auto"}, {"halving", "tcp"}}) {
       for (const int world : {1, 2, 3}) {
@@ -65,7 +65,7 @@ TEST(reductions_that_multiply_leave_the_bits_of_cpu_tensors) {
   });
 }
 
-TEST(the_choice_follows_what_gpus_cost) {
+TEST(the_algorithm_follows_the_costs_of_gpus) {
   const Constants host;
   const DeviceCosts costs{
       .enqueue_us = 3, .passed_us = 20, .copy_us_per_byte = 1e-6, .pinned_us_per_byte = 4e-5};
@@ -87,8 +87,8 @@ TEST(the_choice_follows_what_gpus_cost) {
   CHECK_EQ(name_of(choose(request, model).algorithm), name_of(Algorithm::kDirect));
 }
 
-// Ranks that cannot read each other's memory, or read something else there, use pinned memory.
-TEST(access_between_gpus_is_tested) {
+// Set-up finds that out: ranks map nothing, or other memory than they should.
+TEST(ranks_that_cannot_read_each_others_memory_use_pinned_memory) {
   for (const RuntimeFault fault : {RuntimeFault::kMapsOther, RuntimeFault::kMapsNothing}) {
     with_gpu_ranks(2, by_host("direct", "auto"), {.fault = fault}, [](GpuRank& rank) {
       for (const std::size_t count : {1, 40'000}) {

@@ -143,62 +143,62 @@ void swap_sources(Table& table) {
 
 }  // namespace
 
-TEST(no_fault_is_found_without_one) {
+TEST(nothing_is_found_without_a_fault) {
   const std::string output = output_of_lanes(__func__, {});
   CHECK(output.find("found: ") == std::string::npos && output.find(kRace) == std::string::npos);
 }
 
 // Without the sanitizer these show on a machine with weak memory only.
 #if defined(__SANITIZE_THREAD__)
-TEST(a_release_that_orders_nothing) {
+TEST(a_release_that_orders_nothing_is_found) {
   check_found(output_of_lanes(__func__, {.machine = MachineFault::kRelaxedRelease}), {kRace});
 }
 
-TEST(a_release_for_one_gpu_only) {
+TEST(a_release_for_one_gpu_only_is_found) {
   check_found(output_of_lanes(__func__, {.machine = MachineFault::kReleaseForOneGpu}), {kRace});
 }
 
-TEST(an_acquire_that_orders_nothing) {
+TEST(an_acquire_that_orders_nothing_is_found) {
   check_found(output_of_lanes(__func__, {.machine = MachineFault::kRelaxedAcquire}), {kRace});
 }
 
-TEST(a_barrier_that_orders_nothing) {
+TEST(a_barrier_that_orders_nothing_is_found) {
   check_found(output_of_lanes(__func__, {.machine = MachineFault::kUnorderedBarriers}), {kRace});
 }
 #endif
 
-TEST(a_missing_barrier) {
+TEST(a_missing_barrier_is_found) {
   check_found(output_of_lanes(__func__, {.machine = MachineFault::kSkippedBarriers}),
               kFindsRaces ? std::vector<std::string>{kRace}
                           : std::vector<std::string>{"differs", "simt: "});
 }
 
-TEST(words_without_the_number_of_the_operation) {
+TEST(words_without_the_number_of_the_operation_are_found) {
   check_found(output_of_lanes(__func__, {.operation_is_not_counted = true}),
               {"differs", "mismatch", kRace});
 }
 
-TEST(a_kernel_that_ends_before_its_peers_have_read) {
+TEST(a_kernel_that_ends_before_its_peers_have_read_is_found) {
   check_found(output_of_lanes(__func__, {.mutate = remove_awaits}),
               kFindsRaces ? std::vector<std::string>{kRace}
                           : std::vector<std::string>{"differs", "mismatch"});
 }
 
-TEST(a_frame_that_is_acknowledged_before_it_is_read) {
+TEST(a_frame_that_is_acknowledged_before_it_is_read_is_found) {
   check_found(output_of_lanes(__func__, {.mutate = acknowledge_early}),
               kFindsRaces ? std::vector<std::string>{kRace}
                           : std::vector<std::string>{"differs", "mismatch"});
 }
 
-TEST(a_frame_that_is_read_beside_its_place) {
+TEST(a_frame_that_is_read_beside_its_place_is_found) {
   check_found(output_of_lanes(__func__, {.mutate = read_beside}), {"differs", kRace});
 }
 
-TEST(sources_in_another_order) {
+TEST(sources_in_another_order_are_found) {
   check_found(output_of_lanes(__func__, {.mutate = swap_sources}), {"differs"});
 }
 
-TEST(a_stream_that_does_not_wait) {
+TEST(a_stream_that_does_not_wait_is_found) {
   const auto run = [](uint64_t seed) {
     return run_streams(seed, MachineFault::kEventIsNotAwaited);
   };
@@ -206,7 +206,7 @@ TEST(a_stream_that_does_not_wait) {
               kFindsRaces ? std::vector<std::string>{kRace} : std::vector<std::string>{"differs"});
 }
 
-TEST(one_set_of_slots) {
+TEST(one_set_of_slots_instead_of_two_is_found) {
   check_found(output_of(__func__,
                         [](uint64_t seed) {
                           SmallCase one_set;
@@ -220,7 +220,7 @@ TEST(one_set_of_slots) {
               {"differs", "stopped"});
 }
 
-TEST(an_access_that_is_not_aligned) {
+TEST(an_access_that_is_not_aligned_is_found) {
   check_found(output_of(__func__,
                         [](uint64_t seed) {
                           simt::Machine machine({.seed = seed});
@@ -233,7 +233,7 @@ TEST(an_access_that_is_not_aligned) {
               {"misaligned address"});
 }
 
-TEST(a_shuffle_that_is_forgotten) {
+TEST(a_shuffle_that_is_forgotten_changes_the_result) {
   const auto sum_of = [](MachineFault fault) {
     simt::Machine machine({.seed = 1, .fault = fault});
     simt::Stream* const stream = machine.make_stream(0);

@@ -138,7 +138,7 @@ TEST(tensors_of_the_heap_are_not_copied) {
 
 // Ranks that share a GPU have no kernels, since one may keep the other from running. Nor have ranks
 // that cannot read the memory of their peers.
-TEST(kernels_are_not_used_where_they_cannot_be) {
+TEST(ranks_that_share_a_gpu_or_cannot_read_peers_launch_no_kernels) {
   for (const PretendedOptions& options : {PretendedOptions{.shared_gpu = true},
                                           PretendedOptions{.fault = RuntimeFault::kMapsOther}}) {
     with_gpu_ranks(2, by_lanes("direct"), options, [](GpuRank& rank) {
@@ -213,7 +213,7 @@ TEST(a_call_of_a_kernel_that_meets_one_of_the_host_is_named) {
   }
 }
 
-TEST(a_peer_that_has_mapped_what_nobody_passed_is_lost) {
+TEST(a_peer_that_confirms_a_segment_it_never_got_is_lost) {
   with_gpu_ranks(2, by_lanes("direct"), {}, [](GpuRank& rank) {
     compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
     if (rank.communicator().rank() == 1) {

@@ -91,7 +91,7 @@ TEST(a_released_word_carries_data_between_gpus) {
   }
 }
 
-TEST(kernels_of_several_threads_run_at_a_time) {
+TEST(kernels_of_two_host_threads_run_at_the_same_time) {
   uint64_t word = 0;
   std::array<uint64_t, 32> payload{};
   std::array<uint64_t, 32> taken{};

@@ -1,6 +1,5 @@
-// Two processes with a pretended device each map the other's memory, and run an all_reduce over
-// rings in shared memory: everything between them is as between ranks of a host, only the device is
-// not.
+// Two processes with a pretended device each map the other's memory, and run all_reduces over rings
+// in shared memory. Only the device differs from ranks of one host.
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>

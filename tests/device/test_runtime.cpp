@@ -65,7 +65,7 @@ TEST(streams_run_in_order_and_events_join_them) {
   for (const DeviceSegment& segment : {near, far}) runtime->free(segment);
 }
 
-TEST(an_event_recorded_again_does_not_free_who_waits_for_the_record_before) {
+TEST(recording_an_event_again_does_not_release_earlier_waits) {
   const auto runtime = make_pretended_runtime({.most_delay_us = 2000});
   const DeviceSegment memory = runtime->allocate(0, 3 * kBytes);
   const StreamHandle slow = runtime->make_stream(0);

@@ -11,7 +11,7 @@
 namespace fastgpu::test {
 namespace {
 
-// The copy of a received message may be pending when its rank leaves: no reason to fail the peers.
+// The peer has sent its message by then, so it must not fail.
 TEST(a_rank_may_leave_while_its_gpu_copies_what_it_received) {
   MemoryStore store;
   std::atomic<bool> is_taken{false};
@@ -36,7 +36,7 @@ TEST(a_rank_may_leave_while_its_gpu_copies_what_it_received) {
   });
 }
 
-TEST(messages_between_gpus) {
+TEST(messages_between_gpus_arrive_unchanged) {
   for (const char* transport : {"auto", "tcp"}) {
     with_gpu_ranks(2, options_of("auto", transport), {}, [](GpuRank& rank) {
       const int me = rank.communicator().rank();
@@ -80,7 +80,7 @@ TEST(a_send_that_its_gpu_never_copies_times_out) {
   });
 }
 
-// A GPU that fails: nobody waits for it. The group is complete by then: its set-up would fail, too.
+// On both ranks. They are connected by then, because their set-up would fail, too.
 TEST(a_gpu_that_fails_ends_messages) {
   MemoryStore store;
   std::latch complete(2);

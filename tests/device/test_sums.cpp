@@ -159,7 +159,7 @@ TEST(a_sum_is_one_launch_which_the_last_step_makes) {
   CHECK_EQ(arrays.first(9), 512.0f);  // what was set aside was never copied
 }
 
-TEST(other_work_finds_the_sum_made) {
+TEST(other_work_comes_after_the_held_sum) {
   const auto held = [](Arrays& arrays) {
     arrays.executor.set_aside(arrays.at(9), arrays.at(0), kSumBytes);
     arrays.executor.start_sum(arrays.at(0), arrays.at(1), kSumBytes);
@@ -200,7 +200,7 @@ TEST(other_work_finds_the_sum_made) {
   }
 }
 
-TEST(what_does_not_fit_is_another_sum) {
+TEST(a_step_that_does_not_continue_a_sum_begins_another) {
   {
     Arrays arrays;
     arrays.add(0, 1, true);
@@ -228,7 +228,7 @@ TEST(what_does_not_fit_is_another_sum) {
   }
 }
 
-TEST(a_launch_has_at_most_its_number_of_sources) {
+TEST(a_launch_has_at_most_eight_sources) {
   Arrays arrays;
   arrays.executor.set_aside(arrays.at(15), arrays.at(0), kSumBytes);
   arrays.executor.start_sum(arrays.at(0), arrays.at(1), kSumBytes);
@@ -244,7 +244,7 @@ TEST(a_launch_has_at_most_its_number_of_sources) {
   CHECK_EQ(arrays.traffic().copies, uint64_t{1});
 }
 
-TEST(a_later_mark_passes_when_the_sum_is_made) {
+TEST(a_later_mark_passes_when_the_sum_has_run) {
   Arrays arrays;
   DeviceExecutor& executor = arrays.executor;
   executor.copy(arrays.at(8), arrays.at(9), kSumBytes);

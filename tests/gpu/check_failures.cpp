@@ -179,7 +179,7 @@ void check_mismatch(Lines& lines) {
   findings.report(lines, "lanes, another call: mismatch with both keys", seconds_text(seconds));
 }
 
-// Runs an operation of `keys.size()` of two ranks.
+// Runs a small all_reduce of a group of two, with a rank for each key. Returns the seconds it took.
 double run_small_ranks(GpuSmall& small, const std::vector<uint64_t>& keys) {
   std::vector<GpuMemory> data;
   std::vector<device::SmallArgs> args;

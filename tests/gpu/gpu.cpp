@@ -35,14 +35,14 @@ void GpuMemory::download(void* target, std::size_t size_bytes) const {
 
 void GpuMemory::fill(int byte) const { CUDA_CHECK(cudaMemset(data(), byte, size_bytes_)); }
 
-HostWord::HostWord() {
+PinnedWord::PinnedWord() {
   void* memory = nullptr;
   CUDA_CHECK(cudaHostAlloc(&memory, sizeof *word_, cudaHostAllocMapped));
   word_ = static_cast<uint64_t*>(memory);
   set(0);
 }
 
-HostWord::~HostWord() { static_cast<void>(cudaFreeHost(word_)); }
+PinnedWord::~PinnedWord() { static_cast<void>(cudaFreeHost(word_)); }
 
 GpuProperties gpu_properties() {
   cudaDeviceProp properties;

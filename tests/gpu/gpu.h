@@ -56,12 +56,12 @@ GpuMemory copy_to_gpu(std::span<const Type> values) {
 }
 
 // A word of the host that kernels can read.
-class HostWord {
+class PinnedWord {
  public:
-  HostWord();
-  HostWord(const HostWord&) = delete;
-  HostWord& operator=(const HostWord&) = delete;
-  ~HostWord();
+  PinnedWord();
+  PinnedWord(const PinnedWord&) = delete;
+  PinnedWord& operator=(const PinnedWord&) = delete;
+  ~PinnedWord();
   uint64_t* address() const { return word_; }
   void set(uint64_t value) { __atomic_store_n(word_, value, __ATOMIC_RELEASE); }
 

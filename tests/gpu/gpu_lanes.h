@@ -22,13 +22,13 @@ class GpuGroup {
   device::Group of(int rank) const;
   std::vector<device::Control> controls() const;
   void set_patience(uint64_t nanoseconds) { patience_ = nanoseconds; }
-  HostWord& host_word() { return host_word_; }
+  PinnedWord& host_word() { return host_word_; }
 
  private:
   // Under compute-sanitizer a kernel may take this long.
   uint64_t patience_ = 20'000'000'000;
-  HostWord host_word_;
-  HostWord ended_;
+  PinnedWord host_word_;
+  PinnedWord ended_;
   std::vector<GpuMemory> controls_;  // by rank
 };
 

@@ -21,10 +21,6 @@ void Lines::failed(const std::string& what, const std::string& detail) {
   print("FAIL", what + "\t" + detail);
 }
 
-void Lines::skipped(const std::string& what, const std::string& reason) {
-  print("skip", what + "\t" + reason);
-}
-
 void Lines::rate(const Rate& rate) {
   const char* const verdict = rate.target.empty() ? "" : rate.met ? "met" : "missed";
   print("rate",

@@ -2,7 +2,7 @@
 // separated by tabs; tools/gpu_check.py reads them.
 //
 //   ok    what  detail                         FAIL  what  found and expected
-//   skip  what  reason                         rate  what  figure  share  target  met or missed
+//   rate  what  figure  share  target  met or missed
 //
 // Threading: one thread.
 #pragma once
@@ -15,7 +15,6 @@ class Lines {
  public:
   void passed(const std::string& what, const std::string& detail);
   void failed(const std::string& what, const std::string& detail);
-  void skipped(const std::string& what, const std::string& reason);
   // `target` and `share` may be empty: then nothing is met or missed.
   struct Rate {
     std::string what;
