@@ -9,7 +9,7 @@
 // k + 1, so every peer has begun it, and has read everything of operation k.
 //
 // Clearing: flags repeat after 2^31 operations, and a slot that only large operations use may be
-// older than that. So one in 2^20 operations of each set sets the slots that it does not use to 0.
+// older than that. So of 2^20 operations one for each set sets the slots that it does not use to 0.
 // Its ranks then wait for each other, so that no clearing can follow a later store of a peer.
 //
 // Blocks: with n threads in a block, block b has words b * n to b * n + n - 1 of each run of
