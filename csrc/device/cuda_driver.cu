@@ -103,6 +103,8 @@ CUcontext CudaContexts::of(int device) const {
     CUdevice handle = 0;
     driver_.check(driver_.device_get(&handle, device), asked);
     driver_.check(driver_.primary_context_retain(&entry.context, handle), asked);
+    int none = -1;
+    first_used_.compare_exchange_strong(none, device);
   });
   return entry.context;
 }

@@ -11,6 +11,8 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -53,6 +55,9 @@ class CudaContexts {
   CudaContexts(const CudaDriver& driver, int count)
       : driver_(driver), entries_(static_cast<std::size_t>(count)) {}
   CUcontext of(int device) const;
+  // The first device that was used, or 0. What needs any context takes this one's: a new context
+  // would cost memory of another process's GPU.
+  int first_used() const noexcept { return std::max(first_used_.load(), 0); }
 
  private:
   struct Entry {
@@ -61,6 +66,7 @@ class CudaContexts {
   };
   const CudaDriver& driver_;
   mutable std::vector<Entry> entries_;  // by device
+  mutable std::atomic<int> first_used_{-1};
 };
 
 // Makes a device current for the calling thread. The destructor restores what was current before,

@@ -49,7 +49,7 @@ class CudaRuntime final : public DeviceRuntime {
 
   std::byte* allocate_pinned(std::size_t size_bytes) override;
   void free_pinned(std::byte* memory) noexcept override {
-    give_back(kPinnedBy, [=] { cudaFreeHost(memory); });
+    give_back(contexts_.first_used(), [=] { cudaFreeHost(memory); });
   }
 
   StreamHandle make_stream(int device) override;
@@ -88,8 +88,6 @@ class CudaRuntime final : public DeviceRuntime {
   void load(int device, const void* kernel) override;
 
  private:
-  static constexpr int kPinnedBy = 0;  // the device through which memory is pinned; all may use it
-
   CudaDeviceScope on(int device) const { return {driver_, contexts_.of(device)}; }
   // Calls free(). Its failure is ignored: if the device has failed or CUDA is shut down, there is
   // nothing left to free.
@@ -141,7 +139,7 @@ DeviceProperties CudaRuntime::properties(int device) {
 
 // Portable: every device may use it.
 std::byte* CudaRuntime::allocate_pinned(std::size_t size_bytes) {
-  const auto scope = on(kPinnedBy);
+  const auto scope = on(contexts_.first_used());
   void* memory = nullptr;
   check_cuda(cudaHostAlloc(&memory, size_bytes, cudaHostAllocPortable | cudaHostAllocMapped),
              "allocate " + std::to_string(size_bytes) + " bytes of pinned host memory");

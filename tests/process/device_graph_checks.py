@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,3 +50,33 @@ def captured_calls() -> None:
         same(parts[:, 0].cpu(), torch.arange(float(world)))
         same(swapped[:, 0].cpu(), torch.full((world,), float(rank)))
         dist.all_reduce(large, group=group)
+
+
+def memory_dropped_in_a_capture() -> None:
+    """It is not used again, since replays use it; memory that is dropped later is."""
+    if TYPE != "pretended":
+        pytest.skip("ranks that share a GPU have no lanes, so nothing of theirs can be captured")
+    device = start()
+    rank, world = me_and_world()
+    group = new_group()
+    dist.all_reduce(torch.ones(1, device=DEVICE), group=group)
+    result = torch.zeros(50_000, device=DEVICE)
+    device.begin_capture()
+    within = fastgpu_comm.empty(50_000, device=DEVICE)
+    address = within.data_ptr()
+    within.fill_(float(rank))
+    dist.all_reduce(within, group=group)
+    result.copy_(within)
+    del within
+    graph = device.end_capture()
+    later = fastgpu_comm.empty(50_000, device=DEVICE)
+    freed = later.data_ptr()
+    del later
+    deadline = time.monotonic() + 30
+    while (again := fastgpu_comm.empty(50_000, device=DEVICE)).data_ptr() != freed:
+        assert again.data_ptr() != address
+        assert time.monotonic() < deadline
+    again.fill_(-1.0)
+    graph.replay()
+    same(result.cpu(), torch.full((50_000,), float(sum(range(world)))))
+    same(again.cpu(), torch.full((50_000,), -1.0))

@@ -63,8 +63,13 @@ def test_destroyed_groups(ranks: Ranks) -> None:
     ranks.run(memory.destroyed_groups, Setting(2, environment=LANES))
 
 
-def test_graphs(ranks: Ranks) -> None:
-    ranks.run(graphs.captured_calls, Setting(2, environment=LANES))
+@pytest.mark.parametrize(
+    "check",
+    [graphs.captured_calls, graphs.memory_dropped_in_a_capture],
+    ids=lambda check: check.__name__,
+)
+def test_graphs(ranks: Ranks, check: Callable[[], None]) -> None:
+    ranks.run(check, Setting(2, environment=LANES))
 
 
 @pytest.mark.parametrize(

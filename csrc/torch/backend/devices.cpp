@@ -48,8 +48,10 @@ class StreamOrderedHeap {
       log(LogLevel::kError, "device_failed", "message=" + in_quotes(error.what()));
     }
   }
+  // Memory that is dropped in a captured stream stays used: replays use it.
   void free(std::byte* memory, StreamHandle stream) noexcept {
     try {
+      if (Runtime::shared().devices().is_captured(stream)) return;
       waits_.start_after(stream);
       waits_.when_passed([this, memory] { heap_.free(memory); });
     } catch (const std::exception& error) {  // the memory stays used, because work may use it
