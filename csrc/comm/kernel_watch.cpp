@@ -124,7 +124,9 @@ bool KernelWatch::poll() noexcept {
     latch_failure_of([&] { report_end_of({.call = {}, .op = "a collective of a graph"}); });
   }
   for (int peer = 0; wants_idle_poll() && peer < ranks_.world; ++peer) {
-    if (peer == ranks_.mine || !channels_.departed(peer)) continue;
+    // Not departed(), which is for a peer whose channel is closed: it gives up on that peer after
+    // a while.
+    if (peer == ranks_.mine || channels_.presence(peer) == Presence::kHere) continue;
     memory->peer_left(peer);
     // A peer that has stopped the kernels and left will not report why.
     const bool stopped = stopped_since_.load() != 0 && stopped_by_.load() == peer;

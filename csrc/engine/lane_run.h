@@ -35,8 +35,10 @@ class ChannelSource {
   virtual SendChannel* sender(int peer, int lane) = 0;
   virtual RecvChannel* receiver(int peer, int lane) = 0;
   // Whether `peer`, one of whose channels is closed, is known to be gone. Until it is, its message
-  // with the reason may still arrive, so the caller waits for that.
+  // with the reason may still arrive, so the caller waits for that. The first call begins the time
+  // after which a peer without a reason counts as gone, so call it only after Io::kClosed.
   virtual bool departed(int peer) = 0;
+  // Whether the peer is known to be gone, whatever its channels are. Begins nothing.
   virtual Presence presence(int) const { return Presence::kHere; }
   // Changes when there are new receivers, or a peer has departed.
   virtual uint64_t version() const = 0;
