@@ -114,11 +114,18 @@ void DeviceCollectives::capture(const CollectiveCall& call) {
   const bool has_hooks = call.prologue || call.epilogue;
   const LanePlan* const plan = has_hooks ? nullptr : lanes_.plan(call, planner_);
   if (plan == nullptr) {
+    std::string remedy;
+    if (has_hooks) {
+      remedy = "pass single tensors that do not overlap, as to all_gather_into_tensor, or ";
+    } else if (lanes_.may_be_forced(call)) {
+      remedy = "set FASTGPU_GPU_ENGINE=lanes, or ";
+    }
     raise(ErrorKind::kInvalidArgument,
           std::string(name_of(call.shape.collective)) +
-              " cannot be captured in a graph: the host takes part in it, but not in a replay; set "
-              "FASTGPU_GPU_ENGINE=lanes, or make the call outside of the capture (docs/cuda.md, "
-              "\"Graphs\", says what can be captured)");
+              " cannot be captured in a graph: the host takes part in it, but not in a replay; " +
+              remedy +
+              "make the call outside of the capture (docs/cuda.md, \"Graphs\", says what can be "
+              "captured)");
   }
   lanes_.capture(call, *plan);
 }

@@ -144,6 +144,12 @@ const LanePlan* DeviceLanes::plan(const CollectiveCall& call, Planner& by_host) 
   }
 }
 
+bool DeviceLanes::may_be_forced(const CollectiveCall& call) const {
+  const bool is_chosen = options_.gpu_engine == GpuEngine::kHost ||
+                         (options_.gpu_engine == GpuEngine::kAuto && is_set_up_.load());
+  return is_chosen && call.send_counts.empty() && call.shape.count > 0;
+}
+
 LaneLaunch DeviceLanes::launch_of(const CollectiveCall& call, const LanePlan& plan,
                                   uint32_t end) const {
   return {.plan = plan,

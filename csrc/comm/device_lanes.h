@@ -38,6 +38,8 @@ class DeviceLanes {
   void set_up(Communicator& communicator);
   // nullptr if the host should drive the call, as planned by `by_host`; the same on every rank.
   const LanePlan* plan(const CollectiveCall& call, Planner& by_host);
+  // Whether FASTGPU_GPU_ENGINE=lanes may give the call, which has no plan, to a kernel.
+  bool may_be_forced(const CollectiveCall& call) const;
   // An operation that launches the plan's kernel when all earlier operations are enqueued. Moves
   // the hooks out of the call.
   std::shared_ptr<Operation> make(CollectiveCall& call, const LanePlan& plan);

@@ -266,7 +266,7 @@ TEST(captured_collectives_run_in_every_replay) {
     CollectiveCall by_host = call_of(rank, 5000, large);
     by_host.shape.reduce_op = ReduceOp::kProduct;
     CHECK_THROWS(rank.communicator().run(by_host), InvalidArgumentError,
-                 "cannot be captured in a graph: the host takes part");
+                 "but not in a replay; make the call outside of the capture");
     const PretendedGraph graph = end_capture(rank.stream());
     for (uint64_t turn = 2; turn < 6; ++turn) {
       rank.write(small, drawn_floats(20, turn * 2 + me));
@@ -282,6 +282,21 @@ TEST(captured_collectives_run_in_every_replay) {
       }
       compare(rank, shape_of(Collective::kAllReduce, 4000), true, turn);
     }
+  });
+}
+
+TEST(a_refused_capture_names_the_option_that_brings_kernels) {
+  Options options = by_lanes("direct");
+  options.gpu_engine = GpuEngine::kHost;
+  with_gpu_ranks(2, options, {}, [](GpuRank& rank) {
+    compare(rank, shape_of(Collective::kAllReduce, 5), true, 1);
+    std::byte* const data = rank.upload(drawn_floats(20, 1), true);
+    begin_capture(rank.stream());
+    CHECK_THROWS(rank.communicator().run(call_of(rank, 5, data)), InvalidArgumentError,
+                 "set FASTGPU_GPU_ENGINE=lanes, or make");
+    CHECK_THROWS(rank.communicator().run(call_of(rank, 0, data)), InvalidArgumentError,
+                 "but not in a replay; make the call outside of the capture");
+    end_capture(rank.stream());
   });
 }
 
