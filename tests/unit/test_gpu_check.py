@@ -45,6 +45,18 @@ def test_missing_tools_are_named(
     assert "nvcc, cmake, ninja" in capsys.readouterr().out
 
 
+def test_an_old_cmake_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "configure.cmake"
+    included = gpu_check.ROOT / "cmake/cuda.cmake"
+    script.write_text(
+        f'set(CMAKE_VERSION 3.25.1)\nset(FASTGPU_CUDA ON CACHE STRING "")\ninclude({included})\n'
+    )
+    result = subprocess.run(["cmake", "-P", str(script)], capture_output=True, text=True)
+    assert result.returncode != 0
+    said = " ".join(result.stderr.split())
+    assert "FASTGPU_CUDA=ON needs CMake 3.26 or newer, and this is 3.25.1" in said
+
+
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(SystemExit):
         gpu_check.main(["--build-onl"])
