@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import torch.distributed as dist
 
 import fastgpu_comm
@@ -78,6 +79,16 @@ def test_bad_arguments_are_one_line(
     (line,) = printed.err.splitlines()
     assert line.startswith("fastgpu-comm bench: ")
     assert message in line
+
+
+def test_gpus_where_there_are_none_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "all_reduce", "--device", "cuda"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastgpu-comm bench: --device cuda needs a GPU that torch can use")
 
 
 @pytest.mark.parametrize(
