@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -115,6 +116,29 @@ def time_out() -> None:
     assert caught.value.op == "all_reduce"
     if rank == 0:
         events.set("all others have failed")
+
+
+def frozen_rank() -> None:
+    """A rank that is stopped is named when the time is over, and fails when it goes on."""
+    start()
+    rank, world = me_and_world()
+    events = Events()
+    group = new_group(timeout=timedelta(seconds=1))
+    tensor = torch.ones(300_000, device=DEVICE)
+    dist.all_reduce(tensor, group=group)
+    events.set(f"process of rank {rank}", os.getpid())
+    if rank == world - 1:
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError):
+            call_until_it_fails(lambda: dist.all_reduce(tensor, group=group), group)
+        return
+    frozen = int(events.get(f"process of rank {world - 1}"))
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        named = rf"Timed out after 1000 ms.* waited for rank {world - 1} \(host"
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match=named):
+            call_until_it_fails(lambda: dist.all_reduce(tensor, group=group), group)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
 
 
 def lost_rank() -> None:

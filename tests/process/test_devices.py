@@ -9,6 +9,7 @@ from tests.process import device_checks as checks
 from tests.process import device_failure_checks as failures
 from tests.process import device_graph_checks as graphs
 from tests.process import device_memory_checks as memory
+from tests.process import device_shard_checks as shards
 from tests.process.ranks import Ranks, Setting
 
 SHM = Setting(2)
@@ -31,7 +32,8 @@ def ranks() -> Iterator[Ranks]:
         checks.messages,
         memory.lifetimes,
         memory.symmetric_memory,
-        checks.sharded_training,
+        shards.sharded_training,
+        shards.dtensors,
         checks.encoded_sums,
         checks.benchmark,
         failures.bad_arguments,
@@ -52,6 +54,7 @@ def test_device(ranks: Ranks, check: Callable[[], None]) -> None:
         checks.futures,
         failures.mismatch,
         failures.time_out,
+        failures.frozen_rank,
     ],
     ids=lambda check: check.__name__,
 )
