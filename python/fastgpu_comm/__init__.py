@@ -99,8 +99,10 @@ def _why_the_program_ends() -> str:
         return "its program ended without destroy_process_group(); look at its log"
     try:
         text = f"{type(error).__name__}: {error}"
-    except Exception:
+    except BaseException:
         text = type(error).__name__
+    # File names that are not UTF-8 bring surrogates, which cannot be sent as text.
+    text = text.encode(errors="replace").decode()
     return f"its program ended with {' '.join(text.split())[:500].rstrip(': ')}; look at its log"
 
 

@@ -209,6 +209,25 @@ def peer_raises(place: Place) -> None:
     _report(place)
 
 
+def peer_raises_text_that_is_not_utf8(place: Place) -> None:
+    place.init()
+    if place.rank == 1:
+        raise ValueError(f"bad file {os.fsdecode(bytes([0xFF]))}.txt")
+    _report(place)
+
+
+class _TextlessError(Exception):
+    def __str__(self) -> str:
+        sys.exit(4)
+
+
+def peer_raises_an_error_that_cannot_be_shown(place: Place) -> None:
+    place.init()
+    if place.rank == 1:
+        raise _TextlessError
+    _report(place)
+
+
 def peer_calls_sys_exit(place: Place) -> None:
     place.init()
     if place.rank == 1:

@@ -82,6 +82,14 @@ def test_a_program_ends(programs: Programs, tmp_path: Path, case: str) -> None:
 
 LEFT = {
     "peer_raises": (1, "its program ended with ValueError: a bad input; look at its log"),
+    "peer_raises_text_that_is_not_utf8": (
+        1,
+        "its program ended with ValueError: bad file ?.txt; look at its log",
+    ),
+    "peer_raises_an_error_that_cannot_be_shown": (
+        1,
+        "its program ended with _TextlessError; look at its log",
+    ),
     "peer_calls_sys_exit": (
         3,
         "its program ended without destroy_process_group(); look at its log",
