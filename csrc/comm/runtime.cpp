@@ -57,6 +57,8 @@ Runtime& Runtime::shared() {
   return *current;
 }
 
+Runtime* Runtime::existing() noexcept { return shared_runtime.load(); }
+
 void Runtime::start() {
   connector();
   engine_.start();

@@ -32,6 +32,8 @@ class Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
   static Runtime& shared();
+  // nullptr if shared() was never called in this process.
+  static Runtime* existing() noexcept;
 
   Engine& engine() noexcept { return engine_; }
   SymmetricHeap& heap() noexcept { return heap_; }

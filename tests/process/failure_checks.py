@@ -120,7 +120,7 @@ def wait_with_timeout() -> None:
     if rank == 0:
         work = dist.irecv(result, 1)
         assert work is not None
-        with pytest.raises(fastgpu_comm.CollectiveTimeoutError):
+        with pytest.raises(fastgpu_comm.CollectiveTimeoutError, match="after 50 ms"):
             work.wait(timedelta(milliseconds=50))
         assert not work.is_completed()
         dist.barrier()

@@ -32,6 +32,19 @@ def test_registered(first: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_exit_of_a_program_without_a_group_starts_nothing() -> None:
+    """It would need descriptors, of which there are none."""
+    program = (
+        "import fastgpu_comm.native, resource; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr
+    assert "Exception" not in result.stderr
+
+
 def test_an_extension_of_other_python_code_says_what_to_do() -> None:
     older = "import sys, types; name = 'fastgpu_comm._native'; sys.modules[name] = "
     command = [sys.executable, "-c", older + "types.ModuleType(name); import fastgpu_comm.native"]

@@ -118,7 +118,8 @@ bool TorchWork::wait(std::chrono::milliseconds timeout) {
     if (operation->done() && operation->ok()) continue;
     translated([&] {
       const TimeNs left = limited ? std::max<TimeNs>(deadline - now_ns(), 0) : 0;
-      communicator_->wait(*operation, limited ? left / kMillisecond : -1);
+      const TimeNs left_ms = (left + kMillisecond - 1) / kMillisecond;  // the first one has it all
+      communicator_->wait(*operation, limited ? left_ms : -1);
     });
   }
   if (device_) translated([&] { order_behind(ends_, current_stream(*device_)); });

@@ -24,7 +24,9 @@ constexpr TimeNs kCallbackLimit = 5 * kSecond;
 // Python from then on.
 void end(const std::string& why) {
   leave_python_to_this_thread();
-  for (const auto& communicator : Runtime::shared().communicators()) communicator->shutdown(why);
+  if (Runtime* const runtime = Runtime::existing()) {
+    for (const auto& communicator : runtime->communicators()) communicator->shutdown(why);
+  }
   CallbackThreads::shared().stop(now_ns() + kCallbackLimit);
 }
 
