@@ -35,8 +35,7 @@ def test_registered(first: str) -> None:
 def test_the_exit_of_a_program_without_a_group_starts_nothing() -> None:
     """It would need descriptors, of which there are none."""
     program = (
-        "import fastgpu_comm.native, resource; "
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))"
+        "import fastgpu_comm.native, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))"
     )
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)

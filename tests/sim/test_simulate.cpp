@@ -131,7 +131,7 @@ TEST(prices_of_gpus_hold) {
   request.shots = 2;
   const double on_processors = simulate(request, machine).end_us();
   machine.constants.is_gpu = true;
-  const double copy_us = static_cast<double>(kMiB / 8) * machine.constants.copy_us_per_byte;
+  const double copy_us = static_cast<double>(kMiB) / 8 * machine.constants.copy_us_per_byte;
   CHECK(simulate(request, machine).end_us() < on_processors - copy_us);
   check_close(request, machine, 0.05);
 }
