@@ -29,7 +29,7 @@ struct LaneLauncher::Range {
   }
 };
 
-// Where the kernels find a tensor: its memory for that of this rank, its location for the peers'.
+// Where kernels find a tensor: this rank's kernel by `memory`, kernels of peers by `location`.
 struct LaneLauncher::KernelBuffer {
   std::byte* memory;
   uint64_t location;

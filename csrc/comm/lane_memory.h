@@ -107,7 +107,7 @@ class LaneMemory {
  private:
   static constexpr uint32_t kEnds = 1024;
   static constexpr std::size_t kChunkBytes = 64 * 1024;
-  // Segments that kernels find of a rank: its staging memory, then those of its heap by number.
+  // How many segments of a rank kernels can find: the staging memory, then segments of the heap.
   static constexpr std::size_t kSegments = 256;
   struct HostWords {
     uint64_t told;  // device::HostWord

@@ -50,7 +50,7 @@ struct LanePiece {
   uint64_t input_at = 0;
   uint64_t data_at = 0;
   uint64_t scratch_at = 0;
-  std::unique_ptr<LentMemory> entries;  // of the device::Table, in memory of the GPU
+  std::unique_ptr<LentMemory> entries;  // the device::Table's entries, in memory of the GPU
   std::unique_ptr<LentMemory> first;
 };
 

@@ -1,4 +1,4 @@
-// Decides which ranks of a host read each other's GPU memory in place, and maps it.
+// Decides which ranks of a host read each other's GPU memory in place, and maps that memory.
 //
 // set_up() tests it: ranks of a host share a page of their GPUs' memory and compare its bytes,
 // because a driver may report access that does not work. Other ranks get payloads through pinned
@@ -46,8 +46,8 @@ class MappedPeers final : public DevicePeers {
     return constants_with(costs_, host, reads_in_place_);
   }
 
-  // After set_up(), if this rank reads the peer's memory: where it maps a span that the peer has
-  // shared. Waits for the peer; raises like a collective call.
+  // Returns the address of a span that the peer has shared. Comes after set_up(), and only if this
+  // rank reads the peer's memory. Waits for the peer; raises like a collective call.
   std::byte* map(Communicator& communicator, int peer, const SegmentSpan& span,
                  std::size_t size_bytes);
   // Whether all ranks of a host read each other's memory; the same on every rank.

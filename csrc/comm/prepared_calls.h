@@ -1,6 +1,6 @@
 // A small cache of ready operations. The next call with the same shape, and in an all_to_all with
-// the same counts, needs no plan, no kernels and no checks. Nor does it allocate, if the last such
-// operation has ended and its Work was dropped.
+// the same counts, needs no plan, no kernels and no checks. If the cached operation has ended and
+// its Work was dropped, the call allocates nothing.
 // Ownership: owns the cached operations; planner and builder outlive it. Threading: the polling
 // thread's.
 #pragma once

@@ -10,7 +10,7 @@
 namespace fastgpu {
 namespace {
 
-// What a shared descriptor holds if it is a file. Any other descriptor is CUDA's own.
+// The content of a shared descriptor that is a file. Any other shared descriptor is CUDA's own.
 struct IpcRecord {
   uint64_t magic = 0;
   uint64_t size_bytes = 0;

@@ -22,8 +22,8 @@ bool is_continued(const Lane& lane, std::size_t index);
 // sum in that region, one of them adds the copy, and no other step of the lane reads the copy.
 bool is_set_aside(const Lane& lane, std::size_t index);
 
-// Removes the copies that are set aside and the steps that add them: what is left takes the time of
-// a GPU, which reads its own part of a sum with the others.
+// Removes the copies that are set aside, and the steps that add them. A GPU makes no such copies.
+// The schedule then has the steps that cost time on a GPU.
 void leave_out_set_aside(Schedule& schedule);
 
 }  // namespace fastgpu

@@ -59,8 +59,8 @@ class DeviceRank : public DevicePeers {
     segments_[static_cast<std::size_t>(peer)]->add(segment, shared);
   }
 
-  // Fills the tensors in the caller's stream. Then adds the operation, which runs after that, and
-  // before whatever the caller's stream is given next.
+  // Fills the tensors in the caller's stream, and adds the operation. The operation runs after the
+  // fill, and before later work of the caller's stream.
   std::shared_ptr<Work> start(const Schedule& schedule, const HostBuffers& buffers);
   // The same with the call of another case.
   std::shared_ptr<Work> start(const Schedule& schedule, const HostBuffers& buffers,

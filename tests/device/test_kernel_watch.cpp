@@ -8,8 +8,8 @@
 namespace fastgpu::test {
 namespace {
 
-// Channels of rank 0 in a group of two, of which none is closed. departed() says what it says of
-// such a peer 10 s after it was first asked.
+// Open channels of rank 0 in a group of two. departed() returns true, as in ChannelSet 10 s after
+// its first call, even for a peer that is there.
 class OpenChannels final : public ChannelSource {
  public:
   SendChannel* sender(int /*peer*/, int /*lane*/) override { return nullptr; }

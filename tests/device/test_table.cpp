@@ -1,4 +1,4 @@
-// Tables: which steps fold, which entries form batches, and what compile() refuses.
+// Tables: steps that fold, entries that form batches, and schedules that compile() refuses.
 #include <algorithm>
 
 #include "base/error.h"

@@ -79,7 +79,7 @@ FASTGPU_DEVICE std::byte* own_memory(const Run& run, uint64_t place) {
   return run.args.buffers[place >> Place::kBufferShift] + (place & Place::kOffset);
 }
 
-// Where this rank maps the frame, by the location in the mail.
+// Returns the address at which this rank maps the frame. The mail has the frame's location.
 FASTGPU_DEVICE const std::byte* peer_memory(const Run& run, const Entry& source) {
   const Mail* const mail = run.mail_from(source.peer);
   const uint64_t location =

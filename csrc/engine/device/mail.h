@@ -57,8 +57,8 @@ struct Control {
   alignas(128) uint64_t announced[4];
 };
 
-// What the host writes for its kernels: kStopAll, and a bit for each rank that has left. A rank's
-// bit is set only once everything that its kernels have stored has arrived.
+// The word from the host to its kernels: kStopAll, and a bit for each rank that has left. The host
+// sets a rank's bit after all stores of that rank's kernels have arrived.
 struct HostWord {
   static constexpr uint64_t kStopAll = uint64_t{1} << 63;
   static constexpr uint64_t departed(int rank) { return uint64_t{1} << rank; }

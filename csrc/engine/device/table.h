@@ -32,8 +32,8 @@ struct Place {
   static constexpr uint64_t kOffset = kRelative - 1;
 };
 
-// Independent entries of one kind that follow one another form a batch, and each thread of a block
-// does one of them. The first entry of a batch has its size.
+// Consecutive independent entries of one kind form a batch. A block gives each entry of a batch to
+// another thread. The first entry has the size of the batch.
 struct alignas(32) Entry {
   uint64_t place = 0;       // kCombine: target; kSource: source; kPost: of the frame, in my memory
   uint64_t size_bytes = 0;  // of a kCombine

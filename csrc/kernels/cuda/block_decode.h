@@ -14,7 +14,7 @@ namespace fastgpu::device {
 
 namespace block {
 
-// What a thread loads of an encoded array: 16 bytes of codes, and the scale of its block.
+// A thread's part of an encoded array: 16 bytes of codes, and the scale of their block.
 struct Fetched {
   Pack codes;
   uint32_t scale;

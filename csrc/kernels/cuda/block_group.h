@@ -180,8 +180,8 @@ FASTGPU_DEVICE uint64_t code_offset_of(const GroupPart& part) {
   return part.group * kGroupCodeBytes + part.thread * kPackBytes;
 }
 
-// The block whose scale a thread handles: of the four of int4 the one with its number; of int8 the
-// only one.
+// The block whose scale a thread handles. int4 has a block for each of the four threads, int8 one
+// for all.
 template <typename Format>
 FASTGPU_DEVICE unsigned block_of(const GroupPart& part) {
   return Groups<Format>::kPacked ? part.thread : 0;

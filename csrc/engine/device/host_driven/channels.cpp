@@ -77,7 +77,7 @@ bool DeviceChannels::pump(ByRoute<Channel>& channels) {
   return moved;
 }
 
-// Stops all copies from payloads: they belong to the callers again, who may free them.
+// Stops all copies from payloads, because the callers may free the payloads from now on.
 void DeviceChannels::drop() noexcept {
   for (const auto& [route, channel] : senders_) channel->hang_up();
   for (const auto& [route, channel] : receivers_) channel->hang_up();

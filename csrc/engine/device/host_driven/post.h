@@ -1,5 +1,5 @@
-// What a sender of device memory tells its receiver about a frame. It is the payload, 16 bytes, of
-// a frame in a channel of host memory; every channel carries so few bytes inline.
+// The message from a sender of device memory to its receiver about a frame. It is the payload of a
+// frame in a channel of host memory: 16 bytes, which every channel carries inline.
 // Threading: plain values.
 #pragma once
 
