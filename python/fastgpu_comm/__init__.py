@@ -97,13 +97,22 @@ def _why_the_program_ends() -> str:
     error = getattr(sys, "last_value", None)
     if error is None or hasattr(sys, "ps1"):
         return "its program ended without destroy_process_group(); look at its log"
+    return f"its program ended with {_line_of(error)}; look at its log"
+
+
+def _and_what_it_handled() -> str:
+    """Completes the backend's "it destroyed its process group", as in a `finally` block."""
+    error = sys.exc_info()[1]
+    return "" if error is None else f" while it handled {_line_of(error)}; look at its log"
+
+
+def _line_of(error: BaseException) -> str:
     try:
         text = f"{type(error).__name__}: {error}"
     except BaseException:
         text = type(error).__name__
     # File names that are not UTF-8 bring surrogates, which cannot be sent as text.
-    text = text.encode(errors="replace").decode()
-    return f"its program ended with {' '.join(text.split())[:500].rstrip(': ')}; look at its log"
+    return " ".join(text.encode(errors="replace").decode().split())[:500].rstrip(": ")
 
 
 def _torch_will_autoload() -> bool:

@@ -198,7 +198,7 @@ def _report(place: Place) -> None:
     assert stats["operations"] == stats["bytes_sent"] == stats["bytes_received"] == 0, stats
     try:
         dist.all_reduce(torch.ones(4))
-    except fastgpu_comm.PeerLostError as error:
+    except (fastgpu_comm.PeerLostError, fastgpu_comm.AbortedError) as error:
         place.note("error", str(error))
 
 
@@ -240,6 +240,26 @@ def peer_destroys_its_group(place: Place) -> None:
     if place.rank == 0:
         _report(place)
     dist.destroy_process_group()
+
+
+def peer_destroys_its_group_because_of_an_error(place: Place) -> None:
+    place.init()
+    try:
+        if place.rank == 1:
+            raise ValueError("a bad input")
+        _report(place)
+    finally:
+        dist.destroy_process_group()
+
+
+def peer_aborts_its_group_because_of_an_error(place: Place) -> None:
+    place.init()
+    try:
+        if place.rank == 1:
+            raise ValueError("a bad input")
+        _report(place)
+    except ValueError:
+        dist.distributed_c10d._abort_process_group()
 
 
 def _forked(rank: int, folder: Path) -> None:

@@ -69,6 +69,8 @@ class Ranks:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOADED))
         self._ranks: list[Rank] = []
+        self._stores = tempfile.TemporaryDirectory(prefix="fastgpu-test-")
+        self._groups = 0
         self._setting: Setting | None = None
 
     def run(
@@ -123,7 +125,8 @@ class Ranks:
             theirs.close()
             self._ranks.append(Rank(process, mine))
         ranks = self._ranks[: setting.world]
-        store = os.path.join(tempfile.mkdtemp(prefix="fastgpu-test-"), "store")
+        store = os.path.join(self._stores.name, f"group {self._groups}")
+        self._groups += 1
         for number, rank in enumerate(ranks):
             rank.pipe.send((_init, (setting, number, store), RUN_SECONDS))
         try:

@@ -94,7 +94,11 @@ LEFT = {
         3,
         "its program ended without destroy_process_group(); look at its log",
     ),
-    "peer_destroys_its_group": (0, "it destroyed its process group"),
+    "peer_destroys_its_group": (0, "it destroyed its process group. "),
+    "peer_destroys_its_group_because_of_an_error": (
+        1,
+        "it destroyed its process group while it handled ValueError: a bad input; look at its log",
+    ),
 }
 
 
@@ -110,6 +114,13 @@ def test_a_peer_that_left_is_said_to_have_left_as_it_did(
     )
     # The user's first call is number 1, whatever the library called before.
     assert "Seen by rank 0 in all_reduce #1 of group '0' (default_pg)" in error, error
+
+
+def test_an_abort_says_what_its_program_handled(programs: Programs, tmp_path: Path) -> None:
+    assert programs.run("peer_aborts_its_group_because_of_an_error", 2, tmp_path) == [0, 0]
+    error = (tmp_path / "error").read_text()
+    assert "aborted the group: abort() was called on the process group while it handled " in error
+    assert "ValueError: a bad input; look at its log" in error
 
 
 def test_a_process_that_had_groups_forks_ranks(programs: Programs, tmp_path: Path) -> None:

@@ -86,12 +86,14 @@ float TorchBackend::endTimeEstimate() {
 
 void TorchBackend::abort() {
   hooks_->before_abort();
-  translated([&] { communicator_->abort("abort() was called on the process group"); });
+  const std::string why = "abort() was called on the process group" + and_what_python_handles();
+  translated([&] { communicator_->abort(why); });
 }
 
 void TorchBackend::shutdown() {
   const bool in_order = communicator_->failure() == nullptr;
-  translated([&] { communicator_->shutdown(); });
+  const std::string why = "it destroyed its process group" + and_what_python_handles();
+  translated([&] { communicator_->shutdown(why); });
   // Otherwise a rank that makes its next group at once, on the same port, could meet this store
   // shortly before rank 0 closes it.
   if (options_.store_ends && getRank() != 0 && in_order) await_end_of(store_);

@@ -107,6 +107,16 @@ void raise_invalid(const std::string& op, const std::string& message) {
   raise_in_python(failure);
 }
 
+std::string and_what_python_handles() {
+  if (!may_use_python()) return "";
+  const py::gil_scoped_acquire gil;
+  try {
+    return py::module_::import("fastgpu_comm").attr("_and_what_it_handled")().cast<std::string>();
+  } catch (const py::error_already_set&) {
+    return "";
+  }
+}
+
 void leave_python_to_this_thread() noexcept {
   last_thread = std::this_thread::get_id();
   shuts_down.store(true);

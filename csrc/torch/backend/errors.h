@@ -38,6 +38,9 @@ std::invoke_result_t<Body> translated(Body&& body) {
 // Raises InvalidArgumentError for a call of `op`, for example "all_reduce".
 [[noreturn]] void raise_invalid(const std::string& op, const std::string& message);
 
+// " while it handled ..." if this thread of Python handles an exception, as in a `finally` block.
+std::string and_what_python_handles();
+
 // Must be called before the interpreter shuts down: from then on only the calling thread uses
 // Python. A thread that enters Python while it shuts down is ended by Python inside our functions,
 // and that ends the process with SIGABRT.
