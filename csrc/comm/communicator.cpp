@@ -36,16 +36,16 @@ OperationBuilder::Config builder_config(const CommunicatorConfig& config,
           .single_copy = config.options.single_copy};
 }
 
-// Takes part in the rendezvous. Reports an error of this rank to the ranks that wait.
-Peers meet(const RendezvousRequest& request, Store& store, Runtime& runtime) {
-  RendezvousStore place(store, request.rank, request.world, request.name);
-  try {
-    runtime.start();
-    return rendezvous(request, place, runtime.connector());
-  } catch (const CommError& error) {
-    place.report(error.failure());
-    throw;
-  }
+RendezvousRequest request_of(const CommunicatorConfig& config, Runtime& runtime) {
+  return {.rank = config.rank,
+          .world = config.world,
+          .name = config.name,
+          .global_ranks = config.global_ranks,
+          .options = config.options,
+          .store_host = config.store_host,
+          .store_port = config.store_port,
+          .constants = runtime.constants(),
+          .deadline = deadline_after_ms(config.timeout_ms)};
 }
 
 }  // namespace
@@ -58,21 +58,21 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
                                            std::to_string(config.world) + ": the world has 1 to " +
                                            std::to_string(kMaxWorld) + " ranks, numbered from 0");
   }
-  RendezvousRequest request;
-  request.rank = config.rank;
-  request.world = config.world;
-  request.name = config.name;
-  request.global_ranks = config.global_ranks;
-  request.options = config.options;
-  request.store_host = config.store_host;
-  request.store_port = config.store_port;
-  request.constants = runtime.constants();
-  request.deadline = deadline_after_ms(config.timeout_ms);
-  Topology topology = topology_of(config.rank, meet(request, store, runtime));
-  const std::shared_ptr<Communicator> made(new Communicator(config, std::move(topology), runtime));
-  made->join();
-  runtime.add(made);
-  made->calibrate();
+  RendezvousStore place(store, config.rank, config.world, config.name);
+  std::shared_ptr<Communicator> made;
+  try {
+    runtime.start();
+    Peers peers = rendezvous(request_of(config, runtime), place, runtime.connector());
+    made.reset(new Communicator(config, topology_of(config.rank, std::move(peers)), runtime));
+    made->join();
+    runtime.add(made);
+    made->calibrate();
+  } catch (const CommError& error) {
+    const Failure* const first = made ? made->failure() : nullptr;
+    const Failure failure = first != nullptr ? *first : error.failure();
+    if (made) made->shutdown("it could not set up the group");
+    raise(place.report(failure));
+  }
   return made;
 }
 
@@ -131,7 +131,7 @@ void Communicator::join() {
 
 // A collective call: every rank makes it first. Rank 0's constants are everyone's.
 void Communicator::calibrate() {
-  if (config_.world == 1) return;
+  if (config_.world == 1) return is_set_up_.store(true);
   const std::string& known = topology_->records[0].constants;
   const std::string constants = known.empty() ? measure_constants(*this, *topology_) : known;
   runtime_.set_constants(constants);
@@ -139,6 +139,7 @@ void Communicator::calibrate() {
   prepared_->clear();
   collectives_->restart_numbers();
   set_up_ = all_counters();
+  is_set_up_.store(true);
 }
 
 std::shared_ptr<Work> Communicator::run(CollectiveCall call) {
@@ -283,6 +284,7 @@ void Communicator::on_first_failure(Failure& failure) {
       failure.message = with_name(std::move(failure.message), failure.peer,
                                   name_of_rank(*topology_, failure.peer));
     }
+    if (!is_set_up_.load()) failure = in_set_up(std::move(failure));
     failure.message = report_of(failure, config_.rank, name_of_group());
   } else {
     failure.message = relayed_report(std::move(failure.message), failure.rank);
@@ -291,7 +293,8 @@ void Communicator::on_first_failure(Failure& failure) {
   log(LogLevel::kInfo, "group_failed", "reason=" + in_quotes(failure.message));
   runtime_.connector().fail(topology_->member, failure);
   channels_->hang_up();
-  failure.message = with_advice(failure.message, failure.kind);
+  failure.message = is_set_up_.load() ? with_advice(failure.message, failure.kind)
+                                      : with_set_up_advice(failure.message);
 }
 
 void Communicator::abort(const std::string& reason) {
@@ -343,10 +346,6 @@ void Communicator::check_process() const {
   raise(ErrorKind::kInvalidArgument,
         "this process was forked from rank " + std::to_string(config_.rank) +
             " after its group was made, and cannot use the group: start it with spawn");
-}
-
-int64_t Communicator::timeout_ms_of(int64_t timeout_ms) const {
-  return timeout_ms < 0 ? this->timeout_ms() : timeout_ms;
 }
 
 double Communicator::predict_us(const CollectiveCall& call) const {

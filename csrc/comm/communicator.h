@@ -120,7 +120,7 @@ class Communicator {
   void calibrate();
   bool forked() const noexcept;
   void check_process() const;
-  int64_t timeout_ms_of(int64_t timeout_ms) const;
+  int64_t timeout_ms_of(int64_t given) const { return given < 0 ? timeout_ms() : given; }
   std::shared_ptr<Work> run_inline(CollectiveCall& call);
   std::shared_ptr<Work> run_on_device(CollectiveCall& call);
   bool is_busy() const;
@@ -134,6 +134,7 @@ class Communicator {
 
   const CommunicatorConfig config_;
   const int made_at_fork_;
+  std::atomic<bool> is_set_up_{false};
   Counters set_up_;  // the totals of the calls that made the communicator; constant after create()
   Runtime& runtime_;
   const std::unique_ptr<const Topology> topology_;

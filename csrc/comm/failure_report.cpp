@@ -72,7 +72,15 @@ std::string report_of(const Failure& failure, int rank, const std::string& group
   return text + "of " + group;
 }
 
-bool names_observer(const std::string& report) { return report.find(kSeenBy) != std::string::npos; }
+Failure in_set_up(Failure failure) {
+  failure.op = "the set-up";
+  failure.sequence = -1;
+  return failure;
+}
+
+bool names_observer(const std::string& report) {
+  return report.find(kSeenBy) != std::string::npos || report.find(kReportedBy) != std::string::npos;
+}
 
 std::string relayed_report(std::string report, int reporter) {
   const bool names_source = report.find(seen_by(reporter)) != std::string::npos ||
@@ -85,6 +93,10 @@ std::string relayed_report(std::string report, int reporter) {
 std::string with_advice(const std::string& report, ErrorKind kind) {
   return report + ". Every later call on this group raises the same error; " + advice_for(kind) +
          ".";
+}
+
+std::string with_set_up_advice(const std::string& report) {
+  return report + ". Correct this on that rank, and make the group again on all ranks.";
 }
 
 }  // namespace fastgpu

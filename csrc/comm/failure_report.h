@@ -22,12 +22,15 @@ std::string with_name(std::string text, int rank, const std::string& name);
 // The failure and the place where this rank saw it. The peers receive this part.
 // `group` is its name in messages, such as "group '0'".
 std::string report_of(const Failure& failure, int rank, const std::string& group);
-// Whether the text says which rank saw the failure, as a report does.
+// A failure of a call that the library made while it set up the group.
+Failure in_set_up(Failure failure);
+// Whether the text says which rank saw or reported the failure, as a report does.
 bool names_observer(const std::string& report);
 // A report that came from a peer. The result names the rank that saw the failure, or else the first
 // one that reported it, and has no control characters.
 std::string relayed_report(std::string report, int reporter);
 // The report of a failure with what its reader can do now.
 std::string with_advice(const std::string& report, ErrorKind kind);
+std::string with_set_up_advice(const std::string& report);
 
 }  // namespace fastgpu

@@ -7,6 +7,11 @@
 #include "comm/failure_report.h"
 
 namespace fastgpu {
+namespace {
+
+std::string failed_key(int64_t use) { return "fastgpu/" + std::to_string(use) + "/failed"; }
+
+}  // namespace
 
 RendezvousStore::RendezvousStore(Store& store, int rank, int world, std::string group)
     : store_(store),
@@ -26,7 +31,9 @@ void RendezvousStore::set(const char* what, const std::string& value) {
 }
 
 std::optional<std::string> RendezvousStore::wait(const char* what, int rank, TimeNs deadline) {
-  return wait_for(store_, key(use_, what, rank), deadline, [this] { raise_reported(); });
+  return wait_for(store_, key(use_, what, rank), deadline, [this] {
+    if (const auto failure = reported()) raise(*failure);
+  });
 }
 
 // The earlier use has ended if every rank has all its values; a report then has no reader. A
@@ -47,7 +54,7 @@ void RendezvousStore::find_predecessor() {
 
 // The first failure counts: later ones are often consequences.
 void RendezvousStore::publish(int64_t use, const Failure& failure) {
-  const std::string place = "fastgpu/" + std::to_string(use) + "/failed";
+  const std::string place = failed_key(use);
   if (store_.try_get(place)) return;
   SetUpFailure told;
   static_cast<ProcessName&>(told) = this_process();
@@ -57,9 +64,9 @@ void RendezvousStore::publish(int64_t use, const Failure& failure) {
   store_.set(place, to_text(told));
 }
 
-void RendezvousStore::raise_reported() {
-  const auto text = store_.try_get("fastgpu/" + std::to_string(use_) + "/failed");
-  if (!text) return;
+std::optional<Failure> RendezvousStore::reported() {
+  const auto text = store_.try_get(failed_key(use_));
+  if (!text) return std::nullopt;
   const SetUpFailure told = set_up_failure_from_text(*text);
   // The process that has joined as this rank waits in the next use of the store.
   if (told.rank == rank_) publish(use_ + 1, make_failure(told.kind, told.reason));
@@ -70,24 +77,30 @@ void RendezvousStore::raise_reported() {
   failure.message = told.reason;
   if (!names_observer(told.reason)) {  // the rank's own error
     failure.message = name_of_rank(told.rank, told) + " could not set up the group: " + told.reason;
-    failure.message = report_of(failure, rank_, "group '" + group_ + "'") +
-                      ". Correct this on that rank, and make the group again on all ranks.";
+    failure.message = with_set_up_advice(report_of(failure, rank_, "group '" + group_ + "'"));
   }
-  raise(failure);
+  return failure;
 }
 
-void RendezvousStore::report(const Failure& failure, TimeNs limit) noexcept {
+Failure RendezvousStore::report(const Failure& failure, TimeNs limit) noexcept {
+  const TimeNs deadline = now_ns() + limit;
+  Failure first = failure;
   try {
+    if (failure.kind == ErrorKind::kPeerLost) {
+      wait_for(store_, failed_key(use_), deadline);
+      first = reported().value_or(failure);
+    }
     publish(use_, failure);
     set("heard", "");
-    const TimeNs deadline = now_ns() + limit;
     for (int peer = 0; peer < world_; ++peer) {
-      if (peer == rank_ || !store_.try_get(key(use_, "rank", peer))) continue;
+      const bool waits = rank_ == 0 || store_.try_get(key(use_, "rank", peer));
+      if (peer == rank_ || !waits) continue;
       wait_for(store_, key(use_, "heard", peer), deadline);
     }
   } catch (const CommError& error) {  // the store is lost; the caller raises its own error
     log(LogLevel::kInfo, "failure_not_reported", "reason=" + in_quotes(error.what()));
   }
+  return first;
 }
 
 }  // namespace fastgpu

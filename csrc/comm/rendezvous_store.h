@@ -31,8 +31,9 @@ class RendezvousStore {
 
   // Tells the other ranks that this rank could not set up the group, unless an earlier failure is
   // reported. Returns when the ranks that have joined know, but after `limit` at most: the process
-  // that serves the store may end now.
-  void report(const Failure& failure, TimeNs limit = kSecond) noexcept;
+  // that serves the store may end now. That is often rank 0, which waits for every rank.
+  // Returns the failure to raise: `failure`, or what a peer reports that this rank has lost.
+  Failure report(const Failure& failure, TimeNs limit = kSecond) noexcept;
 
   // The process that used the store last as the same rank, if another process did.
   const std::optional<ProcessName>& predecessor() const noexcept { return predecessor_; }
@@ -41,7 +42,7 @@ class RendezvousStore {
   std::string key(int64_t use, const char* what, int rank) const;
   void publish(int64_t use, const Failure& failure);
   void find_predecessor();
-  void raise_reported();
+  std::optional<Failure> reported();
 
   Store& store_;
   const int rank_;

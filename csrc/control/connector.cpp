@@ -144,7 +144,7 @@ void Connector::take_hello(Link link, ControlMessage hello) {
   try {
     if (found.accept(std::move(link), std::move(hello))) watch(key);
   } catch (const OutOfResourcesError& error) {
-    give_up(key, error.failure());
+    registry_.give_up(key, error.failure());
   } catch (const CommError&) {
     if (found.state() == PeerLink::State::kIdle) drop(key);
     throw;
@@ -221,7 +221,7 @@ void Connector::on_dialled(const LinkKey& key, UniqueFd socket, const Failure& w
     found->second.connect(std::move(socket));
     watch(key);
   } catch (const CommError& error) {
-    give_up(key, error.failure());
+    registry_.give_up(key, error.failure());
     drop(key);
   }
 }
@@ -233,7 +233,7 @@ void Connector::watch(const LinkKey& key) {
   try {
     found->second.set_watch(loop_.watch(found->second.fd(), [this, key] { on_event(key); }));
   } catch (const OutOfResourcesError& error) {
-    give_up(key, error.failure());
+    registry_.give_up(key, error.failure());
     loop_.call_after(kShortageRetryInterval, [this, key] { watch(key); });
   }
 }
@@ -253,7 +253,7 @@ void Connector::guard(const LinkKey& key, const std::function<void(PeerLink& lin
   try {
     body(found->second);
   } catch (const OutOfResourcesError& error) {  // the link is intact: by it the peers are told
-    give_up(key, error.failure());
+    registry_.give_up(key, error.failure());
     loop_.call_after(kShortageRetryInterval, [this, key] { on_event(key); });
   } catch (const CommError& error) {
     log(LogLevel::kInfo, "link_closed", "reason=" + in_quotes(error.what()));
@@ -271,10 +271,6 @@ void Connector::drop(const LinkKey& key) {
   PeerLink& link = links_.at(key);
   link.close();
   if (!link.holds_any()) links_.erase(key);
-}
-
-void Connector::give_up(const LinkKey& key, const Failure& why) {
-  for (const PairKey& pair : registry_.peers_behind(key)) registry_.give_up(pair, why);
 }
 
 // The communicator is attached now, or no longer expected.

@@ -103,7 +103,6 @@ class Connector {
   void guard(const LinkKey& key, const std::function<void(PeerLink& link)>& body);
   void end_link(const LinkKey& key, const std::string& why);
   void drop(const LinkKey& key);
-  void give_up(const LinkKey& key, const Failure& why);
   void resume(const MemberKey& key);
   void leave(const MemberKey& key, const std::string& why);
   void tell_peers(const MemberKey& key,

@@ -22,6 +22,7 @@ void Registry::attach(const MemberKey& key, std::shared_ptr<ConnectionSink> sink
   member.sink = std::move(sink);
   member.peers = std::vector<Peer>(addresses.size());
   member.addresses = std::move(addresses);
+  if (member.failed_early) member.sink->on_failed(kNoRank, *member.failed_early);
 }
 
 Registry::State Registry::state(const MemberKey& key) const {
@@ -44,12 +45,14 @@ Registry::Member* Registry::member_of(const PairKey& pair) {
 
 bool Registry::knows(const LinkKey& link) const {
   if (link.process.empty()) return false;  // as the address of the rank itself
-  return std::ranges::any_of(members_, [&](const auto& entry) {
-    const Member& member = entry.second;
-    return std::ranges::any_of(member.addresses, [&](const PeerAddress& address) {
-      if (member.sink == nullptr) return address.unix_name == link.process;
-      return address.link() == link;
-    });
+  return std::ranges::any_of(
+      members_, [&](const auto& entry) { return has_peer_behind(entry.second, link); });
+}
+
+bool Registry::has_peer_behind(const Member& member, const LinkKey& link) {
+  return std::ranges::any_of(member.addresses, [&](const PeerAddress& address) {
+    if (member.sink == nullptr) return address.unix_name == link.process;
+    return address.link() == link;
   });
 }
 
@@ -173,12 +176,26 @@ void Registry::lose_incomplete(const PairKey& pair) {
 
 void Registry::give_up(const PairKey& pair, const Failure& why) {
   if (why.kind != ErrorKind::kOutOfResources) return lose(pair, why.message);
-  if (Member* member = member_of(pair)) member->sink->on_failed(kNoRank, why);
+  if (Member* member = member_of(pair)) fail(*member, why);
+}
+
+void Registry::give_up(const LinkKey& link, const Failure& why) {
+  for (const PairKey& pair : peers_behind(link)) give_up(pair, why);
+  if (why.kind != ErrorKind::kOutOfResources) return;
+  for (auto& [key, member] : members_) {
+    if (member.sink == nullptr && has_peer_behind(member, link)) fail(member, why);
+  }
 }
 
 void Registry::fail_all(const Failure& why) {
-  for (const auto& [key, member] : members_) {
-    if (member.sink != nullptr) member.sink->on_failed(kNoRank, why);
+  for (auto& [key, member] : members_) fail(member, why);
+}
+
+void Registry::fail(Member& member, const Failure& why) {
+  if (member.sink == nullptr) {
+    member.failed_early = why;
+  } else {
+    member.sink->on_failed(kNoRank, why);
   }
 }
 

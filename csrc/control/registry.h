@@ -100,6 +100,9 @@ class Registry {
   // This process cannot connect to the peer or serve its connection. If this process ran out of a
   // resource, the communicator fails; else the peer is lost.
   void give_up(const PairKey& pair, const Failure& why);
+  // The same for the link's process, as a peer of any communicator. One that is only expected fails
+  // when it is attached.
+  void give_up(const LinkKey& link, const Failure& why);
   // This process ran out of a resource, so all its communicators fail.
   void fail_all(const Failure& why);
   // The peer reports that the communicator failed. If failure.peer does not exist, the peer itself
@@ -118,11 +121,14 @@ class Registry {
     std::shared_ptr<ConnectionSink> sink;  // nullptr while it is expected
     std::vector<PeerAddress> addresses;    // by rank
     std::vector<Peer> peers;               // by rank
+    std::optional<Failure> failed_early;   // while it was expected
   };
 
   Member* member_of(const PairKey& pair);
   const Member* member_of(const PairKey& pair) const;
   void lose_incomplete(const PairKey& pair);
+  static bool has_peer_behind(const Member& member, const LinkKey& link);
+  static void fail(Member& member, const Failure& why);
   static void depart_if_complete(Member& member, int peer);
   static void depart(Member& member, int peer, bool in_order, const std::string& why);
 

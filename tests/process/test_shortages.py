@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
 
 import pytest
+import torch.distributed as dist
 from tests.process import shortage_checks as checks
+from tests.process.programs import run_programs
 from tests.process.ranks import Ranks, Setting
 
 SHM = Setting(3)
 TCP = Setting(3, environment={"FASTGPU_TRANSPORT": "tcp"})
+SECONDS = 200.0  # for one program, on a busy machine
 BOTH = pytest.mark.parametrize("setting", [SHM, TCP], ids=["shm", "tcp"])
 
 
@@ -26,6 +30,41 @@ def test_descriptors(ranks: Ranks, setting: Setting, spare: int) -> None:
 @pytest.mark.parametrize(("setting", "per_peer"), [(SHM, 0), (TCP, 2)], ids=["shm", "tcp"])
 def test_descriptors_of_groups(ranks: Ranks, setting: Setting, per_peer: int) -> None:
     ranks.run(checks.descriptors_of_groups, setting, per_peer)
+
+
+# The program of a rank. Rank 1 may open only a few more descriptors.
+SET_UP = """
+import itertools, os, resource, sys
+from datetime import timedelta
+import torch, torch.distributed as dist, fastgpu_comm
+from fastgpu_comm import CommError, backend
+rank, port, spare = map(int, sys.argv[1:])
+store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+if rank == 1:
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = (number for number in itertools.count() if number not in taken)
+    limit = next(itertools.islice(free, spare, None))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+try:
+    dist.init_process_group("fastgpu", store=store, rank=rank, world_size=3,
+                            timeout=timedelta(seconds=600))
+    dist.all_reduce(torch.ones(4))
+except CommError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize("spare", range(6, 12))
+def test_every_rank_hears_of_a_shortage_during_set_up(spare: int) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    programs = [(SET_UP, str(rank), str(store.port), str(spare)) for rank in range(3)]
+    results = run_programs(programs, {}, SECONDS)
+    assert not any("Traceback" in result.stderr for result in results), results
+    # One that had finished its set-up finds rank 1 gone.
+    expected = ["(OutOfResources|PeerLost)Error: rank 1 "] * 3
+    expected[1] = "OutOfResourcesError: (rank 1 .*)?ran out of file descriptors"
+    for result, wording in zip(results, expected, strict=True):
+        assert re.match(wording, result.stdout), results
 
 
 def test_file_sizes(ranks: Ranks) -> None:

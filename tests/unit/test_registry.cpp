@@ -123,6 +123,25 @@ TEST(a_shortage_fails_the_communicator_and_loses_nobody) {
                                       "lost 1 it cannot be reached"}));
 }
 
+TEST(a_shortage_fails_an_expected_communicator_when_it_is_attached) {
+  RegistryFixture fixture;
+  constexpr MemberKey kNext{.communicator = 78, .rank = 0};
+  constexpr MemberKey kOther{.communicator = 79, .rank = 0};
+  std::vector<PeerAddress> peers(2);
+  peers[1].unix_name = "fastgpu-q";
+  fixture.registry.expect(kOther, peers);
+  peers[1].unix_name = "fastgpu-p";
+  fixture.registry.expect(kNext, peers);
+  const LinkKey link{"fastgpu-p", true};
+  fixture.registry.give_up(link, make_failure(ErrorKind::kPeerLost, "it cannot be reached"));
+  fixture.registry.give_up(link, make_failure(ErrorKind::kOutOfResources, "ran out of memory"));
+  CHECK(fixture.sink->heard.empty());
+  fixture.registry.attach(kOther, fixture.sink, std::vector<PeerAddress>(2));
+  CHECK(fixture.sink->heard.empty());
+  fixture.registry.attach(kNext, fixture.sink, std::vector<PeerAddress>(2));
+  CHECK(fixture.sink->heard == (Heard{"failed -1 ran out of memory"}));
+}
+
 TEST(a_lane_opened_twice_is_refused) {
   RegistryFixture fixture;
   fixture.arrive(1, 5);

@@ -2,7 +2,6 @@
 // cannot use.
 #include <array>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -12,7 +11,6 @@
 #include "comm/rendezvous.h"
 #include "comm/runtime.h"
 #include "comm/store.h"
-#include "patience.h"
 #include "sim/rank_threads.h"
 
 namespace fastgpu::test {
@@ -322,40 +320,6 @@ TEST(a_rank_that_waits_hears_why_another_failed) {
   CHECK_EQ(heard(kFailed.substr(0, kFailed.size() - 1) + ". Seen by rank 2 of group 'pair'.\n"),
            "FASTGPU_LANES is 'many'. Seen by rank 2 of group 'pair'.");
   CHECK(contains(heard("nonsense"), "its record at the store cannot be used"));
-}
-
-TEST(a_rank_that_ran_out_of_a_resource_is_named) {
-  MemoryStore store;
-  RendezvousStore first(store, 0, 2, "pair");
-  first.report(make_failure(ErrorKind::kOutOfResources, "ran out of memory"));
-  RendezvousStore late(store, 1, 2, "pair");
-  CHECK_THROWS(late.wait("rank", 0, kNever), OutOfResourcesError,
-               "could not set up the group: ran out of memory");
-}
-
-TEST(a_failure_is_reported_once_and_the_first_counts) {
-  MemoryStore store;
-  RendezvousStore first(store, 0, 2, "pair");
-  RendezvousStore second(store, 1, 2, "pair");
-  first.report(make_failure(ErrorKind::kMismatch, "the first"));
-  second.report(make_failure(ErrorKind::kRendezvous, "a consequence"));
-  RendezvousStore late(store, 2, 3, "pair");
-  CHECK_THROWS(late.wait("rank", 1, kNever), CollectiveMismatchError,
-               "could not set up the group: the first. Seen by rank 2");
-}
-
-TEST(the_one_that_reports_waits_until_the_others_know) {
-  MemoryStore store;
-  RendezvousStore mine(store, 0, 2, "pair");
-  RendezvousStore other(store, 1, 2, "pair");
-  other.set("rank", kText);
-  const TimeNs before = now_ns();
-  std::thread reporter(
-      [&] { mine.report(make_failure(ErrorKind::kRendezvous, "gone"), kPatience); });
-  CHECK_THROWS(other.wait("rank", 0, kNever), RendezvousError, "gone");
-  other.report(make_failure(ErrorKind::kRendezvous, "heard"));
-  reporter.join();
-  CHECK(now_ns() - before < kPatience);
 }
 
 TEST(two_processes_of_one_rank_both_hear_of_it) {

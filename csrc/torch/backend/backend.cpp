@@ -33,13 +33,15 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
   config.timeout_ms = options.timeout.count();
   config.store_host = address.host;
   config.store_port = address.port;
+  Runtime* runtime = nullptr;
   try {
     config.options = options.resolve();
+    runtime = &Runtime::shared();
   } catch (const CommError& error) {  // tell the waiting ranks
     RendezvousStore(adapted, rank, size, config.name).report(error.failure());
     throw;
   }
-  communicator_ = Communicator::create(config, adapted, Runtime::shared());
+  communicator_ = Communicator::create(config, adapted, *runtime);
 }
 
 TorchBackend::~TorchBackend() {
