@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
+_LIKE = 0.6  # 1 for equal names; difflib's own limit for a good match
+
 
 def find(name: str, known: Collection[str]) -> str | None:
     """Returns the known name that equals `name` but for case, `-` and `_`: allreduce, All-Reduce.
@@ -18,10 +20,16 @@ def find(name: str, known: Collection[str]) -> str | None:
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Returns " Did you mean 'NAME'?" with the known name most like `name`; "" if none is."""
-    by_plain = {_plain(each): each for each in known}
-    close = difflib.get_close_matches(_plain(name), by_plain, n=1)
-    return f" Did you mean {by_plain[close[0]]!r}?" if close else ""
+    """Returns " Did you mean 'NAME'?" with the known name most like `name`; "" if none is.
+
+    Of names that are equally like it, the first in `known` is meant: the more usual one.
+    """
+
+    def likeness(each: str) -> float:
+        return difflib.SequenceMatcher(None, _plain(each), _plain(name)).ratio()
+
+    best = max(known, key=likeness, default="")
+    return f" Did you mean {best!r}?" if likeness(best) >= _LIKE else ""
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -57,7 +57,12 @@ def test_reading_arguments_needs_neither_torch_nor_matplotlib() -> None:
         (["all_reduce", "-b", "8M", "-e", "1K"], "is above the last size"),
         (["all_reduce", "--backend", "gloo,nope"], "no backend 'nope'"),
         (["all_reduce", "--backend", "glou"], "Did you mean 'gloo'?"),
-        (["all_reduce", "--plot", "x.foo"], "x.foo is not a picture file: its suffix must be one"),
+        (
+            ["all_reduce", "--plot", "x.foo"],
+            "x.foo is not a picture file. Its suffix must be one of",
+        ),
+        (["all_reduce", "--plot", "x.pgn"], "Did you mean 'png'? Its suffix must be one of: "),
+        (["all_reduce", "--dtype", "flaot"], "Did you mean 'float32'?"),
         (["all_reduce", "--backend", "gloo", "--root", "2"], "no rank 2 to be --root"),
         (["all_reduce", "--backend", "gloo", "--nproc", "1"], "use 2 ranks or more"),
         (["all_reduce", "--redop", "bxor"], "bxor is for integers"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastgpu_comm import names
 from fastgpu_comm.bench.results import Results, Row
 from fastgpu_comm.bench.sizes import format_size
 from fastgpu_comm.bench.table import PLACES
@@ -18,8 +19,9 @@ def why_not_drawn(path: Path) -> str | None:
     known = FigureCanvasBase.get_supported_filetypes()
     if not path.suffix or path.suffix[1:].lower() in known:  # no suffix means PNG
         return None
+    hint = names.suggestion(path.suffix[1:], ["png", "svg", *known])  # usual ones first
     suffixes = ", ".join(sorted(known))
-    return f"{path.name} is not a picture file: its suffix must be one of {suffixes}"
+    return f"{path.name} is not a picture file.{hint} Its suffix must be one of: {suffixes}"
 
 
 def draw(results: Results, path: Path) -> bool:
@@ -34,13 +36,17 @@ def draw(results: Results, path: Path) -> bool:
     from matplotlib import pyplot
 
     drawn = [row for row in results.rows if row.timing and row.size_bytes]
-    names = list(dict.fromkeys(row.collective for row in drawn))
-    if not names:
+    collectives = list(dict.fromkeys(row.collective for row in drawn))
+    if not collectives:
         return False
     figure, axes = pyplot.subplots(
-        len(names), 2, figsize=(11, 3.9 * len(names)), squeeze=False, layout="constrained"
+        len(collectives),
+        2,
+        figsize=(11, 3.9 * len(collectives)),
+        squeeze=False,
+        layout="constrained",
     )
-    for (time_axis, speed_axis), name in zip(axes, names, strict=True):
+    for (time_axis, speed_axis), name in zip(axes, collectives, strict=True):
         _chart(time_axis, speed_axis, [row for row in drawn if row.collective == name])
         time_axis.set_title(f"{name}: median time, shaded up to p99", loc="left", fontsize=10)
         speed_axis.set_title(f"{name}: bus bandwidth", loc="left", fontsize=10)
