@@ -137,6 +137,8 @@ class OuterOptimizer(torch.optim.Optimizer):
             self._sums += 1
             total.work.wait()
             total.finish()
+            # 1bit decodes the padding to numbers, and a state has none of it.
+            difference[self._count :] = 0
         self._velocity.mul_(self.momentum).add_(difference)
         difference.add_(self._velocity, alpha=self.momentum)
         self._start.sub_(difference, alpha=self.outer_lr)

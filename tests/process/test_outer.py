@@ -13,9 +13,9 @@ def test_reference(ranks: Ranks, backend: str, world: int, codec: str | None) ->
     ranks.run(checks.equals_reference, Setting(world, backend=backend), codec)
 
 
-@pytest.mark.parametrize("codec", [None, "int4"])
-def test_state(ranks: Ranks, codec: str | None) -> None:
-    ranks.run(checks.state, Setting(2), codec)
+@pytest.mark.parametrize(("world", "codec"), [(2, None), (2, "int4"), (3, "1bit")])
+def test_state(ranks: Ranks, world: int, codec: str | None) -> None:
+    ranks.run(checks.state, Setting(world), codec)
 
 
 def test_feedback(ranks: Ranks) -> None:
