@@ -43,11 +43,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             codec: How gradients travel: a name ("fp16", "bf16", "int8", "int4", "topk", "1bit"), an
                 object of `fastgpu_comm.codecs`, or a function that returns either, or None, for a
                 parameter's name, shape and dtype. A name or object is used for parameters with two
-                or more dimensions and 4096 or more elements, the rest stays uncompressed. Only
-                float32 gradients are ever compressed. "1bit" is for SGD, with or without momentum:
-                see `codecs.check_optimizer`. "auto" tries none, int8, int4 and smaller buckets
-                in the first steps and keeps what is fastest: see `codec_choice`. Must be the same
-                on all ranks.
+                or more dimensions and 4096 or more elements. Only float32 is ever compressed.
+                "1bit" is for SGD, with or without momentum: see `codecs.check_optimizer`. "auto"
+                tries none, int8, int4 and smaller buckets in the first steps and keeps the fastest:
+                see `codec_choice`. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.
@@ -79,6 +78,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "mixed_precision registers a communication hook, and so do codec and weighted; use "
                 "torch.autocast instead"
             )
+        flags = ("static_graph", "find_unused_parameters")
+        self._settings: dict[str, Any] = {name: kwargs.get(name, False) for name in flags}
+        self._settings |= {"codec": "auto" if self._automatic else "not auto", "weighted": weighted}
         # `init_sync` is the fifth of torch's arguments after the module.
         self._compares = bool(kwargs.get("init_sync", args[4] if len(args) > 4 else True))
         super().__init__(module, *args, **kwargs)
@@ -103,12 +105,10 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             None if is_sparse else codecs.choose(self._codec, name, parameter)
             for name, parameter, is_sparse in zip(self._names, parameters, sparse, strict=True)
         ]
-        if self._compares and dist.get_backend(self.process_group) == "fastgpu":
+        if self._compares and dist.get_backend(self.process_group) in ("fastgpu", "gloo"):
             self._compares = False
             described = reduced.describe(self._names, parameters, self._codecs)
-            settings = f"weighted {self._weighted}, bucket_plan {self._plan}"
-            settings += f", codec auto {self._automatic}"
-            reduced.compare(self.process_group, described, settings)
+            reduced.compare(self, described, self._settings | {"bucket_plan": self._plan})
         return parameters, sparse
 
     def _ddp_init_helper(self, *args: Any) -> None:

@@ -64,26 +64,44 @@ def describe(
     return described
 
 
-def compare(group: dist.ProcessGroup, parameters: Sequence[str], settings: str) -> None:
-    """Checks that parameters and settings are the same on all ranks. A collective.
+def compare(
+    model: parallel.DistributedDataParallel,
+    parameters: Sequence[str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Checks that settings and parameters are the same on all ranks. A collective.
 
     Args:
-        group: The process group.
+        model: The model. Parameters that require no gradient may differ between ranks.
         parameters: A description of each parameter that requires a gradient.
-        settings: A description of what else must be the same.
+        settings: What else must be the same, by name.
 
     Raises:
-        RuntimeError: They differ; on every rank it names the first parameter that does.
+        RuntimeError: They differ; on every rank it names the first setting or parameter that does.
     """
-    found = _first_difference(group, [settings, *parameters])
+    group, count = model.process_group, len(settings)
+    described = [f"{name}={value!r}" for name, value in settings.items()]
+    found = _first_difference(group, [*described, *parameters])
     if found is None:
         return
     other, models, (here, there) = found
+    if here in models[0][:count]:
+        raise _different_arguments("DistributedDataParallel", other, here, there)
+    frozen: list[Any] = [None] * len(models)
+    mine = [name for name, each in model.module.named_parameters() if not each.requires_grad]
+    dist.all_gather_object(frozen, mine, group=group)
+    here, there = _or_frozen(here, there, frozen[0]), _or_frozen(there, here, frozen[other])
     raise RuntimeError(
-        f"DDP expects same model across all ranks, but Rank 0 has {len(models[0]) - 1} params, "
-        f"while rank {other} has {len(models[other]) - 1}. The first that appears not to match: "
-        f"[{here}] on rank 0, [{there}] on rank {other}."
+        f"DDP expects same model across all ranks, but Rank 0 has {len(models[0]) - count} params, "
+        f"while rank {other} has {len(models[other]) - count}. The first that appears not to "
+        f"match: [{here}] on rank 0, [{there}] on rank {other}."
     )
+
+
+def _or_frozen(described: str, counterpart: str, frozen: Sequence[str]) -> str:
+    """Returns a rank's description of a parameter; or that it is frozen there, if that is why."""
+    name = counterpart.partition(": ")[0]
+    return f"{name}: requires no gradient" if name in frozen else described
 
 
 def compare_arguments(group: dist.ProcessGroup, mine: Sequence[str], whose: str) -> None:
@@ -100,10 +118,14 @@ def compare_arguments(group: dist.ProcessGroup, mine: Sequence[str], whose: str)
     found = _first_difference(group, mine)
     if found is not None:
         other, _, (here, there) = found
-        raise RuntimeError(
-            f"{whose} needs the same arguments and parameters on all ranks: rank 0 of the group "
-            f"has {here}, and rank {other} has {there}"
-        )
+        raise _different_arguments(whose, other, here, there)
+
+
+def _different_arguments(whose: str, other: int, here: str, there: str) -> RuntimeError:
+    return RuntimeError(
+        f"{whose} needs the same arguments and parameters on all ranks: rank 0 of the group has "
+        f"{here}, and rank {other} has {there}"
+    )
 
 
 def _first_difference(
@@ -195,9 +217,10 @@ def check_plan(names: Sequence[str], plan: Sequence[Sequence[str]]) -> list[list
         raise TypeError(f"bucket_plan is {plan!r}; it must be {wanted}")
     indices = {name: index for index, name in enumerate(names)}
     planned = collections.Counter(itertools.chain(*plan))
-    for name in {**indices, **planned}:
+    for name in planned:
         if name not in indices:
             raise ValueError(f"bucket_plan has {name!r}, which is no parameter of this model")
+    for name in names:
         if planned[name] != 1:
             raise ValueError(f"bucket_plan has {name!r} {planned[name]} times; it must be once")
     if not all(plan):

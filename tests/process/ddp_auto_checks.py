@@ -271,5 +271,5 @@ def refusals() -> None:
     rank, _ = me_and_world()
     with pytest.raises(ValueError, match="codec='auto'"):
         DistributedDataParallel(net(), codec="int8").codec_choice()
-    with pytest.raises(RuntimeError, match="codec auto True"):
+    with pytest.raises(RuntimeError, match="has codec='auto', and rank 1 has codec='not auto'"):
         DistributedDataParallel(net(), codec="auto" if rank == 0 else "int8")

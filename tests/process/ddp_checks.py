@@ -219,7 +219,10 @@ def differing_models() -> None:
     """Every rank names the first parameter or setting that differs, and the group stays usable."""
     rank, _ = me_and_world()
     odd = rank == 1
+    frozen = nn.Linear(4, 5)
+    frozen.weight.requires_grad_(not odd)
     cases: list[tuple[nn.Module, dict[str, Any], str]] = [
+        (frozen, {}, r"2 params, while rank 1 has 1\..*\[weight: requires no gradient\] on rank 1"),
         (nn.Linear(4, 5 + odd), {}, r"\[weight: float32, shape \[5, 4\].*\[6, 4\]"),
         (nn.Linear(4, 5, bias=not odd), {}, r"Rank 0 has 2 params.* 1\..*\[bias: .*no parameter"),
         (nn.Linear(4, 5).to(torch.float64 if odd else torch.float32), {}, "weight: float64"),
@@ -229,7 +232,9 @@ def differing_models() -> None:
             "name='int8'",
         ),
         (nn.Linear(4, 5), {"codec": lambda *_: codecs.Codec("int8", odd)}, "feedback=True"),
-        (nn.Linear(4, 5), {"weighted": "sum" if odd else "mean"}, "weighted sum"),
+        (nn.Linear(4, 5), {"weighted": "sum" if odd else "mean"}, "has weighted='sum'"),
+        (nn.Linear(4, 5), {"static_graph": odd}, "static_graph=False, and rank 1 has .*True"),
+        (nn.Linear(4, 5), {"find_unused_parameters": odd}, "rank 1 has find_unused_.*True"),
     ]
     for module, options, message in cases:
         with pytest.raises(RuntimeError, match=message):

@@ -136,6 +136,10 @@ def test_three_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(3))
 
 
+def test_models_that_differ_over_gloo(ranks: Ranks) -> None:
+    ranks.run(kept.differing_models, Setting(2, backend="gloo"))
+
+
 @pytest.mark.parametrize("codec", [None, "int8"])
 def test_weights(ranks: Ranks, codec: str | None) -> None:
     ranks.run(checks.weights, Setting(3), codec)
