@@ -119,9 +119,8 @@ class Codec:
 
         _check("target", target)
         if not isinstance(encoded, torch.Tensor):
-            raise arguments.wrong_type("encoded", encoded, "a contiguous uint8 tensor")
-        if encoded.dtype != torch.uint8 or not encoded.is_contiguous():
-            raise ValueError("encoded must be a contiguous uint8 tensor")
+            raise arguments.wrong_type("encoded", encoded, "a contiguous uint8 tensor on the CPU")
+        _refuse_unless("encoded", encoded, torch.uint8)
         native.decode(self.name, encoded, target, add)
         return target
 
@@ -242,7 +241,12 @@ def choose(codec: Codec | str | Policy | None, name: str, parameter: torch.Tenso
     if not (chosen is None or isinstance(chosen, (str, Codec))):
         wanted = "a name, a Codec or None"
         raise arguments.wrong_type(f"the policy's result for {name!r}", chosen, wanted)
-    found = find(chosen)
+    try:
+        found = find(chosen)
+    except ValueError as error:
+        if not callable(codec):
+            raise
+        raise ValueError(f"the policy's result for {name!r}: {error}") from None
     return found if parameter.dtype == torch.float32 else None
 
 
@@ -269,7 +273,7 @@ def check_chosen(
             f"codec {codec.name} compresses nothing here: it is for float32 parameters with two or "
             f"more dimensions and {LEAST_ELEMENTS} or more elements; a policy function may choose "
             "smaller ones",
-            stacklevel=2,
+            stacklevel=6,  # who made the model: torch's constructor and ours lie between
         )
     if device_type == "cpu":
         return
@@ -341,5 +345,12 @@ def derived_key(*numbers: int) -> int:
 def _check(name: str, tensor: torch.Tensor) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise arguments.wrong_type(name, tensor, "a contiguous float32 tensor on the CPU")
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError(f"{name} must be a contiguous float32 tensor on the CPU")
+    _refuse_unless(name, tensor, torch.float32)
+
+
+def _refuse_unless(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    contiguous = tensor.is_contiguous()
+    if tensor.dtype != dtype or tensor.device.type != "cpu" or not contiguous:
+        given = f"{tensor.dtype} on {tensor.device}" + ("" if contiguous else ", not contiguous")
+        wanted = f"a contiguous {str(dtype).removeprefix('torch.')} tensor on the CPU"
+        raise ValueError(f"{name} is of {given}; it must be {wanted}")

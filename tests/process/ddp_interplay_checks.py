@@ -260,8 +260,9 @@ def saved_and_loaded() -> None:
 
 def nothing_to_compress() -> None:
     """A codec that is used for no parameter is told, as nobody would notice."""
-    with pytest.warns(UserWarning, match="codec int8 compresses nothing here"):
+    with pytest.warns(UserWarning, match="codec int8 compresses nothing here") as warned:
         DistributedDataParallel(nn.Linear(4, 4), codec="int8")
+    assert warned[0].filename == __file__  # the user's line
     with pytest.warns(UserWarning, match="float32 parameters"):
         DistributedDataParallel(net().to(torch.bfloat16), codec="int8")
     with warnings.catch_warnings():

@@ -81,7 +81,12 @@ def arguments() -> None:
         (
             lambda: DistributedDataParallel(net(), codec=lambda *_: "auto"),
             ValueError,
-            "codec 'auto' is for DistributedDataParallel; here there are fp16",
+            "the policy's result for '0.weight': codec 'auto' is for Dist.*; here there are fp16",
+        ),
+        (
+            lambda: DistributedDataParallel(net(), bucket_plan=[["weight"]]),
+            ValueError,
+            "bucket_plan has 'weight', which is no parameter of this model",
         ),
         (
             lambda: DistributedDataParallel(net(), bucket_plan=_wrong(["0.weight"])),
