@@ -75,6 +75,12 @@ def test_it_trains_without_a_codec(command: list[str], backend: str, tmp_path: P
     assert_reported(done.stdout, out, backend, "none, gradients travel uncompressed")
 
 
+def test_codec_auto_that_compresses_nothing_is_not_timed_and_says_so(tmp_path: Path) -> None:
+    done = run([*OWN_RANKS, *COMMAND, BACKEND, "--codec", "auto", "--out", str(tmp_path / "out")])
+    assert done.returncode == 0, done.stderr
+    assert "not timed: on a GPU, with a communication hook, or where codec auto " in done.stdout
+
+
 def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> None:
     """Rank 0 cannot open a file, while rank 1 waits in a collective."""
     (tmp_path / "metrics.jsonl").mkdir()
@@ -97,6 +103,7 @@ def test_a_rank_that_fails_ends_the_command_with_one_line(tmp_path: Path) -> Non
         (["--seed", "-1"], "'-1' is not a whole number from 0"),
         (["--precision", "fp8"], "no precision 'fp8'. The choice is: fp32, bf16, fp16"),
         (["--codec", "int9"], "no codec 'int9'. Did you mean 'int8'?"),
+        (["--codec", "1bit"], "codec 1bit does not work with AdamW, which this command uses"),
         (["--codec", "int8", "--backend", "gloo"], "--codec int8 needs --backend fastgpu"),
         (["--weighted", "--backend", "gloo"], "--weighted needs --backend fastgpu"),
         (["--device", "gpu"], "no device 'gpu'. Did you mean 'cpu'?"),

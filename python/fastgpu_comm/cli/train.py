@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastgpu_comm import names
 from fastgpu_comm.cli import ranks
 from fastgpu_comm.cli.arguments import count, exit_with, folder_problems, name_of, number
 
@@ -52,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
         ),
         (
             "--codec",
-            name_of("codec", CODECS),
+            _codec,
             "none",
             "NAME",
             "how gradients travel between ranks: " + ", ".join(CODECS),
@@ -108,6 +109,16 @@ def _run_rank(options: DemoOptions) -> int:
 
     demo.run(options)
     return 0
+
+
+def _codec(text: str) -> str:
+    """Reads the name of a codec; 1bit is refused with the reason."""
+    if names.find(text.strip(), ("1bit",)):
+        raise argparse.ArgumentTypeError(
+            "codec 1bit does not work with AdamW, which this command uses. The choice is: "
+            + ", ".join(CODECS)
+        )
+    return name_of("codec", CODECS)(text)
 
 
 def _problems(arguments: argparse.Namespace) -> list[str]:

@@ -185,5 +185,8 @@ def _summary(result: TrainResult) -> list[str]:
             "training time"
         )
     else:
-        lines.append("communication   not timed: on a GPU, or with a communication hook")
+        lines.append(
+            "communication   not timed: on a GPU, with a communication hook, or where codec auto "
+            "compresses nothing"
+        )
     return lines
