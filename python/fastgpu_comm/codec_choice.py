@@ -324,8 +324,7 @@ class CodecChooser:
         )
 
     def _time_of(self, choice: Choice) -> float:
-        measured = sorted(map(_time, self._measured.get(choice, [])))
-        return measured[(len(measured) - 1) // 4] if measured else math.inf
+        return _lower_quartile(map(_time, self._measured.get(choice, [])))
 
     def _median(self, choice: Choice) -> torch.Tensor:
         """Returns when each bucket was started and complete, as medians over passes."""
@@ -339,8 +338,8 @@ class CodecChooser:
 
     def _exposed(self, choice: Choice) -> float:
         """Returns the share of a pass after the backward computation."""
-        backward_s = float(self._median(self._uniform("none"))[0].max())
-        return 1 - backward_s / self._time_of(choice)
+        starts = [float(times[0].max()) for times in self._measured[self._uniform("none")]]
+        return 1 - _lower_quartile(starts) / self._time_of(choice)
 
     def _comparison(self) -> str:
         found = {self._name(choice): self._time_of(choice) for choice in self._measured}
@@ -391,5 +390,10 @@ class CodecChooser:
 
 
 def _time(times: torch.Tensor) -> float:
-    """Returns the time of a pass, from when its buckets were complete."""
-    return float(times[1].max())
+    return float(times[1].max())  # when all buckets were complete
+
+
+def _lower_quartile(values: Iterable[float]) -> float:
+    """Returns the lower quartile: other programs only ever make a pass longer. inf of nothing."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 4] if ordered else math.inf

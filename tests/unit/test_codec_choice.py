@@ -118,6 +118,18 @@ def test_noise() -> None:
         assert noisy.run(1) <= 1.05 * min(quiet.values())
 
 
+@pytest.mark.parametrize("late", range(codec_choice.WARM_UP, codec_choice.WARM_UP + 5))
+def test_one_late_pass_does_not_end_the_search(late: int) -> None:
+    world = World(Link(1e8))
+    (model,) = world.models
+    world.run(late)
+    usual, model.lead_s = model.lead_s, 1.0  # longer than a reduction of all gradients
+    world.run(1)
+    model.lead_s = usual
+    world.run(SEARCH)
+    assert set(world.codecs()) == {"int4"}, world.report()["reason"]
+
+
 def test_all_ranks_decide_alike() -> None:
     world = World(Link(1e8, noise=0.1), ranks=3)
     world.models[1].random.seed(1)
