@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.process.collective_checks import me_and_world
-from tests.process.ddp_models import WIDTH
+from tests.process.ddp_models import WIDTH, gradients
 from torch import nn
 
 from fastgpu_comm import DistributedDataParallel
@@ -123,3 +123,37 @@ def copies_before_backward() -> None:
         copied.set_weight(4)
         _loss(copied, 1.0).backward()
         assert _result(copied) == pytest.approx(1 / 4, rel=1e-6)
+
+
+def sparse_gradients_without_samples() -> None:
+    """A rank with weight 0 adds nothing to a sparse gradient either, not even a NaN."""
+    rank, _ = me_and_world()
+    module = nn.Embedding(50, WIDTH, sparse=True)
+    model = DistributedDataParallel(module, weighted="mean")
+    for weights in ((0, 5), (0, 0)):
+        model.zero_grad()
+        model.set_weight(weights[rank])
+        factor = 2.0 if weights[rank] else float("nan")
+        (model(torch.tensor([rank, 7])).sum() * factor).backward()
+        expected = torch.zeros(50, WIDTH)
+        expected[[1, 7]] = 2.0 if any(weights) else 0.0
+        assert torch.equal(gradients(model)[0].to_dense(), expected)
+
+
+def weights_of_another_group() -> None:
+    """A new group starts without the weights that were announced to the old one."""
+    rank, world = me_and_world()
+    model: Any = _model("mean")
+    model.set_weight(7 * (1 + rank))
+    _loss(model, 1.0)  # without a backward pass
+    smaller: Any = dist.new_group(list(range(world - 1)), backend="fastgpu")
+    if rank == world - 1:
+        return
+    model._update_process_group(smaller)
+    model.eval()
+    with pytest.raises(ValueError, match=r"call set_weight\(n\) before the forward pass"):
+        _loss(model, 1.0).backward()
+    model.train()
+    model.set_weight(1 + rank)
+    _loss(model, 3.0).backward()
+    assert _result(model) == pytest.approx(3.0, rel=1e-6)

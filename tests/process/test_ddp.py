@@ -61,6 +61,7 @@ TWO_RANKS = (
     weight.weights_without_backward,
     weight.evaluation_without_a_weight,
     weight.copies_before_backward,
+    weight.sparse_gradients_without_samples,
     rounding.another_default_dtype,
     rounding.new_bits_in_eval_mode,
     rounding.resumed_residuals_of_8_bits,

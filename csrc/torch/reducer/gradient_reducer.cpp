@@ -193,8 +193,8 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientReducer::reduce(const c10d::Redu
   const double factor = this->factor(ReducerFields::divisor(reducer));
   if (index + 1 == buckets.size()) factor_.reset();
   const at::Tensor& gradients = bucket.getBuffer();
-  if (gradients.is_sparse()) return reduce_sparse(gradients, factor);
   if (factor == 0) at::Tensor(gradients).zero_();  // the mean over no samples is NaN
+  if (gradients.is_sparse()) return reduce_sparse(gradients, factor);
 
   const Indices& parameters = buckets[index].variable_indices;
   static const Encoding kNone;
