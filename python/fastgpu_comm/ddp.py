@@ -136,7 +136,6 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)
-        self._weights.restart()
         if self._automatic:
             self._chooser = codec_choice.CodecChooser(
                 self._gradients, self.reducer, self._names, self._reduced, self._codecs
@@ -148,6 +147,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Chooses codecs anew, and registers the hook unless torch can do without."""
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients.set_backend(backend)
+        self._weights.restart()
         if self._chooser is not None:
             self._chooser.restart(backend, self._plan)
             if not (self._chooser.tries or self._weighted or residuals):

@@ -31,7 +31,7 @@ class Weights:
         return self._next is not None
 
     def restart(self) -> None:
-        """Forgets what was announced. Called for each new GradientReducer, whose passes are 0."""
+        """Forgets what was announced, as GradientReducer does for a new backend."""
         self._announced = -1
         self._missing = False
 

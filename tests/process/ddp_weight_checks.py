@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
 from tests.process.ddp_models import WIDTH, gradients
 from torch import nn

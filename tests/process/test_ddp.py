@@ -73,6 +73,7 @@ THREE_RANKS = (
     kept.joined,
     kept.joined_with_weights,
     agreement.joined_with_scaler,
+    weight.weights_of_another_group,
 )
 
 

@@ -82,6 +82,8 @@ GradientReducer::GradientReducer(BackendPtr backend, std::vector<Encoding> encod
 
 void GradientReducer::set_backend(BackendPtr backend) {
   backend_ = std::move(backend);
+  announced_.clear();
+  factor_.reset();
   least_.reset();
   least_work_.reset();
 }

@@ -57,7 +57,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
 
   // Registers the hook. Raises c10::Error if the Reducer has one.
   void attach(c10d::Reducer& reducer);
-  // For another group. Drops what least_of() has begun.
+  // For another group. Drops the weights and the minimum that are being reduced over the old one.
   void set_backend(BackendPtr backend);
   // Encodes by `encodings` from the next backward pass on; the buckets must fit them. The residual
   // of a parameter that has no feedback any more is added to the parameter's next gradient.
