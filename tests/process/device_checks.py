@@ -323,6 +323,27 @@ def _trained(
     return [parameter.detach().cpu() for parameter in wrapped.parameters()]
 
 
+def loaded_residuals() -> None:
+    """A loaded residual arrives on the GPU, also at a parameter without error feedback."""
+    start()
+    rank, world = me_and_world()
+    group = new_group()
+    for codec in ("int8", "fp16"):
+        encoded, plain = (
+            fastgpu_comm.DistributedDataParallel(net().to(DEVICE), process_group=group, codec=each)
+            for each in (codec, None)
+        )
+        state = encoded.reducer_state_dict() | {"residuals": {"0.weight": torch.ones(300, 40)}}
+        encoded.load_reducer_state_dict(state)
+        inputs = torch.randn(16, 40, generator=torch.Generator().manual_seed(rank)).to(DEVICE)
+        found = []
+        for model in (encoded, plain):
+            model(inputs).square().mean().backward()
+            found.append(dict(model.module.named_parameters())["0.weight"].grad)
+        result, expected = (gradient.cpu() for gradient in found if gradient is not None)
+        torch.testing.assert_close(result, expected + world, rtol=0.02, atol=0.02)
+
+
 def encoded_sums(algorithm: str = "direct") -> None:
     """A group's codec encodes large sums on the GPU as on the CPU, in fewer bytes, to the bit."""
     start()

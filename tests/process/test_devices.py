@@ -102,6 +102,10 @@ def test_encoded_training(ranks: Ranks, codec: str, rounding: str, weighted: str
     ranks.run(checks.encoded_training, SHM, codec, rounding, weighted)
 
 
+def test_loaded_residuals(ranks: Ranks) -> None:
+    ranks.run(checks.loaded_residuals, SHM)
+
+
 @pytest.mark.parametrize("engine", [HOST, LANES], ids=["host", "lanes"])
 def test_lost_rank(ranks: Ranks, engine: dict[str, str]) -> None:
     ranks.run(failures.lost_rank, Setting(3, environment=engine), expect_killed=(2,))

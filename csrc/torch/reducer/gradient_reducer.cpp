@@ -170,7 +170,9 @@ void GradientReducer::deliver_residuals(const at::Tensor& gradients, const Indic
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const auto count = static_cast<int64_t>(lengths[i]);
     const at::Tensor residual = residuals_.take(parameters[i], keeps_copies_);
-    if (residual.defined()) gradients.narrow(0, offset, count).add_(residual, 1 / factor);
+    if (residual.defined()) {  // one that was set is on the CPU
+      gradients.narrow(0, offset, count).add_(residual.to(gradients.device()), 1 / factor);
+    }
     offset += count;
   }
 }

@@ -42,10 +42,11 @@ Residual Residuals::Store::view() const {
   return view;
 }
 
-// Whether the parameters, in this order, are all that their store has.
-bool Residuals::joined(const Indices& parameters, bool in_8_bits) const {
+// Whether the parameters, in this order, are all that their store has, and it is on the device.
+bool Residuals::joined(const Indices& parameters, bool in_8_bits, at::Device device) const {
   const StorePtr& store = places_[parameters.front()].store;
   if (store == nullptr || store->scales.defined() != in_8_bits) return false;
+  if (store->values.device() != device) return false;
   int64_t end = 0;
   for (const std::size_t parameter : parameters) {
     const Place& place = places_[parameter];
@@ -58,7 +59,7 @@ bool Residuals::joined(const Indices& parameters, bool in_8_bits) const {
 Residuals::StorePtr Residuals::join(const Indices& parameters,
                                     const std::vector<std::size_t>& lengths, bool in_8_bits,
                                     at::Device device) {
-  if (joined(parameters, in_8_bits)) return places_[parameters.front()].store;
+  if (joined(parameters, in_8_bits, device)) return places_[parameters.front()].store;
   int64_t count = 0;
   for (const std::size_t length : lengths) count += static_cast<int64_t>(length);
   at::Tensor whole = at::zeros({count}, at::TensorOptions(at::kFloat).device(device));

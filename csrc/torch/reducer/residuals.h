@@ -45,7 +45,8 @@ class Residuals {
 
   // In float32, flat, a copy; undefined if there is none.
   at::Tensor get(std::size_t parameter) const;
-  // In float32 until join(), so that values from get() become the same 8 bits in the same bucket.
+  // On the CPU and in float32 until join(), so that values from get() become the same 8 bits in the
+  // same bucket.
   // undo() does not reach back before it.
   void set(std::size_t parameter, const at::Tensor& values);
   // Removes the residual and returns it as get() does. With `remember`, undo() brings it back.
@@ -65,7 +66,7 @@ class Residuals {
     int64_t count = 0;
   };
 
-  bool joined(const Indices& parameters, bool in_8_bits) const;
+  bool joined(const Indices& parameters, bool in_8_bits, at::Device device) const;
 
   std::vector<Place> places_;  // by parameter
   std::vector<Place> before_;  // remembered
