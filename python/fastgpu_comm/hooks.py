@@ -10,6 +10,7 @@ Over the backend `fastgpu`, `fastgpu_comm.DistributedDataParallel(module, codec=
 same as the first faster: it encodes on other threads and chunk by chunk.
 """
 
+import weakref
 from typing import Any
 
 import torch
@@ -63,8 +64,8 @@ class CodecState:
         codecs.refuse_options(self.codec, "codec_hook")
         codecs.refuse_device(model.device_type, "codec_hook")
         self.encoded = [each is not None for each in chosen]
-        self.reducer = model.reducer
-        self.group = model.process_group
+        self.model = weakref.ref(model)  # which holds the hook, and so this object
+        self.group = model.process_group  # of the last pass
         self._shapes = {
             name: torch.Size([parameter.numel()])
             for name, parameter, each in zip(self.names, parameters, chosen, strict=True)
@@ -121,6 +122,9 @@ def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
     from fastgpu_comm import native
 
     arguments.check_state_of_hook("codec_hook", state, CodecState, 'model, "int8"')
+    model = state.model()
+    assert model is not None
+    state.group = model.process_group
     state._compare()
     buffer = bucket.buffer()
     world = state.group.size()
@@ -128,7 +132,7 @@ def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
         work: Any = dist.all_reduce(buffer.div_(world), group=state.group, async_op=True)
         return _first_of(work.get_future())
     # Not bucket.parameters() nor bucket.index(), which may be wrong: csrc/torch/reducer.
-    indices = native.parameters_of(state.reducer, bucket)
+    indices = native.parameters_of(model.reducer, bucket)
     gradients = bucket.gradients()
     exact = [g for i, g in zip(indices, gradients, strict=True) if not state.encoded[i]]
     named = [

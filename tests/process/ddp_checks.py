@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import re
 import resource
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +302,44 @@ def hooks_over_gloo(codec: str) -> None:
     for kept in residuals.values():
         dist.all_reduce(kept)
         torch.testing.assert_close(kept.view_as(owed), owed, rtol=1e-3, atol=1e-6)
+
+
+def hooks_in_a_smaller_group() -> None:
+    """A hook reduces over the model's group, also after _update_process_group."""
+    from fastgpu_comm import hooks
+
+    rank, world = me_and_world()
+    smaller: Any = dist.new_group(list(range(world - 1)), backend="fastgpu")
+    for make, hook in (
+        (lambda model: hooks.CodecState(model, "int4"), hooks.codec_hook),
+        (lambda model: hooks.PowerSgdState(model, start_step=0), hooks.power_sgd_hook),
+    ):
+        model = TorchDDP(net())
+        model.register_comm_hook(make(model), hook)
+        loss_of(model, inputs(0, rank)).backward()
+        if rank == world - 1:
+            continue
+        model._update_process_group(smaller)
+        model.zero_grad()
+        loss_of(model, inputs(1, rank)).backward()
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients(model)])
+        copies = [torch.empty_like(flat) for _ in range(world - 1)]
+        dist.all_gather(copies, flat, group=smaller)
+        assert all(torch.equal(each, flat) for each in copies)
+
+
+def hooks_of_deleted_models() -> None:
+    """A model with a hook is freed with it: torch's reducer, in C++, would hide a cycle."""
+    from fastgpu_comm import hooks
+
+    for make, hook in (
+        (lambda model: hooks.CodecState(model, "int4"), hooks.codec_hook),
+        (hooks.PowerSgdState, hooks.power_sgd_hook),
+    ):
+        model = TorchDDP(net())
+        state: Any = make(model)
+        model.register_comm_hook(state, hook)
+        kept = weakref.ref(state)
+        del model, state
+        gc.collect()
+        assert kept() is None

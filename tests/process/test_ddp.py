@@ -44,6 +44,7 @@ TWO_RANKS = (
     checks.feedback_matters,
     checks.scaler,
     kept.joined_with_weights,
+    kept.hooks_of_deleted_models,
     agreement.checkpoint_after_a_skipped_step,
     agreement.weights_of_a_refused_step,
     agreement.loss_scales_without_backward,
@@ -69,6 +70,7 @@ TWO_RANKS = (
 THREE_RANKS = (
     checks.residuals_follow_parameters,
     checks.shrunken_group,
+    kept.hooks_in_a_smaller_group,
     kept.last_ranks,
     kept.joined,
     kept.joined_with_weights,
