@@ -196,7 +196,9 @@ class PowerSgdState:
         factor = self._factors.get(name)
         if factor is None or not bool(factor.any()):
             # Zero gradients gave a Q of zero, from which the next would be zero as well.
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.step)
+            # torch takes 64 bits. By a prime, so that large seeds stay different.
+            seed = (self._seed * 1_000_003 + self.step) % (2**61 - 1)
+            generator = torch.Generator().manual_seed(seed)
             shape = self._ranks[name], self._shapes[name][1]
             factor = torch.randn(shape, generator=generator, dtype=torch.float32)
         return _orthonormal(factor.T).T

@@ -239,6 +239,17 @@ def joined() -> None:
     assert state.step == 1 + world
 
 
+def large_seed() -> None:
+    """Any integer from 0 on is a seed; another one gives another first Q."""
+    found = []
+    for seed in (0, 2**70, 2**70 + 1):
+        model, state = compressed(deep_net(), start_step=0, seed=seed)
+        backward(model, 0)
+        same_everywhere(gradients(model))
+        found.append(state.state_dict()["factors"]["2.weight"])
+    assert not any(torch.equal(found[k], found[k - 1]) for k in range(3))
+
+
 def sparse() -> None:
     """Sparse gradients stay sparse and exact, beside compressed ones."""
     rank, _ = me_and_world()

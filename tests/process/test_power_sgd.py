@@ -15,6 +15,7 @@ ON_TWO_RANKS = (
     checks.too_large,
     checks.follows_parameters,
     checks.joined,
+    checks.large_seed,
     checks.sparse,
 )
 
