@@ -323,7 +323,7 @@ def before_backward(output: Any, check: Callable[[torch.Tensor], None]) -> None:
         check: Called with a gradient; it may raise.
     """
     for tensor in _find_tensors(output):
-        if tensor.requires_grad:
+        if not tensor.is_leaf:  # a parameter would keep the hook for all later steps
             tensor.register_hook(check)
 
 

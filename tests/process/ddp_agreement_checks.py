@@ -133,6 +133,30 @@ def loss_scales_without_backward() -> None:
         model(inputs(1, rank))
 
 
+def loss_scales_with_a_parameter_as_output() -> None:
+    """A parameter that forward returns does not collect a check from every step."""
+    rank, _ = me_and_world()
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.scale = nn.Linear(8, 8), nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.linear(x) * self.scale, self.scale
+
+    model = DistributedDataParallel(Scaled())
+    scaler = _scaler(256.0)
+    model.follow_scaler(scaler)
+    for step in range(3):
+        scaler.scale(model(inputs(step, rank))[0].sum()).backward()
+    assert not model.module.scale._backward_hooks
+    if rank == 0:
+        scaler.update(512.0)
+    with pytest.raises(RuntimeError, match="loss scales of the ranks differ"):
+        model(inputs(3, rank))[0].sum().backward()
+
+
 def scalers_that_differ_from_the_start() -> None:
     """follow_scaler compares at once: scales, and whether there is a scaler at all."""
     rank, _ = me_and_world()

@@ -48,6 +48,7 @@ TWO_RANKS = (
     agreement.checkpoint_after_a_skipped_step,
     agreement.weights_of_a_refused_step,
     agreement.loss_scales_without_backward,
+    agreement.loss_scales_with_a_parameter_as_output,
     agreement.scalers_that_differ_from_the_start,
     agreement.follower_alone,
     agreement.gradients_of_all_kinds,
