@@ -125,7 +125,6 @@ class OuterOptimizer(torch.optim.Optimizer):
         """
         if self._steps == 0:
             return
-        self._steps = 0
         difference = torch.zeros_like(self._start)
         self._copy_to(difference)
         torch.sub(self._start, difference, out=difference)
@@ -143,6 +142,7 @@ class OuterOptimizer(torch.optim.Optimizer):
         difference.add_(self._velocity, alpha=self.momentum)
         self._start.sub_(difference, alpha=self.outer_lr)
         self._copy_from(self._start)
+        self._steps = 0
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients."""

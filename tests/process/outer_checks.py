@@ -163,6 +163,24 @@ def as_an_optimizer() -> None:
             OuterOptimizer(inner, **options)
 
 
+def failed_outer_step() -> None:
+    """An outer step that fails is not taken for done: the next call makes it."""
+    rank, _ = me_and_world()
+    model = net()
+    outer = OuterOptimizer(adam(model), EVERY)
+    train(model, outer, range(EVERY - 1), rank)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("the network is down")
+
+        patch.setattr(dist, "all_reduce", fail)
+        with pytest.raises(RuntimeError, match="network is down"):
+            outer.outer_step()
+    outer.outer_step()
+    same_everywhere(list(model.parameters()))
+
+
 def arguments_that_differ() -> None:
     """Ranks whose arguments differ all raise, and the error names two of them."""
     rank, _ = me_and_world()

@@ -26,6 +26,10 @@ def test_as_an_optimizer(ranks: Ranks) -> None:
     ranks.run(checks.as_an_optimizer, Setting(2))
 
 
+def test_failed_outer_step(ranks: Ranks) -> None:
+    ranks.run(checks.failed_outer_step, Setting(2))
+
+
 @pytest.mark.parametrize("backend", ["fastgpu", "gloo"])
 def test_arguments_that_differ(ranks: Ranks, backend: str) -> None:
     ranks.run(checks.arguments_that_differ, Setting(2, backend=backend))
