@@ -208,7 +208,7 @@ class CodecChooser:
                 yield from self._try(choice)
             yield None
             alive = self._near(alive, HOPELESS)
-        best = self._best(self._measured, before)
+        best = self._best(self._measured, before._replace(limit=None))
         yield from self._try_sizes(best)
         sizes = [choice for choice in self._measured if choice.codecs == best.codecs]
         self._settle(self._best(sizes, before), self._comparison())

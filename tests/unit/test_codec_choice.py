@@ -231,6 +231,21 @@ def test_a_link_that_changes_during_a_search(monkeypatch: pytest.MonkeyPatch) ->
     assert report["pass_s"]["none"] < report["pass_s"]["none in parts of 8 MiB"]
 
 
+def test_a_choice_in_use_stays_within_the_margin_though_in_smaller_buckets() -> None:
+    world = World(Link(0.5e9), buckets=ONE_BUCKET)
+    world.run(SEARCH)
+    assert world.codecs() == ["int4"]
+    assert world.report()["limit_bytes"] is not None
+    slow = 0.05e9
+    saved_s = (BITS["int8"] - BITS["int4"]) / 32 / slow  # makes int8 as fast as int4
+    for model in world.models:
+        model.link = Link(slow, codec_s={"int8": 0.0, "int4": saved_s})
+    world.run(codec_choice.EVERY + SEARCH)
+    times = world.report()["pass_s"]
+    assert times["int8"] == pytest.approx(times["int4"], rel=codec_choice.MARGIN / 2)
+    assert world.codecs() == ["int4"]
+
+
 def test_given_buckets_keep_their_sizes() -> None:
     world = World(Link(1e9), buckets=ONE_BUCKET)
     restart(world.choosers[0], plan=named(ONE_BUCKET))
