@@ -115,14 +115,13 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Makes the Reducer. torch's constructor calls it, and unpickling."""
         with reduced.named_in_errors():
             super()._ddp_init_helper(*args)
-        if self._plan is not None:
-            self._set_plan(self._plan)
+        self._set_plan()
         if self._hooked:
             self._attach()
 
-    def _set_plan(self, plan: list[list[str]]) -> None:
-        reduced.set_plan(self.reducer, self._names, plan)
-        self._plan = plan
+    def _set_plan(self) -> None:
+        if self._plan is not None:
+            reduced.set_plan(self.reducer, self._names, self._plan)
 
     def _attach(self) -> None:
         from fastgpu_comm import native
@@ -143,14 +142,14 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._restart()
         self._gradients.split_buckets(self.reducer)
 
-    def _restart(self, residuals: bool = False) -> None:
-        """Chooses codecs anew, and registers the hook unless torch can do without."""
+    def _restart(self, delivers: bool = False) -> None:
+        """Chooses codecs anew, and registers the hook unless torch can do without: see `_load`."""
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients.set_backend(backend)
         self._weights.restart()
         if self._chooser is not None:
             self._chooser.restart(backend, self._plan)
-            if not (self._chooser.tries or self._weighted or residuals):
+            if not (self._chooser.tries or self._weighted or delivers):
                 return
         if not self._registered:
             self._registered = True
@@ -206,8 +205,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def _update_process_group(self, new_process_group: Any) -> None:
         super()._update_process_group(new_process_group)
-        if self._plan is not None:
-            self._set_plan(self._plan)
+        self._set_plan()
         if self._gradients is not None and self.process_group is new_process_group:
             self._restart()
 
@@ -317,9 +315,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             `encoded_bytes` of one encoded copy of them, `residual_bytes` of this rank's memory,
             `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
             the pass reduced its first bucket. With `all_ranks` also `waits_s`: by rank of the
-            group, the time between the two; and `last_rank`, which waited least: a reduction ends
-            on all ranks at about the same time, so this rank started it last. Empty without `codec`
-            or `weighted`, and while `codec="auto"` leaves the reductions to torch.
+            group, the time between the two; and `last_rank`, which waited least, because it started
+            the reduction last. Empty without `codec` or `weighted`, and while `codec="auto"` leaves
+            the reductions to torch.
         """
         if self._gradients is None:
             return []
@@ -369,31 +367,33 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 shape or no finite numbers, or another rank saved it and there were as many; nothing
                 has changed then.
         """
-        keys, made_by = ("residuals", "scale", "bucket_plan"), "reducer_state_dict()"
-        saved_states.check(state, keys, made_by, self.process_group)
         known = self._reduced if self._gradients is not None else []
-        reduced.check_state(state, self._names, known)
-        residuals: dict[str, torch.Tensor] = state["residuals"]
+        reduced.check_state(state, self.process_group, self._names, known)
+        self._load(state, delivers=True)  # the other ranks may have residuals
+
+    def _load(self, state: dict[str, Any], delivers: bool) -> None:
+        """Loads a state that fits. `delivers`: any rank may have residuals; equal on all ranks."""
         self._follow_scale()
-        if state["bucket_plan"] is not None and self._gradients is not None:
-            self._set_plan(state["bucket_plan"])
         self._step = state.get("step", self._step)  # states of earlier versions have none
-        if self._gradients is not None:
-            self._restart(bool(residuals))
-            scaled = {n: r * (self._scale / state["scale"]) for n, r in residuals.items()}
-            reduced.set_residuals(self._gradients, self._names, self._reduced, scaled)
+        if self._gradients is None:
+            return
+        self._gradients.abandon_step()  # so that a skipped step does not bring back old residuals
+        if state["bucket_plan"] is not None or self._chooser is not None:
+            self._plan = state["bucket_plan"]  # None: the chooser tries sizes again
+        self._set_plan()
+        self._restart(delivers)
+        scaled = {n: r * (self._scale / state["scale"]) for n, r in state["residuals"].items()}
+        reduced.set_residuals(self._gradients, self._names, self._reduced, scaled)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the module and the residuals, if the process group is the default one."""
         saved = self.reducer_state_dict()
         attributes: dict[str, Any] = super().__getstate__()
         attributes |= dict.fromkeys(("_gradients", "_loss_scales", "_chooser"))
-        attributes["_registered"] = False
-        attributes["_saved_residuals"] = saved
-        return attributes
+        return attributes | {"_saved_residuals": saved}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes a new Reducer, with the pickled residuals if they are this rank's."""
-        saved = state.pop("_saved_residuals")
-        super().__setstate__(state)
-        self.load_reducer_state_dict(saved_states.own(saved, self.process_group))
+        saved, delivers = state.pop("_saved_residuals"), state["_registered"]
+        super().__setstate__(state | {"_registered": False})
+        self._load(saved_states.own(saved, self.process_group), delivers)

@@ -275,19 +275,26 @@ def residuals_of(
 
 
 def check_state(
-    state: Mapping[str, Any], names: Sequence[str], parameters: Sequence[torch.Tensor]
+    state: Mapping[str, Any],
+    group: dist.ProcessGroup,
+    names: Sequence[str],
+    parameters: Sequence[torch.Tensor],
 ) -> None:
     """Refuses the state of a DistributedDataParallel that does not fit.
 
     Args:
-        state: The state to load, with all its keys.
+        state: The state to load.
+        group: The process group of the model.
         names: The parameters of the Reducer.
         parameters: These parameters; none if no gradient can have a residual.
 
     Raises:
-        TypeError: An entry is of another type.
-        ValueError: A residual or the bucket plan fits no parameter, or a number is out of range.
+        TypeError: The state or an entry is of another type.
+        ValueError: The state lacks an entry or is another rank's, a residual or the bucket plan
+            fits no parameter, or a number is out of range.
     """
+    keys = ("residuals", "scale", "bucket_plan")
+    saved_states.check(state, keys, "reducer_state_dict()", group)
     shapes = {name: each.shape for name, each in zip(names, parameters, strict=False)}
     saved_states.check_tensors("residual", state["residuals"], shapes)
     if not arguments.is_number(state["scale"]) or state["scale"] <= 0:

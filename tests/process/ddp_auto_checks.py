@@ -133,6 +133,10 @@ def skipped_delivery() -> None:
         model.reducer_state_dict()["residuals"][LARGE], before / 2, rtol=0, atol=0
     )
     scaled(4, False)
+    state = model.reducer_state_dict()
+    assert not state["residuals"]
+    model.load_reducer_state_dict(state)
+    scaler.update(64.0)  # the step before the loading is not undone
     assert not model.reducer_state_dict()["residuals"]
 
 
@@ -199,6 +203,10 @@ def smaller_buckets() -> None:
         model.load_reducer_state_dict({**state, "bucket_plan": None})  # torch's buckets again
         assert resumed.reducer_state_dict()["bucket_plan"] == parts
         assert model.reducer_state_dict()["bucket_plan"] == whole
+        for plan in (parts, None):  # given sizes are kept, and tried again without a plan
+            resumed.load_reducer_state_dict({**state, "bucket_plan": plan})
+            chooser: Any = resumed._chooser
+            assert chooser._given == (plan is not None)
 
 
 def shrunken() -> None:
@@ -264,6 +272,20 @@ def shared_memory() -> None:
     owed = float(dist.get_world_size())
     torch.testing.assert_close(gradients(model)[2], gradients(plain)[2] + owed)
     assert not model.reducer_state_dict()["residuals"]
+
+
+def residuals_of_one_rank() -> None:
+    """A state without residuals may be loaded beside one that has some, and copied then."""
+    rank, _ = me_and_world()
+    model = DistributedDataParallel(net(), codec="auto")
+    state = model.reducer_state_dict()
+    state["residuals"] = {LARGE: torch.ones(96, 96)} if rank == 0 else {}
+    model.load_reducer_state_dict(state)
+    plain = DistributedDataParallel(net())
+    step(plain, 0)
+    for each in (copy.deepcopy(model), model):
+        step(each, 0)
+        torch.testing.assert_close(gradients(each)[2], gradients(plain)[2] + 1)
 
 
 def refusals() -> None:

@@ -53,6 +53,7 @@ TWO_RANKS = (
     agreement.follower_alone,
     agreement.gradients_of_all_kinds,
     auto.shared_memory,
+    auto.residuals_of_one_rank,
     auto.refusals,
     mistakes.arguments,
     mistakes.arguments_of_hooks,
