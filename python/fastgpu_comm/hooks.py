@@ -128,7 +128,7 @@ def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
     state._compare()
     buffer = bucket.buffer()
     world = state.group.size()
-    if buffer.is_sparse or state.codec is None or world == 1:
+    if buffer.is_sparse or state.codec is None:
         work: Any = dist.all_reduce(buffer.div_(world), group=state.group, async_op=True)
         return _first_of(work.get_future())
     # Not bucket.parameters() nor bucket.index(), which may be wrong: csrc/torch/reducer.
@@ -138,6 +138,8 @@ def codec_hook(state: CodecState, bucket: GradBucket) -> Future[torch.Tensor]:
     named = [
         (state.names[i], g) for i, g in zip(indices, gradients, strict=True) if state.encoded[i]
     ]
+    if world == 1:
+        return _deliver_residuals(state, named, buffer)
     futures = []
     if exact:
         futures.append(_reduce_exactly(state, exact, world))
@@ -183,6 +185,19 @@ def _reduce_encoded(
             _keep_residuals(state, named, residual)
 
     done: Future[None] = total.work.get_future().then(finish)
+    return done
+
+
+def _deliver_residuals(
+    state: CodecState, named: list[tuple[str, torch.Tensor]], buffer: torch.Tensor
+) -> Future[torch.Tensor]:
+    """Adds the residuals that were loaded from a run of more ranks: nothing is encoded here."""
+    for name, gradient in named:
+        residual = state.residuals.pop(name, None)
+        if residual is not None:
+            gradient.add_(residual.view_as(gradient))
+    done: Future[torch.Tensor] = Future()
+    done.set_result(buffer)
     return done
 
 

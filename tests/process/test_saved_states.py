@@ -26,7 +26,7 @@ def test_two_ranks(ranks: Ranks, check: Callable[[], None]) -> None:
     ranks.run(check, Setting(2))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (2, 1)])
 @pytest.mark.parametrize("kind", checks.KINDS)
 def test_other_number_of_ranks(ranks: Ranks, kind: str, before: int, after: int) -> None:
     ranks.run(checks.other_number_of_ranks, Setting(3), kind, before, after)
