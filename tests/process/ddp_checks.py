@@ -241,6 +241,9 @@ def differing_models() -> None:
     for module, options, message in cases:
         with pytest.raises(RuntimeError, match=message):
             DistributedDataParallel(module, **options)
+    group: Any = dist.new_group(backend="cpu:fastgpu,meta:gloo")
+    with pytest.raises(RuntimeError, match="name='int8'"):
+        DistributedDataParallel(net(), codec="int8" if odd else "int4", process_group=group)
     # Names also where torch's Reducer finds the error.
     with pytest.raises(RuntimeError, match=r"module .*doesn't have any parameter|not needed"):
         DistributedDataParallel(nn.Tanh())
