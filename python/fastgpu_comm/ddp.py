@@ -195,7 +195,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
         if self._loss_scales is not None:
-            self._scale = self._loss_scales.join(self.process_group, self._gradients, self._scale)
+            self._scale = self._loss_scales.join(self.process_group, self._scale)
         self._step += 1
         if self._gradients is not None:
             self._gradients.set_step(self._step)
@@ -279,7 +279,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def _follow_scale(self) -> None:
         if self._loss_scales is not None:
-            self._scale = self._loss_scales.follow(self._gradients, self._scale)
+            self._scale = self._loss_scales.follow(self._scale)
 
     def compare_reduced(self) -> None:
         """Checks that all ranks have the same reduced gradients, bit for bit. A collective.

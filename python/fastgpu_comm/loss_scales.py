@@ -36,8 +36,12 @@ class LossScales:
     ) -> None:
         """Compares the scalers as they are. A collective.
 
-        `gradients` drops the weights of a step whose scales differ, and does not undo the step
-        before.
+        Args:
+            scaler: The scaler of this rank.
+            group: The process group of the model.
+            device: Where the scales are exchanged.
+            gradients: Has the residuals, which follow the scale, and the weights, which do not
+                count in a step whose scales differ; None: there are neither.
 
         Raises:
             RuntimeError: On all ranks, if the scales differ.
@@ -49,37 +53,45 @@ class LossScales:
         self._scaler = scaler
         self._device = device
         self._gradients = gradients
+        self._group = group  # of the last exchange
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._start(scaler.get_scale() if scaler.is_enabled() else _DISABLED, group)
         self.check()
 
-    def follow(self, gradients: GradientReducer | None, scale: float) -> float:
+    def follow(self, scale: float) -> float:
         """Undoes a skipped step and rescales the residuals if the scale is no longer `scale`.
 
         Returns:
             The scale.
         """
-        return _followed(gradients, scale, self._scaler.get_scale())
+        return self._followed(scale, self._scaler.get_scale())
 
     def start(self, group: Any) -> None:
         """Starts the exchange of a step, after the comparison of the last one if it is pending."""
-        self.check()
+        self._check_last(group)
         if self._scaler.is_enabled():
             self._start(self._scaler.get_scale(), group)
 
-    def join(self, group: Any, gradients: GradientReducer | None, scale: float) -> float:
+    def join(self, group: Any, scale: float) -> float:
         """Takes part in the exchange of the other ranks, after this rank has joined.
 
         Returns:
             Their scale, which the residuals follow.
         """
-        self.check()
+        self._check_last(group)
         if not self._scaler.is_enabled():
             return scale
         self._start(_JOINED, group)
-        return _followed(gradients, scale, self.check() or scale)
+        return self._followed(scale, self.check() or scale)
+
+    def _check_last(self, group: Any) -> None:
+        if group is self._group:
+            self.check()
+        else:
+            self._pending = None  # of a group that is gone, with ranks that are gone
 
     def _start(self, scale: float, group: Any) -> None:
+        self._group = group
         scales = torch.zeros(group.size(), dtype=torch.float64, device=self._device)
         scales[group.rank()] = scale
         self._pending = dist.all_reduce(scales, group=group, async_op=True), scales
@@ -125,13 +137,12 @@ class LossScales:
             "same state, and call its update() after every step on every rank."
         )
 
-
-def _followed(gradients: GradientReducer | None, before: float, now: float) -> float:
-    if now != before and gradients is not None:
-        if now < before:
-            gradients.undo()
-        gradients.scale_residuals(now / before)
-    return now
+    def _followed(self, before: float, now: float) -> float:
+        if now != before and self._gradients is not None:
+            if now < before:
+                self._gradients.undo()
+            self._gradients.scale_residuals(now / before)
+        return now
 
 
 def listed(ranks: list[int]) -> str:

@@ -133,6 +133,24 @@ def loss_scales_without_backward() -> None:
         model(inputs(1, rank))
 
 
+def loss_scales_of_another_group() -> None:
+    """A smaller group does not look at the scales of a rank that is gone."""
+    rank, world = me_and_world()
+    model = DistributedDataParallel(net(), codec="int8")
+    scaler = _scaler(256.0)
+    model.follow_scaler(scaler)
+    scaler.scale(torch.zeros(1))
+    if rank == world - 1:
+        scaler.update(512.0)
+    model(inputs(0, rank))  # without a backward pass
+    smaller: Any = dist.new_group(list(range(world - 1)), backend="fastgpu")
+    if rank == world - 1:
+        return
+    model._update_process_group(smaller)
+    scaler.scale(loss_of(model, inputs(1, rank))).backward()
+    assert gradients(model)
+
+
 def loss_scales_with_a_parameter_as_output() -> None:
     """A parameter that forward returns does not collect a check from every step."""
     rank, _ = me_and_world()

@@ -77,6 +77,7 @@ THREE_RANKS = (
     kept.joined,
     kept.joined_with_weights,
     agreement.joined_with_scaler,
+    agreement.loss_scales_of_another_group,
     weight.weights_of_another_group,
 )
 
