@@ -148,7 +148,7 @@ class Rank:
     def round(self, order: Sequence[str], steps: int) -> dict[str, dict[str, float]]:
         """Returns the seconds and the sent bytes of a step of each variant."""
 
-        def measure(name: str) -> dict[str, float]:
+        def timed(name: str) -> dict[str, float]:
             sent, start = bytes_sent(), time.perf_counter()
             self._train(name, steps)
             spent = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
@@ -156,7 +156,7 @@ class Rank:
             dist.all_reduce(spent, dist.ReduceOp.MAX)
             return {"seconds": spent.item() / steps, "bytes": sent / steps}
 
-        runs = {name: functools.partial(measure, name) for name in order}
+        runs = {name: functools.partial(timed, name) for name in order}
         return {name: idle.undisturbed(run, self.counts) for name, run in runs.items()}
 
 
