@@ -95,8 +95,8 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
   // residuals to their state before the last backward pass.
   void keep_copies(bool keep) { keeps_copies_ = keep; }
   void undo() { residuals_.undo(); }
-  // For a step that fails before its backward pass: drops the weights announced for it. undo() does
-  // not reach back before it.
+  // For a step that fails before its backward pass, and before a state is loaded: drops the weights
+  // announced so far. undo() does not reach back before it.
   void abandon_step();
 
   struct BucketStats {
