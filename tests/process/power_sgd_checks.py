@@ -265,3 +265,19 @@ def sparse() -> None:
             found.append(module[0].weight.grad.to_dense())
         torch.testing.assert_close(*found)
         assert set(state.state_dict()["residuals"]) == ({"1.weight"} if step else set())
+
+
+def sparse_in_a_static_graph() -> None:
+    """The same where torch gives all buckets of the first pass the index 0."""
+    rank, _ = me_and_world()
+    module: Any = nn.Sequential(nn.Embedding(100, 64, sparse=True), nn.Linear(64, 96))
+    model, exact = (TorchDDP(each, static_graph=True) for each in (module, copy.deepcopy(module)))
+    state = hooks.PowerSgdState(model, start_step=1)
+    model.register_comm_hook(state, hooks.power_sgd_hook)
+    for step in range(3):
+        for each in (model, exact):
+            each.zero_grad()
+            each(torch.tensor([rank, 5])).square().sum().backward()
+        sparse = [each.module[0].weight.grad.to_dense() for each in (model, exact)]
+        torch.testing.assert_close(*sparse)
+        assert set(state.state_dict()["residuals"]) == ({"1.weight"} if step else set())

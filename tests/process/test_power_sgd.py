@@ -17,6 +17,7 @@ ON_TWO_RANKS = (
     checks.joined,
     checks.large_seed,
     checks.sparse,
+    checks.sparse_in_a_static_graph,
 )
 
 

@@ -33,15 +33,15 @@ struct ReducerFields : c10d::Reducer {
     reducer.*rebuilt = true;
   }
 
-  // A bucket is found by its memory. A rank that has joined (torch's join()) passes zeros of its
-  // own instead, with the right index.
+  // A bucket is found by its memory, and one of a sparse gradient by the tensor. A rank that has
+  // joined (torch's join()) passes zeros of its own instead, with the right index.
   static std::size_t index_of(const c10d::Reducer& reducer, const c10d::GradBucket& bucket) {
     const at::Tensor& buffer = bucket.getBuffer();
     const auto& all = buckets(reducer);
-    if (buffer.is_sparse()) return bucket.getIndex();
     const auto same = std::ranges::find_if(all, [&](const Bucket& each) {
-      return each.gradients.defined() && !each.gradients.is_sparse() &&
-             each.gradients.is_alias_of(buffer);
+      if (!each.gradients.defined()) return false;
+      if (each.gradients.is_sparse() || buffer.is_sparse()) return each.gradients.is_same(buffer);
+      return each.gradients.is_alias_of(buffer);
     });
     return same == all.end() ? bucket.getIndex() : static_cast<std::size_t>(same - all.begin());
   }
