@@ -158,10 +158,10 @@ def named_in_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def names_last(logger: Any) -> Iterator[None]:
-    """Gives errors of such a Reducer the text that torch's tests look for.
+    """Puts the names of parameters without a gradient at the end of a Reducer's error.
 
-    Without debugging torch lists the indices of parameters without a gradient, and names the
-    variable that makes it list names. Here the names come after the indices.
+    By default torch lists their indices, and names the environment variable that makes it list
+    names. Programs look for that text, so it stays.
 
     Args:
         logger: The logger of DistributedDataParallel, which gets the new text, too.
