@@ -43,7 +43,7 @@ def train(codec: str) -> None:
             if dist.get_rank() == 0:
                 print(f"step {step}  loss {mean:.6f}", flush=True)
     if dist.get_rank() == 0:
-        buckets = model.stats()  # of the last backward pass; empty where auto uses no codec
+        buckets = model.stats()  # of the last backward pass
         sizes = {key: sum(each[key] for each in buckets) for key in ("bytes", "encoded_bytes")}
         print(f"a step's gradients: {sizes['bytes']} bytes, {sizes['encoded_bytes']} encoded")
     dist.destroy_process_group()
