@@ -34,9 +34,13 @@ CodecCosts measure(Codec codec) {
   std::vector<float> values(kCount);
   for (std::size_t i = 0; i < kCount; ++i)  // no two neighbours alike
     values[i] = static_cast<float>(i * 40'503 % 65'536) - 32'768;
+  std::vector<float> residual(kCount);
   std::vector<std::byte> encoded(encoded_bytes(codec, kCount));
   return {
       us_per_byte([&] { kernels->encode(values.data(), encoded.data(), kCount); }),
+      us_per_byte([&] {
+        kernels->encode_feedback(values.data(), residual.data(), encoded.data(), kCount);
+      }),
       us_per_byte([&] { kernels->decode(encoded.data(), values.data(), kCount); }),
       us_per_byte([&] { kernels->decode_add(encoded.data(), values.data(), kCount); }),
   };

@@ -10,6 +10,7 @@ namespace fastgpu {
 // By byte of float32, in one thread, in a block that the cache holds.
 struct CodecCosts {
   double encode_us_per_byte = 0;
+  double encode_feedback_us_per_byte = 0;
   double decode_us_per_byte = 0;
   double decode_add_us_per_byte = 0;
 };

@@ -48,7 +48,7 @@ std::string describe_frame(const FrameHeader& header) {
 
 }  // namespace
 
-void LaneRun::start(const Operation& operation, int lane) {
+void LaneRun::start(Operation& operation, int lane) {
   operation_ = &operation;
   steps_ = &operation.task.schedule->lanes[static_cast<std::size_t>(lane)];
   lane_ = lane;
@@ -219,9 +219,15 @@ void LaneRun::enqueue(const Step& step) const {
 
 void LaneRun::code(const Step& step) const {
   if (operation_->task.executor != nullptr) return enqueue_code(step);
-  if (step.coding == Coding::kEncode) return encode(step);
-  if (step.coding == Coding::kDecode) return decode(step);
-  add_residual(step);
+  const TimeNs start = now_ns();
+  if (step.coding == Coding::kEncode) {
+    encode(step);
+  } else if (step.coding == Coding::kDecode) {
+    decode(step);
+  } else {
+    add_residual(step);
+  }
+  operation_->work.add_codec_time(now_ns() - start);
 }
 
 void LaneRun::enqueue_code(const Step& step) const {

@@ -48,7 +48,7 @@ enum class LaneState : uint8_t { kMoved, kBlocked, kDone };
 
 class LaneRun {
  public:
-  void start(const Operation& operation, int lane);
+  void start(Operation& operation, int lane);
   bool idle() const noexcept { return operation_ == nullptr; }
   void clear() noexcept;
 
@@ -86,7 +86,7 @@ class LaneRun {
   void check(const Step& step, const FrameHeader& header) const;
   std::string describe_own() const;
 
-  const Operation* operation_ = nullptr;
+  Operation* operation_ = nullptr;
   const Lane* steps_ = nullptr;
   int lane_ = 0;
   std::size_t next_ = 0;

@@ -46,6 +46,7 @@ void Work::fail(Failure failure) noexcept {
 void Work::renew() noexcept {
   state_.store(0, std::memory_order_relaxed);
   source_.store(kNoRank, std::memory_order_relaxed);
+  codec_ns_.store(0, std::memory_order_relaxed);
   has_callbacks_.store(false, std::memory_order_relaxed);
 }
 

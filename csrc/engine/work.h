@@ -52,6 +52,9 @@ class Work {
   // The sender of the message that a receive from any source got.
   int source() const noexcept { return source_.load(std::memory_order_relaxed); }
   void set_source(int rank) noexcept { source_.store(rank, std::memory_order_relaxed); }
+  // The time that this rank's CPU spent on encoding and decoding.
+  TimeNs codec_ns() const noexcept { return codec_ns_.load(std::memory_order_relaxed); }
+  void add_codec_time(TimeNs ns) noexcept { codec_ns_.fetch_add(ns, std::memory_order_relaxed); }
 
  private:
   static constexpr uint32_t kDone = 1;
@@ -63,6 +66,7 @@ class Work {
   const TimeNs timeout_ns_;
   std::atomic<uint32_t> state_{0};
   std::atomic<int> source_{kNoRank};
+  std::atomic<TimeNs> codec_ns_{0};
   std::atomic<TimeNs> deadline_{kNever};
   Failure failure_;  // written before kFailed is set, constant after
   std::atomic<bool> has_callbacks_{false};

@@ -326,7 +326,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         for bucket in buckets:
             bucket["parameters"] = [self._names[index] for index in bucket["parameters"]]
         if all_ranks:
-            reduced.add_waits(self.process_group, buckets)
+            reduced.add_times_of_ranks(self.process_group, buckets)
         return buckets
 
     def codec_choice(self) -> dict[str, Any]:

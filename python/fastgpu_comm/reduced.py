@@ -180,17 +180,18 @@ def names_last(logger: Any) -> Iterator[None]:
         raise RuntimeError(text) from None
 
 
-def add_waits(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> None:
-    """Adds to each bucket how long the ranks waited for it, and the last rank. A collective."""
+def add_times_of_ranks(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> None:
+    """Adds to each bucket the times that every rank measured, and the last rank. A collective."""
     if not buckets:
         return
-    mine = [b["done_s"] - b["launched_s"] if b["done_s"] else math.inf for b in buckets]
-    waits = torch.empty(dist.get_world_size(group), len(buckets), dtype=torch.float64)
+    waits_s = [b["done_s"] - b["launched_s"] if b["done_s"] else math.inf for b in buckets]
+    mine = [[b["launched_s"], wait_s, b["codec_s"]] for b, wait_s in zip(buckets, waits_s)]
+    times = torch.empty(dist.get_world_size(group), len(buckets), 3, dtype=torch.float64)
     mine_s = torch.tensor(mine, dtype=torch.float64)
-    ALL_GATHER(waits.view(-1), mine_s, group=group)
-    for bucket, by_rank in zip(buckets, waits.T.tolist(), strict=True):
-        bucket["waits_s"] = by_rank
-        bucket["last_rank"] = min(range(len(by_rank)), key=by_rank.__getitem__)
+    ALL_GATHER(times.view(-1), mine_s.view(-1), group=group)
+    for bucket, by_rank in zip(buckets, times.permute(1, 2, 0).tolist(), strict=True):
+        bucket["launches_s"], bucket["waits_s"], bucket["codecs_s"] = by_rank
+        bucket["last_rank"] = min(range(len(by_rank[1])), key=by_rank[1].__getitem__)
 
 
 def in_shape(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

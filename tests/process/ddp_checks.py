@@ -183,7 +183,10 @@ def last_ranks() -> None:
         for bucket in buckets:
             assert bucket["last_rank"] == late, bucket
             assert bucket["waits_s"][rank] == bucket["done_s"] - bucket["launched_s"]
-            assert len(bucket["waits_s"]) == world
+            assert bucket["launches_s"][rank] == bucket["launched_s"]
+            assert bucket["codecs_s"][rank] == bucket["codec_s"]
+            for times in ("waits_s", "launches_s", "codecs_s"):
+                assert len(bucket[times]) == world
             assert set(bucket) == documented_keys()
     assert DistributedDataParallel(net()).stats(all_ranks=True) == []
 

@@ -95,6 +95,8 @@ def bytes_on_the_wire(codec: str) -> None:
     assert by_codec["none"]["parameters"] == ["bias"]
     assert by_codec["none"]["bytes"] == by_codec["none"]["encoded_bytes"] == 4 * 96
     assert all(0 <= bucket["launched_s"] <= bucket["done_s"] for bucket in model.stats())
+    assert 0 < by_codec[codec]["codec_s"] < by_codec[codec]["done_s"]
+    assert by_codec["none"]["codec_s"] == 0
 
 
 def _loss_of_ones(model: nn.Module, inputs: int) -> None:

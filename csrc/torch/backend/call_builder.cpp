@@ -187,7 +187,9 @@ c10::intrusive_ptr<c10d::Work> CallBuilder::finish(TensorList outputs) {
   work_->seal();
   backend_.hooks()->watch(*work_);
   if (const int64_t taken_ms = backend_.extra_time()->take(); taken_ms != 0) {
-    work_->on_end([extra = backend_.extra_time(), taken_ms](bool) { extra->give_back(taken_ms); });
+    work_->on_end([extra = backend_.extra_time(), taken_ms](const TorchWork::Outcome&) {
+      extra->give_back(taken_ms);
+    });
   }
   backend_.record(*work_);
   return std::move(work_);

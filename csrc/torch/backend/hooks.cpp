@@ -46,8 +46,8 @@ void Hooks::watch(TorchWork& work) {
   if (!any_.load(std::memory_order_relaxed)) return;
   const uint64_t key = next_key_.fetch_add(1, std::memory_order_relaxed);
   work.set_completion_key(key);
-  work.on_end([hooks = shared_from_this(), key](bool ok) {
-    if (ok) {
+  work.on_end([hooks = shared_from_this(), key](const TorchWork::Outcome& outcome) {
+    if (outcome.ok) {
       hooks->completed(key);
     } else {
       hooks->after_failure();

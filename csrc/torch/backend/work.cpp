@@ -144,9 +144,11 @@ void TorchWork::when_done(std::function<void()> callback) {
   }
 }
 
-void TorchWork::on_end(std::function<void(bool ok)> callback) {
+void TorchWork::on_end(std::function<void(const Outcome&)> callback) {
   when_done([callback = std::move(callback), operations = operations_] {
-    callback(first_failure(operations) == nullptr);
+    Outcome outcome{.ok = first_failure(operations) == nullptr};
+    for (const auto& operation : operations) outcome.codec_ns += operation->codec_ns();
+    callback(outcome);
   });
 }
 

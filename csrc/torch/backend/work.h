@@ -40,8 +40,12 @@ class TorchWork final : public c10d::Work {
   void absorb(const TorchWork& other);
   // Nothing is added after this. The profiler's event ends with the last operation.
   void seal();
-  // Calls `callback` once all operations are done, with whether all are ok. Like Work::on_done.
-  void on_end(std::function<void(bool ok)> callback);
+  struct Outcome {
+    bool ok = true;       // of all operations
+    TimeNs codec_ns = 0;  // their sum: see Work::codec_ns
+  };
+  // Calls `callback` once all operations are done. Like Work::on_done.
+  void on_end(std::function<void(const Outcome&)> callback);
 
   bool isCompleted() override;
   bool isSuccess() const override;

@@ -105,6 +105,7 @@ py::dict dict_of(const GradientReducer::BucketStats& stats) {
   result["residual_bytes"] = stats.residual_bytes;
   result["launched_s"] = static_cast<double>(stats.launched_ns) * 1e-9;
   result["done_s"] = static_cast<double>(stats.done_ns) * 1e-9;
+  result["codec_s"] = static_cast<double>(stats.codec_ns) * 1e-9;
   return result;
 }
 
@@ -114,8 +115,8 @@ void bind_codecs(py::module_& module) {
       "codec_costs",
       [](const std::string& codec) {
         const CodecCosts& costs = costs_of(codec_of(codec));
-        return std::tuple(costs.encode_us_per_byte, costs.decode_us_per_byte,
-                          costs.decode_add_us_per_byte);
+        return std::tuple(costs.encode_us_per_byte, costs.encode_feedback_us_per_byte,
+                          costs.decode_us_per_byte, costs.decode_add_us_per_byte);
       },
       py::arg("codec"), no_gil);
   module.def("encode", &encode, py::arg("codec"), py::arg("source"), py::arg("residual"),

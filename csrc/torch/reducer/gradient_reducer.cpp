@@ -246,9 +246,10 @@ void GradientReducer::record(std::size_t index, BucketStats stats, TorchWork& wo
     if (pass_->buckets.size() <= index) pass_->buckets.resize(index + 1);
     pass_->buckets[index] = std::move(stats);
   }
-  work.on_end([pass = pass_, index](bool) {
+  work.on_end([pass = pass_, index](const TorchWork::Outcome& outcome) {
     const std::lock_guard lock(pass->mutex);
     pass->buckets[index].done_ns = now_ns() - pass->began;
+    pass->buckets[index].codec_ns = outcome.codec_ns;
   });
 }
 
