@@ -70,8 +70,6 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         self._codecs: list[codecs.Codec | None] = []
         self._weights = Weights()
         self._plan = bucket_plan
-        self._loss_scales: LossScales | None = None
-        self._scale = 1.0
         self._step = 0  # forward passes whose gradients are reduced
         if self._hooked and kwargs.get("mixed_precision") is not None:
             raise ValueError(
@@ -86,6 +84,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         super().__init__(module, *args, **kwargs)
         if self._hooked and self._gradients is None:
             raise ValueError("delay_all_reduce_named_params leaves nothing to codec and weighted")
+        self._loss_scales = LossScales(self._gradients)
 
     @property
     def measures(self) -> bool:
@@ -164,11 +163,11 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         weighs = self._weighted and self.training and torch.is_grad_enabled()
         if weighs and not self._weights.is_set:
             raise ValueError(f"weighted={self._weighted!r}: call set_weight(n) before each forward")
-        self._follow_scale()
+        self._loss_scales.update()
         with reduced.names_last(self.logger):
             prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
         self._step += reduces
-        if self._loss_scales is not None and reduces and self.training:
+        if reduces and self.training:
             self._loss_scales.start(self.process_group)
         if self._gradients is None:
             return prepared
@@ -181,7 +180,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def _post_forward(self, output: Any) -> Any:
         output = super()._post_forward(output)
-        if self._loss_scales is not None:
+        if self._loss_scales.are_pending:
             self._loss_scales.check_before_backward(output)
         if self._weighted:
             self._weights.check_before_backward(output, self._gradients)
@@ -194,8 +193,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def _match_all_reduce_for_bwd_pass(self) -> None:
         """Takes part in a backward pass of the other ranks, after this rank has joined."""
-        if self._loss_scales is not None:
-            self._scale = self._loss_scales.join(self.process_group, self._scale)
+        self._loss_scales.join(self.process_group)
         self._step += 1
         if self._gradients is not None:
             self._gradients.set_step(self._step)
@@ -265,21 +263,13 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
         When the scaler lowers its scale, it has skipped the last step, and the residuals return to
         their values before it. Any change of the scale multiplies them. Costs a copy in each step.
+        Steps between `load_reducer_state_dict` and this call are taken to have used this scaler.
 
         Raises:
             RuntimeError: The scales differ, or a scaler is enabled on some ranks only.
             TypeError: `scaler` is no GradScaler.
         """
-        self._loss_scales = LossScales(scaler, self.process_group, self.device, self._gradients)
-        before, self._scale = self._scale, scaler.get_scale()
-        if self._gradients is not None:
-            if self._gradients.passes == 0:  # residuals of a state that was loaded before
-                self._gradients.scale_residuals(self._scale / before)
-            self._gradients.keep_copies(scaler.is_enabled())
-
-    def _follow_scale(self) -> None:
-        if self._loss_scales is not None:
-            self._scale = self._loss_scales.follow(self._scale)
+        self._loss_scales.follow(scaler, self.process_group, self.device)
 
     def compare_reduced(self) -> None:
         """Checks that all ranks have the same reduced gradients, bit for bit. A collective.
@@ -348,12 +338,12 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             if torch has not rebuilt them yet; `step`: how many steps there were; `rank` and
             `world_size`: of the process group.
         """
-        self._follow_scale()
+        self._loss_scales.update()
         residuals = reduced.residuals_of(self._gradients, self._names, self._reduced)
         plan = self.bucket_plan() if self._plan is not None or self._has_rebuilt_buckets else None
         if self._chooser is not None:
             plan = self._chooser.plan or plan  # before a codec splits buckets
-        kept = {"residuals": residuals, "scale": self._scale, "bucket_plan": plan}
+        kept = {"residuals": residuals, "scale": self._loss_scales.scale, "bucket_plan": plan}
         return kept | {"step": self._step} | saved_states.origin(self.process_group)
 
     def load_reducer_state_dict(self, state: dict[str, Any]) -> None:
@@ -374,7 +364,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
 
     def _load(self, state: dict[str, Any], delivers: bool) -> None:
         """Loads a state that fits. `delivers`: any rank may have residuals; equal on all ranks."""
-        self._follow_scale()
+        self._loss_scales.update()
         self._step = state.get("step", self._step)  # states of earlier versions have none
         if self._gradients is None:
             return
@@ -383,8 +373,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             self._plan = state["bucket_plan"]  # None: the chooser tries sizes again
         self._set_plan()
         self._restart(delivers)
-        scaled = {n: r * (self._scale / state["scale"]) for n, r in state["residuals"].items()}
-        reduced.set_residuals(self._gradients, self._names, self._reduced, scaled)
+        residuals = self._loss_scales.load(state["residuals"], state["scale"])
+        reduced.set_residuals(self._gradients, self._names, self._reduced, residuals)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the module and the residuals, if the process group is the default one."""
@@ -397,4 +387,5 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Makes a new Reducer, with the pickled residuals if they are this rank's."""
         saved, delivers = state.pop("_saved_residuals"), state["_registered"]
         super().__setstate__(state | {"_registered": False})
+        self._loss_scales = LossScales(self._gradients, saved["scale"])
         self._load(saved_states.own(saved, self.process_group), delivers)

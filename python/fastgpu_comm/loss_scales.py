@@ -6,6 +6,7 @@ nothing fails (torch issue 136009).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,27 +22,43 @@ _JOINED = 0.0  # the rank has no more inputs: its scale does not count
 
 
 class LossScales:
-    """Exchanges the scales beside the forward pass, and compares them when backward begins.
+    """Keeps the residuals in the units of the loss scale, and compares the scales of the ranks.
 
-    No gradient has been reduced then. A forward whose output holds no tensors that autograd
-    reaches is compared at the next forward. Not thread-safe: the thread of the model calls it.
+    The scales are exchanged beside the forward pass, and compared when backward begins: no gradient
+    has been reduced then. A forward whose output holds no tensors that autograd reaches is compared
+    at the next forward. Without a scaler to follow nothing is exchanged. Not thread-safe: the
+    thread of the model calls it.
+
+    Attributes:
+        scale: The loss scale that the residuals are in; 1 until there is a scaler.
     """
 
-    def __init__(
-        self,
-        scaler: torch.amp.GradScaler,
-        group: Any,
-        device: torch.device,
-        gradients: GradientReducer | None,
-    ) -> None:
-        """Compares the scalers as they are. A collective.
+    def __init__(self, gradients: GradientReducer | None, scale: float = 1.0) -> None:
+        """Follows no scaler yet.
+
+        Args:
+            gradients: Has the residuals, which follow the scale, and the weights, which do not
+                count in a step whose scales differ; None: there are neither.
+            scale: The loss scale that the residuals are in.
+        """
+        self.scale = scale
+        self._gradients = gradients
+        self._scaler: torch.amp.GradScaler | None = None
+        self._known_at = 0  # the passes after which the residuals were known to be in `scale`
+        self._device = torch.device("cpu")
+        self._group: Any = None  # of the last exchange
+        self._pending: tuple[Any, torch.Tensor] | None = None
+
+    def follow(self, scaler: torch.amp.GradScaler, group: Any, device: torch.device) -> None:
+        """Follows a scaler from now on, after a comparison. A collective.
+
+        Backward passes that no scaler was followed in, and that came after a state was loaded, are
+        taken to have used this one: the residuals are in its scale already.
 
         Args:
             scaler: The scaler of this rank.
             group: The process group of the model.
             device: Where the scales are exchanged.
-            gradients: Has the residuals, which follow the scale, and the weights, which do not
-                count in a step whose scales differ; None: there are neither.
 
         Raises:
             RuntimeError: On all ranks, if the scales differ.
@@ -50,39 +67,55 @@ class LossScales:
         if not all(hasattr(scaler, name) for name in ("get_scale", "is_enabled")):
             wanted = "a torch.amp.GradScaler; without one, GradScaler(enabled=False)"
             raise arguments.wrong_type("scaler", scaler, wanted)
-        self._scaler = scaler
         self._device = device
-        self._gradients = gradients
-        self._group = group  # of the last exchange
-        self._pending: tuple[Any, torch.Tensor] | None = None
         self._start(scaler.get_scale() if scaler.is_enabled() else _DISABLED, group)
         self.check()
+        self.update()
+        followed, self._scaler = self._scaler is not None, scaler
+        before, self.scale = self.scale, scaler.get_scale()
+        if self._gradients is not None:
+            if followed or self._gradients.passes == self._known_at:
+                self._gradients.scale_residuals(self.scale / before)
+            self._gradients.keep_copies(scaler.is_enabled())
 
-    def follow(self, scale: float) -> float:
-        """Undoes a skipped step and rescales the residuals if the scale is no longer `scale`.
+    def update(self) -> None:
+        """Undoes a skipped step and rescales the residuals if the scaler has changed its scale."""
+        if self._scaler is not None:
+            self._set(self._scaler.get_scale())
 
-        Returns:
-            The scale.
+    def load(self, residuals: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+        """Returns the residuals of a state, converted to the present scale.
+
+        They must replace all residuals before the next backward pass.
+
+        Args:
+            residuals: The residuals by name.
+            scale: The loss scale that they were saved in.
         """
-        return self._followed(scale, self._scaler.get_scale())
+        if self._gradients is not None:
+            self._known_at = self._gradients.passes
+        return {name: each * (self.scale / scale) for name, each in residuals.items()}
 
     def start(self, group: Any) -> None:
         """Starts the exchange of a step, after the comparison of the last one if it is pending."""
         self._check_last(group)
-        if self._scaler.is_enabled():
+        if self._scaler is not None and self._scaler.is_enabled():
             self._start(self._scaler.get_scale(), group)
 
-    def join(self, group: Any, scale: float) -> float:
+    def join(self, group: Any) -> None:
         """Takes part in the exchange of the other ranks, after this rank has joined.
 
-        Returns:
-            Their scale, which the residuals follow.
+        The residuals follow their scale.
         """
         self._check_last(group)
-        if not self._scaler.is_enabled():
-            return scale
-        self._start(_JOINED, group)
-        return self._followed(scale, self.check() or scale)
+        if self._scaler is not None and self._scaler.is_enabled():
+            self._start(_JOINED, group)
+            self._set(self.check() or self.scale)
+
+    @property
+    def are_pending(self) -> bool:
+        """Whether an exchange has not been compared yet."""
+        return self._pending is not None
 
     def _check_last(self, group: Any) -> None:
         if group is self._group:
@@ -99,8 +132,7 @@ class LossScales:
     @torch._disable_dynamo(recursive=False)
     def check_before_backward(self, output: Any) -> None:
         """Makes the backward pass of a model's output begin with check()."""
-        if self._pending is not None:
-            reduced.before_backward(output, self._check_hook)
+        reduced.before_backward(output, self._check_hook)
 
     def _check_hook(self, gradient: torch.Tensor) -> None:
         self.check()
@@ -137,12 +169,12 @@ class LossScales:
             "same state, and call its update() after every step on every rank."
         )
 
-    def _followed(self, before: float, now: float) -> float:
+    def _set(self, now: float) -> None:
+        before, self.scale = self.scale, now
         if now != before and self._gradients is not None:
             if now < before:
                 self._gradients.undo()
             self._gradients.scale_residuals(now / before)
-        return now
 
 
 def listed(ranks: list[int]) -> str:

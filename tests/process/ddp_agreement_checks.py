@@ -219,7 +219,7 @@ def joined_with_scaler() -> None:
             if number == 1 and rank > 0:
                 scaler.update(128.0)
             scaler.scale(loss_of(model, inputs(number, rank))).backward()
-    assert model._scale == 128.0  # also on rank 0, whose residuals had to follow
+    assert model._loss_scales.scale == 128.0  # also on rank 0, whose residuals had to follow
     scaler.update(256.0)
 
     def train() -> None:  # rank 0 joins after its first step; then the others differ

@@ -105,7 +105,7 @@ def scaled_half_precision() -> None:
 
 
 def resumed_with_a_scaler() -> None:
-    """A state may be loaded before or after follow_scaler: the residuals have the scale's units."""
+    """A state may be loaded at any time: the residuals have the units of the scaler's scale."""
     rank, _ = me_and_world()
     model = DistributedDataParallel(net(), codec="int4")
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -115,22 +115,26 @@ def resumed_with_a_scaler() -> None:
     state = model.reducer_state_dict()
     assert state["scale"] == 1024.0
     loaded = []
-    for load_first in (False, True):
+    for steps, load_first in itertools.product((0, 2), (False, True)):
         resumed = DistributedDataParallel(net(), codec="int4")
+        for step in range(steps):  # without a scaler
+            resumed(inputs(step, rank)).square().mean().backward()
         if load_first:
             resumed.load_reducer_state_dict(state)
         resumed.follow_scaler(scaler)
         if not load_first:
             resumed.load_reducer_state_dict(state)
         loaded.append(resumed.reducer_state_dict())
-    copied = copy.deepcopy(model)
-    copied.follow_scaler(torch.amp.GradScaler("cpu", init_scale=4096.0))
+    replaced, copied = torch.amp.GradScaler("cpu", init_scale=4096.0), copy.deepcopy(model)
+    copied.follow_scaler(replaced)
+    model.follow_scaler(replaced)  # after steps with another scaler
     for name, residual in state["residuals"].items():
         for each in loaded:
             assert each["scale"] == 1024.0
             torch.testing.assert_close(each["residuals"][name], residual, rtol=0, atol=0)
-        moved = copied.reducer_state_dict()["residuals"][name]
-        torch.testing.assert_close(moved, 4 * residual, rtol=0, atol=0)
+        for moves in (copied, model):
+            moved = moves.reducer_state_dict()["residuals"][name]
+            torch.testing.assert_close(moved, 4 * residual, rtol=0, atol=0)
 
 
 class Wide(nn.Module):
