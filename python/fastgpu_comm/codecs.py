@@ -38,6 +38,8 @@ class Codec:
             fraction, so that the mean of many encodings is the number. Not for weights.
         seed: Of stochastic rounding, refused without. It is combined with the rank and the step, so
             that no two of them have the same random bits.
+        any_optimizer: Lets 1bit train with Adam and its like, which is refused by default: see
+            `check_optimizer`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Codec:
     residual_bits: int = 32
     rounding: str = "nearest"
     seed: int = 0
+    any_optimizer: bool = False
 
     def __post_init__(self) -> None:
         """Refuses an unknown name, and options that do not fit the codec."""
@@ -68,6 +71,10 @@ class Codec:
             raise ValueError(f"seed is {self.seed!r}; it must be an integer from 0 to 2**64 - 1")
         if self.seed and self.rounding == "nearest":
             raise ValueError(f"seed is {self.seed}; only rounding='stochastic' allows one")
+        if not isinstance(self.any_optimizer, bool):
+            raise ValueError(f"any_optimizer is {self.any_optimizer!r}; allowed: True, False")
+        if self.any_optimizer and self.name != "1bit":
+            raise ValueError(f"any_optimizer is for 1bit; {self.name} works with every optimizer")
 
     @property
     def random_seed(self) -> int | None:
@@ -135,7 +142,7 @@ bf16 = Codec("bf16")
 int8 = Codec("int8")
 int4 = Codec("int4")
 topk = Codec("topk")  # the largest 1.6%
-one_bit = Codec("1bit")  # for SGD, with or without momentum; not for Adam
+one_bit = Codec("1bit")  # for SGD, with or without momentum; refused for Adam
 
 _BY_NAME = {codec.name: codec for codec in (fp16, bf16, int8, int4, topk, one_bit)}
 
@@ -188,22 +195,34 @@ def find(codec: Codec | str | None, others: Sequence[str] = ()) -> Codec | None:
     return _BY_NAME[codec]
 
 
-def check_optimizer(codec: Codec | str | None, optimizer: torch.optim.Optimizer) -> None:
-    """Refuses 1bit for adaptive optimizers, such as Adam.
+def check_optimizer(
+    codec: Codec | str | None, optimizer: torch.optim.Optimizer, *, parameter: str | None = None
+) -> None:
+    """Refuses 1bit for adaptive optimizers, such as Adam, unless it has `any_optimizer`.
 
     Such an optimizer divides each element by the size of its past gradients. 1bit makes all
-    elements of a block equally large, so all would be scaled alike. `Trainer` calls this; a program
-    with a loop of its own can do so. It knows torch's optimizers and classes derived from them, and
-    accepts all others.
+    elements of a block equally large, so all would be scaled alike. `Trainer` calls this, and
+    `DistributedDataParallel` does when an optimizer takes its first step; a program that encodes in
+    another way can do so. It knows torch's optimizers and classes derived from them, and accepts
+    all others.
+
+    Args:
+        codec: The codec.
+        optimizer: The optimizer.
+        parameter: The name of a parameter that has the codec, for the error.
 
     Raises:
         ValueError: The codec is 1bit and the optimizer is such a one.
     """
     found = find(None if codec == AUTO else codec)
-    if found is not None and found.name == "1bit" and isinstance(optimizer, _ADAPTIVE):
+    if found is None or found.name != "1bit" or found.any_optimizer:
+        return
+    if isinstance(optimizer, _ADAPTIVE):
+        whose = "" if parameter is None else f" of parameter {parameter!r}"
         raise ValueError(
-            f"codec 1bit does not work with {type(optimizer).__name__}, which scales each element "
-            "by the size of its past gradients; use SGD, with or without momentum, or another codec"
+            f"codec 1bit{whose} does not work with {type(optimizer).__name__}, which scales each "
+            "element by the size of its past gradients; use SGD, with or without momentum, or "
+            "another codec. To insist, use codecs.Codec('1bit', any_optimizer=True)"
         )
 
 

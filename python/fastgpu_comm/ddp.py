@@ -15,6 +15,7 @@ from torch.nn import parallel
 
 from fastgpu_comm import codec_choice, codecs, divergence, reduced, saved_states
 from fastgpu_comm.loss_scales import LossScales
+from fastgpu_comm.optimizer_check import check_optimizers_of
 from fastgpu_comm.weights import Weights
 
 
@@ -44,7 +45,8 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 object of `fastgpu_comm.codecs`, or a function that returns either, or None, for a
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements. Only float32 is ever compressed.
-                "1bit" is for SGD, with or without momentum: see `codecs.check_optimizer`. "auto"
+                "1bit" is for SGD, with or without momentum: the first step of an Adam-like
+                optimizer raises ValueError, see `codecs.check_optimizer`. "auto"
                 tries none, int8, int4 and smaller buckets in the first steps and keeps the fastest:
                 see `codec_choice`. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
@@ -132,6 +134,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "optimize_ddp to True instead of 'python_reducer'"
             )
         codecs.check_chosen(self._codec, self._codecs, self.device_type, self._automatic)
+        check_optimizers_of(self, self._names, self._reduced, self._codecs)
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)

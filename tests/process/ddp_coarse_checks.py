@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from tests.process.collective_checks import me_and_world
@@ -16,6 +20,7 @@ from tests.process.ddp_models import (
     same_everywhere,
 )
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
 from fastgpu_comm import DistributedDataParallel, hooks
@@ -151,3 +156,66 @@ def large_numbers(codec: str, way: str) -> None:
 def _matrix() -> nn.Linear:
     torch.manual_seed(0)
     return nn.Linear(96, 96, bias=False)
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01)
+
+
+def optimizers_of_one_bit() -> None:
+    """An Adam-like optimizer of 1bit parameters raises at its first step, and changes nothing."""
+    rank, _ = me_and_world()
+    error = r"codec 1bit of parameter '2\.weight' does not work with AdamW.*any_optimizer=True"
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        loss_of(model, inputs(0, rank)).backward()
+        before = [p.clone() for p in model.parameters()]
+        try:
+            optimizer.step()
+        except ValueError:
+            assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+            raise
+
+    plain = net()
+    older = _adam(plain.parameters())
+    train(plain, older)
+    model = DistributedDataParallel(plain, codec="1bit")
+    later = torch.optim.AdamW(model.module[0].parameters(), lr=0.01)  # exact ones
+    train(model, later)
+    later.add_param_group({"params": [model.module[2].weight]})
+    # Every rank has a part of the parameters, and only one has the weight with 1bit.
+    sharded = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=0.01)
+    for optimizer in (older, later, sharded):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=error):
+                train(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(loss_of(model, inputs(0, rank))).backward()
+    with pytest.raises(ValueError, match=error):
+        scaler.step(older)
+    train(model, torch.optim.SGD(model.parameters(), lr=0.01))
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ValueError, match=error):
+            train(copied, _adam(copied.parameters()))
+    with pytest.raises(ValueError, match=error):
+        torch.compile(older.step, backend="eager")()
+    del model, copied, sharded, optimizer
+    gc.collect()
+    train(plain, older)  # no gradient is encoded any more
+
+
+def optimizers_that_one_bit_allows() -> None:
+    """With any_optimizer Adam trains; and so it does parameters that have another codec."""
+    rank, _ = me_and_world()
+    models = [
+        DistributedDataParallel(net(), codec=codec)
+        for codec in (None, "topk", Codec("1bit", any_optimizer=True), "1bit")
+    ]
+    for model in models[:-1]:
+        optimizer = _adam(model.parameters())
+        for step in range(2):
+            optimizer.zero_grad()
+            loss_of(model, inputs(step, rank)).backward()
+            optimizer.step()
+        same_everywhere(list(model.parameters()))

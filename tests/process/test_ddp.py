@@ -65,6 +65,8 @@ TWO_RANKS = (
     weight.evaluation_without_a_weight,
     weight.copies_before_backward,
     weight.sparse_gradients_without_samples,
+    coarse.optimizers_of_one_bit,
+    coarse.optimizers_that_one_bit_allows,
     rounding.another_default_dtype,
     rounding.new_bits_in_eval_mode,
     rounding.resumed_residuals_of_8_bits,

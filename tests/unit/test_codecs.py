@@ -135,6 +135,17 @@ def test_one_bit_is_for_sgd_with_feedback() -> None:
         codecs.check_optimizer(codec, adaptive)
     with pytest.raises(ValueError, match="codec 1bit does not work with AdamW"):
         codecs.check_optimizer("1bit", adaptive)
+    insists = codecs.Codec("1bit", any_optimizer=True)
+    codecs.check_optimizer(insists, adaptive)
+    # A codec that an earlier version pickled does not have the field.
+    earlier = codecs.Codec.__new__(codecs.Codec)
+    earlier.__dict__.update({k: v for k, v in vars(insists).items() if k != "any_optimizer"})
+    assert earlier == codecs.one_bit
+    with pytest.raises(ValueError, match="any_optimizer is for 1bit; int8 works with every optim"):
+        codecs.Codec("int8", any_optimizer=True)
+    nothing: Any = None
+    with pytest.raises(ValueError, match="any_optimizer is None; allowed: True, False"):
+        codecs.Codec("1bit", any_optimizer=nothing)
 
 
 def test_wrong_tensors_are_refused() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from fastgpu_comm import Trainer
+from fastgpu_comm.codecs import Codec
 from fastgpu_comm.trainer import (
     CheckpointError,
     Datasets,
@@ -163,17 +164,17 @@ def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
         Trainer(model, optimizer, Datasets(samples()), classification, settings)
 
 
-def test_an_adaptive_optimizer_for_one_bit_is_refused() -> None:
+def test_an_adaptive_optimizer_for_one_bit_is_refused_unless_the_codec_insists() -> None:
     model = network()
-    settings = TrainerSettings(steps=1, batch_size=8, codec="1bit", progress=False)
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def trainer(codec: str | Codec) -> Trainer:
+        settings = TrainerSettings(steps=1, batch_size=8, codec=codec, progress=False)
+        return Trainer(model, optimizer, Datasets(samples()), classification, settings)
+
     with pytest.raises(ValueError, match="codec 1bit does not work with Adam"):
-        Trainer(
-            model,
-            torch.optim.Adam(model.parameters()),
-            Datasets(samples()),
-            classification,
-            settings,
-        )
+        trainer("1bit")
+    trainer(Codec("1bit", any_optimizer=True)).fit()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
         ({"evaluate_every": -1}, r"evaluate_every is -1"),
         (
             {"codec": "int7"},
-            r"codec is 'int7'; it must be None or one of fp16, bf16, .*1bit",
+            r"codec is 'int7'; it must be None, a codecs.Codec or one of fp16, bf16, .*1bit",
         ),
         ({"precision": "int8"}, r"precision is 'int8'; it must be one of fp32, bf16, fp16"),
         ({"clip_norm": 0.0}, r"clip_norm is 0\.0; .* for no clipping use None"),

@@ -9,10 +9,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as TorchDDP
 
+from fastgpu_comm import codecs
 from fastgpu_comm.ddp import DistributedDataParallel
 
 
-def wrap(model: nn.Module, codec: str | None, weighted: bool) -> nn.Module:
+def wrap(model: nn.Module, codec: codecs.Codec | str | None, weighted: bool) -> nn.Module:
     """Wraps a plain model over the default process group, if there is one.
 
     Raises:

@@ -25,8 +25,9 @@ class TrainerSettings:
         precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a loss scaler).
         codec: How gradients travel between the ranks: "fp16", "bf16", "int8", "int4", "topk",
             "1bit", "auto" (see `fastgpu_comm.DistributedDataParallel`), or None for uncompressed.
-            Needs the backend `fastgpu` and a model that the trainer wraps. Adam and its kin refuse
-            "1bit". "auto" goes by measured times, so two runs may differ in their bits.
+            A `codecs.Codec` has more options. Needs the backend `fastgpu` and a model that the
+            trainer wraps. "1bit" is refused for Adam and its like: see `codecs.check_optimizer`.
+            "auto" goes by measured times, so two runs may differ in their bits.
         clip_norm: The largest global norm of the gradients, or None for no clipping.
         log_every: The steps from one metrics record to the next.
         evaluate_every: The steps from one evaluation to the next, or None for no evaluations.
@@ -48,7 +49,7 @@ class TrainerSettings:
     accumulation: int = 1
     seed: int = 0
     precision: str = "fp32"
-    codec: str | None = None
+    codec: codecs.Codec | str | None = None
     clip_norm: float | None = None
     log_every: int = 10
     evaluate_every: int | None = None
@@ -77,8 +78,10 @@ class TrainerSettings:
             raise _bad("seed", self.seed, "a whole number from 0 to 2**32 - 1")
         if self.precision not in DTYPES:
             raise _bad("precision", self.precision, "one of " + ", ".join(DTYPES))
-        if self.codec not in (None, AUTO, *codecs.NAMES):
-            raise _bad("codec", self.codec, "None or one of " + ", ".join((*codecs.NAMES, AUTO)))
+        known = (*codecs.NAMES, AUTO)
+        if not (isinstance(self.codec, codecs.Codec) or self.codec in (None, *known)):
+            wanted = f"None, a codecs.Codec or one of {', '.join(known)}"
+            raise _bad("codec", self.codec, wanted)
         clip_norm = self.clip_norm
         if clip_norm is not None and not (_is_number(clip_norm) and 0 < clip_norm < math.inf):
             raise _bad("clip_norm", clip_norm, "a number above 0; for no clipping use None")
