@@ -107,8 +107,9 @@ def _and_what_it_handled() -> str:
 
 
 def _line_of(error: BaseException) -> str:
+    """Describes an error for the other ranks: its `for_other_ranks` if it has that, or its text."""
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {getattr(error, 'for_other_ranks', error)}"
     except BaseException:
         text = type(error).__name__
     # File names that are not UTF-8 bring surrogates, which cannot be sent as text.

@@ -167,7 +167,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         if weighs and not self._weights.is_set:
             raise ValueError(f"weighted={self._weighted!r}: call set_weight(n) before each forward")
         self._loss_scales.update()
-        with reduced.names_last(self.logger):
+        with reduced.names_of_unused(self.logger):
             prepared = super()._pre_forward(*inputs, **kwargs)  # it may rebuild the buckets
         self._step += reduces
         if reduces and self.training:

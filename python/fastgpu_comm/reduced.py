@@ -157,11 +157,16 @@ def named_in_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def names_last(logger: Any) -> Iterator[None]:
+def names_of_unused(logger: Any) -> Iterator[None]:
     """Puts the names of parameters without a gradient at the end of a Reducer's error.
 
     By default torch lists their indices, and names the environment variable that makes it list
     names. Programs look for that text, so it stays.
+
+    Other ranks, which used these parameters, wait for this one in their backward pass. They get the
+    error's `for_other_ranks` when this program ends or destroys its group. It begins with the
+    names, because long texts are cut. This rank cannot abort the group at once: where all ranks
+    raise the error nobody waits, and they may go on.
 
     Args:
         logger: The logger of DistributedDataParallel, which gets the new text, too.
@@ -170,14 +175,17 @@ def names_last(logger: Any) -> Iterator[None]:
         yield
     except RuntimeError as error:
         names = re.search(r"\nParameters which did not receive grad for rank .*", str(error))
-        if names is None or dist.get_debug_level() != dist.DebugLevel.OFF:
+        if names is None:
             raise
-        text = (
-            f"{str(error).replace(names.group(), '')}{names.group()}\nTo log more, set the "
-            "environment variable TORCH_DISTRIBUTED_DEBUG to either INFO or DETAIL."
-        )
-        logger.set_error_and_log(text)
-        raise RuntimeError(text) from None
+        if dist.get_debug_level() == dist.DebugLevel.OFF:
+            text = (
+                f"{str(error).replace(names.group(), '')}{names.group()}\nTo log more, set the "
+                "environment variable TORCH_DISTRIBUTED_DEBUG to either INFO or DETAIL."
+            )
+            logger.set_error_and_log(text)
+            error = RuntimeError(text)
+        error.for_other_ranks = f"{names.group().strip()}. {error}"  # type: ignore[attr-defined]
+        raise error from None
 
 
 def add_times_of_ranks(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any]]) -> None:

@@ -111,6 +111,8 @@ def unused() -> None:
     with pytest.raises(RuntimeError, match=text) as raised:
         strict(torch.ones(2, 96), False)
     assert strict._get_ddp_logging_data()["error"] == str(raised.value)
+    # Nobody waits, so the group goes on.
+    same_everywhere(list(model.parameters()))
 
 
 def joined() -> None:

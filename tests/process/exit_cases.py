@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 import fastgpu_comm
 
@@ -260,6 +261,43 @@ def peer_aborts_its_group_because_of_an_error(place: Place) -> None:
         _report(place)
     except ValueError:
         dist.distributed_c10d._abort_process_group()
+
+
+class Branches(nn.Module):
+    """A model of which a forward pass may leave a part unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.other = nn.Linear(96, 96), nn.Linear(96, 96)
+
+    def forward(self, x: torch.Tensor, uses_both: bool) -> torch.Tensor:
+        y: torch.Tensor = self.used(x)
+        return y + self.other(x) if uses_both else y
+
+
+def _peer_leaves_parameters_unused(place: Place, codec: str | None) -> None:
+    place.init()
+    model = fastgpu_comm.DistributedDataParallel(Branches(), codec=codec)
+    try:
+        for _ in range(2):
+            model(torch.ones(2, 96), place.rank == 0).sum().backward()
+    except fastgpu_comm.PeerLostError as error:
+        place.note("error", str(error))
+
+
+def peer_leaves_parameters_unused(place: Place) -> None:
+    _peer_leaves_parameters_unused(place, None)
+
+
+def peer_leaves_parameters_with_a_codec_unused(place: Place) -> None:
+    _peer_leaves_parameters_unused(place, "int8")
+
+
+def peer_destroys_its_group_because_of_unused_parameters(place: Place) -> None:
+    try:
+        _peer_leaves_parameters_unused(place, None)
+    finally:
+        dist.destroy_process_group()
 
 
 def _forked(rank: int, folder: Path) -> None:

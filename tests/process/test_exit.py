@@ -116,6 +116,27 @@ def test_a_peer_that_left_is_said_to_have_left_as_it_did(
     assert "Seen by rank 0 in all_reduce #1 of group '0' (default_pg)" in error, error
 
 
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("peer_leaves_parameters_unused", "its program ended with"),
+        ("peer_leaves_parameters_with_a_codec_unused", "its program ended with"),
+        ("peer_destroys_its_group_because_of_unused_parameters", "it destroyed its .* it handled"),
+    ],
+)
+def test_a_rank_that_waits_for_unused_parameters_learns_their_names(
+    programs: Programs, tmp_path: Path, case: str, why: str
+) -> None:
+    assert programs.run(case, 2, tmp_path) == [0, 1]
+    error = (tmp_path / "error").read_text()
+    names = (
+        r"did not receive grad for rank 1: other\.bias, other\.weight\. Expected to have finished"
+    )
+    assert re.search(rf"has left the group: {why} RuntimeError: Parameters which {names}", error), (
+        error
+    )
+
+
 def test_an_abort_says_what_its_program_handled(programs: Programs, tmp_path: Path) -> None:
     assert programs.run("peer_aborts_its_group_because_of_an_error", 2, tmp_path) == [0, 0]
     error = (tmp_path / "error").read_text()
