@@ -193,7 +193,9 @@ def add_times_of_ranks(group: dist.ProcessGroup, buckets: Sequence[dict[str, Any
     if not buckets:
         return
     waits_s = [b["done_s"] - b["launched_s"] if b["done_s"] else math.inf for b in buckets]
-    mine = [[b["launched_s"], wait_s, b["codec_s"]] for b, wait_s in zip(buckets, waits_s)]
+    mine = [
+        [b["launched_s"], wait_s, b["codec_s"]] for b, wait_s in zip(buckets, waits_s, strict=True)
+    ]
     times = torch.empty(dist.get_world_size(group), len(buckets), 3, dtype=torch.float64)
     mine_s = torch.tensor(mine, dtype=torch.float64)
     ALL_GATHER(times.view(-1), mine_s.view(-1), group=group)
