@@ -62,12 +62,34 @@ def sums(codec: str) -> None:
             _same_everywhere(tensor)
 
 
-def bytes_sent(codec: str) -> None:
+def half_precision(codec: str, dtype: torch.dtype) -> None:
+    """float16 and bfloat16 of any strides have the sums of float32, rounded."""
+    rank, world = me_and_world()
+    group = _group(codec)
+    for strided in (False, True):
+        parts = [_gradient(each, 300_000).to(dtype) for each in range(world)]
+        mean, total = parts[rank].float(), parts[rank].float()
+        dist.all_reduce(mean, dist.ReduceOp.AVG, group=group)
+        dist.all_reduce(total, group=group)
+        tensor = parts[rank].clone().view(1000, 300)
+        if strided:
+            tensor = tensor.t().contiguous().t()
+        dist.all_reduce(tensor, dist.ReduceOp.AVG, group=group)
+        assert torch.equal(tensor.flatten(), mean.to(dtype))
+        listed = [parts[rank].clone(), torch.ones(3, dtype=dtype)]
+        with dist._coalescing_manager(group):
+            for each in listed:
+                dist.all_reduce(each, group=group)
+        assert torch.equal(listed[0], total.to(dtype))
+        assert torch.equal(listed[1], torch.full((3,), world, dtype=dtype))
+
+
+def bytes_sent(codec: str, dtype: torch.dtype = torch.float32) -> None:
     """The encoded bytes travel, and nothing else."""
     _, world = me_and_world()
     count = world * 65_536
     group = _group(codec)
-    tensor = torch.ones(count)
+    tensor = torch.ones(count, dtype=dtype)
     dist.all_reduce(tensor, group=group)
     before = fastgpu_comm.stats(group)["bytes_sent"]
     dist.all_reduce(tensor, group=group)

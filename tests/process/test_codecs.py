@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tests.process import codec_checks as checks
 from tests.process.ranks import Ranks, Setting
 
@@ -24,6 +25,13 @@ def test_sums_over_tcp(ranks: Ranks, codec: str) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_is_sent(ranks: Ranks, codec: str) -> None:
     ranks.run(checks.bytes_sent, Setting(3), codec)
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(ranks: Ranks, codec: str, dtype: torch.dtype) -> None:
+    ranks.run(checks.half_precision, Setting(3), codec, dtype)
+    ranks.run(checks.bytes_sent, Setting(3), codec, dtype)
 
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])

@@ -36,6 +36,7 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
   Runtime* runtime = nullptr;
   try {
     config.options = options.resolve();
+    codec_ = config.options.codec;
     runtime = &Runtime::shared();
   } catch (const CommError& error) {  // tell the waiting ranks
     RendezvousStore(adapted, rank, size, config.name).report(error.failure());

@@ -30,6 +30,8 @@
 
 namespace fastgpu {
 
+class PackedTensors;
+
 class TorchBackend final : public c10d::Backend {
  public:
   using WorkPtr = c10::intrusive_ptr<c10d::Work>;
@@ -145,11 +147,14 @@ class TorchBackend final : public c10d::Backend {
 
  private:
   void tell_new_description();
+  // Of an all_reduce; changes its dtype if it widens the tensor.
+  void set_data(CollectiveCall& call, PackedTensors& packed, const TensorList& tensors) const;
   void await_verdict(const std::string& prefix, int64_t timeout_ms);
   void await_ranks(const std::string& prefix, int64_t timeout_ms, bool name_all);
 
   const StorePtr store_;  // for the monitored barrier and splits
   BackendOptions options_;
+  Codec codec_ = Codec::kNone;  // the group's
   std::shared_ptr<Communicator> communicator_;
   std::atomic<bool> description_told_{false};
   const std::shared_ptr<ExtraTime> extra_time_ = std::make_shared<ExtraTime>();

@@ -1,8 +1,10 @@
 // The collectives on an input tensor and an output tensor, or on one tensor that is both.
 #include <numeric>
 
+#include "comm/operation_builder.h"
 #include "torch/backend/backend.h"
 #include "torch/backend/call_builder.h"
+#include "torch/backend/devices.h"
 #include "torch/backend/errors.h"
 
 namespace fastgpu {
@@ -103,6 +105,23 @@ TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
   return builder.finish(tensors);
 }
 
+// A group's codec takes float32. It also shortens a sum of float16 or bfloat16, in a wider copy.
+void TorchBackend::set_data(CollectiveCall& call, PackedTensors& packed,
+                            const TensorList& tensors) const {
+  CallShape wide = call.shape;
+  wide.dtype = DType::kFloat32;
+  const Codec codec = codec_of(wide, codec_);
+  const bool is_half = call.shape.dtype == DType::kFloat16 || call.shape.dtype == DType::kBFloat16;
+  const bool widens = is_half && tensors.size() == 1 && !is_on_device(tensors.front()) &&
+                      (codec == Codec::kInt8 || codec == Codec::kInt4);
+  if (!widens) {
+    call.data = packed.update(tensors);
+    return;
+  }
+  call.data = packed.update_widened(tensors.front(), call.shape.dtype);
+  call.shape.dtype = wide.dtype;
+}
+
 TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,
                                               const c10d::AllreduceOptions& opts) {
   if (tensors.size() == 1 && tensors[0].is_sparse()) return allreduce_sparse(tensors, opts);
@@ -110,7 +129,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,
   const at::Tensor& tensor = single(builder.op(), tensors);
   CollectiveCall call =
       builder.reduction(Collective::kAllReduce, reducible_of(builder.op(), tensor), opts.reduceOp);
-  call.data = builder.packed().update(tensor);
+  set_data(call, builder.packed(), tensors);
   builder.run(std::move(call));
   return builder.finish(tensors);
 }
@@ -139,7 +158,7 @@ TorchBackend::WorkPtr TorchBackend::allreduce_coalesced(
     uint64_t count = 0;
     for (const at::Tensor& tensor : group) count += static_cast<uint64_t>(tensor.numel());
     CollectiveCall call = builder.reduction(Collective::kAllReduce, {dtype, count}, opts.reduceOp);
-    call.data = builder.packed().update(group);
+    set_data(call, builder.packed(), group);
     builder.run(std::move(call));
   }
   return builder.finish(tensors);

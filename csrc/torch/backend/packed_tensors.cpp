@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "comm/group_device.h"
+#include "kernels/convert.h"
 #include "torch/backend/devices.h"
 #include "torch/backend/elements.h"
 #include "torch/backend/errors.h"
@@ -121,6 +122,16 @@ std::byte* PackedTensors::update(std::span<const at::Tensor> tensors) {
   return buffer_of(tensors, Access::kUpdate, false);
 }
 
+std::byte* PackedTensors::update_widened(const at::Tensor& tensor, DType dtype) {
+  add(tensor, true);
+  Layout layout = layout_of(tensor, true);
+  layout.widened = dtype;
+  std::byte* const scratch = make_scratch(layout.size_bytes / layout.element_bytes * sizeof(float));
+  inputs_.push_back({layout, scratch});
+  outputs_.push_back({layout, scratch});
+  return scratch;
+}
+
 const std::byte* PackedTensors::read_copy(std::span<const at::Tensor> tensors) {
   return buffer_of(tensors, Access::kRead, true);
 }
@@ -154,6 +165,24 @@ void PackedTensors::for_each_row(const Layout& layout, Visit visit) {
   }
 }
 
+void PackedTensors::load(const Layout& layout, std::byte* buffer, const std::byte* elements,
+                         std::size_t count) {
+  if (layout.widened) {
+    widen(elements, *layout.widened, reinterpret_cast<float*>(buffer), count);
+  } else {
+    std::memcpy(buffer, elements, count * layout.element_bytes);
+  }
+}
+
+void PackedTensors::store(const Layout& layout, std::byte* elements, const std::byte* buffer,
+                          std::size_t count) {
+  if (layout.widened) {
+    narrow(reinterpret_cast<const float*>(buffer), elements, *layout.widened, count);
+  } else {
+    std::memcpy(elements, buffer, count * layout.element_bytes);
+  }
+}
+
 void PackedTensors::pack() {
   if (inputs_.empty()) return;
   DeviceExecutor* const device = device_ ? &collectives_->executor() : nullptr;
@@ -165,13 +194,13 @@ void PackedTensors::pack() {
       continue;
     }
     if (tensor.contiguous) {
-      std::memcpy(copy.buffer, tensor.memory, tensor.size_bytes);
+      load(tensor, copy.buffer, tensor.memory, tensor.size_bytes / tensor.element_bytes);
       continue;
     }
     std::byte* target = copy.buffer;
     for_each_row(tensor, [&](const std::byte* row, int64_t stride_bytes, int64_t count) {
-      for (int64_t i = 0; i < count; ++i, target += tensor.element_bytes) {
-        std::memcpy(target, row + i * stride_bytes, tensor.element_bytes);
+      for (int64_t i = 0; i < count; ++i, target += copy.buffer_element_bytes()) {
+        load(tensor, target, row + i * stride_bytes, 1);
       }
     });
   }
@@ -188,13 +217,13 @@ void PackedTensors::unpack() {
       continue;
     }
     if (tensor.contiguous) {
-      std::memcpy(tensor.memory, copy.buffer, tensor.size_bytes);
+      store(tensor, tensor.memory, copy.buffer, tensor.size_bytes / tensor.element_bytes);
       continue;
     }
     const std::byte* source = copy.buffer;
     for_each_row(tensor, [&](std::byte* row, int64_t stride_bytes, int64_t count) {
-      for (int64_t i = 0; i < count; ++i, source += tensor.element_bytes) {
-        std::memcpy(row + i * stride_bytes, source, tensor.element_bytes);
+      for (int64_t i = 0; i < count; ++i, source += copy.buffer_element_bytes()) {
+        store(tensor, row + i * stride_bytes, source, 1);
       }
     });
   }

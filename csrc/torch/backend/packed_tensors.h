@@ -47,6 +47,8 @@ class PackedTensors {
   std::byte* update(const at::Tensor& tensor) { return update({&tensor, 1}); }
   // Like read(), but always a copy: for an input that overlaps the output.
   const std::byte* read_copy(std::span<const at::Tensor> tensors);
+  // Like update(), for a CPU's tensor of float16 or bfloat16: the buffer has float32.
+  std::byte* update_widened(const at::Tensor& tensor, DType dtype);
   // Makes pack() copy the tensor into a buffer that write() returned.
   void pack_into(std::byte* buffer, const at::Tensor& tensor);
 
@@ -64,12 +66,16 @@ class PackedTensors {
     std::size_t element_bytes = 0;
     uint64_t size_bytes = 0;
     bool contiguous = true;
+    std::optional<DType> widened;  // the tensor's dtype, if the buffer has float32
     c10::SmallVector<int64_t, 4> sizes;
     c10::SmallVector<int64_t, 4> strides;
   };
   struct Copy {
     Layout tensor;
     std::byte* buffer = nullptr;
+    std::size_t buffer_element_bytes() const {
+      return tensor.widened ? sizeof(float) : tensor.element_bytes;
+    }
   };
   enum class Access : uint8_t { kRead, kWrite, kUpdate };
 
@@ -82,6 +88,11 @@ class PackedTensors {
   static Layout layout_of(const at::Tensor& tensor, bool written);
   template <typename Visit>
   static void for_each_row(const Layout& layout, Visit visit);
+  // Copies neighbouring elements between a tensor and its buffer.
+  static void load(const Layout& layout, std::byte* buffer, const std::byte* elements,
+                   std::size_t count);
+  static void store(const Layout& layout, std::byte* elements, const std::byte* buffer,
+                    std::size_t count);
 
   const char* op_;
   Communicator& communicator_;
