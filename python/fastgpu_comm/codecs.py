@@ -201,10 +201,10 @@ def check_optimizer(
     """Refuses 1bit for adaptive optimizers, such as Adam, unless it has `any_optimizer`.
 
     Such an optimizer divides each element by the size of its past gradients. 1bit makes all
-    elements of a block equally large, so all would be scaled alike. `Trainer` calls this, and
-    `DistributedDataParallel` does when an optimizer takes its first step; a program that encodes in
-    another way can do so. It knows torch's optimizers and classes derived from them, and accepts
-    all others.
+    elements of a block equally large, so all would be scaled alike. `Trainer` calls this;
+    `DistributedDataParallel`, `hooks.codec_hook` and `fsdp.compress` do so when an optimizer takes
+    its first step. It knows torch's optimizers and classes derived from them, and accepts all
+    others.
 
     Args:
         codec: The codec.

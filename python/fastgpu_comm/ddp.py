@@ -302,16 +302,17 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
         """Returns the measurements of the last backward pass on this rank, by bucket.
 
         Args:
-            all_ranks: Also find the rank that came last. All ranks must call it then.
+            all_ranks: Also gather the times of all ranks. All ranks must call it then.
 
         Returns:
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
             `encoded_bytes` of one encoded copy of them, `residual_bytes` of this rank's memory,
             `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
-            the pass reduced its first bucket. With `all_ranks` also `waits_s`: by rank of the
-            group, the time between the two; and `last_rank`, which waited least, because it started
-            the reduction last. Empty without `codec` or `weighted`, and while `codec="auto"` leaves
-            the reductions to torch.
+            the pass reduced its first bucket; `codec_s`: the time that this rank's CPU spent on
+            encoding and decoding. With `all_ranks` also, by rank of the group, `launches_s` and
+            `codecs_s`; `waits_s`: the time from start to completion; and `last_rank`, which waited
+            least, because it started the reduction last. Empty without `codec` or `weighted`, and
+            while `codec="auto"` leaves the reductions to torch.
         """
         if self._gradients is None:
             return []

@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
-from fastgpu_comm import arguments, codecs, reduced, saved_states
+from fastgpu_comm import arguments, codecs, optimizer_check, reduced, saved_states
 from fastgpu_comm.encoded import ALL_GATHER
 
 # Of the weights, which have no error feedback.
@@ -350,4 +350,7 @@ def compress(
             all_gather = EncodedAllGather(weight_codec)
             compressed.weights[name] = all_gather
             module.set_custom_all_gather(all_gather)
+    named = dict(model.named_parameters())
+    chosen = [gradient_codec] * len(named)
+    optimizer_check.check_optimizers_of(model, list(named), list(named.values()), chosen)
     return compressed

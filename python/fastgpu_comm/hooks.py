@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from torch.nn import parallel
 
-from fastgpu_comm import arguments, codecs, reduced, saved_states
+from fastgpu_comm import arguments, codecs, optimizer_check, reduced, saved_states
 from fastgpu_comm.encoded import EncodedSum
 from fastgpu_comm.power_sgd import PowerSgdState as PowerSgdState
 from fastgpu_comm.power_sgd import power_sgd_hook as power_sgd_hook
@@ -72,6 +72,7 @@ class CodecState:
             if each is not None and each.feedback
         }
         self._uncompared: list[str] | None = reduced.describe(self.names, parameters, chosen)
+        optimizer_check.check_optimizers_of(model, self.names, parameters, chosen)
         # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
         self.residuals: dict[str, torch.Tensor] = {}
         self.sums = 0  # how many were encoded; the number of a sum decides its random bits

@@ -1,7 +1,8 @@
 """Refuses Adam-like optimizers for parameters with 1bit, at their first step.
 
-DistributedDataParallel never meets the optimizer. So a hook runs before the steps of all optimizers
-of the process. It is registered with the first model that has parameters with 1bit.
+Neither DistributedDataParallel nor a hook or `fsdp.compress` meets the optimizer. So a function of
+this module runs before the steps of all optimizers of the process. It is registered with the first
+model that has parameters with 1bit.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def check_optimizers_of(
         if codec is not None and codec.name == "1bit" and not codec.any_optimizer
     }
     if not found:
+        _names.pop(model, None)
         return
     _names[model] = found
     _checked.clear()  # an optimizer may be older than the model

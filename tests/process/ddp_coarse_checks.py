@@ -203,6 +203,10 @@ def optimizers_of_one_bit() -> None:
     del model, copied, sharded, optimizer
     gc.collect()
     train(plain, older)  # no gradient is encoded any more
+    hooked = TorchDDP(net())
+    hooked.register_comm_hook(hooks.CodecState(hooked, "1bit"), hooks.codec_hook)
+    with pytest.raises(ValueError, match=error):
+        train(hooked, _adam(hooked.parameters()))
 
 
 def optimizers_that_one_bit_allows() -> None:

@@ -255,6 +255,12 @@ def refusals() -> None:
     with pytest.raises(ValueError, match=r"residual_bits is 8; .*gradients=.* allows 32"):
         fsdp.compress(_net(), codecs.Codec("int8", feedback=True, residual_bits=8))
     model = _net()
+    fsdp.compress(model, "1bit")
+    optimizer = torch.optim.AdamW(model.parameters())
+    _loss(model, _inputs(0, rank)).backward()
+    with pytest.raises(ValueError, match=r"codec 1bit of parameter '0\.weight' .* with AdamW"):
+        optimizer.step()
+    model = _net()
     fsdp.compress(model, "int8")
     for each in (model, model[2]):
         each.set_gradient_divide_factor(5.0)
