@@ -295,6 +295,7 @@ def compress(
     Args:
         model: A model with at least one module that `fully_shard` has wrapped.
         gradients: The codec of the reduce-scatters, with residuals at the sender; None leaves them.
+            With "1bit" the first step of an Adam-like optimizer raises ValueError.
         weights: The codec of the all-gathers, "fp16", "bf16", "int8" or "int4"; None leaves them.
 
     Returns:
@@ -317,7 +318,9 @@ def compress(
             f"weights cannot be {weight_codec.name}, which needs error feedback; allowed: "
             + ", ".join(WEIGHT_CODECS)
         )
-    wrapped = {name: each for name, each in model.named_modules() if isinstance(each, FSDPModule)}
+    wrapped: dict[str, Any] = {
+        name: each for name, each in model.named_modules() if isinstance(each, FSDPModule)
+    }
     if not wrapped:
         raise ValueError("no module of the model is an FSDP module; call fully_shard before")
     parameters = {name: _own(module) for name, module in wrapped.items()}
@@ -340,17 +343,18 @@ def compress(
             differences.append(error)
     if differences:
         raise differences[0]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     compressed = Compressed()
     for index, (name, module) in enumerate(wrapped.items()):
         if gradient_codec is not None:
             reduce_scatter = EncodedReduceScatter(gradient_codec, parameters[name], index)
             compressed.gradients[name] = reduce_scatter
             module.set_custom_reduce_scatter(reduce_scatter)
+            own_names = [names[id(each)] for each in parameters[name]]
+            chosen = [gradient_codec] * len(own_names)
+            optimizer_check.check_optimizers_of(module, own_names, parameters[name], chosen)
         if weight_codec is not None:
             all_gather = EncodedAllGather(weight_codec)
             compressed.weights[name] = all_gather
             module.set_custom_all_gather(all_gather)
-    named = dict(model.named_parameters())
-    chosen = [gradient_codec] * len(named)
-    optimizer_check.check_optimizers_of(model, list(named), list(named.values()), chosen)
     return compressed

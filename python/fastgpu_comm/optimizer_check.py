@@ -32,10 +32,11 @@ def check_optimizers_of(
     """Makes the first step of an Adam-like optimizer fail if it has parameters with 1bit.
 
     The step raises the error of `codecs.check_optimizer` on every rank, and changes nothing. Models
-    without 1bit, or with `any_optimizer`, cost nothing. A deleted model is forgotten.
+    without 1bit, or with `any_optimizer`, cost nothing. A second call for a model replaces the
+    first. A deleted model is forgotten.
 
     Args:
-        model: The model; it must keep the parameters alive.
+        model: The model, or an FSDP module of one; it must keep the parameters alive.
         names: The names of the parameters.
         parameters: The parameters.
         chosen: The codec of each.
@@ -59,12 +60,12 @@ def _check(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     groups = len(optimizer.param_groups)
     if _checked.get(optimizer) == groups:
         return
-    # ZeroRedundancyOptimizer has the parameters of all ranks, and an optimizer of this rank's.
+    # ZeroRedundancyOptimizer lists the parameters of all ranks, and its `optim` steps this rank's.
     inner = getattr(optimizer, "optim", None)
-    steps = inner if isinstance(inner, Optimizer) else optimizer
+    stepping = inner if isinstance(inner, Optimizer) else optimizer
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for names in list(_names.values()):
         name = next((names[id(each)] for each in held if id(each) in names), None)
         if name is not None:
-            codecs.check_optimizer("1bit", steps, parameter=name)
+            codecs.check_optimizer("1bit", stepping, parameter=name)
     _checked[optimizer] = groups

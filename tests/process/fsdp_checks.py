@@ -255,12 +255,6 @@ def refusals() -> None:
     with pytest.raises(ValueError, match=r"residual_bits is 8; .*gradients=.* allows 32"):
         fsdp.compress(_net(), codecs.Codec("int8", feedback=True, residual_bits=8))
     model = _net()
-    fsdp.compress(model, "1bit")
-    optimizer = torch.optim.AdamW(model.parameters())
-    _loss(model, _inputs(0, rank)).backward()
-    with pytest.raises(ValueError, match=r"codec 1bit of parameter '0\.weight' .* with AdamW"):
-        optimizer.step()
-    model = _net()
     fsdp.compress(model, "int8")
     for each in (model, model[2]):
         each.set_gradient_divide_factor(5.0)
@@ -272,3 +266,18 @@ def refusals() -> None:
         each.set_gradient_divide_factor(5.0)
         each.set_force_sum_reduction_for_comms(True)
     _loss(summed, _inputs(0, rank)).backward()
+
+
+def optimizers_of_one_bit() -> None:
+    """AdamW is refused for as long as a module that holds its parameters encodes with 1bit."""
+    rank, _ = me_and_world()
+    model = _net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    fsdp.compress(model, "1bit")
+    fsdp.compress(model, gradients=None, weights="int8")  # leaves the codec of the gradients
+    _loss(model, _inputs(0, rank)).backward()
+    with pytest.raises(ValueError, match=r"codec 1bit of parameter '0\.weight' .* with AdamW"):
+        optimizer.step()
+    fsdp.compress(model[2], "1bit")
+    fsdp.compress(model, "int8")  # replaces the codec of model[2], too
+    optimizer.step()

@@ -14,6 +14,7 @@ CHECKS = (
     checks.bytes_sent,
     checks.state,
     checks.refusals,
+    checks.optimizers_of_one_bit,
     checks.unused_parameters,
 )
 
