@@ -31,7 +31,7 @@ struct Options {
   int lanes = 0;          // per peer, 1 to kMaxLanes; 0: auto
   bool deterministic = false;
   SingleCopy single_copy = SingleCopy::kAuto;
-  Codec codec = Codec::kNone;  // of float32 all_reduces of kLeastEncodedBytes or more
+  Codec codec = Codec::kNone;  // of all_reduces of kLeastEncodedBytes or more, in float32
   GpuEngine gpu_engine = GpuEngine::kAuto;
   std::set<std::string> from_environment;  // names of the fields that FASTGPU_ variables have set
 };

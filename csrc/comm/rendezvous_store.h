@@ -30,9 +30,10 @@ class RendezvousStore {
   std::optional<std::string> wait(const char* what, int rank, TimeNs deadline);
 
   // Tells the other ranks that this rank could not set up the group, unless an earlier failure is
-  // reported. Returns when the ranks that have joined know, but after `limit` at most: the process
-  // that serves the store may end now. That is often rank 0, which waits for every rank.
-  // Returns the failure to raise: `failure`, or what a peer reports that this rank has lost.
+  // reported. Waits until the ranks that have joined know, but for `limit` at most, because the
+  // process that serves the store may end after this. Rank 0 often serves it, and waits for every
+  // rank. Returns the failure to raise: if `failure` is kPeerLost, the report of another rank
+  // replaces it, as that may say why the peer was lost.
   Failure report(const Failure& failure, TimeNs limit = kSecond) noexcept;
 
   // The process that used the store last as the same rank, if another process did.

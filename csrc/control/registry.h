@@ -100,8 +100,8 @@ class Registry {
   // This process cannot connect to the peer or serve its connection. If this process ran out of a
   // resource, the communicator fails; else the peer is lost.
   void give_up(const PairKey& pair, const Failure& why);
-  // The same for the link's process, as a peer of any communicator. One that is only expected fails
-  // when it is attached.
+  // The same for each communicator that has a peer in the link's process. A communicator that is
+  // expected, and not attached yet, fails when it is attached.
   void give_up(const LinkKey& link, const Failure& why);
   // This process ran out of a resource, so all its communicators fail.
   void fail_all(const Failure& why);

@@ -52,7 +52,7 @@ class Work {
   // The sender of the message that a receive from any source got.
   int source() const noexcept { return source_.load(std::memory_order_relaxed); }
   void set_source(int rank) noexcept { source_.store(rank, std::memory_order_relaxed); }
-  // The time that this rank's CPU spent on encoding and decoding.
+  // The time that this rank's CPU spent on encoding and decoding, summed over its threads.
   TimeNs codec_ns() const noexcept { return codec_ns_.load(std::memory_order_relaxed); }
   void add_codec_time(TimeNs ns) noexcept { codec_ns_.fetch_add(ns, std::memory_order_relaxed); }
 

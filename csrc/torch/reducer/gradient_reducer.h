@@ -107,7 +107,7 @@ class GradientReducer : public std::enable_shared_from_this<GradientReducer> {
     uint64_t residual_bytes = 0;
     int64_t launched_ns = 0;  // since the first bucket of the pass
     int64_t done_ns = 0;      // likewise; 0 until the all_reduce is done
-    int64_t codec_ns = 0;     // of this rank's CPU, for encoding and decoding
+    int64_t codec_ns = 0;     // see Work::codec_ns
   };
   // The buckets of the last backward pass, except those with sparse gradients.
   std::vector<BucketStats> stats() const;
