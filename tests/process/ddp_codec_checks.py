@@ -95,7 +95,8 @@ def bytes_on_the_wire(codec: str) -> None:
     assert by_codec["none"]["parameters"] == ["bias"]
     assert by_codec["none"]["bytes"] == by_codec["none"]["encoded_bytes"] == 4 * 96
     assert all(0 <= bucket["launched_s"] <= bucket["done_s"] for bucket in model.stats())
-    assert 0 < by_codec[codec]["codec_s"] < by_codec[codec]["done_s"]
+    # A sum over threads, which may exceed the time of the pass.
+    assert 0 < by_codec[codec]["codec_s"] < 100 * by_codec[codec]["done_s"]
     assert by_codec["none"]["codec_s"] == 0
 
 
