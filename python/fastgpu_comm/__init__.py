@@ -107,7 +107,7 @@ def _and_what_it_handled() -> str:
 
 
 def _line_of(error: BaseException) -> str:
-    """Describes an error for the other ranks: its `for_other_ranks` if it has that, or its text."""
+    """Returns one line about an error for the other ranks: `for_other_ranks`, or else its text."""
     try:
         text = f"{type(error).__name__}: {getattr(error, 'for_other_ranks', error)}"
     except BaseException:

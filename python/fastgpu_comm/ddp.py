@@ -46,9 +46,9 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 parameter's name, shape and dtype. A name or object is used for parameters with two
                 or more dimensions and 4096 or more elements. Only float32 is ever compressed.
                 "1bit" is for SGD, with or without momentum: the first step of an Adam-like
-                optimizer raises ValueError, see `codecs.check_optimizer`. "auto"
-                tries none, int8, int4 and smaller buckets in the first steps and keeps the fastest:
-                see `codec_choice`. Must be the same on all ranks.
+                optimizer raises ValueError, see `codecs.check_optimizer`. "auto" tries none, int8,
+                int4 and smaller buckets in the first steps and keeps the fastest: see
+                `codec_choice`. Must be the same on all ranks.
             weighted: "mean" or "sum": see `set_weight`.
             bucket_plan: The parameters of each bucket, as the method `bucket_plan` returns them.
                 torch does not rebuild the buckets then. Must be the same on all ranks.
@@ -308,11 +308,12 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
             For each bucket: `parameters` (names), `codec`, `bytes` of the gradients,
             `encoded_bytes` of one encoded copy of them, `residual_bytes` of this rank's memory,
             `launched_s` and `done_s`: when the reduction was started and complete, in seconds since
-            the pass reduced its first bucket; `codec_s`: the time that this rank's CPU spent on
-            encoding and decoding. With `all_ranks` also, by rank of the group, `launches_s` and
-            `codecs_s`; `waits_s`: the time from start to completion; and `last_rank`, which waited
-            least, because it started the reduction last. Empty without `codec` or `weighted`, and
-            while `codec="auto"` leaves the reductions to torch.
+            the pass reduced its first bucket; `codec_s`: the seconds that this rank's CPU spent on
+            encoding and decoding, summed over its threads. With `all_ranks` also three lists by
+            rank of the group, `launches_s`, `codecs_s` and `waits_s`, the times from start to
+            completion; and `last_rank`, which waited least, because it started the reduction last.
+            Empty without `codec` or `weighted`, and while `codec="auto"` leaves the reductions to
+            torch.
         """
         if self._gradients is None:
             return []

@@ -37,8 +37,8 @@ class LossScales:
         """Follows no scaler yet.
 
         Args:
-            gradients: Has the residuals, which follow the scale, and the weights, which do not
-                count in a step whose scales differ; None: there are neither.
+            gradients: Has the residuals, which follow the scale, and the weights announced for
+                a step, which are dropped if its scales differ; None: there are neither.
             scale: The loss scale that the residuals are in.
         """
         self.scale = scale
@@ -121,7 +121,7 @@ class LossScales:
         if group is self._group:
             self.check()
         else:
-            self._pending = None  # of a group that is gone, with ranks that are gone
+            self._pending = None  # the model has left that group, whose ranks may be gone
 
     def _start(self, scale: float, group: Any) -> None:
         self._group = group

@@ -22,7 +22,7 @@ def find(name: str, known: Collection[str]) -> str | None:
 def suggestion(name: str, known: Collection[str]) -> str:
     """Returns " Did you mean 'NAME'?" with the known name most like `name`; "" if none is.
 
-    Of names that are equally like it, the first in `known` is meant: the more usual one.
+    If several names are equally like it, the first of them in `known` wins: list the usual first.
     """
 
     def likeness(each: str) -> float:

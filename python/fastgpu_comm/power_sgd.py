@@ -196,7 +196,7 @@ class PowerSgdState:
         factor = self._factors.get(name)
         if factor is None or not bool(factor.any()):
             # Zero gradients gave a Q of zero, from which the next would be zero as well.
-            # torch takes 64 bits. By a prime, so that large seeds stay different.
+            # torch takes seeds of 64 bits. The modulus is a prime: large seeds stay different.
             seed = (self._seed * 1_000_003 + self.step) % (2**61 - 1)
             generator = torch.Generator().manual_seed(seed)
             shape = self._ranks[name], self._shapes[name][1]

@@ -74,7 +74,7 @@ def compare(
     Args:
         model: The model. Parameters that require no gradient may differ between ranks.
         parameters: A description of each parameter that requires a gradient.
-        settings: What else must be the same, by name.
+        settings: The values of the arguments that must be the same on all ranks, by name.
 
     Raises:
         RuntimeError: They differ; on every rank it names the first setting or parameter that does.
@@ -99,7 +99,13 @@ def compare(
 
 
 def _or_frozen(described: str, counterpart: str, frozen: Sequence[str]) -> str:
-    """Returns a rank's description of a parameter; or that it is frozen there, if that is why."""
+    """Returns the description of a parameter on a rank. It may be missing there because frozen.
+
+    Args:
+        described: The description, or that of another parameter if the rank lacks this one.
+        counterpart: The description on the rank that is compared.
+        frozen: The names of the rank's parameters that require no gradient.
+    """
     name = counterpart.partition(": ")[0]
     return f"{name}: requires no gradient" if name in frozen else described
 
@@ -163,10 +169,10 @@ def names_of_unused(logger: Any) -> Iterator[None]:
     By default torch lists their indices, and names the environment variable that makes it list
     names. Programs look for that text, so it stays.
 
-    Other ranks, which used these parameters, wait for this one in their backward pass. They get the
-    error's `for_other_ranks` when this program ends or destroys its group. It begins with the
-    names, because long texts are cut. This rank cannot abort the group at once: where all ranks
-    raise the error nobody waits, and they may go on.
+    A rank that used these parameters waits for this rank in its backward pass. When this program
+    ends or destroys its group, the waiting rank receives the attribute `for_other_ranks` of the
+    error. The text begins with the names, because long texts are cut. The error does not abort the
+    group: if all ranks raise it, no rank waits, and the program may go on.
 
     Args:
         logger: The logger of DistributedDataParallel, which gets the new text, too.

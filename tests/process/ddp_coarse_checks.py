@@ -210,7 +210,7 @@ def optimizers_of_one_bit() -> None:
 
 
 def optimizers_that_one_bit_allows() -> None:
-    """With any_optimizer Adam trains; and so it does parameters that have another codec."""
+    """Adam trains parameters of 1bit with any_optimizer, and parameters of another codec."""
     rank, _ = me_and_world()
     models = [
         DistributedDataParallel(net(), codec=codec)

@@ -240,7 +240,7 @@ def joined() -> None:
 
 
 def large_seed() -> None:
-    """Any integer from 0 on is a seed; another one gives another first Q."""
+    """Any integer from 0 on is a seed, and different seeds give a different first Q."""
     found = []
     for seed in (0, 2**70, 2**70 + 1):
         model, state = compressed(deep_net(), start_step=0, seed=seed)

@@ -60,7 +60,7 @@ def test_every_rank_hears_of_a_shortage_during_set_up(spare: int) -> None:
     programs = [(SET_UP, str(rank), str(store.port), str(spare)) for rank in range(3)]
     results = run_programs(programs, {}, SECONDS)
     assert not any("Traceback" in result.stderr for result in results), results
-    # One that had finished its set-up finds rank 1 gone.
+    # A rank that had finished its set-up sees only that rank 1 has left.
     expected = ["(OutOfResources|PeerLost)Error: rank 1 "] * 3
     expected[1] = "OutOfResourcesError: (rank 1 .*)?ran out of file descriptors"
     for result, wording in zip(results, expected, strict=True):
