@@ -134,7 +134,7 @@ class DistributedDataParallel(parallel.DistributedDataParallel):
                 "optimize_ddp to True instead of 'python_reducer'"
             )
         codecs.check_chosen(self._codec, self._codecs, self.device_type, self._automatic)
-        check_optimizers_of(self, self._names, self._reduced, self._codecs)
+        check_optimizers_of(self, {f"module.{n}": n for n in self._names}, self._codecs)
         encodings = [codecs.encoding_of(codec) for codec in self._codecs]
         backend = reduced.backend_for(self.process_group, self.device_type)
         self._gradients = native.GradientReducer(backend, encodings, self._weighted)

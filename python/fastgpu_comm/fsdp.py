@@ -350,9 +350,9 @@ def compress(
             reduce_scatter = EncodedReduceScatter(gradient_codec, parameters[name], index)
             compressed.gradients[name] = reduce_scatter
             module.set_custom_reduce_scatter(reduce_scatter)
-            own_names = [names[id(each)] for each in parameters[name]]
-            chosen = [gradient_codec] * len(own_names)
-            optimizer_check.check_optimizers_of(module, own_names, parameters[name], chosen)
+            shown = [names[id(each)] for each in parameters[name]]
+            own = {each.removeprefix(f"{name}."): each for each in shown}
+            optimizer_check.check_optimizers_of(module, own, [gradient_codec] * len(own))
         if weight_codec is not None:
             all_gather = EncodedAllGather(weight_codec)
             compressed.weights[name] = all_gather

@@ -72,7 +72,8 @@ class CodecState:
             if each is not None and each.feedback
         }
         self._uncompared: list[str] | None = reduced.describe(self.names, parameters, chosen)
-        optimizer_check.check_optimizers_of(model, self.names, parameters, chosen)
+        shown = {f"module.{name}": name for name in self.names}
+        optimizer_check.check_optimizers_of(model, shown, chosen)
         # By parameter: the rounding errors of this rank's share of the gradients and of the sums.
         self.residuals: dict[str, torch.Tensor] = {}
         self.sums = 0  # how many were encoded; the number of a sum decides its random bits

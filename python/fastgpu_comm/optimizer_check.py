@@ -8,7 +8,7 @@ model that has parameters with 1bit.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,17 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from fastgpu_comm import codecs
 
-# For each model the names of its parameters with 1bit, by id: a model keeps its parameters alive.
-_names: weakref.WeakKeyDictionary[torch.nn.Module, dict[int, str]] = weakref.WeakKeyDictionary()
+# For each model its parameters with 1bit: their names in errors, by their names in the model. It
+# does not hold the parameters: load_state_dict(assign=True) replaces them, and torch cannot move a
+# DTensor that has weak references.
+_names: weakref.WeakKeyDictionary[torch.nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
 # The number of parameter groups that an optimizer had when it was checked.
 _checked: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
 _hooks: list[Any] = []  # ours, once it is registered
 
 
 def check_optimizers_of(
-    model: torch.nn.Module,
-    names: Sequence[str],
-    parameters: Sequence[torch.Tensor],
-    chosen: Sequence[codecs.Codec | None],
+    model: torch.nn.Module, names: Mapping[str, str], chosen: Sequence[codecs.Codec | None]
 ) -> None:
     """Makes the first step of an Adam-like optimizer fail if it has parameters with 1bit.
 
@@ -36,14 +35,13 @@ def check_optimizers_of(
     first. A deleted model is forgotten.
 
     Args:
-        model: The model, or an FSDP module of one; it must keep the parameters alive.
-        names: The names of the parameters.
-        parameters: The parameters.
+        model: The model, or an FSDP module of one.
+        names: The names of parameters as errors show them, by those of `model.named_parameters()`.
         chosen: The codec of each.
     """
     found = {
-        id(parameter): name
-        for name, parameter, codec in zip(names, parameters, chosen, strict=True)
+        name: shown
+        for (name, shown), codec in zip(names.items(), chosen, strict=True)
         if codec is not None and codec.name == "1bit" and not codec.any_optimizer
     }
     if not found:
@@ -64,8 +62,10 @@ def _check(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     inner = getattr(optimizer, "optim", None)
     stepping = inner if isinstance(inner, Optimizer) else optimizer
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for names in list(_names.values()):
-        name = next((names[id(each)] for each in held if id(each) in names), None)
+    for model, names in list(_names.items()):
+        named = model.named_parameters(remove_duplicate=False)
+        found = {id(each): names[name] for name, each in named if name in names}
+        name = next((found[id(each)] for each in held if id(each) in found), None)
         if name is not None:
             codecs.check_optimizer("1bit", stepping, parameter=name)
     _checked[optimizer] = groups
