@@ -10,6 +10,8 @@ constexpr std::array<std::string_view, kCollectiveCount> kCollectives{
 constexpr std::array<std::string_view, kAlgorithmCount> kAlgorithms{
     "auto", "direct", "ring", "tree", "halving", "hierarchical"};
 
+DType dtype_of(const CallShape& shape) { return shape.widened_from.value_or(shape.dtype); }
+
 }  // namespace
 
 std::string_view name_of(Collective collective) {
@@ -23,7 +25,7 @@ std::string_view name_of(Algorithm algorithm) {
 std::array<uint64_t, 2> pack(const Call& call) {
   const CallShape& shape = call.shape;
   const uint64_t first =
-      static_cast<uint64_t>(shape.collective) | static_cast<uint64_t>(shape.dtype) << 8 |
+      static_cast<uint64_t>(shape.collective) | static_cast<uint64_t>(dtype_of(shape)) << 8 |
       static_cast<uint64_t>(shape.reduce_op) << 16 | static_cast<uint64_t>(call.algorithm) << 24 |
       static_cast<uint64_t>(shape.codec) << 32 | static_cast<uint64_t>(call.lanes) << 40 |
       static_cast<uint64_t>(static_cast<uint16_t>(shape.root)) << 48;
@@ -55,7 +57,7 @@ std::string describe(const Call& call) {
   // Each pair of ranks may have a count of its own in an all_to_all.
   const bool by_rank = call.shape.collective == Collective::kAllToAll && call.shape.count == 0;
   text += by_rank ? "count=by rank, " : "count=" + std::to_string(call.shape.count) + ", ";
-  text += "dtype=" + std::string(name_of(call.shape.dtype));
+  text += "dtype=" + std::string(name_of(dtype_of(call.shape)));
   if (reduces(call.shape.collective)) text += ", op=" + std::string(name_of(call.shape.reduce_op));
   if (call.shape.root != kNoRoot) text += ", root=" + std::to_string(call.shape.root);
   text += ", algorithm=" + std::string(name_of(call.algorithm));

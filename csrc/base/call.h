@@ -6,6 +6,7 @@
 #include <array>
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -62,6 +63,9 @@ struct CallShape {
   // one rank's part. 0 if the parts may differ (uneven all_to_all), which the frame sizes show.
   uint64_t count = 0;
   Codec codec = Codec::kNone;  // of the frames; all_reduce of float32 only
+  // The dtype of the caller's tensors, if they were widened to `dtype` for the codec. Frames carry
+  // it, so that ranks whose dtypes differ notice.
+  std::optional<DType> widened_from = std::nullopt;
 
   auto operator<=>(const CallShape&) const = default;
 };

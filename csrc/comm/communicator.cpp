@@ -69,9 +69,9 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
     made->calibrate();
   } catch (const CommError& error) {
     const Failure* const first = made ? made->failure() : nullptr;
-    const Failure failure = first != nullptr ? *first : error.failure();
-    if (made) made->shutdown("it could not set up the group");
-    raise(place.report(failure));
+    raise(place.report(first != nullptr ? *first : error.failure(), kSecond, [&] {
+      if (made) made->shutdown("it could not set up the group");
+    }));
   }
   return made;
 }
@@ -179,7 +179,9 @@ std::shared_ptr<Work> Communicator::run_inline(CollectiveCall& call) {
     const std::shared_ptr<Operation>& operation = prepared_->prepare(call);
     try {
       const bool done = collectives_->enter(operation, polls);
-      work = done ? done_work() : work_of(operation);
+      const bool encodes = operation->task.codec != nullptr;
+      if (done && encodes) operation->work.complete();  // it has the time of the codec
+      work = done && !encodes ? done_work() : work_of(operation);
       return done ? nullptr : work.get();
     } catch (...) {
       operation->release_caller();

@@ -82,16 +82,18 @@ std::optional<Failure> RendezvousStore::reported() {
   return failure;
 }
 
-Failure RendezvousStore::report(const Failure& failure, TimeNs limit) noexcept {
-  const TimeNs deadline = now_ns() + limit;
+Failure RendezvousStore::report(const Failure& failure, TimeNs limit,
+                                const std::function<void()>& leave) noexcept {
   Failure first = failure;
   try {
     if (failure.kind == ErrorKind::kPeerLost) {
-      wait_for(store_, failed_key(use_), deadline);
+      wait_for(store_, failed_key(use_), now_ns() + limit);
       first = reported().value_or(failure);
     }
     publish(use_, failure);
     set("heard", "");
+    if (leave) leave();
+    const TimeNs deadline = now_ns() + limit;
     for (int peer = 0; peer < world_; ++peer) {
       const bool waits = rank_ == 0 || store_.try_get(key(use_, "rank", peer));
       if (peer == rank_ || !waits) continue;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -34,7 +35,9 @@ class RendezvousStore {
   // process that serves the store may end after this. Rank 0 often serves it, and waits for every
   // rank. Returns the failure to raise: if `failure` is kPeerLost, the report of another rank
   // replaces it, as that may say why the peer was lost.
-  Failure report(const Failure& failure, TimeNs limit = kSecond) noexcept;
+  // `leave` is called once the failure is reported, so that whom it tells can read the report.
+  Failure report(const Failure& failure, TimeNs limit = kSecond,
+                 const std::function<void()>& leave = {}) noexcept;
 
   // The process that used the store last as the same rank, if another process did.
   const std::optional<ProcessName>& predecessor() const noexcept { return predecessor_; }

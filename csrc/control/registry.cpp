@@ -193,7 +193,7 @@ void Registry::fail_all(const Failure& why) {
 
 void Registry::fail(Member& member, const Failure& why) {
   if (member.sink == nullptr) {
-    member.failed_early = why;
+    if (!member.failed_early) member.failed_early = why;  // later ones are often consequences
   } else {
     member.sink->on_failed(kNoRank, why);
   }

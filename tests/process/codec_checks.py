@@ -142,6 +142,15 @@ def not_finite(codec: str) -> None:
         _same_everywhere(tensor)
 
 
+def mismatch_of_dtypes() -> None:
+    """The codec widens float16 and bfloat16 to float32, and still they do not match."""
+    rank, _ = me_and_world()
+    group = _group("int8")
+    dtype = (torch.float16, torch.bfloat16, torch.float32)[rank]
+    with pytest.raises(fastgpu_comm.CollectiveMismatchError, match=r"dtype=b?float(16|32), "):
+        dist.all_reduce(torch.ones(100_000, dtype=dtype), group=group)
+
+
 def mismatch() -> None:
     """Ranks that give a group different codecs learn of it when the group is made."""
     rank, _ = me_and_world()

@@ -137,6 +137,23 @@ def resumed_with_a_scaler() -> None:
             torch.testing.assert_close(moved, 4 * residual, rtol=0, atol=0)
 
 
+def scale_that_grows_and_falls() -> None:
+    """Residuals from before a step that is undone have the units of the scale that has grown."""
+    rank, _ = me_and_world()
+    model = DistributedDataParallel(net(), codec="int4")
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    model.follow_scaler(scaler)
+    for step in range(3):
+        before = model.reducer_state_dict()["residuals"]
+        scaler.scale(model(inputs(step, rank)).square().mean()).backward()
+    scaler.update(128.0)
+    assert model.reducer_state_dict()["scale"] == 128.0
+    scaler.update(32.0)
+    after = model.reducer_state_dict()["residuals"]
+    for name, residual in before.items():
+        torch.testing.assert_close(after[name], residual * (32 / 64), rtol=0, atol=0)
+
+
 class Wide(nn.Module):
     """A model of several buckets for torch.compile, which plans none below 1 MiB.
 

@@ -44,5 +44,10 @@ def test_numbers_that_are_not_finite(ranks: Ranks, codec: str) -> None:
     ranks.run(checks.not_finite, Setting(3), codec)
 
 
+def test_dtypes_that_differ(ranks: Ranks) -> None:
+    ranks.run(checks.mismatch_of_dtypes, Setting(3))
+    ranks.kill()
+
+
 def test_codecs_that_differ(ranks: Ranks) -> None:
     ranks.run(checks.mismatch, Setting(3))

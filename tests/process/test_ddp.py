@@ -31,6 +31,7 @@ TWO_RANKS = (
     interplay.complex_parameters,
     interplay.scaled_half_precision,
     interplay.resumed_with_a_scaler,
+    interplay.scale_that_grows_and_falls,
     interplay.nothing_to_compress,
     interplay.compiled,
     interplay.several_backward_passes,

@@ -23,6 +23,7 @@ BOTH = pytest.mark.parametrize("setting", [SHM, TCP], ids=["shm", "tcp"])
 @BOTH
 @pytest.mark.parametrize("spare", [0, 1])
 def test_descriptors(ranks: Ranks, setting: Setting, spare: int) -> None:
+    ranks.kill()  # a process keeps the links of its earlier groups
     ranks.run(checks.without_descriptors, setting, spare)
     ranks.kill()
 
@@ -68,6 +69,7 @@ def test_every_rank_hears_of_a_shortage_during_set_up(spare: int) -> None:
 
 
 def test_file_sizes(ranks: Ranks) -> None:
+    ranks.kill()
     ranks.run(checks.without_file_sizes, SHM)
     ranks.kill()
 

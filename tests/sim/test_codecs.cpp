@@ -122,6 +122,23 @@ TEST(coarse_codecs_give_all_ranks_the_same_bits) {
   }
 }
 
+// Small calls often end before they are queued.
+TEST(every_encoded_call_knows_the_time_of_its_codec) {
+  with_own_engines(2, Options{}, [](Communicator& communicator, Runtime&) {
+    for (int step = 0; step < 200; ++step) {
+      std::vector<float> values(2'000, 1);
+      CollectiveCall call = all_reduce_of(values);
+      call.synchronous = true;
+      const auto plain = communicator.run(call);
+      call.shape.codec = Codec::kInt8;
+      const auto encoded = communicator.run(std::move(call));
+      communicator.wait(*encoded, -1);
+      CHECK(encoded->codec_ns() > 0);
+      CHECK_EQ(plain->codec_ns(), 0);
+    }
+  });
+}
+
 // On a slow link the bytes decide, and on a very fast one the codec's time.
 TEST(a_codec_is_priced_by_its_bytes_and_its_time) {
   Topology topology;

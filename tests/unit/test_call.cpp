@@ -23,6 +23,20 @@ TEST(a_call_is_described_as_it_was_made) {
   CHECK_EQ(describe({.shape = {.collective = Collective::kBarrier}}), "barrier()");
 }
 
+TEST(a_widened_call_has_the_dtype_of_its_caller) {
+  Call call{.shape = {.collective = Collective::kAllReduce,
+                      .dtype = DType::kFloat32,
+                      .count = 1024,
+                      .codec = Codec::kInt8}};
+  const auto plain = pack(call);
+  call.shape.widened_from = DType::kBFloat16;
+  CHECK(pack(call) != plain);
+  const std::string text =
+      "all_reduce(count=1024, dtype=bfloat16, op=SUM, algorithm=auto, codec=int8, lanes=1)";
+  CHECK_EQ(describe(call), text);
+  CHECK_EQ(describe(pack(call)), text);
+}
+
 TEST(a_call_survives_its_header) {
   Call call{.shape = {.collective = Collective::kReduce,
                       .dtype = DType::kBFloat16,

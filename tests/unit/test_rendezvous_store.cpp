@@ -58,6 +58,13 @@ TEST(a_rank_that_lost_a_peer_raises_what_that_peer_reports) {
   CHECK(raised.kind == ErrorKind::kOutOfResources);
   CHECK_EQ(raised.peer, 1);
   CHECK(raised.message.find("could not set up the group: ran out of memory") != std::string::npos);
+  bool left = false;
+  RendezvousStore third(store, 0, 2, "pair");
+  third.report(make_failure(ErrorKind::kAborted, "gone"), 0, [&] {
+    left = true;
+    CHECK(store.try_get("fastgpu/2/failed").has_value());  // whom this tells can read it
+  });
+  CHECK(left);
   RendezvousStore again(store, 0, 2, "pair");
   CHECK_EQ(again.report(lost, 0).message, lost.message);  // nobody has reported anything
 }

@@ -119,7 +119,7 @@ void TorchBackend::set_data(CollectiveCall& call, PackedTensors& packed,
     return;
   }
   call.data = packed.update_widened(tensors.front(), call.shape.dtype);
-  call.shape.dtype = wide.dtype;
+  call.shape.widened_from = std::exchange(call.shape.dtype, wide.dtype);
 }
 
 TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,

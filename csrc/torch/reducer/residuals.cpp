@@ -107,6 +107,7 @@ at::Tensor Residuals::take(std::size_t parameter, bool remember) {
 void Residuals::scale(double factor) {
   std::set<StorePtr> stores;
   for (const Place& place : places_) stores.insert(place.store);
+  for (const Place& place : before_) stores.insert(place.store);
   stores.erase(nullptr);
   for (const StorePtr& store : stores) {
     (store->scales.defined() ? store->scales : store->values).mul_(factor);
