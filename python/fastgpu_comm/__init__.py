@@ -10,6 +10,7 @@ import atexit
 import importlib
 import importlib.util
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,17 +94,30 @@ def _end() -> None:
 
 
 def _why_the_program_ends() -> str:
-    # The uncaught exception. An interactive session also keeps the exceptions that it survived.
-    error = getattr(sys, "last_value", None)
-    if error is None or hasattr(sys, "ps1"):
+    error = _uncaught_error()
+    if error is None:
         return "its program ended without destroy_process_group(); look at its log"
     return f"its program ended with {_line_of(error)}; look at its log"
 
 
 def _and_what_it_handled() -> str:
-    """Completes the backend's "it destroyed its process group", as in a `finally` block."""
+    """Completes the backend's "it destroyed its process group".
+
+    Names the error of a `finally` block, or in a function of `atexit` the one that ended the
+    program.
+    """
     error = sys.exc_info()[1]
-    return "" if error is None else f" while it handled {_line_of(error)}; look at its log"
+    if error is not None:
+        return f" while it handled {_line_of(error)}; look at its log"
+    # Python ends the main thread before it calls the functions of atexit.
+    error = None if threading.main_thread().is_alive() else _uncaught_error()
+    return "" if error is None else f" after {_line_of(error)}; look at its log"
+
+
+def _uncaught_error() -> BaseException | None:
+    error: BaseException | None = getattr(sys, "last_value", None)
+    # An interactive session also keeps the exceptions that it survived.
+    return None if hasattr(sys, "ps1") else error
 
 
 def _line_of(error: BaseException) -> str:

@@ -253,6 +253,14 @@ def peer_destroys_its_group_because_of_an_error(place: Place) -> None:
         dist.destroy_process_group()
 
 
+def peer_destroys_its_group_at_exit_after_an_error(place: Place) -> None:
+    atexit.register(dist.destroy_process_group)
+    place.init()
+    if place.rank == 1:
+        raise ValueError("a bad input")
+    _report(place)
+
+
 def peer_aborts_its_group_because_of_an_error(place: Place) -> None:
     place.init()
     try:

@@ -99,6 +99,10 @@ LEFT = {
         1,
         "it destroyed its process group while it handled ValueError: a bad input; look at its log",
     ),
+    "peer_destroys_its_group_at_exit_after_an_error": (
+        1,
+        "it destroyed its process group after ValueError: a bad input; look at its log",
+    ),
 }
 
 
