@@ -320,14 +320,14 @@ void Communicator::drain() {
   }
 }
 
-void Communicator::shutdown(const std::string& why) {
+void Communicator::shutdown(const std::string& why, bool dials) {
   if (forked()) return;  // it is the parent's: the connector keeps its channels open
   std::call_once(shut_down_, [&] {
     device_->drain();
     const std::string reason = is_busy() ? "while operations were pending, " + why : why;
     // A peer in a collective may wait for others. A pending message concerns only its two ranks.
     if (collectives_->busy() || device_->busy()) abort(reason);
-    runtime_.connector().detach(topology_->member, reason);
+    runtime_.connector().detach(topology_->member, reason, dials);
     Failure destroyed = make_failure(ErrorKind::kAborted, "the process group was destroyed");
     destroyed.rank = config_.rank;
     latch_->close(std::move(destroyed));

@@ -93,7 +93,8 @@ class Communicator {
   void abort(const std::string& reason);
   // Leaves the communicator: peers that still need this rank get PeerLostError with the reason
   // `why`, which completes "rank 3 has left the group: ...". Idempotent. The destructor calls it.
-  void shutdown(const std::string& why = "it destroyed its process group");
+  // With `dials` it also tells peers that have no link: see Connector::detach.
+  void shutdown(const std::string& why = "it destroyed its process group", bool dials = false);
 
   int rank() const { return config_.rank; }
   const Topology& topology() const { return *topology_; }

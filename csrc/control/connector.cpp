@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -18,6 +20,10 @@ namespace {
 
 constexpr TimeNs kDetachLimit = kSecond;
 constexpr TimeNs kShortageRetryInterval = 100 * kMillisecond;
+
+// A rank that leaves for a reason links with so many peers to tell them; these tell the others when
+// they need it.
+constexpr int kMostDialled = 16;
 
 constexpr const char* kEnded =
     "its process ended or its connection broke; its output, or that of the launcher, may say why";
@@ -102,8 +108,26 @@ void Connector::fail(const MemberKey& key, const Failure& failure) {
   });
 }
 
-void Connector::detach(const MemberKey& key, const std::string& why) {
-  run_and_wait([=, this] { leave(key, why); }, now_ns() + kDetachLimit);
+void Connector::detach(const MemberKey& key, const std::string& why, bool dials) {
+  const TimeNs deadline = now_ns() + kDetachLimit;
+  run_and_wait([=, this] { leave(key, why, dials); }, deadline);
+  if (dials) await_dials(deadline);
+}
+
+// What was sent to a link reaches the peer even if this process ends.
+void Connector::await_dials(TimeNs deadline) {
+  if (std::this_thread::get_id() == thread_.get_id()) return;
+  const auto dials = std::make_shared<std::atomic<bool>>(true);
+  while (true) {
+    const auto look = [this, dials] {
+      *dials = std::ranges::any_of(links_, [](const auto& entry) {
+        return entry.second.state() == PeerLink::State::kDialling;
+      });
+    };
+    run_and_wait(look, deadline);
+    if (!*dials || now_ns() >= deadline) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 // The command may be run after this has returned, unless the deadline is kNever.
@@ -137,8 +161,10 @@ void Connector::take_hello(Link link, ControlMessage hello) {
   const LinkKey key{hello.failure.message, link.is_unix()};
   const bool is_known = links_.contains(key) || registry_.knows(key);
   if (!is_known || key.process == unix_name()) {
-    return refuse(std::move(link), make_failure(ErrorKind::kPeerLost,
-                                                "has left the groups that it had with this rank"));
+    const std::string why = last_reason_.empty() ? "" : ": " + last_reason_;
+    return refuse(
+        std::move(link),
+        make_failure(ErrorKind::kPeerLost, "has left the groups that it had with this rank" + why));
   }
   PeerLink& found = link_of(key);
   try {
@@ -288,8 +314,18 @@ void Connector::resume(const MemberKey& key) {
   pending_.resume(key);
 }
 
-void Connector::leave(const MemberKey& key, const std::string& why) {
+void Connector::leave(const MemberKey& key, const std::string& why, bool dials) {
   tell_peers(key, [&](PeerLink& link, const PairKey& pair) { link.send_leave(pair, why); });
+  if (dials) {
+    last_reason_ = why;
+    int dialled = 0;
+    for (const PairKey& pair : registry_.peers_of(key)) {
+      const PeerAddress* address = registry_.find(pair);
+      if (address == nullptr || links_.contains(address->link())) continue;
+      if (++dialled > kMostDialled) break;
+      with_link(pair, [&](PeerLink& link) { link.send_leave(pair, why); });
+    }
+  }
   registry_.detach(key);
   for (auto& [link_key, link] : links_) link.forget(key);
   resume(key);

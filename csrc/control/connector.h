@@ -86,7 +86,9 @@ class Connector {
   // Tells every linked peer that this rank leaves, and forgets the communicator. `why` completes
   // "rank 3 has left the group: ...". Waits for the control thread to do so, but at most a second;
   // if it takes longer, the sink may still be called after this returns.
-  void detach(const MemberKey& key, const std::string& why);
+  // With `dials` it also links with some peers to tell them, and those that link later hear `why`:
+  // it is for a process that may end at once.
+  void detach(const MemberKey& key, const std::string& why, bool dials = false);
 
  private:
   void run_and_wait(const std::function<void()>& command, TimeNs deadline);
@@ -104,7 +106,8 @@ class Connector {
   void end_link(const LinkKey& key, const std::string& why);
   void drop(const LinkKey& key);
   void resume(const MemberKey& key);
-  void leave(const MemberKey& key, const std::string& why);
+  void leave(const MemberKey& key, const std::string& why, bool dials);
+  void await_dials(TimeNs deadline);
   void tell_peers(const MemberKey& key,
                   const std::function<void(PeerLink& link, const PairKey& pair)>& tell);
 
@@ -120,6 +123,7 @@ class Connector {
   PendingConnections pending_;
   Listener listener_;
   std::map<LinkKey, PeerLink> links_;
+  std::string last_reason_;  // of the last detach() that dialled
   std::thread thread_;
 };
 

@@ -90,7 +90,7 @@ def _end() -> None:
     """Leaves every group before the interpreter shuts down, and tells the other ranks why."""
     end = getattr(sys.modules.get(f"{__name__}._native"), "end", None)
     if end is not None:
-        end(_why_the_program_ends())
+        end(_why_the_program_ends(), _uncaught_error() is not None)
 
 
 def _why_the_program_ends() -> str:

@@ -210,6 +210,19 @@ def peer_raises(place: Place) -> None:
     _report(place)
 
 
+def peer_raises_and_is_missed_later(place: Place) -> None:
+    """The others had no link to it, and need it only when its process has ended."""
+    store = place.init()
+    if place.rank == 1:
+        store.set("pid", str(os.getpid()))
+        raise ValueError("a bad input")
+    wait_for_the_end_of(int(store.get("pid")))
+    try:
+        dist.all_reduce(torch.ones(4))
+    except fastgpu_comm.PeerLostError as error:
+        place.note(f"error {place.rank}", str(error))
+
+
 def peer_raises_text_that_is_not_utf8(place: Place) -> None:
     place.init()
     if place.rank == 1:

@@ -141,6 +141,15 @@ def test_a_rank_that_waits_for_unused_parameters_learns_their_names(
     )
 
 
+def test_a_peer_without_links_is_said_to_have_left_as_it_did(
+    programs: Programs, tmp_path: Path
+) -> None:
+    assert programs.run("peer_raises_and_is_missed_later", 4, tmp_path) == [0, 1, 0, 0]
+    for rank in (0, 2, 3):
+        error = (tmp_path / f"error {rank}").read_text()
+        assert "its program ended with ValueError: a bad input; look at its log" in error, error
+
+
 def test_an_abort_says_what_its_program_handled(programs: Programs, tmp_path: Path) -> None:
     assert programs.run("peer_aborts_its_group_because_of_an_error", 2, tmp_path) == [0, 0]
     error = (tmp_path / "error").read_text()

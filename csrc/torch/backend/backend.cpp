@@ -43,6 +43,7 @@ TorchBackend::TorchBackend(const StorePtr& store, int rank, int size, const Back
     throw;
   }
   communicator_ = Communicator::create(config, adapted, *runtime);
+  if (options_.store_ends && rank != 0) tell_that_read(store_, rank);
 }
 
 TorchBackend::~TorchBackend() {
@@ -95,8 +96,12 @@ void TorchBackend::abort() {
 
 void TorchBackend::shutdown() {
   const bool in_order = communicator_->failure() == nullptr;
-  const std::string why = "it destroyed its process group" + and_what_python_handles();
-  translated([&] { communicator_->shutdown(why); });
+  const std::string handled = and_what_python_handles();
+  translated([&] {
+    // Rank 0 ends the store with the group, and others may still read it.
+    if (options_.store_ends && getRank() == 0 && in_order) await_readers(store_, getSize());
+    communicator_->shutdown("it destroyed its process group" + handled, !handled.empty());
+  });
   // Otherwise a rank that makes its next group at once, on the same port, could meet this store
   // shortly before rank 0 closes it.
   if (options_.store_ends && getRank() != 0 && in_order) await_end_of(store_);

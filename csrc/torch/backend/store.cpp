@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "transport/socket/socket.h"
 
 namespace fastgpu {
@@ -32,6 +33,8 @@ c10::intrusive_ptr<c10d::Store> without_prefix(c10::intrusive_ptr<c10d::Store> s
   return store;
 }
 
+std::string read_key(int rank) { return "fastgpu/read/" + std::to_string(rank); }
+
 }  // namespace
 
 void TorchStore::set(const std::string& key, const std::string& value) {
@@ -55,6 +58,21 @@ StoreAddress address_of(const c10::intrusive_ptr<c10d::Store>& store) {
   if (auto* tcp = dynamic_cast<c10d::TCPStore*>(bare.get()))
     return {tcp->getHost(), tcp->getPort()};
   return {};
+}
+
+void tell_that_read(const c10::intrusive_ptr<c10d::Store>& store, int rank) {
+  if (address_of(store).port != 0) TorchStore(store).set(read_key(rank), "");
+}
+
+void await_readers(const c10::intrusive_ptr<c10d::Store>& store, int world) {
+  if (address_of(store).port == 0) return;
+  TorchStore adapted(store);
+  const TimeNs deadline = now_ns() + kSecond;
+  try {
+    for (int rank = 1; rank < world; ++rank) wait_for(adapted, read_key(rank), deadline);
+  } catch (const CommError& error) {  // it has ended, and nobody can read it
+    log(LogLevel::kInfo, "store_failed", "reason=" + in_quotes(error.what()));
+  }
 }
 
 void await_end_of(const c10::intrusive_ptr<c10d::Store>& store) {

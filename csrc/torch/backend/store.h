@@ -30,6 +30,11 @@ struct StoreAddress {
 // Where the server of the store is reached.
 StoreAddress address_of(const c10::intrusive_ptr<c10d::Store>& store);
 
+// This rank reads the TCPStore no more, and rank 0 may end it. await_readers() waits until all
+// ranks have said so, but a second at most.
+void tell_that_read(const c10::intrusive_ptr<c10d::Store>& store, int rank);
+void await_readers(const c10::intrusive_ptr<c10d::Store>& store, int world);
+
 // Waits until the server of a TCPStore has ended, a second at most. Returns at once if the program
 // still holds the store, which then does not end with the group.
 void await_end_of(const c10::intrusive_ptr<c10d::Store>& store);

@@ -22,10 +22,10 @@ constexpr TimeNs kCallbackLimit = 5 * kSecond;
 
 // Called before the interpreter shuts down: leaves every group, and keeps other threads out of
 // Python from then on.
-void end(const std::string& why) {
+void end(const std::string& why, bool by_error) {
   leave_python_to_this_thread();
   if (Runtime* const runtime = Runtime::existing()) {
-    for (const auto& communicator : runtime->communicators()) communicator->shutdown(why);
+    for (const auto& communicator : runtime->communicators()) communicator->shutdown(why, by_error);
   }
   CallbackThreads::shared().stop(now_ns() + kCallbackLimit);
 }
@@ -75,7 +75,8 @@ void bind_backend(py::module_& module) {
 #endif
   // Called on ranks that a split leaves out. They take no part in the rendezvous.
   backend.def("perform_nocolor_split", [](TorchBackend&, const py::object&) {}, py::arg("device"));
-  module.def("end", &end, py::arg("why"), py::call_guard<py::gil_scoped_release>());
+  module.def("end", &end, py::arg("why"), py::arg("by_error"),
+             py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace fastgpu
