@@ -1,5 +1,6 @@
 // Ranks as threads of one process, over real rings and sockets: the errors that calls raise when
 // ranks call different things, come late, leave, or abort.
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <thread>
@@ -119,6 +120,26 @@ TEST(a_rank_that_leaves_is_named) {
     CHECK_THROWS(communicator.wait(*work, -1), PeerLostError,
                  "has left the group: its program ended. Seen by rank 0 in all_reduce #2 ");
   });
+}
+
+// It links with ranks that it never used, and they learn why before they need it.
+TEST(a_rank_that_leaves_for_a_reason_tells_ranks_without_a_link) {
+  for (const Transport transport : {Transport::kShm, Transport::kTcp}) {
+    Options options;
+    options.transport = transport;
+    std::atomic<bool> has_left{false};
+    with_own_engines(5, options, [&](Communicator& communicator, Runtime&) {
+      if (communicator.rank() == 4) {
+        communicator.shutdown("its program ended with a mistake", /*dials=*/true);
+        has_left = true;
+        return;
+      }
+      while (!has_left) std::this_thread::yield();
+      std::vector<float> values(16);
+      CHECK_THROWS(communicator.wait(*communicator.run(all_reduce_of(values)), -1), PeerLostError,
+                   "has left the group: its program ended with a mistake");
+    });
+  }
 }
 
 TEST(abort_fails_what_is_pending) {
