@@ -21,8 +21,8 @@ namespace {
 constexpr TimeNs kDetachLimit = kSecond;
 constexpr TimeNs kShortageRetryInterval = 100 * kMillisecond;
 
-// A rank that leaves for a reason links with so many peers to tell them; these tell the others when
-// they need it.
+// A rank that leaves for a reason links with so many peers to tell them. A peer that needs the rank
+// later fails, and passes the reason on.
 constexpr int kMostDialled = 16;
 
 constexpr const char* kEnded =
@@ -114,7 +114,7 @@ void Connector::detach(const MemberKey& key, const std::string& why, bool dials)
   if (dials) await_dials(deadline);
 }
 
-// What was sent to a link reaches the peer even if this process ends.
+// A message that an open link has taken reaches the peer even if this process ends.
 void Connector::await_dials(TimeNs deadline) {
   if (std::this_thread::get_id() == thread_.get_id()) return;
   const auto dials = std::make_shared<std::atomic<bool>>(true);

@@ -211,7 +211,7 @@ def peer_raises(place: Place) -> None:
 
 
 def peer_raises_and_is_missed_later(place: Place) -> None:
-    """The others had no link to it, and need it only when its process has ended."""
+    """No other rank has a link to the peer, or calls a collective before its process has ended."""
     store = place.init()
     if place.rank == 1:
         store.set("pid", str(os.getpid()))

@@ -122,7 +122,8 @@ TEST(a_rank_that_leaves_is_named) {
   });
 }
 
-// It links with ranks that it never used, and they learn why before they need it.
+// The leaving rank links with peers that it never used. They learn the reason before a call of
+// theirs needs that rank.
 TEST(a_rank_that_leaves_for_a_reason_tells_ranks_without_a_link) {
   for (const Transport transport : {Transport::kShm, Transport::kTcp}) {
     Options options;

@@ -62,7 +62,7 @@ TEST(a_rank_that_lost_a_peer_raises_what_that_peer_reports) {
   RendezvousStore third(store, 0, 2, "pair");
   third.report(make_failure(ErrorKind::kAborted, "gone"), 0, [&] {
     left = true;
-    CHECK(store.try_get("fastgpu/2/failed").has_value());  // whom this tells can read it
+    CHECK(store.try_get("fastgpu/2/failed").has_value());  // a peer that leave() tells can read it
   });
   CHECK(left);
   RendezvousStore again(store, 0, 2, "pair");

@@ -70,7 +70,7 @@ void await_readers(const c10::intrusive_ptr<c10d::Store>& store, int world) {
   const TimeNs deadline = now_ns() + kSecond;
   try {
     for (int rank = 1; rank < world; ++rank) wait_for(adapted, read_key(rank), deadline);
-  } catch (const CommError& error) {  // it has ended, and nobody can read it
+  } catch (const CommError& error) {  // the store has ended, so no rank reads it
     log(LogLevel::kInfo, "store_failed", "reason=" + in_quotes(error.what()));
   }
 }
