@@ -287,10 +287,9 @@ run did not measure are those of earlier runs, whose machine may have been anoth
 ![seconds of a step on each link](ddp.png)
 
 {markdown.table(head, by_link(table), left=2)}
-What `auto` chose among no codec, int8 and int4. On one host it always chooses `none`, and torch
-reduces its buckets as those of plain `fastgpu`. A measurement was repeated if other programs used
-more than {idle.ALLOWED:.0%} of a processor meanwhile; "disturbed" are those for which that was so
-in all of {idle.ATTEMPTS} attempts.
+What `auto` chose among no codec, int8 and int4. On one host it always chooses `none`. A measurement
+was repeated if other programs used more than {idle.ALLOWED:.0%} of a processor meanwhile;
+"disturbed" are those for which that was so in all of {idle.ATTEMPTS} attempts.
 
 {markdown.table(CHOICES, by_link(choices), left=1)}"""
 

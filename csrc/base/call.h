@@ -64,7 +64,7 @@ struct CallShape {
   uint64_t count = 0;
   Codec codec = Codec::kNone;  // of the frames; all_reduce of float32 only
   // The dtype of the caller's tensors, if they were widened to `dtype` for the codec. Frames carry
-  // it, so that ranks whose dtypes differ notice.
+  // the caller's dtype: float16 on one rank and bfloat16 on another are a mismatch.
   std::optional<DType> widened_from = std::nullopt;
 
   auto operator<=>(const CallShape&) const = default;

@@ -67,6 +67,7 @@ std::shared_ptr<Communicator> Communicator::create(const CommunicatorConfig& con
     made->join();
     runtime.add(made);
     made->calibrate();
+    made->is_set_up_.store(true);
   } catch (const CommError& error) {
     const Failure* const first = made ? made->failure() : nullptr;
     raise(place.report(first != nullptr ? *first : error.failure(), kSecond, [&] {
@@ -131,7 +132,7 @@ void Communicator::join() {
 
 // A collective call: every rank makes it first. Rank 0's constants are everyone's.
 void Communicator::calibrate() {
-  if (config_.world == 1) return is_set_up_.store(true);
+  if (config_.world == 1) return;
   const std::string& known = topology_->records[0].constants;
   const std::string constants = known.empty() ? measure_constants(*this, *topology_) : known;
   runtime_.set_constants(constants);
@@ -139,7 +140,6 @@ void Communicator::calibrate() {
   prepared_->clear();
   collectives_->restart_numbers();
   set_up_ = all_counters();
-  is_set_up_.store(true);
 }
 
 std::shared_ptr<Work> Communicator::run(CollectiveCall call) {

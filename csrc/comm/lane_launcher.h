@@ -26,7 +26,7 @@ struct LaneLaunch {
   std::byte* data;
   Factors factors;
   uint64_t timeout_ns;
-  uint32_t end;  // what LaneMemory::take_end() returned, or LaneMemory::kEndInGraphs
+  uint32_t end;  // from LaneMemory::take_end(), or LaneMemory::kEndInGraphs
 };
 
 class LaneLauncher {

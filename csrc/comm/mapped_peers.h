@@ -1,4 +1,4 @@
-// Decides which ranks of a host read each other's GPU memory in place, and maps that memory.
+// Decides which ranks of a host read each other's GPU memory in place, and maps the memory.
 //
 // set_up() tests it: ranks of a host share a page of their GPUs' memory and compare its bytes,
 // because a driver may report access that does not work. Other ranks get payloads through pinned

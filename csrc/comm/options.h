@@ -31,7 +31,7 @@ struct Options {
   int lanes = 0;          // per peer, 1 to kMaxLanes; 0: auto
   bool deterministic = false;
   SingleCopy single_copy = SingleCopy::kAuto;
-  Codec codec = Codec::kNone;  // of all_reduces of kLeastEncodedBytes or more, in float32
+  Codec codec = Codec::kNone;  // for all_reduces of kLeastEncodedBytes of float32 or more
   GpuEngine gpu_engine = GpuEngine::kAuto;
   std::set<std::string> from_environment;  // names of the fields that FASTGPU_ variables have set
 };

@@ -123,7 +123,7 @@ class Connector {
   PendingConnections pending_;
   Listener listener_;
   std::map<LinkKey, PeerLink> links_;
-  std::string last_reason_;  // of the last detach() that dialled
+  std::string last_reason_;  // given to the last detach() that dialled
   std::thread thread_;
 };
 

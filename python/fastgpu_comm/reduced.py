@@ -102,7 +102,7 @@ def _or_frozen(described: str, counterpart: str, frozen: Sequence[str]) -> str:
     """Returns the description of a parameter on a rank. It may be missing there because frozen.
 
     Args:
-        described: The description, or that of another parameter if the rank lacks this one.
+        described: The rank's description of the parameter. A rank without it describes another.
         counterpart: The description on the rank that is compared.
         frozen: The names of the rank's parameters that require no gradient.
     """
@@ -169,8 +169,8 @@ def names_of_unused(logger: Any) -> Iterator[None]:
     By default torch lists their indices, and names the environment variable that makes it list
     names. Programs look for that text, so it stays.
 
-    A rank that used these parameters waits for this rank in its backward pass. When this program
-    ends or destroys its group, the waiting rank receives the attribute `for_other_ranks` of the
+    Ranks that used the parameters wait in their backward pass. When the program of the raising rank
+    ends or destroys the group, the waiting ranks receive the attribute `for_other_ranks` of the
     error. The text begins with the names, because long texts are cut. The error does not abort the
     group: if all ranks raise it, no rank waits, and the program may go on.
 

@@ -1,4 +1,4 @@
-// Tables: steps that fold, entries that form batches, and schedules that compile() refuses.
+// Tables: folded steps, batches of entries, and schedules that compile() refuses.
 #include <algorithm>
 
 #include "base/error.h"

@@ -33,7 +33,7 @@ def test_descriptors_of_groups(ranks: Ranks, setting: Setting, per_peer: int) ->
     ranks.run(checks.descriptors_of_groups, setting, per_peer)
 
 
-# The program of a rank. Rank 1 may open only a few more descriptors.
+# The program of a rank. Only rank 1 runs short of descriptors.
 SET_UP = """
 import itertools, os, resource, sys
 from datetime import timedelta

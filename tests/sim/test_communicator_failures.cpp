@@ -122,8 +122,8 @@ TEST(a_rank_that_leaves_is_named) {
   });
 }
 
-// The leaving rank links with peers that it never used. They learn the reason before a call of
-// theirs needs that rank.
+// The leaving rank links with peers that it never used. So they have its reason before they miss
+// it.
 TEST(a_rank_that_leaves_for_a_reason_tells_ranks_without_a_link) {
   for (const Transport transport : {Transport::kShm, Transport::kTcp}) {
     Options options;

@@ -9,9 +9,9 @@
 // k + 1, so every peer has begun it, and has read everything of operation k.
 //
 // Clearing: flags repeat after 2^31 operations, and a slot that only large operations use may be
-// older than that. So once in 2^20 operations, for each set, an operation sets the slots that it
-// does not use to 0. Then its ranks wait for each other. No rank may clear a slot after a peer has
-// stored into it for a later operation.
+// older than that. So once in 2^20 operations, for each set, an operation sets its unused slots to
+// 0. At its end the ranks wait for all others: a rank may not clear a slot after a peer has stored
+// into it for a later operation.
 //
 // Blocks: with n threads in a block, block b has words b * n to b * n + n - 1 of each run of
 // kSmallBlocks * n words, whatever the size of the grid. It counts its own operations. So blocks

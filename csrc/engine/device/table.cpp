@@ -102,7 +102,7 @@ class LaneWriter {
            .peer = static_cast<uint8_t>(std::max(source.peer, 0)),
            .kind = EntryKind::kSource});
     }
-    // A batch: a taken for each peer whose last frame this step reads.
+    // A batch of `taken` entries, one for each peer whose last frame the step reads.
     std::map<int, uint32_t> taken;
     for (const FoldSource& source : step.sources) {
       if (!source.is_local() && last_received_.at(source.peer) == number) {

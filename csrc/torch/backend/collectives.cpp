@@ -108,18 +108,18 @@ TorchBackend::WorkPtr TorchBackend::broadcast(TensorList& tensors,
 // A group's codec takes float32. It also shortens a sum of float16 or bfloat16, in a wider copy.
 void TorchBackend::set_data(CollectiveCall& call, PackedTensors& packed,
                             const TensorList& tensors) const {
-  CallShape wide = call.shape;
-  wide.dtype = DType::kFloat32;
-  const Codec codec = codec_of(wide, codec_);
+  const bool is_shorter = codec_ == Codec::kInt8 || codec_ == Codec::kInt4;
   const bool is_half = call.shape.dtype == DType::kFloat16 || call.shape.dtype == DType::kBFloat16;
-  const bool widens = is_half && tensors.size() == 1 && !is_on_device(tensors.front()) &&
-                      (codec == Codec::kInt8 || codec == Codec::kInt4);
-  if (!widens) {
-    call.data = packed.update(tensors);
-    return;
+  if (is_shorter && is_half && tensors.size() == 1 && !is_on_device(tensors.front())) {
+    CallShape wide = call.shape;
+    wide.widened_from = std::exchange(wide.dtype, DType::kFloat32);
+    if (codec_of(wide, codec_) != Codec::kNone) {
+      call.data = packed.update_widened(tensors.front(), call.shape.dtype);
+      call.shape = wide;
+      return;
+    }
   }
-  call.data = packed.update_widened(tensors.front(), call.shape.dtype);
-  call.shape.widened_from = std::exchange(call.shape.dtype, wide.dtype);
+  call.data = packed.update(tensors);
 }
 
 TorchBackend::WorkPtr TorchBackend::allreduce(TensorList& tensors,
